@@ -1,0 +1,84 @@
+"""The one error tree: every failure that a user can meet says what happened, where, and what to do.
+
+Knows nothing of who raises or shows an error. `exit_code` is what the CLI ends with, `http_status`
+what a server answers.
+"""
+
+from __future__ import annotations
+
+
+class EdgeLfmError(Exception):
+    """Base of every error of this package.
+
+    Args:
+        message: what happened and where, one line.
+        hint: what to do about it, one line, or empty.
+    """
+
+    exit_code = 1
+    http_status = 500
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message, self.hint = message, hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class UsageError(EdgeLfmError):
+    """An argument is out of range, or two arguments contradict each other."""
+
+    exit_code, http_status = 2, 400
+
+
+class ModelFileError(EdgeLfmError):
+    """A model's file is missing, damaged, truncated, or not what it claims to be."""
+
+    exit_code = 3
+
+
+class UnsupportedModelError(EdgeLfmError):
+    """The checkpoint is sound, but asks for something that is not implemented."""
+
+    exit_code = 3
+
+
+class OutputError(EdgeLfmError):
+    """The result cannot be written: it exists, the disk is full, permission is missing."""
+
+    exit_code = 3
+
+
+class DoesNotFitError(EdgeLfmError):
+    """The model does not fit into the memory that was given."""
+
+    exit_code, http_status = 4, 503
+
+
+class MissingExtraError(EdgeLfmError):
+    """An optional package is not installed."""
+
+    exit_code = 5
+
+
+class IsaError(EdgeLfmError):
+    """The processor lacks an instruction set, or kernels could not be built for it."""
+
+    exit_code = 5
+
+
+class ContextOverflowError(EdgeLfmError):
+    """The prompt is longer than the context."""
+
+    exit_code, http_status = 2, 400
+
+
+class TemplateError(EdgeLfmError):
+    """The chat template refuses the messages, or is itself broken."""
+
+    exit_code, http_status = 2, 400
+
+
+class NumericalError(EdgeLfmError):
+    """A NaN or infinity appeared in the activations."""

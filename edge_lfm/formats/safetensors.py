@@ -1,0 +1,182 @@
+"""Reading safetensors files through a memory map, one tensor at a time; and writing their headers.
+
+The format: 8 bytes of header length (little-endian), a JSON header, then the tensors' bytes without
+holes. Every offset is checked against the file before anything is touched. Knows no tensor names. A name
+is never used as a path.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_lfm.errors import ModelFileError
+
+_MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
+_ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8, "I8": 1, "U8": 1, "BOOL": 1, "I16": 2, "U16": 2,
+               "I32": 4, "U32": 4, "I64": 8, "U64": 8}
+_NUMPY = {"F16": np.float16, "F32": np.float32, "U8": np.uint8, "U32": np.uint32}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor: bytes [start, end) of the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.end - self.start
+
+
+class SafetensorsFile:
+    """An open, mapped file; a context manager.
+
+    Raises:
+        ModelFileError: the file is missing, truncated, or not a valid safetensors file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO must not block
+        except FileNotFoundError:
+            raise ModelFileError(f"{path} does not exist", hint="is the download complete?") from None
+        except OSError as error:
+            raise ModelFileError(f"{path} cannot be opened: {error.strerror}") from None
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise ModelFileError(f"{path} is not a regular file", hint="give a folder with safetensors files")
+            self.size = status.st_size
+            if self.size < 8:
+                raise self._broken(f"it has only {self.size} bytes")
+            self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+        finally:
+            os.close(descriptor)
+        try:
+            self.tensors, self.metadata = self._read_header()
+        except ModelFileError:
+            self._map.close()
+            raise
+
+    def bytes_of(self, info: TensorInfo) -> NDArray[np.uint8]:
+        """The tensor's bytes, a view of the map."""
+        return np.frombuffer(self._map, np.uint8, info.nbytes, info.start)
+
+    def read(self, name: str) -> NDArray[Any]:
+        """A tensor as float32 (from BF16, F16, F32) or as stored (U8, U32); a copy only where it must be.
+
+        Raises:
+            ModelFileError: there is no such tensor, or its dtype is not supported.
+        """
+        info = self.tensors.get(name)
+        if info is None:
+            raise ModelFileError(f"{self.path}: tensor {name} is missing", hint="is the checkpoint complete?")
+        raw = self.bytes_of(info)
+        if info.dtype == "BF16":
+            return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(info.shape)
+        if info.dtype not in _NUMPY:
+            raise ModelFileError(f"{self.path}: tensor {name} has dtype {info.dtype}",
+                                 hint="weights must be BF16, F16 or F32")
+        values = raw.view(_NUMPY[info.dtype]).reshape(info.shape)
+        return values.astype(np.float32) if info.dtype == "F16" else values
+
+    def forget(self, info: TensorInfo) -> None:
+        """Tell the kernel that these pages are not needed again (keeps resident memory low)."""
+        page = mmap.PAGESIZE
+        start = -(-info.start // page) * page
+        length = info.end // page * page - start
+        if length > 0:
+            self._map.madvise(mmap.MADV_DONTNEED, start, length)
+
+    def close(self) -> None:
+        self._map.close()
+
+    def __enter__(self) -> SafetensorsFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    def _broken(self, why: str) -> ModelFileError:
+        return ModelFileError(f"{self.path} is not a sound safetensors file: {why}", hint="copy or download it again")
+
+    def _read_header(self) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+        length = int.from_bytes(self._map[:8], "little")
+        if length > min(_MAX_HEADER_BYTES, self.size - 8):
+            raise self._broken(f"its header claims {length} bytes, the file has {self.size}")
+        try:
+            header = json.loads(self._map[8 : 8 + length].decode("utf-8"), object_pairs_hook=_unique)
+        except (ValueError, RecursionError) as error:
+            raise self._broken(f"its header is not JSON ({error})") from None
+        if not isinstance(header, dict):
+            raise self._broken("its header is not a JSON object")
+        metadata = header.pop("__metadata__", {})
+        tensors = {name: self._info(name, entry, 8 + length) for name, entry in header.items()}
+        at = 8 + length
+        for info in sorted(tensors.values(), key=lambda t: (t.start, t.end)):
+            if info.start != at:
+                raise self._broken(f"tensor {info.name!r:.80} starts at byte {info.start}, expected {at}")
+            at = info.end
+        if at != self.size:
+            raise self._broken(f"its tensors end at byte {at}, the file has {self.size}: truncated?")
+        return tensors, metadata if isinstance(metadata, dict) else {}
+
+    def _info(self, name: str, entry: Any, base: int) -> TensorInfo:
+        try:
+            dtype, shape, (first, last) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        except (TypeError, KeyError, ValueError):
+            raise self._broken(f"the entry of tensor {name!r:.80} is malformed") from None
+        numbers = (*shape, first, last)
+        if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
+            raise self._broken(f"the entry of tensor {name!r:.80} has a number that is none")
+        if dtype not in _ITEM_BYTES:
+            raise self._broken(f"tensor {name!r:.80} has the unknown dtype {dtype!r:.20}")
+        items = 1
+        for n in shape:
+            items *= n
+        if base + last > self.size or last - first != items * _ITEM_BYTES[dtype]:
+            raise self._broken(f"tensor {name!r:.80} has {last - first} bytes at {first}..{last}, "
+                               f"its shape needs {items * _ITEM_BYTES[dtype]}, the file has {self.size}")
+        return TensorInfo(name, dtype, shape, base + first, base + last)
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice")
+    return found
+
+
+def header_bytes(tensors: Sequence[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str],
+                 multiple: int = 8) -> tuple[bytes, list[int]]:
+    """The first bytes of a file with these (name, dtype, shape) tensors in order, and each one's file offset.
+
+    The header is padded with spaces to a multiple of `multiple` bytes in all.
+    """
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    offsets, at = [], 0
+    for name, dtype, shape in tensors:
+        size = int(np.prod(shape, dtype=object)) * _ITEM_BYTES[dtype] if shape else _ITEM_BYTES[dtype]
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
+        offsets.append(at)
+        at += size
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % multiple)
+    return len(text).to_bytes(8, "little") + text, [8 + len(text) + offset for offset in offsets]

@@ -1,0 +1,99 @@
+"""The instruction-set tiers that the kernels are compiled for: names, LLVM targets, CPU requirements.
+
+Knows which processor features a tier needs and how wide its register tiles are. Does not know how an
+operation is lowered (`lowering.py`) nor how a kernel is compiled (`compiler.py`). Imports no Numba.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from edge_lfm.errors import IsaError
+
+TILE_ROWS = 16
+"""Rows of a weight tile. Part of the packed layout, the same on every processor: 16 int32 lanes fill
+one AVX-512 register, two AVX2 or four NEON registers."""
+
+
+@dataclass(frozen=True)
+class Isa:
+    """One tier: `requires` are the flags of /proc/cpuinfo without which it must not run."""
+
+    name: str
+    machine: str  # platform.machine()
+    triple: str
+    cpu: str
+    features: str
+    requires: frozenset[str]
+    token_tiles: tuple[int, ...]
+    """Tokens per register tile of a matmul, largest first. Each needs a float32 and an int32
+    accumulator of 16 lanes per token: 2 x 12 of AVX-512's 32 registers, 2 x 2 x 3 of AVX2's 16."""
+
+
+_AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512_vnni")
+_X86 = ("x86_64", "x86_64-unknown-linux-gnu")
+_ARM = ("aarch64", "aarch64-unknown-linux-gnu")
+
+TIERS: tuple[Isa, ...] = (
+    Isa("avx512vnni", *_X86, "x86-64-v4", "+avx512vnni", frozenset(_AVX512), (12, 8, 4, 2, 1)),
+    Isa("avxvnni", *_X86, "x86-64-v3", "+avxvnni", frozenset({"avx2", "fma", "f16c", "avx_vnni"}), (3, 2, 1)),
+    Isa("avx2", *_X86, "x86-64-v3", "", frozenset({"avx2", "fma", "f16c", "bmi2"}), (3, 2, 1)),
+    Isa("portable", *_X86, "x86-64", "", frozenset(), (2, 1)),
+    Isa("i8mm", *_ARM, "cortex-x2", "+i8mm,+dotprod", frozenset({"asimddp", "i8mm"}), (3, 2, 1)),
+    Isa("dotprod", *_ARM, "cortex-a76", "+dotprod", frozenset({"asimddp"}), (3, 2, 1)),
+    Isa("neon", *_ARM, "cortex-a53", "", frozenset({"asimd"}), (2, 1)),
+)
+"""Every tier, best first within a machine. `portable` runs on any x86-64, `neon` on any AArch64."""
+
+
+@cache
+def processor_flags() -> frozenset[str]:
+    """The features that the operating system reports for this processor (`flags` / `Features`)."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()
+
+
+def find_isa(name: str) -> Isa:
+    """The tier called `name`, whether or not this machine can run it."""
+    for isa in TIERS:
+        if isa.name == name:
+            return isa
+    raise IsaError(f"unknown ISA tier '{name}'", hint=f"choose one of {', '.join(t.name for t in TIERS)}")
+
+
+def runnable_tiers() -> tuple[Isa, ...]:
+    """The tiers that this processor can run, best first."""
+    machine, flags = platform.machine(), processor_flags()
+    return tuple(t for t in TIERS if t.machine == machine and t.requires <= flags)
+
+
+def select_isa(name: str | None = None) -> Isa:
+    """The tier to use: `name`, else `EDGE_LFM_ISA`, else the best one.
+
+    Raises:
+        IsaError: the tier is unknown, or this processor lacks a feature that it needs.
+    """
+    asked = name or os.environ.get("EDGE_LFM_ISA")
+    able = runnable_tiers()
+    if asked:
+        isa = find_isa(asked)
+        if isa not in able:
+            missing = ", ".join(sorted(isa.requires - processor_flags())) or f"a {isa.machine} processor"
+            choice = ", ".join(t.name for t in able) or "none"
+            raise IsaError(f"this processor cannot run the ISA tier '{asked}': it lacks {missing}",
+                           hint=f"unset EDGE_LFM_ISA, or choose one of: {choice}")
+        return isa
+    if not able:
+        raise IsaError(f"no ISA tier for {platform.machine()}", hint="edge-lfm runs on x86-64 and on 64-bit ARM")
+    return able[0]

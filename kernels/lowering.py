@@ -1,0 +1,143 @@
+"""What differs between processors: the 4-way integer dot product, float16, and the pause of a spin loop.
+
+One function per operation, with one branch per tier; everything else is plain LLVM vector code that its
+back ends lower well by themselves. Every dot product is exact: no tier saturates (see `dot`).
+Compile-time only. The tier is that of this process: `EDGE_LFM_BUILD_ISA`, set by `compiler.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+
+from edge_lfm.kernels.isa import find_isa
+
+ISA = find_isa(os.environ["EDGE_LFM_BUILD_ISA"])
+I8, I16, I32 = ir.IntType(8), ir.IntType(16), ir.IntType(32)
+
+_UNSIGNED_WEIGHTS = ISA.name in ("avx512vnni", "avxvnni")
+SIGNED_ZERO_POINT = 128 if _UNSIGNED_WEIGHTS else 0
+"""What `dot` adds to signed weights: `vpdpbusd` multiplies unsigned by signed bytes, so it reads them
+as w + 128, and the accumulator must begin at -128 * sum of the activations."""
+
+
+def _call(b: ir.IRBuilder, name: str, result: ir.Type, *args: Any) -> Any:
+    function = cgutils.get_or_insert_function(b.module, ir.FunctionType(result, [a.type for a in args]), name)
+    return b.call(function, args)
+
+
+def _part(b: ir.IRBuilder, v: Any, first: int, count: int) -> Any:
+    return b.shuffle_vector(v, v, ir.Constant(ir.VectorType(I32, count), list(range(first, first + count))))
+
+
+def _join(b: ir.IRBuilder, parts: list[Any]) -> Any:
+    while len(parts) > 1:
+        n = parts[0].type.count
+        both = ir.Constant(ir.VectorType(I32, 2 * n), list(range(2 * n)))
+        parts = [b.shuffle_vector(x, y, both) for x, y in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
+
+
+def dot(b: ir.IRBuilder, acc: Any, w: Any, x: Any, signed: bool) -> Any:
+    """acc[r] + sum of w[4r..4r+3] * x[4r..4r+3]: int32 x 16, int8 x 64, int8 x 64.
+
+    `signed` weights are -127..127 (plus SIGNED_ZERO_POINT as read), others 0..127; x is -127..127.
+    """
+    if signed and _UNSIGNED_WEIGHTS:
+        w = b.xor(w, ir.Constant(w.type, [-128] * 64))  # w + 128
+    lanes = {"avx512vnni": 16, "avxvnni": 8, "avx2": 8}.get(ISA.name, 4)
+    parts = []
+    for r in range(0, 16, lanes):
+        a, wi, xi = _part(b, acc, r, lanes), _part(b, w, 4 * r, 4 * lanes), _part(b, x, 4 * r, 4 * lanes)
+        parts.append(_dot_part(b, a, wi, xi, signed))
+    return _join(b, parts)
+
+
+def _dot_part(b: ir.IRBuilder, a: Any, w: Any, x: Any, signed: bool) -> Any:
+    if ISA.name == "avx512vnni":
+        return _call(b, "llvm.x86.avx512.vpdpbusd.512", a.type, a, w, x)
+    if ISA.name == "avxvnni":
+        return _call(b, "llvm.x86.avx512.vpdpbusd.256", a.type, a, w, x)
+    if ISA.name == "avx2":
+        return _dot_avx2(b, a, w, x, signed)
+    if ISA.name in ("dotprod", "i8mm"):
+        return _call(b, "llvm.aarch64.neon.sdot.v4i32.v16i8", a.type, a, w, x)
+    return _dot_plain(b, a, w, x)
+
+
+def _dot_avx2(b: ir.IRBuilder, a: Any, w: Any, x: Any, signed: bool) -> Any:
+    """`vpmaddubsw` saturates at 32767: |w| and x * sign(w) keep every pair at 2 * 127 * 127 = 32258."""
+    if signed:
+        zero = ir.Constant(w.type, None)
+        negative = b.icmp_signed("<", w, zero)
+        w, x = b.select(negative, b.sub(zero, w), w), b.select(negative, b.sub(zero, x), x)
+    pairs = _call(b, "llvm.x86.avx2.pmadd.ub.sw", ir.VectorType(I16, 16), w, x)
+    fours = _call(b, "llvm.x86.avx2.pmadd.wd", a.type, pairs, ir.Constant(pairs.type, [1] * 16))
+    return b.add(a, fours)
+
+
+def _dot_plain(b: ir.IRBuilder, a: Any, w: Any, x: Any) -> Any:
+    """Widening multiplies and pairwise adds: 127 * 127 fits int16, sums are taken in int32."""
+    wide = ir.VectorType(I16, 16)
+    products = b.mul(b.sext(w, wide), b.sext(x, wide))
+    return b.add(a, _add_pairs(b, _add_pairs(b, b.sext(products, ir.VectorType(I32, 16)))))
+
+
+def _add_pairs(b: ir.IRBuilder, v: Any) -> Any:
+    half = ir.VectorType(I32, v.type.count // 2)
+    even = b.shuffle_vector(v, v, ir.Constant(half, list(range(0, v.type.count, 2))))
+    return b.add(even, b.shuffle_vector(v, v, ir.Constant(half, list(range(1, v.type.count, 2)))))
+
+
+# float16: hardware conversions where they exist. x86-64 without F16C has none, and LLVM would call a
+# library function per value that not every machine has, so there the bits are converted by integers.
+
+_HAS_F16 = ISA.name != "portable"
+F16X, I16X, I32X, F32X = (ir.VectorType(t, 16) for t in (ir.HalfType(), I16, I32, ir.FloatType()))
+
+
+def _splat(value: float, t: ir.VectorType) -> ir.Constant:
+    return ir.Constant(t, [value] * 16)
+
+
+def half_to_float(b: ir.IRBuilder, bits: Any) -> Any:
+    """16 float16, given as int16 bits, to float32; exact, subnormals included."""
+    if _HAS_F16:
+        return b.fpext(b.bitcast(bits, F16X), F32X)
+    wide = b.zext(bits, I32X)
+    sign = b.shl(b.and_(wide, _splat(0x8000, I32X)), _splat(16, I32X))
+    shifted = b.shl(b.and_(wide, _splat(0x7FFF, I32X)), _splat(13, I32X))
+    # The exponent bias grows from 15 to 127: a product by 2**112, which also normalizes subnormals.
+    value = b.fmul(b.bitcast(shifted, F32X), _splat(2.0**112, F32X))
+    special = b.icmp_unsigned(">=", shifted, _splat(0x1F << 23, I32X))
+    magnitude = b.select(special, b.or_(shifted, _splat(0xFF << 23, I32X)), b.bitcast(value, I32X))
+    return b.bitcast(b.or_(magnitude, sign), F32X)
+
+
+def float_to_half(b: ir.IRBuilder, value: Any) -> Any:
+    """16 float32 to float16 as int16 bits, halves to even, overflow to infinity."""
+    if _HAS_F16:
+        return b.bitcast(b.fptrunc(value, F16X), I16X)
+    bits = b.bitcast(value, I32X)
+    sign = b.and_(b.lshr(bits, _splat(16, I32X)), _splat(0x8000, I32X))
+    magnitude = b.and_(bits, _splat(0x7FFFFFFF, I32X))
+    odd = b.and_(b.lshr(magnitude, _splat(13, I32X)), _splat(1, I32X))
+    rounded = b.add(b.add(magnitude, _splat(0xFFF - (112 << 23), I32X)), odd)
+    normal = b.lshr(rounded, _splat(13, I32X))
+    # Below 2**-14: adding 0.5 leaves the subnormal's bits, rounded to even, at the end of the mantissa.
+    tiny = b.sub(b.bitcast(b.fadd(b.bitcast(magnitude, F32X), _splat(0.5, F32X)), I32X), _splat(0x3F000000, I32X))
+    half = b.select(b.icmp_unsigned("<", magnitude, _splat(113 << 23, I32X)), tiny, normal)
+    half = b.select(b.icmp_unsigned(">=", magnitude, _splat(0x477FF000, I32X)), _splat(0x7C00, I32X), half)
+    half = b.select(b.icmp_unsigned(">", magnitude, _splat(0x7F800000, I32X)), _splat(0x7E00, I32X), half)
+    return b.trunc(b.or_(half, sign), I16X)
+
+
+def pause(b: ir.IRBuilder) -> None:
+    """Tell the core that this is a spin loop."""
+    if ISA.machine == "x86_64":
+        _call(b, "llvm.x86.sse2.pause", ir.VoidType())
+    else:
+        _call(b, "llvm.aarch64.hint", ir.VoidType(), I32(1))

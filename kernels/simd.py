@@ -1,0 +1,420 @@
+"""SIMD vectors as Numba values: a type that lowers to an LLVM vector, and the operations on it.
+
+Kernels are ordinary Python functions over these operations and raw addresses (int64): no arrays, no
+reference counts, no exceptions, so what comes out is plain LLVM IR for any target. Every vector has 16
+lanes of 32 bits (or 64 of 8 bits); LLVM splits it into the registers that the target has. The only
+operation that needs care per processor is the integer dot product (`lowering.py`).
+
+Compile-time only: imported by `compiler.py` in a process of its own, never by the runtime.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.datamodel import PrimitiveModel
+from numba.extending import intrinsic, lower_builtin, register_model, type_callable
+
+from edge_lfm.kernels import lowering
+from edge_lfm.kernels.target import kernel as kernel
+
+LANES = 16
+LL = {"i8": ir.IntType(8), "i16": ir.IntType(16), "i32": ir.IntType(32), "i64": ir.IntType(64),
+      "f16": ir.HalfType(), "f32": ir.FloatType()}
+SCALAR = {"i8": types.int8, "i32": types.int32, "i64": types.int64, "f32": types.float32}
+
+class Vec(types.Type):
+    """`lanes` values of one scalar `kind`, held in registers."""
+
+    def __init__(self, kind: str, lanes: int = LANES) -> None:
+        self.kind, self.lanes = kind, lanes
+        super().__init__(name=f"vec<{lanes} x {kind}>")
+
+    @property
+    def ll(self) -> ir.Type:
+        return ir.VectorType(LL[self.kind], self.lanes)
+
+
+class Tile(types.Type):
+    """`count` vectors: the accumulators of a register tile, one per token."""
+
+    def __init__(self, vec: Vec, count: int) -> None:
+        self.vec, self.count = vec, count
+        super().__init__(name=f"tile<{count} x {vec.name}>")
+
+    @property
+    def ll(self) -> ir.Type:
+        return ir.ArrayType(self.vec.ll, self.count)
+
+
+class _RegisterModel(PrimitiveModel):
+    def __init__(self, manager: Any, fe_type: Any) -> None:
+        super().__init__(manager, fe_type, fe_type.ll)
+
+
+register_model(Vec)(_RegisterModel)
+register_model(Tile)(_RegisterModel)
+
+I8, I32, F16, F32 = Vec("i8", 4 * LANES), Vec("i32"), Vec("f16"), Vec("f32")
+Build = Callable[[ir.IRBuilder, Sequence[Any]], Any]
+
+
+def operation(result: types.Type, params: Sequence[types.Type], build: Build) -> Any:
+    """An intrinsic with a fixed signature; `build(builder, args)` returns its LLVM value, or None."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, _signature: Any, args: Sequence[Any]) -> Any:
+        value = build(builder, args)
+        return context.get_dummy_value() if value is None else value
+
+    made = (result(*params), codegen)
+    # Numba reads the arity from the signature of the function, so each one is spelled out.
+    by_arity: list[Callable[..., Any]] = [
+        lambda typingctx: made,
+        lambda typingctx, a: made,
+        lambda typingctx, a, b: made,
+        lambda typingctx, a, b, c: made,
+        lambda typingctx, a, b, c, d: made,
+        lambda typingctx, a, b, c, d, e: made,
+    ]
+    return intrinsic(by_arity[len(params)])
+
+
+def pointer(b: ir.IRBuilder, address: Any, ll: ir.Type) -> Any:
+    return b.inttoptr(address, ll.as_pointer())
+
+
+def splat_of(b: ir.IRBuilder, scalar: Any, vec: Vec) -> Any:
+    undefined = ir.Constant(vec.ll, ir.Undefined)
+    one = b.insert_element(undefined, scalar, LL["i32"](0))
+    return b.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(LL["i32"], vec.lanes), None))
+
+
+def call_of(b: ir.IRBuilder, name: str, result: ir.Type, args: Sequence[Any]) -> Any:
+    function = cgutils.get_or_insert_function(b.module, ir.FunctionType(result, [a.type for a in args]), name)
+    return b.call(function, args)
+
+
+def _constant(vec: Vec, value: float) -> ir.Constant:
+    return ir.Constant(vec.ll, [value] * vec.lanes)
+
+
+# Memory
+
+def _scalar_at(b: ir.IRBuilder, address: Any, kind: str) -> Any:
+    return b.load(pointer(b, address, LL[kind]), align=1)
+
+
+def _load(t: Any, ll: ir.Type) -> Any:
+    return operation(t, [types.int64], lambda b, a: b.load(pointer(b, a[0], ll), align=1))
+
+
+def _store(t: Any, ll: ir.Type) -> Any:
+    def build(b: ir.IRBuilder, a: Sequence[Any]) -> None:
+        b.store(a[1], pointer(b, a[0], ll), align=1)
+
+    return operation(types.void, [types.int64, t], build)
+
+
+load_i8, load_i32, load_f32 = (_load(v, v.ll) for v in (I8, I32, F32))
+store_f32 = _store(F32, F32.ll)
+i64, i32, f32 = (_load(SCALAR[k], LL[k]) for k in ("i64", "i32", "f32"))
+set_i64, set_i32, set_f32, set_i8 = (_store(SCALAR[k], LL[k]) for k in ("i64", "i32", "f32", "i8"))
+"""Scalar loads `i64(address)` and stores `set_i64(address, value)`."""
+
+load_f16 = operation(F32, [types.int64], lambda b, a: lowering.half_to_float(b, b.load(
+    pointer(b, a[0], ir.VectorType(LL["i16"], LANES)), align=1)))
+"""Sixteen float16 values, widened to float32."""
+
+
+def _store_f16(b: ir.IRBuilder, a: Sequence[Any]) -> None:
+    half = lowering.float_to_half(b, a[1])
+    b.store(half, pointer(b, a[0], half.type), align=1)
+
+
+store_f16 = operation(types.void, [types.int64, F32], _store_f16)
+
+
+def _set_f16_column(b: ir.IRBuilder, a: Sequence[Any]) -> None:
+    half = lowering.float_to_half(b, a[1])
+    for lane in range(LANES):
+        at = pointer(b, b.add(a[0], LL["i64"](32 * lane)), LL["i16"])
+        b.store(b.extract_element(half, LL["i32"](lane)), at, align=2)
+
+
+set_f16_column = operation(types.void, [types.int64, F32], _set_f16_column)
+"""Sixteen values as float16, each 32 bytes below the last: one column of a transposed block."""
+
+
+def _store_i32_as_i8(b: ir.IRBuilder, a: Sequence[Any]) -> None:
+    narrow = ir.VectorType(LL["i8"], LANES)
+    b.store(b.trunc(a[1], narrow), pointer(b, a[0], narrow), align=1)
+
+
+store_i32_as_i8 = operation(types.void, [types.int64, I32], _store_i32_as_i8)
+load_i8_as_i32 = operation(I32, [types.int64], lambda b, a: b.sext(b.load(
+    pointer(b, a[0], ir.VectorType(LL["i8"], LANES)), align=1), I32.ll))
+"""Sixteen signed bytes, widened to int32."""
+
+
+def _prefetch(b: ir.IRBuilder, a: Sequence[Any]) -> None:
+    p = pointer(b, a[0], LL["i8"])
+    function = cgutils.get_or_insert_function(
+        b.module, ir.FunctionType(ir.VoidType(), [p.type, *[LL["i32"]] * 3]), "llvm.prefetch.p0")
+    b.call(function, [p, LL["i32"](0), LL["i32"](3), LL["i32"](1)])
+
+
+prefetch = operation(types.void, [types.int64], _prefetch)
+
+
+u8 = operation(types.int32, [types.int64], lambda b, a: b.zext(_scalar_at(b, a[0], "i8"), LL["i32"]))
+"""One byte, as an int32 of 0..255."""
+
+
+def _half(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
+    bits = b.insert_element(ir.Constant(ir.VectorType(LL["i16"], LANES), None), _scalar_at(b, a[0], "i16"), LL["i32"](0))
+    return b.extract_element(lowering.half_to_float(b, bits), LL["i32"](0))
+
+
+half = operation(types.float32, [types.int64], _half)
+"""One float16, widened."""
+
+
+def _copy_bytes(b: ir.IRBuilder, a: Sequence[Any]) -> None:
+    to, source = (pointer(b, address, LL["i8"]) for address in a[:2])
+    signature = ir.FunctionType(ir.VoidType(), [to.type, source.type, LL["i64"], ir.IntType(1)])
+    function = cgutils.get_or_insert_function(b.module, signature, "llvm.memcpy.p0.p0.i64")
+    b.call(function, [to, source, a[2], ir.IntType(1)(0)])
+
+
+copy_bytes = operation(types.void, [types.int64, types.int64, types.int64], _copy_bytes)
+"""copy_bytes(to, from, count)."""
+
+
+# Making and converting vectors
+
+zero_i32 = operation(I32, [], lambda b, a: ir.Constant(I32.ll, None))
+zero_f32 = operation(F32, [], lambda b, a: ir.Constant(F32.ll, None))
+splat_f32 = operation(F32, [types.float32], lambda b, a: splat_of(b, a[0], F32))
+splat_i32 = operation(I32, [types.int32], lambda b, a: splat_of(b, a[0], I32))
+to_f32 = operation(F32, [I32], lambda b, a: b.sitofp(a[0], F32.ll))
+round_i32 = operation(I32, [F32], lambda b, a: b.fptosi(call_of(b, "llvm.rint.v16f32", F32.ll, [a[0]]), I32.ll))
+"""float32 to int32, halves to even."""
+bits_of = operation(I32, [F32], lambda b, a: b.bitcast(a[0], I32.ll))
+from_bits = operation(F32, [I32], lambda b, a: b.bitcast(a[0], F32.ll))
+bits_to_float = operation(types.float32, [types.int32], lambda b, a: b.bitcast(a[0], LL["f32"]))
+low_nibbles = operation(I8, [I8], lambda b, a: b.and_(a[0], _constant(I8, 15)))
+high_nibbles = operation(I8, [I8], lambda b, a: b.lshr(a[0], _constant(I8, 4)))
+
+
+def _below(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
+    lanes = ir.Constant(I32.ll, list(range(LANES)))
+    keep = b.icmp_signed("<", lanes, splat_of(b, a[1], I32))
+    return b.select(keep, a[0], _constant(F32, float("-inf")))
+
+
+first_lanes = operation(F32, [F32, types.int32], _below)
+"""The first n lanes of a vector; the others become -inf."""
+
+
+# Arithmetic
+
+def _arithmetic(op: Any, vec: Vec, name: str) -> None:
+    type_callable(op)(lambda context: lambda x, y: vec if x is vec and y is vec else None)
+
+    @lower_builtin(op, vec, vec)
+    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
+        return getattr(builder, name)(args[0], args[1])
+
+
+for _op, _f32, _i32 in ((operator.add, "fadd", "add"), (operator.sub, "fsub", "sub"), (operator.mul, "fmul", "mul")):
+    _arithmetic(_op, F32, _f32)
+    _arithmetic(_op, I32, _i32)
+_arithmetic(operator.truediv, F32, "fdiv")
+_arithmetic(operator.and_, I32, "and_")
+
+fma = operation(F32, [F32, F32, F32], lambda b, a: call_of(b, "llvm.fmuladd.v16f32", F32.ll, a))
+"""a * b + c, fused where the processor can."""
+shift_left_23 = operation(I32, [I32], lambda b, a: b.shl(a[0], _constant(I32, 23)))
+max_f32 = operation(F32, [F32, F32], lambda b, a: b.select(b.fcmp_ordered(">", a[0], a[1]), a[0], a[1]))
+min_f32 = operation(F32, [F32, F32], lambda b, a: b.select(b.fcmp_ordered("<", a[0], a[1]), a[0], a[1]))
+max_i32 = operation(I32, [I32, I32], lambda b, a: b.select(b.icmp_signed(">", a[0], a[1]), a[0], a[1]))
+sum_i32 = operation(types.int32, [I32], lambda b, a: call_of(b, "llvm.vector.reduce.add.v16i32", LL["i32"], a))
+largest_i32 = operation(types.int32, [I32], lambda b, a: call_of(b, "llvm.vector.reduce.smax.v16i32", LL["i32"], a))
+
+
+def _tree_sum(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
+    """Pairwise, so that the order of additions is the same on every target."""
+    v = a[0]
+    for width in (8, 4, 2, 1):
+        index = ir.VectorType(LL["i32"], width)
+        left = b.shuffle_vector(v, v, ir.Constant(index, list(range(width))))
+        v = b.fadd(left, b.shuffle_vector(v, v, ir.Constant(index, list(range(width, 2 * width)))))
+    return b.extract_element(v, LL["i32"](0))
+
+
+def _tree_max(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
+    v = a[0]
+    for width in (8, 4, 2, 1):
+        index = ir.VectorType(LL["i32"], width)
+        left = b.shuffle_vector(v, v, ir.Constant(index, list(range(width))))
+        right = b.shuffle_vector(v, v, ir.Constant(index, list(range(width, 2 * width))))
+        v = b.select(b.fcmp_ordered(">", left, right), left, right)
+    return b.extract_element(v, LL["i32"](0))
+
+
+sum_f32 = operation(types.float32, [F32], _tree_sum)
+largest_f32 = operation(types.float32, [F32], _tree_max)
+
+
+smaller = operation(types.int64, [types.int64, types.int64], lambda b, a: b.select(
+    b.icmp_signed("<", a[0], a[1]), a[0], a[1]))
+"""The smaller of two int64."""
+
+
+# Tiles: the same operation for `count` tokens, whose data lie `stride` bytes apart
+
+def _each(tile: Tile, build: Callable[..., Any]) -> Build:
+    """`build(b, m, offset of token m in bytes of `a[-1]`, a)` for every token, gathered into a tile."""
+
+    def every(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
+        out = ir.Constant(tile.ll, ir.Undefined)
+        for m in range(tile.count):
+            at = b.mul(a[-1], LL["i64"](m))
+            out = b.insert_value(out, build(b, m, at, a), m)
+        return out
+
+    return every
+
+
+def zero_tile(count: int) -> Any:
+    """float32 accumulators of `count` tokens, all zero."""
+    tile = Tile(F32, count)
+    return operation(tile, [], lambda b, a: ir.Constant(tile.ll, None))
+
+
+def start_tile(count: int, zero_point: int) -> Any:
+    """`(sums, stride)` -> int32 accumulators that begin at -zero_point * sum of the token's group."""
+    tile = Tile(I32, count)
+
+    def one(b: ir.IRBuilder, m: int, at: Any, a: Sequence[Any]) -> Any:
+        if zero_point == 0:
+            return ir.Constant(I32.ll, None)
+        total = _scalar_at(b, b.add(a[0], at), "i32")
+        return splat_of(b, b.mul(total, LL["i32"](-zero_point)), I32)
+
+    return operation(tile, [types.int64, types.int64], _each(tile, one))
+
+
+def dot_tile(count: int, signed: bool) -> Any:
+    """`(acc, weights, x, stride)`: add to each token's lanes the dot of 4 weights with its 4 bytes at x.
+
+    `signed`: weights are int8; otherwise they are 0..127. The lowering may read signed weights as
+    unsigned with an offset of `lowering.SIGNED_ZERO_POINT`.
+    """
+    tile = Tile(I32, count)
+
+    def one(b: ir.IRBuilder, m: int, at: Any, a: Sequence[Any]) -> Any:
+        four = b.bitcast(splat_of(b, _scalar_at(b, b.add(a[2], at), "i32"), I32), I8.ll)
+        return lowering.dot(b, b.extract_value(a[0], m), a[1], four, signed)
+
+    return operation(tile, [tile, I8, types.int64, types.int64], _each(tile, one))
+
+
+def scale_tile(count: int) -> Any:
+    """`(total, acc, weight scales, activation scales, stride)` -> total + acc * both scales."""
+    total, acc = Tile(F32, count), Tile(I32, count)
+
+    def one(b: ir.IRBuilder, m: int, at: Any, a: Sequence[Any]) -> Any:
+        scale = b.fmul(a[2], splat_of(b, _scalar_at(b, b.add(a[3], at), "f32"), F32))
+        value = b.sitofp(b.extract_value(a[1], m), F32.ll)
+        return call_of(b, "llvm.fmuladd.v16f32", F32.ll, [scale, value, b.extract_value(a[0], m)])
+
+    return operation(total, [total, acc, F32, types.int64, types.int64], _each(total, one))
+
+
+def fma_tile(count: int) -> Any:
+    """`(acc, v, x, stride)`: acc of each token + v * its float32 at x."""
+    tile = Tile(F32, count)
+
+    def one(b: ir.IRBuilder, m: int, at: Any, a: Sequence[Any]) -> Any:
+        x = splat_of(b, _scalar_at(b, b.add(a[2], at), "f32"), F32)
+        return call_of(b, "llvm.fmuladd.v16f32", F32.ll, [a[1], x, b.extract_value(a[0], m)])
+
+    return operation(tile, [tile, F32, types.int64, types.int64], _each(tile, one))
+
+
+def sum_tile(count: int) -> Any:
+    """The sum of all lanes of int32 accumulators."""
+    tile = Tile(I32, count)
+
+    def build(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
+        out = b.extract_value(a[0], 0)
+        for m in range(1, count):
+            out = b.add(out, b.extract_value(a[0], m))
+        return call_of(b, "llvm.vector.reduce.add.v16i32", LL["i32"], [out])
+
+    return operation(types.int32, [tile], build)
+
+
+def add_tiles(count: int) -> Any:
+    """The sum of two tiles, token by token."""
+    tile = Tile(F32, count)
+
+    def build(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
+        out = a[0]
+        for m in range(count):
+            out = b.insert_value(out, b.fadd(b.extract_value(a[0], m), b.extract_value(a[1], m)), m)
+        return out
+
+    return operation(tile, [tile, tile], build)
+
+
+def load_tile(count: int) -> Any:
+    """`(address, stride)` -> one float32 vector per token."""
+    tile = Tile(F32, count)
+    return operation(tile, [types.int64, types.int64], _each(
+        tile, lambda b, m, at, a: b.load(pointer(b, b.add(a[0], at), F32.ll), align=1)))
+
+
+def store_tile(count: int) -> Any:
+    """`(address, tile, stride)`: write each token's vector."""
+    tile = Tile(F32, count)
+
+    def build(b: ir.IRBuilder, a: Sequence[Any]) -> None:
+        for m in range(count):
+            at = b.add(a[0], b.mul(a[2], LL["i64"](m)))
+            b.store(b.extract_value(a[1], m), pointer(b, at, F32.ll), align=1)
+
+    return operation(types.void, [types.int64, tile, types.int64], build)
+
+
+# Threads
+
+def _atomic_add(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
+    return b.atomic_rmw("add", pointer(b, a[0], LL["i64"]), a[1], "acq_rel")
+
+
+def _atomic_load(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
+    return b.load_atomic(pointer(b, a[0], LL["i64"]), "acquire", 8)
+
+
+def _atomic_store(b: ir.IRBuilder, a: Sequence[Any]) -> None:
+    b.store_atomic(a[1], pointer(b, a[0], LL["i64"]), "release", 8)
+
+
+atomic_add = operation(types.int64, [types.int64, types.int64], _atomic_add)
+atomic_load = operation(types.int64, [types.int64], _atomic_load)
+atomic_store = operation(types.void, [types.int64, types.int64], _atomic_store)
+pause = operation(types.void, [], lambda b, a: lowering.pause(b))
+
+
+def _yield_core(b: ir.IRBuilder, a: Sequence[Any]) -> None:
+    call_of(b, "sched_yield", LL["i32"], [])
+
+
+yield_core = operation(types.void, [], _yield_core)
