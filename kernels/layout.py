@@ -101,3 +101,6 @@ def offsets(dtype: np.dtype[Any]) -> Any:
         if inner.fields:
             found |= {f"{name}_{k}": int(offset) + v for k, v in offsets(inner)._asdict().items()}
     return namedtuple("Offsets", found)(**found)
+
+SCHEME_IDS = {"float32": FLOAT32, "int8_g32": INT8_G32, "int4_g32": INT4_G32}
+"""The weight schemes by the names that files carry."""

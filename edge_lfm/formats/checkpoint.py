@@ -60,8 +60,8 @@ class Checkpoint:
     def nbytes_of(self, name: str) -> int:
         return self.tensors[name].info.nbytes
 
-    def read(self, name: str) -> NDArray[np.float32]:
-        """A tensor as float32.
+    def read(self, name: str, index: int | None = None) -> NDArray[np.float32]:
+        """A tensor as float32, or one entry along its first axis.
 
         Raises:
             ModelFileError: it is missing, has an unsupported dtype, or holds NaN or infinity.
@@ -69,7 +69,7 @@ class Checkpoint:
         place = self.tensors.get(name)
         if place is None:
             raise ModelFileError(f"{self.folder}: tensor {name} is missing", hint="is the checkpoint complete?")
-        values: NDArray[Any] = place.file.read(name)
+        values: NDArray[Any] = place.file.read(name, index)
         if values.dtype != np.float32:
             raise ModelFileError(f"{place.file.path}: tensor {name} has dtype {place.info.dtype}",
                                  hint="weights must be BF16, F16 or F32; quantize from the original checkpoint")

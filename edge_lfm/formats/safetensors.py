@@ -78,8 +78,10 @@ class SafetensorsFile:
         """The tensor's bytes, a view of the map."""
         return np.frombuffer(self._map, np.uint8, info.nbytes, info.start)
 
-    def read(self, name: str) -> NDArray[Any]:
+    def read(self, name: str, index: int | None = None) -> NDArray[Any]:
         """A tensor as float32 (from BF16, F16, F32) or as stored (U8, U32); a copy only where it must be.
+
+        `index` reads one entry along the first axis and touches no other byte.
 
         Raises:
             ModelFileError: there is no such tensor, or its dtype is not supported.
@@ -87,13 +89,15 @@ class SafetensorsFile:
         info = self.tensors.get(name)
         if info is None:
             raise ModelFileError(f"{self.path}: tensor {name} is missing", hint="is the checkpoint complete?")
-        raw = self.bytes_of(info)
+        raw, shape = self.bytes_of(info), info.shape
+        if index is not None:
+            raw, shape = raw.reshape(shape[0], -1)[index], shape[1:]
         if info.dtype == "BF16":
-            return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(info.shape)
+            return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(shape)
         if info.dtype not in _NUMPY:
             raise ModelFileError(f"{self.path}: tensor {name} has dtype {info.dtype}",
                                  hint="weights must be BF16, F16 or F32")
-        values = raw.view(_NUMPY[info.dtype]).reshape(info.shape)
+        values = raw.view(_NUMPY[info.dtype]).reshape(shape)
         return values.astype(np.float32) if info.dtype == "F16" else values
 
     def forget(self, info: TensorInfo) -> None:

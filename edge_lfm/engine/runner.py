@@ -1,0 +1,145 @@
+"""Running steps: the context record of the compiled forward pass, its scratch memory and its threads.
+
+One runner serves one model, one step at a time. Knows token ids and states; knows no text and no sampling.
+"""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_lfm.errors import NumericalError, UsageError
+from edge_lfm.kernels.layout import ATTENTION_SCRATCH_BYTES, CONTEXT, GROUP, SYNC_BYTES
+from edge_lfm.kernels.library import Kernels
+from edge_lfm.kernels.ref import rope_table
+from edge_lfm.kernels.team import Team
+from edge_lfm.model.binding import bind
+from edge_lfm.model.packed_model import PackedModel
+from edge_lfm.model.state import State
+
+CHUNK = 512
+"""Tokens of a prefill step. 512 give a 64-expert layer 32 tokens per expert, enough for its kernels to
+be bound by arithmetic; the scratch memory grows with it (about 60 MB for the 24B)."""
+_EXPERT_SCRATCH_BYTES = 24 * 64 * 4  # experts.SCRATCH_BYTES, which cannot be imported without Numba
+_ERROR_WORD = 192 // 8
+
+
+class Runner:
+    """A model bound to kernels and a team; a context manager.
+
+    `chunk`: tokens of a step at most. A runner may be shared by threads: steps take turns.
+    """
+
+    def __init__(self, model: PackedModel, kernels: Kernels, threads: int, chunk: int = CHUNK) -> None:
+        self.model, self.kernels, self.chunk = model, kernels, chunk
+        self.binding = bind(model)
+        self.team = Team(threads)
+        self._turn = threading.Lock()
+        self._keep: list[NDArray[Any]] = []
+        self._sync = np.zeros(SYNC_BYTES // 8, np.int64)
+        self._context = np.zeros(1, CONTEXT)
+        self._describe_model()
+        self._make_scratch(threads)
+        self._rope = np.zeros((0, model.config.head_dim), np.float32)
+        self._logits = np.zeros((0, 0), np.float32)
+        self.stages = 2 + 2 * model.config.num_hidden_layers
+
+    def run(self, token_ids: NDArray[np.int64], state: State, all_logits: bool = False) -> NDArray[np.float32]:
+        """Feed tokens [T], T <= chunk, to a state; logits [vocab] of the last, or [T, vocab] of all.
+
+        Raises:
+            UsageError: a token id is not of this model.
+            ContextOverflowError: the state has no room for them.
+            NumericalError: a NaN or an infinity appeared; the state must not be used further.
+        """
+        vocab = self.model.config.vocab_size
+        if token_ids.size and not 0 <= int(token_ids.min()) <= int(token_ids.max()) < vocab:
+            raise UsageError(f"token ids must be 0..{vocab - 1}", hint="does the tokenizer belong to this model?")
+        with self._turn:
+            self._prepare(token_ids, state, all_logits)
+            address, forward = self._context.ctypes.data, self.kernels.forward
+            self.team.run(lambda n: forward(address, n, 0, self.stages))
+            if self._sync[_ERROR_WORD]:
+                raise NumericalError("a NaN or an infinity appeared in the activations",
+                                     hint="check the model with edge-lfm inspect --verify")
+            state.position += len(token_ids)
+            logits = self._logits[:, :vocab]
+            return logits[: len(token_ids)].copy() if all_logits else logits[0].copy()
+
+    def close(self) -> None:
+        """End the threads."""
+        self.team.close()
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    def _describe_model(self) -> None:
+        c, config, binding = self._context, self.model.config, self.binding
+        c["layer_count"], c["layers"] = config.num_hidden_layers, binding.layers.ctypes.data
+        c["hidden"], c["heads"], c["kv_heads"] = (
+            config.hidden_size, config.num_attention_heads, config.num_key_value_heads)
+        c["head_dim"], c["conv_width"] = config.head_dim, config.conv_L_cache
+        c["experts"], c["top_k"] = config.max_experts, max(1, config.num_experts_per_tok)
+        c["embedding"], c["head"], c["final_norm"] = binding.embedding, binding.head, binding.final_norm.ctypes.data
+        c["norm_eps"], c["route_scale"] = config.norm_eps, config.routed_scaling_factor
+        c["normalize_routes"] = int(config.norm_topk_prob)
+
+    def _allocate(self, field: str, count: int, dtype: type) -> None:
+        """Zeroed scratch behind a field of the context; the system gives pages only when they are touched."""
+        array = np.zeros(count, dtype)
+        self._keep.append(array)
+        self._context[field] = array.ctypes.data
+
+    def _activations(self, field: str, values: int) -> None:
+        """A float32 buffer, its int8 form (_q), and the scale and sum of each group (_s)."""
+        self._allocate(field, values, np.float32)
+        self._allocate(f"{field}_q", values, np.int8)
+        self._allocate(f"{field}_s", 2 * (values // GROUP), np.float32)
+
+    def _make_scratch(self, threads: int) -> None:
+        config, c, tokens = self.model.config, self._context, self.chunk
+        hidden, pairs = config.hidden_size, tokens * max(1, config.num_experts_per_tok)
+        self._allocate("x", tokens * hidden, np.float32)
+        self._activations("normed", tokens * hidden)
+        self._allocate("wide", tokens * self.binding.widest_in_proj, np.float32)
+        self._activations("mixed", tokens * hidden)
+        self._allocate("router_logits", tokens * -(-config.max_experts // 16) * 16, np.float32)
+        self._allocate("chosen", pairs, np.int64)
+        self._allocate("chosen_weight", pairs, np.float32)
+        self._allocate("segments", config.max_experts + 1, np.int64)
+        self._allocate("pair_token", pairs, np.int64)
+        self._allocate("pair_weight", pairs, np.float32)
+        self._activations("pairs", pairs * hidden)
+        dense = tokens * config.intermediate_size if config.num_dense_layers else 0
+        self._activations("gated", max(pairs * config.moe_intermediate_size, dense))
+        per_thread = max(ATTENTION_SCRATCH_BYTES, _EXPERT_SCRATCH_BYTES)
+        self._allocate("scratch", threads * per_thread, np.uint8)
+        c["scratch_bytes"] = per_thread
+        c["threads"], c["sync"] = threads, self._sync.ctypes.data
+
+    def _prepare(self, token_ids: NDArray[np.int64], state: State, all_logits: bool) -> None:
+        """Fill in the fields of one step."""
+        assert 0 < len(token_ids) <= self.chunk
+        c, tokens = self._context, len(token_ids)
+        state.reserve(state.position + tokens)
+        ids = np.ascontiguousarray(token_ids, np.int64)
+        self._ids = ids  # kept until the next step
+        rows = tokens if all_logits else 1
+        width = -(-self.model.config.vocab_size // 16) * 16
+        if len(self._logits) < rows:
+            self._logits = np.zeros((rows, width), np.float32)
+        if len(self._rope) < state.capacity:
+            self._rope = rope_table(np.arange(state.capacity), self.model.config.head_dim, self.model.config.rope_theta)
+        self._sync[:] = 0
+        c["tokens"], c["token_ids"], c["position"] = tokens, ids.ctypes.data, state.position
+        c["first_logit"] = 0 if all_logits else tokens - 1
+        c["logits"], c["states"] = self._logits.ctypes.data, state.records.ctypes.data
+        c["capacity"], c["rope"] = state.capacity, self._rope.ctypes.data

@@ -1,0 +1,101 @@
+"""A packed model's pieces as the layer records that the compiled kernels read. Addresses, no copies.
+
+Knows where each piece goes in a layer. `keep` holds the arrays behind the addresses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_lfm.kernels.layout import FLOAT32, LAYER, MATRIX
+from edge_lfm.model.packed_model import PackedModel
+from edge_lfm.model.plan import dense_name, expert_name, head_name
+
+
+@dataclass(frozen=True)
+class Binding:
+    """`layers`: LAYER records [N]; `embedding` and `head`: MATRIX records [1]; `final_norm`: float32 [H]."""
+
+    layers: NDArray[Any]
+    embedding: NDArray[Any]
+    head: NDArray[Any]
+    final_norm: NDArray[np.float32]
+    keep: list[NDArray[Any]]
+
+    @property
+    def widest_in_proj(self) -> int:
+        return int(self.layers["in_proj"]["rows"].max())
+
+    @property
+    def widest_ffn(self) -> int:
+        return int(self.layers["expert_width"].max())
+
+
+def bind(model: PackedModel) -> Binding:
+    """The records of every layer."""
+    binder = _Binder(model)
+    layers = np.zeros(model.config.num_hidden_layers, LAYER)
+    for n in range(len(layers)):
+        binder.bind_layer(layers[n : n + 1], n)
+    embedding = binder.matrix("model.embed_tokens.weight")
+    head = binder.matrix(head_name(model.config))
+    final_norm = model.floats("model.embedding_norm.weight")
+    return Binding(layers, embedding, head, final_norm, binder.keep)
+
+
+class _Binder:
+    def __init__(self, model: PackedModel) -> None:
+        self.model = model
+        self.keep: list[NDArray[Any]] = []
+
+    def address(self, array: NDArray[Any]) -> int:
+        self.keep.append(array)
+        return array.ctypes.data
+
+    def floats(self, name: str) -> int:
+        """The address of a float32 piece, or 0 if the model has none of that name."""
+        return self.address(self.model.floats(name)) if self.model.has(name) else 0
+
+    def matrix(self, name: str, bias: str = "") -> NDArray[Any]:
+        shape = self.model.pieces[name].matrices[0]
+        record = np.zeros(1, MATRIX)
+        record["scheme"], record["rows"], record["cols"] = self.model.scheme_id(name), shape.rows, shape.cols
+        record["address"] = self.address(self.model.bytes_of(name))
+        record["bias"] = self.floats(bias) if bias else 0
+        return record
+
+    def bind_layer(self, layer: NDArray[Any], n: int) -> None:
+        at = f"model.layers.{n}"
+        layer["operator_norm"] = self.floats(f"{at}.operator_norm.weight")
+        layer["ffn_norm"] = self.floats(f"{at}.ffn_norm.weight")
+        if self.model.config.is_attention(n):
+            layer["is_attention"] = 1
+            layer["in_proj"] = self.matrix(f"{at}.self_attn.qkv_proj.weight")
+            layer["out_proj"] = self.matrix(f"{at}.self_attn.out_proj.weight")
+            layer["q_norm"] = self.floats(f"{at}.self_attn.q_layernorm.weight")
+            layer["k_norm"] = self.floats(f"{at}.self_attn.k_layernorm.weight")
+        else:
+            layer["in_proj"] = self.matrix(f"{at}.conv.in_proj.weight", f"{at}.conv.in_proj.bias")
+            layer["out_proj"] = self.matrix(f"{at}.conv.out_proj.weight", f"{at}.conv.out_proj.bias")
+            taps = np.ascontiguousarray(self.model.floats(f"{at}.conv.conv.weight")[:, 0].T)  # [L, H]
+            layer["taps"] = self.address(taps)
+            layer["taps_bias"] = self.floats(f"{at}.conv.conv.bias")
+        self.bind_ffn(layer, n)
+
+    def bind_ffn(self, layer: NDArray[Any], n: int) -> None:
+        config, at = self.model.config, f"model.layers.{n}.feed_forward"
+        names = [dense_name(n)]
+        if config.is_moe(n):
+            names = [expert_name(n, e) for e in range(config.num_experts)]
+            layer["is_moe"] = 1
+            layer["router"] = self.matrix(f"{at}.gate.weight")
+            assert layer["router"]["scheme"] == FLOAT32
+            layer["router_bias"] = self.floats(f"{at}.expert_bias")
+        blocks = np.array([self.address(self.model.bytes_of(name)) for name in names], np.int64)
+        layer["experts"] = self.address(blocks)
+        layer["expert_scheme"] = self.model.scheme_id(names[0])
+        layer["expert_width"] = self.model.pieces[names[0]].matrices[1].cols

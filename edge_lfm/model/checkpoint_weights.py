@@ -1,0 +1,83 @@
+"""A checkpoint's tensors by their canonical names: every spelling of the family in, one spelling out.
+
+Canonical are the hub's per-expert names with the prefix `model.`. Knows how transformers fuses experts;
+knows nothing of how weights are used.
+"""
+
+from __future__ import annotations
+
+import re
+
+from edge_lfm.config import ModelConfig
+from edge_lfm.errors import UnsupportedModelError
+from edge_lfm.formats.checkpoint import Checkpoint
+from edge_lfm.kernels.ref import F32
+from edge_lfm.model.plan import Piece
+
+_EXPERT = re.compile(r"(.*\.feed_forward\.experts)\.(\d+)\.(w1|w2|w3)\.weight")
+
+
+class CheckpointWeights:
+    """Checks every tensor against the plan when made; then reads them one at a time.
+
+    Raises:
+        UnsupportedModelError: tensors are missing, misshapen or unknown (the first five are named).
+    """
+
+    def __init__(self, checkpoint: Checkpoint, config: ModelConfig, pieces: list[Piece]) -> None:
+        self.checkpoint, self.config = checkpoint, config
+        prefixed = any(name.startswith("model.") for name in checkpoint.tensors)
+        self._prefix = "model." if prefixed else ""
+        problems, used = [], set()
+        for piece in pieces:
+            for source in piece.sources:
+                stored, shape = self._stored(source.name, source.shape)
+                found = checkpoint.shape(stored)
+                used.add(stored)
+                if found is None:
+                    problems.append(f"{stored} is missing")
+                elif found != shape:
+                    problems.append(f"{stored} is {list(found)}, config.json asks for {list(shape)}")
+        problems += [f"{name} is unknown" for name in checkpoint.tensors if name not in used and not self._ignored(name)]
+        if problems:
+            shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+            raise UnsupportedModelError(f"{checkpoint.folder}: {shown}",
+                                        hint="do config.json and the weights belong together?")
+
+    def __call__(self, name: str) -> F32:
+        """A tensor in its canonical shape, float32; one expert's part of a fused tensor."""
+        stored, expert, part = self._locate(name)
+        values = self.checkpoint.read(stored, expert)
+        if expert is None:
+            return values
+        width = self.config.moe_intermediate_size
+        return {"w1": values[:width], "w3": values[width:], "w2": values}[part]
+
+    def forget(self, name: str) -> None:
+        """Release a tensor's memory (a fused one only as a whole, so it is kept)."""
+        stored, expert, _ = self._locate(name)
+        if expert is None:
+            self.checkpoint.forget(stored)
+
+    def _locate(self, name: str) -> tuple[str, int | None, str]:
+        """Where a canonical name is stored: tensor, index of the expert in it if it is fused, part."""
+        stored = self._prefix + name.removeprefix("model.") if name.startswith("model.") else name
+        match = _EXPERT.fullmatch(stored)
+        if match and stored not in self.checkpoint.tensors:
+            base, expert, part = match[1], int(match[2]), match[3]
+            fused = f"{base}.{'down_proj' if part == 'w2' else 'gate_up_proj'}"
+            if fused in self.checkpoint.tensors:
+                return fused, expert, part
+        return stored, None, ""
+
+    def _stored(self, name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+        """The stored name of a canonical tensor, and the shape that it must have there."""
+        stored, expert, part = self._locate(name)
+        if expert is None:
+            return stored, shape
+        rows = shape[0] if part == "w2" else 2 * shape[0]
+        return stored, (self.config.num_experts, rows, shape[1])
+
+    def _ignored(self, name: str) -> bool:
+        """A tied head may be stored as well, and rotary frequencies are computed."""
+        return (name == "lm_head.weight" and self.config.tie_word_embeddings) or name.endswith("rotary_emb.inv_freq")

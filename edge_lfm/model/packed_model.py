@@ -1,0 +1,151 @@
+"""A packed model folder: its config, its schemes, and every piece as bytes that kernels can use in place.
+
+Knows files and names; does not know how a step runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_lfm.config import ModelConfig, read_json
+from edge_lfm.errors import ModelFileError
+from edge_lfm.formats.packed import PackedFile
+from edge_lfm.kernels.layout import LAYOUT_VERSION, SCHEME_IDS
+from edge_lfm.kernels.ref import F32, Quantized, unpack_tiles
+from edge_lfm.model.plan import TENSOR_CLASSES, Matrix, Piece, Schemes, plan_pieces
+
+
+
+def is_packed(folder: Path) -> bool:
+    """Whether a folder's config says that edge-lfm packed it."""
+    quantization = read_json(folder / "config.json").get("quantization_config")
+    return isinstance(quantization, Mapping) and quantization.get("quant_method") == "edge_lfm"
+
+
+class PackedModel:
+    """An open packed model; a context manager.
+
+    Raises:
+        ModelFileError: the folder is not a packed model, or its file does not hold what the config asks for.
+        UnsupportedModelError: the config asks for something that is not implemented.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not folder.is_dir():
+            what = "is not a folder" if folder.exists() else "does not exist"
+            raise ModelFileError(f"{folder} {what}", hint="give the folder that edge-lfm quantize made")
+        raw = read_json(folder / "config.json")
+        self.config = ModelConfig.from_dict(raw, str(folder / "config.json"))
+        self.schemes = _read_schemes(raw.get("quantization_config"), folder)
+        pieces = plan_pieces(self.config, self.schemes)
+        self.pieces = {piece.name: piece for piece in pieces}
+        self.file = PackedFile(folder / "model.safetensors")
+        try:
+            for piece in pieces:
+                self.bytes_of(piece.name)
+        except ModelFileError:
+            self.close()
+            raise
+
+    @property
+    def nbytes(self) -> int:
+        return self.file.file.size
+
+    def has(self, name: str) -> bool:
+        return name in self.pieces
+
+    def bytes_of(self, name: str) -> NDArray[np.uint8]:
+        """A piece's bytes, a view of the map."""
+        piece = self.pieces[name]
+        return self.file.piece(name, "F32" if piece.floats else "U8", piece.nbytes)
+
+    def floats(self, name: str) -> NDArray[np.float32]:
+        """A float32 piece in its shape."""
+        source = self.pieces[name].floats
+        assert source is not None
+        return self.bytes_of(name).view(np.float32).reshape(source.shape)
+
+    def scheme_id(self, name: str) -> int:
+        return SCHEME_IDS[self.pieces[name].scheme]
+
+    def verify(self) -> list[str]:
+        """The names of the pieces whose checksum is wrong."""
+        return [name for name in self.pieces if not self.file.verify(name)]
+
+    def close(self) -> None:
+        self.file.close()
+
+    def __enter__(self) -> PackedModel:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+
+class UnpackedWeights:
+    """The weights of a packed model by their canonical checkpoint names, for the NumPy reference.
+
+    `integers`: quantized matrices as integers and scales (so that the reference also quantizes the
+    activations, as kernels do); otherwise as float32.
+    """
+
+    def __init__(self, model: PackedModel, integers: bool) -> None:
+        self.model, self.integers = model, integers
+        self._places: dict[str, tuple[Piece, Matrix | None]] = {}
+        for piece in model.pieces.values():
+            if piece.floats is not None:
+                self._places[piece.floats.name] = (piece, None)
+            for matrix in piece.matrices:
+                self._places |= {source.name: (piece, matrix) for source in matrix.sources}
+
+    def __call__(self, name: str) -> F32 | Quantized:
+        piece, matrix = self._places[name]
+        if matrix is None:
+            return self.model.floats(piece.name)
+        first = 0
+        for other in piece.matrices:
+            size = Piece("", piece.kind, piece.scheme, (other,)).nbytes
+            if other is matrix:
+                packed = self.model.bytes_of(piece.name)[first : first + size]
+                break
+            first += size
+        values = _unpack(packed, matrix, SCHEME_IDS[piece.scheme], name)
+        return values.values() if isinstance(values, Quantized) and not self.integers else values
+
+
+def _unpack(packed: NDArray[np.uint8], matrix: Matrix, scheme: int, name: str) -> F32 | Quantized:
+    names = [source.name for source in matrix.sources]
+    which = names.index(name)
+    if matrix.interleave:
+        tiles = matrix.sources[0].shape[0] // 16
+        mine = np.ascontiguousarray(packed.reshape(tiles, len(names), -1)[:, which]).reshape(-1)
+        return unpack_tiles(mine, scheme, tiles * 16, matrix.cols)
+    whole = unpack_tiles(packed, scheme, matrix.rows, matrix.cols)
+    first = sum(source.shape[0] for source in matrix.sources[:which])
+    rows = slice(first, first + matrix.sources[which].shape[0])
+    return Quantized(whole.q[rows], whole.scale[rows]) if isinstance(whole, Quantized) else whole[rows]
+
+
+def _read_schemes(raw: Any, folder: Path) -> Schemes:
+    where = f"{folder / 'config.json'}: quantization_config"
+    if not isinstance(raw, Mapping) or raw.get("quant_method") != "edge_lfm":
+        raise ModelFileError(f"{folder} is not a packed model",
+                             hint=f"pack it first: edge-lfm quantize {folder} -o OUT --scheme int4")
+    if raw.get("layout_version") != LAYOUT_VERSION:
+        raise ModelFileError(f"{where} has layout_version {raw.get('layout_version')!r}, this edge-lfm reads "
+                             f"{LAYOUT_VERSION}", hint="quantize the model again, or install the matching edge-lfm")
+    by_class = raw.get("schemes")
+    if not isinstance(by_class, Mapping) or any(
+            re.fullmatch("|".join(SCHEME_IDS), str(by_class.get(kind))) is None for kind in TENSOR_CLASSES):
+        raise ModelFileError(f"{where} has the schemes {by_class!r}, this edge-lfm knows {', '.join(SCHEME_IDS)}",
+                             hint="quantize the model again, or install a newer edge-lfm")
+    return Schemes(str(raw.get("recipe")), {kind: str(by_class[kind]) for kind in TENSOR_CLASSES})

@@ -1,0 +1,196 @@
+"""What an LFM2 model consists of: the tensors of its checkpoint, and the pieces that they are packed into.
+
+One table serves the quantizer (which sources make a piece), the runtime (where a piece goes) and the
+sizes that are printed before any work. Knows names and shapes, no weights and no files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from edge_lfm.config import ModelConfig
+from edge_lfm.errors import UnsupportedModelError
+from edge_lfm.kernels.layout import GROUP, LAYOUT_VERSION, SCHEME_IDS, matrix_bytes
+
+TENSOR_CLASSES = ("experts", "ffn", "conv", "attention", "embedding")
+"""The classes of quantized tensors; a scheme is chosen for each. All others stay float32."""
+
+FLOAT_CLASS = "float"
+ROUTER_CLASS = "router"
+BLOCK_ALIGNMENT = 16384
+"""Expert blocks begin on multiples of this: the page of a Raspberry Pi 5, and good for direct reads."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One tensor of a checkpoint, with the shape that the config asks for."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A weight matrix: its sources stacked along the rows; `interleave`: their 16-row tiles in turn."""
+
+    sources: tuple[Source, ...]
+    interleave: bool = False
+
+    @property
+    def rows(self) -> int:
+        return sum(source.shape[0] for source in self.sources)
+
+    @property
+    def cols(self) -> int:
+        return self.sources[0].shape[1]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One tensor of the packed file: matrices in a scheme, one after the other, or one float32 array."""
+
+    name: str
+    kind: str  # one of TENSOR_CLASSES, FLOAT_CLASS or ROUTER_CLASS
+    scheme: str  # name of the scheme; "float32" for the last two
+    matrices: tuple[Matrix, ...] = ()
+    floats: Source | None = None
+    aligned: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        if self.floats is not None:
+            return 4 * _product(self.floats.shape)
+        return sum(matrix_bytes(SCHEME_IDS[self.scheme], m.rows, m.cols) for m in self.matrices)
+
+    @property
+    def weights(self) -> int:
+        """Number of parameters, padding not counted."""
+        return _product(self.floats.shape) if self.floats else sum(m.rows * m.cols for m in self.matrices)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return (self.floats,) if self.floats else tuple(s for m in self.matrices for s in m.sources)
+
+
+@dataclass(frozen=True)
+class Schemes:
+    """The scheme of each tensor class, and the name of the recipe that chose them."""
+
+    recipe: str
+    by_class: Mapping[str, str]
+
+    def to_json(self) -> dict[str, object]:
+        """The `quantization_config` of a packed model."""
+        return {"quant_method": "edge_lfm", "layout_version": LAYOUT_VERSION, "group_size": GROUP,
+                "recipe": self.recipe, "schemes": dict(self.by_class)}
+
+
+def plan_pieces(config: ModelConfig, schemes: Schemes) -> list[Piece]:
+    """Every piece of the packed model, in file order: the trunk first, then the experts layer by layer.
+
+    Raises:
+        UnsupportedModelError: a shape that the packed layout cannot hold.
+    """
+    _check_packable(config)
+    pieces = list(_trunk(config, schemes))
+    for n in range(config.num_hidden_layers):
+        pieces += _ffn_blocks(config, schemes, n)
+    return pieces
+
+
+def expert_name(layer: int, expert: int) -> str:
+    """The packed name of one expert's block."""
+    return f"model.layers.{layer}.feed_forward.experts.{expert}"
+
+
+def dense_name(layer: int) -> str:
+    """The packed name of a dense FFN's block."""
+    return f"model.layers.{layer}.feed_forward.block"
+
+
+def head_name(config: ModelConfig) -> str:
+    """The packed name of the matrix that makes logits."""
+    return "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    total = 1
+    for n in shape:
+        total *= n
+    return total
+
+
+def _trunk(config: ModelConfig, schemes: Schemes) -> Iterator[Piece]:
+    hidden, vocab = config.hidden_size, config.vocab_size
+    yield _matrix("model.embed_tokens.weight", "embedding", schemes, (vocab, hidden))
+    if not config.tie_word_embeddings:
+        yield _matrix("lm_head.weight", "embedding", schemes, (vocab, hidden))
+    yield _float("model.embedding_norm.weight", (hidden,))
+    for n in range(config.num_hidden_layers):
+        at = f"model.layers.{n}"
+        yield _float(f"{at}.operator_norm.weight", (hidden,))
+        yield _float(f"{at}.ffn_norm.weight", (hidden,))
+        yield from (_attention if config.is_attention(n) else _conv)(config, schemes, at)
+        if config.is_moe(n):
+            name, shape = f"{at}.feed_forward.gate.weight", (config.num_experts, hidden)
+            yield Piece(name, ROUTER_CLASS, "float32", (Matrix((Source(name, shape),)),))
+            if config.use_expert_bias:
+                yield _float(f"{at}.feed_forward.expert_bias", (config.num_experts,))
+
+
+def _conv(config: ModelConfig, schemes: Schemes, at: str) -> Iterator[Piece]:
+    hidden = config.hidden_size
+    yield _matrix(f"{at}.conv.in_proj.weight", "conv", schemes, (3 * hidden, hidden))
+    yield _matrix(f"{at}.conv.out_proj.weight", "conv", schemes, (hidden, hidden))
+    yield _float(f"{at}.conv.conv.weight", (hidden, 1, config.conv_L_cache))
+    if config.conv_bias:
+        yield _float(f"{at}.conv.in_proj.bias", (3 * hidden,))
+        yield _float(f"{at}.conv.out_proj.bias", (hidden,))
+        yield _float(f"{at}.conv.conv.bias", (hidden,))
+
+
+def _attention(config: ModelConfig, schemes: Schemes, at: str) -> Iterator[Piece]:
+    hidden, width = config.hidden_size, config.head_dim
+    kv = config.num_key_value_heads * width
+    parts = tuple(Source(f"{at}.self_attn.{p}_proj.weight", (rows, hidden))
+                  for p, rows in (("q", hidden), ("k", kv), ("v", kv)))
+    yield Piece(f"{at}.self_attn.qkv_proj.weight", "attention", schemes.by_class["attention"], (Matrix(parts),))
+    yield _matrix(f"{at}.self_attn.out_proj.weight", "attention", schemes, (hidden, hidden))
+    yield _float(f"{at}.self_attn.q_layernorm.weight", (width,))
+    yield _float(f"{at}.self_attn.k_layernorm.weight", (width,))
+
+
+def _ffn_blocks(config: ModelConfig, schemes: Schemes, n: int) -> list[Piece]:
+    at, hidden = f"model.layers.{n}.feed_forward", config.hidden_size
+    if not config.is_moe(n):
+        return [_block(dense_name(n), "ffn", schemes, at, hidden, config.intermediate_size)]
+    return [_block(expert_name(n, e), "experts", schemes, f"{at}.experts.{e}", hidden, config.moe_intermediate_size)
+            for e in range(config.num_experts)]
+
+
+def _block(name: str, kind: str, schemes: Schemes, at: str, hidden: int, width: int) -> Piece:
+    gate_up = Matrix(tuple(Source(f"{at}.{w}.weight", (width, hidden)) for w in ("w1", "w3")), interleave=True)
+    down = Matrix((Source(f"{at}.w2.weight", (hidden, width)),))
+    return Piece(name, kind, schemes.by_class[kind], (gate_up, down), aligned=True)
+
+
+def _matrix(name: str, kind: str, schemes: Schemes, shape: tuple[int, int]) -> Piece:
+    return Piece(name, kind, schemes.by_class[kind], (Matrix((Source(name, shape),)),))
+
+
+def _float(name: str, shape: tuple[int, ...]) -> Piece:
+    return Piece(name, FLOAT_CLASS, "float32", floats=Source(name, shape))
+
+
+def _check_packable(config: ModelConfig) -> None:
+    """The kernels read inputs in groups of 32 and heads in whole vectors; the family's models all fit."""
+    widths = {"hidden_size": config.hidden_size, "head_dim": config.head_dim}
+    if config.num_dense_layers:
+        widths["intermediate_size (adjusted)"] = config.intermediate_size
+    if config.num_experts:
+        widths["moe_intermediate_size"] = config.moe_intermediate_size
+    for name, value in widths.items():
+        if value % GROUP:
+            raise UnsupportedModelError(f"{name} is {value}, which is not a multiple of {GROUP}",
+                                        hint="every published model of the family is; is config.json right?")
