@@ -1,1 +1,30 @@
-""""""
+"""edge-lfm: Liquid AI's LFM2 models on machines without a GPU.
+
+    from edge_lfm import Model
+    with Model.load("lfm2-24b-a2b-int4") as model:
+        for text in model.generate("What is C. elegans?"):
+            print(text, end="", flush=True)
+
+Importing this package loads neither Numba nor the kernels.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from edge_lfm.errors import EdgeLfmError
+
+if TYPE_CHECKING:
+    from edge_lfm.api import Completion, Generation, Model, Session
+
+__all__ = ["Completion", "EdgeLfmError", "Generation", "Model", "Session"]
+__version__ = version("edge-lfm")
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from edge_lfm import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'edge_lfm' has no attribute '{name}'")

@@ -7,6 +7,7 @@ is never used as a path.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
@@ -109,7 +110,9 @@ class SafetensorsFile:
             self._map.madvise(mmap.MADV_DONTNEED, start, length)
 
     def close(self) -> None:
-        self._map.close()
+        """Unmap the file; if arrays still look into it, that happens when the last of them goes."""
+        with contextlib.suppress(BufferError):
+            self._map.close()
 
     def __enter__(self) -> SafetensorsFile:
         return self

@@ -1,0 +1,71 @@
+"""Arguments and output that several verbs share: where a model comes from, sampling, progress, reports."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from tqdm import tqdm
+
+from edge_lfm.engine.generate import Timings
+
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ram", metavar="SIZE", help="the most memory to use, like 4G (default: what is available)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads (default: the cores of this machine)")
+    parser.add_argument("--context", type=int, metavar="N", help="the most tokens of a conversation")
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-n", "--max-tokens", type=int, default=512, metavar="N", help="the most tokens to generate")
+    parser.add_argument("--temp", dest="temperature", type=float, metavar="T", help="temperature; 0 is greedy")
+    parser.add_argument("--top-k", type=int, metavar="K", help="keep the K most likely tokens; 0 keeps all")
+    parser.add_argument("--top-p", type=float, metavar="P", help="keep the likeliest tokens that sum to P")
+    parser.add_argument("--min-p", type=float, metavar="P", help="drop tokens below P times the likeliest")
+    parser.add_argument("--repeat-penalty", type=float, metavar="R", help="make tokens seen before less likely")
+    parser.add_argument("--seed", type=int, metavar="S", help="the same seed draws the same text")
+
+
+def sampling_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The sampling options that were given."""
+    return {name: getattr(args, name) for name in _SAMPLING if getattr(args, name) is not None}
+
+
+def progress_bar(label: str, unit: str = "B") -> Callable[[int], Callable[[int], object]]:
+    """`total -> (amount -> ...)`: a bar on standard error with amount, rate and time left.
+
+    It appears after half a second, and only on a terminal.
+    """
+
+    def start(total: int) -> Callable[[int], object]:
+        bar = tqdm(total=total, desc=label, unit=unit, unit_scale=True, delay=0.5, file=sys.stderr, leave=False,
+                   disable=None)
+        return bar.update
+
+    return start
+
+
+def describe_timings(t: Timings) -> str:
+    """One line: tokens and tokens per second of prompt and answer."""
+    cached = f" + {t.cached_tokens} cached" if t.cached_tokens else ""
+    return (f"prompt {t.prompt_tokens - t.cached_tokens}{cached} tokens, {t.prefill_tps:.1f} tok/s; "
+            f"answer {t.completion_tokens} tokens, {t.decode_tps:.1f} tok/s")
+
+
+def timings_json(t: Timings) -> dict[str, float]:
+    return asdict(t) | {"prefill_tps": t.prefill_tps, "decode_tps": t.decode_tps}
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def gigabytes(count: int) -> str:
+    """Bytes for people: GB with two digits, or MB."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"

@@ -1,0 +1,72 @@
+"""`edge-lfm bench`: prefill and decode speed, beside what the hardware can do in the same minute."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from edge_lfm.api import Model
+from edge_lfm.cli.arguments import print_json
+from edge_lfm.engine.bench import BenchReport, measure
+from edge_lfm.errors import UsageError
+
+HELP = "measure prefill and decode speed"
+EXAMPLE = "edge-lfm bench lfm2-24b-int4 -p 512 -n 128 -t 1,2 --md"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", help="folder of a packed model (default: the demo model)")
+    parser.add_argument("-p", "--prompt", default="512", metavar="N,...", help="tokens of the prefill tests")
+    parser.add_argument("-n", "--generate", default="64", metavar="N,...", help="tokens of the decode tests")
+    parser.add_argument("-d", "--depth", default="0", metavar="N,...", help="tokens of context before each test")
+    parser.add_argument("-t", "--threads", default="", metavar="N,...", help="default: the cores of this machine")
+    parser.add_argument("-r", "--repeat", type=int, default=5, metavar="N", help="runs of each test")
+    parser.add_argument("--ram", metavar="SIZE", help="the most memory to use, like 4G")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw a roofline")
+    style = parser.add_mutually_exclusive_group()
+    style.add_argument("--json", action="store_true", help="print JSON")
+    style.add_argument("--md", action="store_true", help="print a Markdown table")
+
+
+def run(args: argparse.Namespace) -> None:
+    reports = []
+    for threads in _numbers(args.threads, "-t", 1) or [None]:
+        with Model.load(args.model, ram=args.ram, threads=threads, context=None) as model:
+            reports.append(measure(
+                model.packed, model._runner, _numbers(args.prompt, "-p", 0), _numbers(args.generate, "-n", 0),
+                _numbers(args.depth, "-d", 0), args.repeat, lambda line: print(line, file=sys.stderr, flush=True)))
+    if args.plot:
+        from edge_lfm.cli.roofline import draw
+
+        draw(reports, args.plot)
+    if args.json:
+        print_json({"results": [row for report in reports for row in report.rows()]})
+    else:
+        _print_table(reports, "| " if args.md else "")
+
+
+def _numbers(text: str, flag: str, least: int) -> list[int]:
+    try:
+        values = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        values = [-1]
+    if any(value < least for value in values):
+        raise UsageError(f"{flag} {text}", hint=f"give whole numbers of at least {least}, like 128,512")
+    return [value for value in values if value]
+
+
+def _print_table(reports: list[BenchReport], edge: str) -> None:
+    names = ("test", "depth", "threads", "tok/s", "min", "max", "share of limit", "limit")
+    lines = [names, tuple("---" for _ in names)] if edge else [names]
+    for report in reports:
+        for row in report.rows():
+            limit = (f"{row['read_gbps']:.1f} GB/s" if row["bound"] == "bandwidth" else f"{row['int8_gops']:.0f} GOPS")
+            lines.append((row["test"], row["depth"], row["threads"], f"{row['tokens_per_second']:.1f}",
+                          f"{row['min']:.1f}", f"{row['max']:.1f}", f"{row['share_of_limit']:.0%}", limit))
+    for line in lines:
+        print(edge + (" | " if edge else "  ").join(str(cell).rjust(0 if edge else 9) for cell in line)
+              + (" |" if edge else ""))
+    first = reports[0]
+    print(f"\n{first.model}: {first.isa}, {first.bytes_per_token / 1e9:.3f} GB per token, "
+          f"peak memory {max(r.peak_memory_bytes for r in reports) / 1e9:.2f} GB")

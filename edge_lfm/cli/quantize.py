@@ -1,0 +1,60 @@
+"""`edge-lfm quantize`: a Hugging Face checkpoint in, a packed model out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from edge_lfm.cli.arguments import gigabytes, print_json, progress_bar
+from edge_lfm.quantize.convert import ConversionReport, SizeReport, convert, plan_conversion
+from edge_lfm.quantize.recipes import RECIPES, find_recipe
+
+HELP = "pack a Hugging Face checkpoint into int4 or int8"
+EXAMPLE = "edge-lfm quantize LFM2-24B-A2B -o lfm2-24b-int4 --scheme int4"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, help="folder of the checkpoint (config.json and safetensors)")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to make")
+    parser.add_argument("--scheme", default="int4", metavar="SCHEME",
+                        help="; ".join(f"{r.name}: {r.summary}" for r in RECIPES.values()))
+    parser.add_argument("--force", action="store_true", help="replace the output if it is a model")
+    parser.add_argument("--dry-run", action="store_true", help="check the checkpoint and print sizes only")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(args: argparse.Namespace) -> None:
+    recipe = find_recipe(args.scheme)
+    if args.dry_run:
+        sizes = plan_conversion(args.source, recipe)
+        if args.json:
+            print_json(asdict(sizes))
+        else:
+            print(describe_sizes(sizes))
+        return
+    report = convert(args.source, args.output, recipe, force=args.force, progress=progress_bar("quantizing"))
+    show_report(report, args.output, args.json)
+
+
+def show_report(report: ConversionReport, output: Path, as_json: bool) -> None:
+    """Print what was made, and warn of what is missing."""
+    for warning in report.warnings:
+        print(f"edge-lfm: warning: {warning}", file=sys.stderr)
+    if as_json:
+        print_json(asdict(report))
+        return
+    print(f"{output}: {describe_sizes(report.size)}")
+    for kind, error in report.relative_rmse_by_class.items():
+        print(f"  {kind:10} relative error {error:.4f}")
+    print(f"  {report.seconds:.1f} s, peak memory {gigabytes(report.peak_memory_bytes)}")
+
+
+def describe_sizes(sizes: SizeReport) -> str:
+    """Several lines: parameters, file, bits per weight, bytes per token, bytes by class."""
+    lines = [f"{sizes.parameters:,} parameters, {sizes.active_parameters:,} active",
+             f"  {gigabytes(sizes.file_bytes)} in the file, {sizes.bits_per_weight:.3f} bits per weight, "
+             f"{gigabytes(sizes.bytes_per_token)} read per token"]
+    lines += [f"  {kind:10} {gigabytes(count)}" for kind, count in sizes.bytes_by_class.items()]
+    return "\n".join(lines)

@@ -1,0 +1,84 @@
+"""`edge-lfm run`: one prompt in, one answer out, streamed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from edge_lfm.api import Model
+from edge_lfm.cli.arguments import (
+    add_model_arguments,
+    add_sampling_arguments,
+    describe_timings,
+    print_json,
+    progress_bar,
+    sampling_of,
+    timings_json,
+)
+from edge_lfm.errors import UsageError
+
+HELP = "answer one prompt"
+EXAMPLE = 'edge-lfm run lfm2-24b-int4 "What is C. elegans?"'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", help="folder of a packed model (default: the embedded demo model)")
+    parser.add_argument("prompt", nargs="?", help="the prompt (default: standard input)")
+    add_model_arguments(parser)
+    add_sampling_arguments(parser)
+    parser.add_argument("--system", help="a system message")
+    parser.add_argument("--raw", action="store_true", help="take the prompt as it is, without the chat template")
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end instead of the text")
+
+
+def split_positionals(model: str | None, prompt: str | None) -> tuple[str | None, str | None]:
+    """A lone argument is a model if it is a path, and otherwise a prompt for the demo model."""
+    if model is not None and prompt is None and not Path(model).exists() and os.sep not in model.strip(" "):
+        return None, model
+    return model, prompt
+
+
+def read_prompt(prompt: str | None) -> str:
+    """The prompt, or all of standard input.
+
+    Raises:
+        UsageError: there is neither, or the input is not UTF-8.
+    """
+    if prompt is None:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise UsageError("there is no prompt", hint="give one as an argument, or pipe text in")
+        try:
+            prompt = sys.stdin.buffer.read().decode("utf-8").rstrip("\n")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"standard input is not UTF-8: {error}", hint="convert it with iconv") from None
+    if not prompt:
+        raise UsageError("the prompt is empty", hint="give some text")
+    return prompt
+
+
+def run(args: argparse.Namespace) -> None:
+    folder, prompt = split_positionals(args.model, args.prompt)
+    prompt = read_prompt(prompt)
+    with Model.load(folder, ram=args.ram, threads=args.threads, context=args.context) as model:
+        length = len(model.encode_prompt(prompt, args.system, args.raw))
+        bar = progress_bar("reading the prompt", unit="tok")(length)
+        done = 0
+
+        def advance(tokens: int) -> None:
+            nonlocal done
+            bar(tokens - done)
+            done = tokens
+
+        generation = model.generate(prompt, system=args.system, raw=args.raw, max_tokens=args.max_tokens,
+                                    progress=advance, **sampling_of(args))
+        if args.json:
+            answer = generation.result()
+            print_json({"text": answer.text, "token_ids": list(answer.token_ids), "usage": answer.usage,
+                        "timings": timings_json(answer.timings), "finish_reason": answer.finish_reason})
+            return
+        for text in generation:
+            print(text, end="", flush=True)
+        print(flush=True)
+        print(describe_timings(generation.result().timings), file=sys.stderr)

@@ -1,0 +1,30 @@
+"""`edge-lfm synth`: a packed model of a published one's exact shape, with random weights."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from edge_lfm.cli.arguments import progress_bar
+from edge_lfm.cli.quantize import show_report
+from edge_lfm.quantize.families import FAMILY, family_config
+from edge_lfm.quantize.recipes import RECIPES, find_recipe
+from edge_lfm.quantize.synth import synthesize
+
+HELP = "make a model of a published shape with random weights, to measure speed and memory"
+EXAMPLE = "edge-lfm synth lfm2-24b-a2b -o synth-24b --scheme int4"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shape", metavar="SHAPE", help=", ".join(FAMILY))
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to make")
+    parser.add_argument("--scheme", default="int4", metavar="SCHEME", help=", ".join(RECIPES))
+    parser.add_argument("--seed", type=int, default=0, help="of the random weights")
+    parser.add_argument("--force", action="store_true", help="replace the output if it is a model")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(args: argparse.Namespace) -> None:
+    report = synthesize(family_config(args.shape), args.output, find_recipe(args.scheme), force=args.force,
+                        seed=abs(args.seed), progress=progress_bar("writing"))
+    show_report(report, args.output, args.json)

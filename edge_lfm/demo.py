@@ -1,0 +1,39 @@
+"""The embedded demo model: where its checkpoint lies, and its packed form in the user's cache.
+
+It is packed by the same code as any other checkpoint, in about two seconds, once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from pathlib import Path
+
+from edge_lfm.errors import OutputError
+from edge_lfm.kernels.layout import LAYOUT_VERSION
+from edge_lfm.kernels.library import cache_folder
+from edge_lfm.quantize.convert import convert
+from edge_lfm.quantize.recipes import find_recipe
+
+
+def demo_checkpoint() -> Path:
+    """The folder of the demo model's checkpoint (bf16, hub layout)."""
+    return Path(__file__).parent / "demo_model"
+
+
+def packed_demo(scheme: str = "int4") -> Path:
+    """The folder of the packed demo model, made on first use."""
+    source = demo_checkpoint()
+    digest = hashlib.sha256(f"{LAYOUT_VERSION}".encode())
+    for name in ("model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"):
+        digest.update((source / name).read_bytes())
+    name = f"demo-{scheme}-{digest.hexdigest()[:16]}"
+    folder = cache_folder() / "models" / name
+    if (folder / "config.json").exists():
+        return folder
+    try:
+        convert(source, folder, find_recipe(scheme), force=True)
+    except OutputError:  # a cache that cannot be written to must not stop a run
+        folder = Path(tempfile.mkdtemp(prefix="edge-lfm-")) / name
+        convert(source, folder, find_recipe(scheme))
+    return folder

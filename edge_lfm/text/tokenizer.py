@@ -1,0 +1,137 @@
+"""Text to token ids and back: byte-level BPE from the model's `tokenizer.json`.
+
+Decoding is stream-safe: what `Decoder` gives out never ends in half a UTF-8 character. Text of users is
+encoded without special tokens, so that a spelled-out `<|im_end|>` stays text. Knows no templates.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from tokenizers import Tokenizer as HfTokenizer
+
+from edge_lfm.config import as_ids, read_json
+from edge_lfm.errors import ModelFileError, UsageError
+
+
+def _byte_of_character() -> dict[str, int]:
+    """GPT-2's printable stand-ins for bytes, which byte-level BPE vocabularies are written in."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [b for b in range(256) if b not in plain]
+    return {chr(b): b for b in plain} | {chr(256 + n): b for n, b in enumerate(others)}
+
+
+_BYTES = _byte_of_character()
+
+
+class Tokenizer:
+    """The tokenizer of one model folder.
+
+    Raises:
+        ModelFileError: `tokenizer.json` is missing or broken.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "tokenizer.json"
+        if not path.exists():
+            raise ModelFileError(f"{path} does not exist", hint="copy it from the checkpoint into the model's folder")
+        try:
+            self._inner = HfTokenizer.from_file(str(path))
+        except BaseException as error:  # a hostile file raises PanicException, which is no Exception
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            raise ModelFileError(f"{path} is not a tokenizer: {error}", hint="copy it again") from None
+        self._inner.no_truncation()
+        self._inner.no_padding()
+        settings_path = folder / "tokenizer_config.json"
+        self.settings = read_json(settings_path) if settings_path.exists() else {}
+        self._added = self._inner.get_added_tokens_decoder()
+
+    @cached_property
+    def size(self) -> int:
+        """One more than the highest token id: rows of the logits from here on are padding."""
+        return 1 + max(self._inner.get_vocab(with_added_tokens=True).values())
+
+    def special_id(self, token: str) -> int | None:
+        """The id of a special token by its spelling, or None."""
+        found: int | None = self._inner.token_to_id(token)
+        return found
+
+    @property
+    def bos(self) -> str:
+        return self._special("bos_token")
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        return as_ids(self.special_id(self._special("eos_token")))
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether a token is a control token, which has no text of its own."""
+        added = self._added.get(token_id)
+        return bool(added and added.special)
+
+    def special_spellings(self) -> list[str]:
+        """The spellings of all control tokens, longest first."""
+        return sorted((str(a.content) for a in self._added.values() if a.special), key=len, reverse=True)
+
+    def encode(self, text: str, *, bos: bool = False, special: bool = False) -> list[int]:
+        """Token ids of a text.
+
+        Args:
+            text: any text without lone surrogates.
+            bos: put the start token in front.
+            special: read spellings of special tokens as such; only for text from a template.
+
+        Raises:
+            UsageError: the text has a lone surrogate, which UTF-8 cannot carry.
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UsageError("the text holds a lone surrogate, which is not valid Unicode",
+                             hint="send well-formed UTF-8") from None
+        self._inner.encode_special_tokens = not special
+        ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
+        start = self.special_id(self.bos) if bos else None
+        return ids if start is None else [start, *ids]
+
+    def decode(self, token_ids: Sequence[int], *, special: bool = False) -> str:
+        """The text of token ids; control tokens are spelled out if `special`, else left out."""
+        decoder = Decoder(self, special=special)
+        return "".join(decoder.feed(token_id) for token_id in token_ids) + decoder.finish()
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """The bytes that a token stands for; empty for ids that the vocabulary does not have."""
+        added = self._added.get(token_id)
+        if added is not None:
+            return str(added.content).encode()
+        token = self._inner.id_to_token(token_id)
+        return b"" if token is None else bytes(_BYTES[c] for c in token if c in _BYTES)
+
+    def _special(self, key: str) -> str:
+        value = self.settings.get(key, "")
+        return str(value.get("content", "")) if isinstance(value, dict) else str(value or "")
+
+
+class Decoder:
+    """Turns a stream of token ids into text, holding back the bytes of an unfinished character.
+
+    Bytes that are no UTF-8 become U+FFFD, one per malformed sequence, as in Python's own decoder.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, special: bool = False) -> None:
+        self._tokenizer, self._special = tokenizer, special
+        self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, token_id: int) -> str:
+        """The text that this token completes."""
+        if self._tokenizer.is_special(token_id) and not self._special:
+            return ""
+        return self._bytes.decode(self._tokenizer.bytes_of(token_id))
+
+    def finish(self) -> str:
+        """What is left at the end: U+FFFD for an unfinished character, or nothing."""
+        return self._bytes.decode(b"", final=True)

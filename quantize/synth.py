@@ -1,0 +1,80 @@
+"""Packed models of the exact shape of a published one, with random weights: for speed, memory and paging.
+
+Every piece has bytes of its own, from a seed of its own. Weights have about the spread of trained ones,
+so that activations stay in range and every kernel does its full work; what comes out is no language.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_lfm.config import ModelConfig
+from edge_lfm.formats.packed import PackedWriter
+from edge_lfm.kernels.layout import GROUP, SCHEME_IDS, TILE_BYTES_PER_GROUP
+from edge_lfm.model.plan import ROUTER_CLASS, Matrix, Piece, plan_pieces
+from edge_lfm.quantize.convert import ConversionReport, Progress, check_room, measure_sizes, peak_memory_bytes, write_metadata
+from edge_lfm.quantize.output import check_output, staged_folder
+from edge_lfm.quantize.pack import slot_of
+from edge_lfm.quantize.recipes import Recipe
+
+_INT4_SPREAD = 4.61  # standard deviation of a uniform -8..7
+_INT8_SPREAD = 73.9  # of a uniform -128..127
+
+
+def synthesize(raw_config: dict[str, Any], output: Path, recipe: Recipe, *, force: bool = False, seed: int = 0,
+               progress: Callable[[int], Progress] | None = None) -> ConversionReport:
+    """Write a packed model with random weights; the arguments are those of `convert.convert`.
+
+    Raises:
+        EdgeLfmError: the output cannot be written. Nothing is left behind.
+    """
+    started = time.perf_counter()
+    check_output(output, None, force)
+    config = ModelConfig.from_dict(raw_config)
+    pieces = plan_pieces(config, recipe.schemes)
+    sizes = measure_sizes(config, pieces)
+    advance = progress(sizes.file_bytes) if progress else lambda _bytes: None
+    with staged_folder(output) as stage:
+        check_room(stage, sizes.file_bytes)
+        with PackedWriter(stage / "model.safetensors", [slot_of(p) for p in pieces], {"format": "edge_lfm"}) as out:
+            for n, piece in enumerate(pieces):
+                out.write(random_piece(piece, np.random.Generator(np.random.SFC64([seed, n]))))
+                advance(piece.nbytes)
+        report = ConversionReport(recipe.name, sizes, {}, time.perf_counter() - started, peak_memory_bytes(),
+                                  ("random weights: for measurements only",))
+        write_metadata(stage, raw_config, replace(recipe, name=f"{recipe.name}, random weights"), report)
+    return report
+
+
+def random_piece(piece: Piece, rng: np.random.Generator) -> NDArray[Any]:
+    """One piece: norms are 1, the selection bias 0, matrices random with variance 1 / inputs."""
+    if piece.floats is not None:
+        shape = piece.floats.shape
+        if piece.name.endswith("conv.conv.weight"):
+            return rng.standard_normal(shape, np.float32) * np.float32(0.5)
+        return np.zeros(shape, np.float32) if piece.name.endswith("bias") else np.ones(shape, np.float32)
+    return np.concatenate([_random_matrix(m, piece, rng) for m in piece.matrices])
+
+
+def _random_matrix(matrix: Matrix, piece: Piece, rng: np.random.Generator) -> NDArray[np.uint8]:
+    scheme = SCHEME_IDS[piece.scheme]
+    groups = -(-matrix.rows // 16) * (matrix.cols // GROUP)
+    spread = matrix.cols**-0.5
+    if piece.scheme == "float32":
+        if piece.kind == ROUTER_CLASS:
+            spread *= 4  # logits wide enough to tell experts apart
+        return (rng.standard_normal(groups * 16 * GROUP, np.float32) * np.float32(spread)).view(np.uint8)
+    raw = rng.bit_generator.random_raw(-(-groups * TILE_BYTES_PER_GROUP[scheme] // 8)).view(np.uint8)
+    blocks = raw[: groups * TILE_BYTES_PER_GROUP[scheme]].reshape(groups, -1)
+    values = np.float16(spread / (_INT4_SPREAD if piece.scheme == "int4_g32" else _INT8_SPREAD))
+    # Random signs, for uniform nibbles have a mean of -0.5: their own last bytes give them.
+    signs = (blocks[:, -32::2] & 1).astype(np.uint16) << 15
+    blocks[:, -32:] = (signs | values.view(np.uint16)).view(np.uint8)
+    return blocks.reshape(-1)
