@@ -52,8 +52,12 @@ class Completion:
     def usage(self) -> dict[str, int]:
         """Token counts under OpenAI's names."""
         t = self.timings
-        return {"prompt_tokens": t.prompt_tokens, "completion_tokens": t.completion_tokens,
-                "total_tokens": t.prompt_tokens + t.completion_tokens, "cached_tokens": t.cached_tokens}
+        return {
+            "prompt_tokens": t.prompt_tokens,
+            "completion_tokens": t.completion_tokens,
+            "total_tokens": t.prompt_tokens + t.completion_tokens,
+            "cached_tokens": t.cached_tokens,
+        }
 
 
 @dataclass
@@ -103,8 +107,13 @@ class Model:
         self.stop_ids = self._find_stop_ids(generation)
 
     @classmethod
-    def load(cls, path: str | Path | None = None, ram: str | int | None = None, threads: int | None = None,
-             context: int | None = None) -> Model:
+    def load(
+        cls,
+        path: str | Path | None = None,
+        ram: str | int | None = None,
+        threads: int | None = None,
+        context: int | None = None,
+    ) -> Model:
         """Open a packed model; by default the embedded demo model.
 
         Args:
@@ -157,8 +166,9 @@ class Model:
         if ids.ndim != 1 or not ids.size:
             raise UsageError("token_ids must be a non-empty list of numbers", hint="encode some text first")
         state = State(self.config, self.context)
-        parts = [self._runner.run(ids[n : n + _LOGIT_ROWS], state, all_logits=True)
-                 for n in range(0, len(ids), _LOGIT_ROWS)]
+        parts = [
+            self._runner.run(ids[n : n + _LOGIT_ROWS], state, all_logits=True) for n in range(0, len(ids), _LOGIT_ROWS)
+        ]
         return np.concatenate(parts)
 
     def encode_prompt(self, prompt: Prompt, system: str | None = None, raw: bool = False) -> list[int]:
@@ -181,8 +191,16 @@ class Model:
         messages += [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)  # type: ignore[arg-type]
         return self.template.encode(messages, self.tokenizer)
 
-    def generate(self, prompt: Prompt, *, system: str | None = None, raw: bool = False, max_tokens: int = 512,
-                 progress: Callable[[int], object] | None = None, **sampling: Any) -> Generation:
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        system: str | None = None,
+        raw: bool = False,
+        max_tokens: int = 512,
+        progress: Callable[[int], object] | None = None,
+        **sampling: Any,
+    ) -> Generation:
         """Answer a prompt in a fresh state, as a stream of text.
 
         Args:
@@ -196,8 +214,9 @@ class Model:
         Raises:
             EdgeLfmError: an argument is out of range, or the prompt does not fit into the context.
         """
-        return self.session().generate(prompt, system=system, raw=raw, max_tokens=max_tokens, progress=progress,
-                                       **sampling)
+        return self.session().generate(
+            prompt, system=system, raw=raw, max_tokens=max_tokens, progress=progress, **sampling
+        )
 
     def session(self) -> Session:
         """A conversation with a state of its own."""
@@ -211,8 +230,9 @@ class Model:
     def __enter__(self) -> Model:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _find_stop_ids(self, generation: Mapping[str, Any]) -> tuple[int, ...]:
@@ -228,8 +248,16 @@ class Session:
         self._state = State(model.config, model.context)
         self._fed: list[int] = []  # the ids that the state has seen
 
-    def generate(self, prompt: Prompt, *, system: str | None = None, raw: bool = False, max_tokens: int = 512,
-                 progress: Callable[[int], object] | None = None, **sampling: Any) -> Generation:
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        system: str | None = None,
+        raw: bool = False,
+        max_tokens: int = 512,
+        progress: Callable[[int], object] | None = None,
+        **sampling: Any,
+    ) -> Generation:
         """Answer the whole prompt (all messages so far); arguments as in `Model.generate`."""
         model = self.model
         if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
@@ -240,8 +268,14 @@ class Session:
         finished: list[Completion] = []
         return Generation(self._stream(ids, sampler, max_tokens, progress, finished), finished)
 
-    def _stream(self, ids: list[int], sampler: Sampler, max_tokens: int, progress: Callable[[int], object] | None,
-                finished: list[Completion]) -> Iterator[str]:
+    def _stream(
+        self,
+        ids: list[int],
+        sampler: Sampler,
+        max_tokens: int,
+        progress: Callable[[int], object] | None,
+        finished: list[Completion],
+    ) -> Iterator[str]:
         model, timings = self.model, Timings(prompt_tokens=len(ids))
         # The state cannot go back: it serves a prompt that continues it, or it starts anew.
         if not (len(self._fed) < len(ids) and ids[: len(self._fed)] == self._fed):

@@ -19,10 +19,19 @@ from edge_lfm.errors import ModelFileError, UnsupportedModelError
 CONV, ATTENTION = "conv", "full_attention"
 _ACTIVATIONS = ("silu", "swish")
 _LARGEST = {  # far above any model of the family; keeps a hostile file from asking for terabytes
-    "hidden_size": 1 << 16, "intermediate_size": 1 << 20, "block_ff_dim": 1 << 20, "moe_intermediate_size": 1 << 20,
-    "num_hidden_layers": 1 << 10, "num_attention_heads": 1 << 10, "num_key_value_heads": 1 << 10,
-    "vocab_size": 1 << 22, "max_position_embeddings": 1 << 24, "num_experts": 1 << 12,
-    "num_experts_per_tok": 1 << 12, "num_dense_layers": 1 << 10, "conv_L_cache": 64,
+    "hidden_size": 1 << 16,
+    "intermediate_size": 1 << 20,
+    "block_ff_dim": 1 << 20,
+    "moe_intermediate_size": 1 << 20,
+    "num_hidden_layers": 1 << 10,
+    "num_attention_heads": 1 << 10,
+    "num_key_value_heads": 1 << 10,
+    "vocab_size": 1 << 22,
+    "max_position_embeddings": 1 << 24,
+    "num_experts": 1 << 12,
+    "num_experts_per_tok": 1 << 12,
+    "num_dense_layers": 1 << 10,
+    "conv_L_cache": 64,
 }
 
 
@@ -226,8 +235,9 @@ class _Reader:
     def check_heads(self, config: ModelConfig) -> None:
         hidden, heads, kv = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
         if hidden % heads or heads % kv:
-            raise self.refuse(f"hidden_size {hidden}, num_attention_heads {heads} and num_key_value_heads {kv} "
-                              "do not divide")
+            raise self.refuse(
+                f"hidden_size {hidden}, num_attention_heads {heads} and num_key_value_heads {kv} do not divide"
+            )
         stated = self.raw.get("head_dim")
         if stated is not None and stated != hidden // heads:
             raise self.refuse(f"head_dim {stated!r} differs from hidden_size / num_attention_heads = {hidden // heads}")

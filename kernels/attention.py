@@ -8,8 +8,6 @@ multiply-adds without a horizontal sum; values lie as [kv, C, hd]. Query and key
 
 from math import sqrt
 
-from numba import float32, int32, int64
-
 from edge_lfm.kernels.layout import CONTEXT, LAYER, SCORE_BLOCK, STATE, offsets
 from edge_lfm.kernels.maths import exp
 from edge_lfm.kernels.norm import rms_norm
@@ -17,7 +15,6 @@ from edge_lfm.kernels.quantize import quantize_row
 from edge_lfm.kernels.simd import (
     f32,
     first_lanes,
-    fma,
     fma_tile,
     i64,
     kernel,
@@ -38,6 +35,7 @@ from edge_lfm.kernels.simd import (
     zero_tile,
 )
 from edge_lfm.kernels.sync import claim
+from numba import float32, int32, int64
 
 CTX, LAY, STA = offsets(CONTEXT), offsets(LAYER), offsets(STATE)
 LOWEST = -3.0e38

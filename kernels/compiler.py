@@ -26,18 +26,19 @@ def _wrapper(entry: Entry, mangled: str) -> str:
     Kernels raise no exceptions, so the status is dropped; those without a result leave it at 0.
     """
     args = ", ".join(f"i64 %a{i}" for i in range(entry.arity))
-    return (f'declare i32 @"{mangled}"(ptr, ptr, {", ".join(["i64"] * entry.arity)})\n'
-            f"define i64 @{entry.symbol}({args}) {{\n"
-            f"  %r = alloca i64\n  %e = alloca ptr\n  store i64 0, ptr %r\n"
-            f'  %s = call i32 @"{mangled}"(ptr %r, ptr %e, {args})\n'
-            f"  %v = load i64, ptr %r\n  ret i64 %v\n}}\n")
+    return (
+        f'declare i32 @"{mangled}"(ptr, ptr, {", ".join(["i64"] * entry.arity)})\n'
+        f"define i64 @{entry.symbol}({args}) {{\n"
+        f"  %r = alloca i64\n  %e = alloca ptr\n  store i64 0, ptr %r\n"
+        f'  %s = call i32 @"{mangled}"(ptr %r, ptr %e, {args})\n'
+        f"  %v = load i64, ptr %r\n  ret i64 %v\n}}\n"
+    )
 
 
 def _all_ir() -> list[str]:
     """The LLVM modules of every entry point, of all that they call, and of their C wrappers."""
-    from numba import types
-
     from edge_lfm.kernels.target import ir_of, modules_of
+    from numba import types
 
     modules: dict[int, str] = {}
     wrappers = []
@@ -61,7 +62,8 @@ def compile_kernels(isa: Isa) -> tuple[bytes, Any]:
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     machine = llvm.Target.from_triple(isa.triple).create_target_machine(
-        cpu=isa.cpu, features=isa.features, opt=3, reloc="pic", codemodel="small")
+        cpu=isa.cpu, features=isa.features, opt=3, reloc="pic", codemodel="small"
+    )
     layout = str(machine.target_data)
     module = llvm.parse_assembly(_for_target('target triple = ""\ntarget datalayout = ""', isa, layout))
     for text in _all_ir():

@@ -6,14 +6,13 @@ team; `down` draws rows of the output and adds the experts in rising order, so t
 on the threads. A dense FFN is one expert with weight 1.
 """
 
-from numba import int64
-
 from edge_lfm.kernels.layout import CONTEXT, GROUP, LAYER, offsets
 from edge_lfm.kernels.maths import silu
 from edge_lfm.kernels.matmul import multiply_tile, tile_bytes
 from edge_lfm.kernels.quantize import quantize_group
 from edge_lfm.kernels.simd import copy_bytes, f32, fma, i64, kernel, load_f32, smaller, splat_f32, store_f32
 from edge_lfm.kernels.sync import claim
+from numba import int64
 
 CTX, LAY = offsets(CONTEXT), offsets(LAYER)
 BATCH = 24
@@ -50,8 +49,18 @@ def gate_up_rows(ctx, layer, block, first, last, row, x, x_q, x_s, shared, scrat
     for p in range(first, last, BATCH):
         count, at = smaller(int64(BATCH), last - p), int64(0) if shared else p * hidden
         for tile in range(4):
-            multiply_tile(scheme, w + tile * size, x + at * 4, x_q + at, x_s + at // GROUP * 8, hidden,
-                          scratch + tile * 64, int64(256), count, int64(0))
+            multiply_tile(
+                scheme,
+                w + tile * size,
+                x + at * 4,
+                x_q + at,
+                x_s + at // GROUP * 8,
+                hidden,
+                scratch + tile * 64,
+                int64(256),
+                count,
+                int64(0),
+            )
         for m in range(count):
             s = scratch + m * 256
             a = silu(load_f32(s)) * load_f32(s + 64)
@@ -83,8 +92,19 @@ def gate_up(ctx, layer, scratch):
             e += 1
         if e == experts:
             return
-        gate_up_rows(ctx, layer, i64(i64(layer + LAY.experts) + 8 * e), i64(segments + 8 * e),
-                     i64(segments + 8 * (e + 1)), (item - begin) * GROUP, x, x_q, x_s, shared, scratch)
+        gate_up_rows(
+            ctx,
+            layer,
+            i64(i64(layer + LAY.experts) + 8 * e),
+            i64(segments + 8 * e),
+            i64(segments + 8 * (e + 1)),
+            (item - begin) * GROUP,
+            x,
+            x_q,
+            x_s,
+            shared,
+            scratch,
+        )
 
 
 @kernel
@@ -114,8 +134,18 @@ def down(ctx, layer, scratch):
             w = i64(i64(layer + LAY.experts) + 8 * e) + gate_bytes + tile * size
             for p in range(i64(segments + 8 * e), last, BATCH):
                 count, at = smaller(int64(BATCH), last - p), p * width
-                multiply_tile(scheme, w, gated + at * 4, gated_q + at, gated_s + at // GROUP * 8, width,
-                              scratch, int64(64), count, int64(0))
+                multiply_tile(
+                    scheme,
+                    w,
+                    gated + at * 4,
+                    gated_q + at,
+                    gated_s + at // GROUP * 8,
+                    width,
+                    scratch,
+                    int64(64),
+                    count,
+                    int64(0),
+                )
                 add_weighted(ctx, scratch, p, count, tile * 16)
 
 

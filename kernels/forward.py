@@ -7,8 +7,6 @@ after each choice of experts, so that Python can bring the missing ones in.
     h = h + operator(norm(h));  h = h + ffn(norm(h));  logits = head(norm(h))
 """
 
-from numba import int64
-
 from edge_lfm.kernels.attention import attend_tokens, prepare_heads
 from edge_lfm.kernels.embedding import embed_tokens
 from edge_lfm.kernels.experts import down, gate_up, gather_pairs
@@ -19,6 +17,7 @@ from edge_lfm.kernels.router import route
 from edge_lfm.kernels.short_conv import conv_tokens
 from edge_lfm.kernels.simd import i64, kernel
 from edge_lfm.kernels.sync import barrier
+from numba import int64
 
 CTX, LAY = offsets(CONTEXT), offsets(LAYER)
 LAYER_BYTES, STATE_BYTES = LAYER.itemsize, STATE.itemsize
@@ -30,8 +29,17 @@ def apply_operator(ctx, layer, state, scratch):
     tokens, hidden = i64(ctx + CTX.tokens), i64(ctx + CTX.hidden)
     norm_tokens(ctx, i64(layer + LAY.operator_norm), int64(0), tokens)
     barrier(ctx)
-    multiply(ctx, layer + LAY.in_proj, i64(ctx + CTX.normed), i64(ctx + CTX.normed_q), i64(ctx + CTX.normed_s),
-             i64(ctx + CTX.wide), i64(layer + LAY.in_proj_rows) * 4, tokens, int64(0))
+    multiply(
+        ctx,
+        layer + LAY.in_proj,
+        i64(ctx + CTX.normed),
+        i64(ctx + CTX.normed_q),
+        i64(ctx + CTX.normed_s),
+        i64(ctx + CTX.wide),
+        i64(layer + LAY.in_proj_rows) * 4,
+        tokens,
+        int64(0),
+    )
     barrier(ctx)
     if i64(layer + LAY.is_attention) != 0:
         prepare_heads(ctx, layer, state)
@@ -40,8 +48,17 @@ def apply_operator(ctx, layer, state, scratch):
     else:
         conv_tokens(ctx, layer, state)
     barrier(ctx)
-    multiply(ctx, layer + LAY.out_proj, i64(ctx + CTX.mixed), i64(ctx + CTX.mixed_q), i64(ctx + CTX.mixed_s),
-             i64(ctx + CTX.x), hidden * 4, tokens, int64(1))
+    multiply(
+        ctx,
+        layer + LAY.out_proj,
+        i64(ctx + CTX.mixed),
+        i64(ctx + CTX.mixed_q),
+        i64(ctx + CTX.mixed_s),
+        i64(ctx + CTX.x),
+        hidden * 4,
+        tokens,
+        int64(1),
+    )
     barrier(ctx)
 
 
@@ -52,8 +69,17 @@ def choose_experts(ctx, layer, thread):
     norm_tokens(ctx, i64(layer + LAY.ffn_norm), int64(0), tokens)
     barrier(ctx)
     if i64(layer + LAY.is_moe) != 0:
-        multiply(ctx, layer + LAY.router, i64(ctx + CTX.normed), int64(0), int64(0), i64(ctx + CTX.router_logits),
-                 ((i64(ctx + CTX.experts) + 15) // 16) * 64, tokens, int64(0))
+        multiply(
+            ctx,
+            layer + LAY.router,
+            i64(ctx + CTX.normed),
+            int64(0),
+            int64(0),
+            i64(ctx + CTX.router_logits),
+            ((i64(ctx + CTX.experts) + 15) // 16) * 64,
+            tokens,
+            int64(0),
+        )
         barrier(ctx)
     if thread == 0:
         route(ctx, layer)
@@ -82,8 +108,17 @@ def compute_logits(ctx):
     norm_tokens(ctx, i64(ctx + CTX.final_norm), first, count)
     barrier(ctx)
     rows = (i64(ctx + CTX.head_rows) + 15) // 16 * 16
-    multiply(ctx, ctx + CTX.head, i64(ctx + CTX.normed), i64(ctx + CTX.normed_q), i64(ctx + CTX.normed_s),
-             i64(ctx + CTX.logits), rows * 4, count, int64(0))
+    multiply(
+        ctx,
+        ctx + CTX.head,
+        i64(ctx + CTX.normed),
+        i64(ctx + CTX.normed_q),
+        i64(ctx + CTX.normed_s),
+        i64(ctx + CTX.logits),
+        rows * 4,
+        count,
+        int64(0),
+    )
     barrier(ctx)
 
 

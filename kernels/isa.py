@@ -91,8 +91,10 @@ def select_isa(name: str | None = None) -> Isa:
         if isa not in able:
             missing = ", ".join(sorted(isa.requires - processor_flags())) or f"a {isa.machine} processor"
             choice = ", ".join(t.name for t in able) or "none"
-            raise IsaError(f"this processor cannot run the ISA tier '{asked}': it lacks {missing}",
-                           hint=f"unset EDGE_LFM_ISA, or choose one of: {choice}")
+            raise IsaError(
+                f"this processor cannot run the ISA tier '{asked}': it lacks {missing}",
+                hint=f"unset EDGE_LFM_ISA, or choose one of: {choice}",
+            )
         return isa
     if not able:
         raise IsaError(f"no ISA tier for {platform.machine()}", hint="edge-lfm runs on x86-64 and on 64-bit ARM")

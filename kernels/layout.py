@@ -22,51 +22,84 @@ GROUP = 32
 MATRIX = np.dtype([("scheme", "i8"), ("address", "i8"), ("rows", "i8"), ("cols", "i8"), ("bias", "i8")])
 """A weight matrix [rows, cols] as tiles of 16 rows; `bias` is the address of float32 [rows], or 0."""
 
-LAYER = np.dtype([
-    ("is_attention", "i8"),
-    ("is_moe", "i8"),
-    ("operator_norm", "i8"),  # float32 [H]
-    ("ffn_norm", "i8"),  # float32 [H]
-    ("in_proj", MATRIX),  # conv: B, C, x [3H, H]; attention: q, k, v [(heads + 2 kv) hd, H]
-    ("out_proj", MATRIX),
-    ("taps", "i8"),  # float32 [L, H], oldest first
-    ("taps_bias", "i8"),  # float32 [H], or 0
-    ("q_norm", "i8"),  # float32 [hd]
-    ("k_norm", "i8"),  # float32 [hd]
-    ("router", MATRIX),  # float32 scheme [E, H]
-    ("router_bias", "i8"),  # float32 [E], for the selection only, or 0
-    ("experts", "i8"),  # int64 [E]: address of each expert's block; a dense FFN is one expert
-    ("expert_scheme", "i8"),
-    ("expert_width", "i8"),  # I
-])
+LAYER = np.dtype(
+    [
+        ("is_attention", "i8"),
+        ("is_moe", "i8"),
+        ("operator_norm", "i8"),  # float32 [H]
+        ("ffn_norm", "i8"),  # float32 [H]
+        ("in_proj", MATRIX),  # conv: B, C, x [3H, H]; attention: q, k, v [(heads + 2 kv) hd, H]
+        ("out_proj", MATRIX),
+        ("taps", "i8"),  # float32 [L, H], oldest first
+        ("taps_bias", "i8"),  # float32 [H], or 0
+        ("q_norm", "i8"),  # float32 [hd]
+        ("k_norm", "i8"),  # float32 [hd]
+        ("router", MATRIX),  # float32 scheme [E, H]
+        ("router_bias", "i8"),  # float32 [E], for the selection only, or 0
+        ("experts", "i8"),  # int64 [E]: address of each expert's block; a dense FFN is one expert
+        ("expert_scheme", "i8"),
+        ("expert_width", "i8"),  # I
+    ]
+)
 
 STATE = np.dtype([("conv", "i8"), ("keys", "i8"), ("values", "i8")])
 """One layer's state: conv float32 [L-1, H]; keys f16 [kv, C/16, hd, 16]; values f16 [kv, C, hd]."""
 
-CONTEXT = np.dtype([
-    # the model
-    ("layer_count", "i8"), ("layers", "i8"), ("hidden", "i8"), ("heads", "i8"), ("kv_heads", "i8"),
-    ("head_dim", "i8"), ("conv_width", "i8"), ("experts", "i8"), ("top_k", "i8"),
-    ("embedding", MATRIX), ("head", MATRIX), ("final_norm", "i8"),
-    ("norm_eps", "f4"), ("route_scale", "f4"), ("normalize_routes", "i8"),
-    # the step
-    ("tokens", "i8"), ("token_ids", "i8"), ("position", "i8"), ("first_logit", "i8"), ("logits", "i8"),
-    ("states", "i8"), ("capacity", "i8"), ("rope", "i8"),  # rope: float32 [C, hd] = cos then sin of hd/2 angles
-    # the team
-    ("threads", "i8"), ("sync", "i8"),
-    # scratch, for at most `max_tokens` tokens
-    ("x", "i8"),  # float32 [T, H], the residual stream
-    ("normed", "i8"), ("normed_q", "i8"), ("normed_s", "i8"),  # [T, H] and its int8 form
-    ("wide", "i8"),  # float32 [T, rows of in_proj]
-    ("mixed", "i8"), ("mixed_q", "i8"), ("mixed_s", "i8"),  # [T, cols of out_proj]
-    ("router_logits", "i8"),  # float32 [T, E padded to 16]
-    ("chosen", "i8"), ("chosen_weight", "i8"),  # int64 and float32 [T, top_k]
-    ("segments", "i8"),  # int64 [E + 1]: pairs of expert e are segments[e] .. segments[e + 1]
-    ("pair_token", "i8"), ("pair_weight", "i8"),  # int64 and float32 [T * top_k], sorted by expert
-    ("pairs", "i8"), ("pairs_q", "i8"), ("pairs_s", "i8"),  # inputs of the experts, in pair order
-    ("gated", "i8"), ("gated_q", "i8"), ("gated_s", "i8"),  # silu(w1 x) * w3 x, in pair order
-    ("scratch", "i8"), ("scratch_bytes", "i8"),  # per thread
-])
+CONTEXT = np.dtype(
+    [
+        # the model
+        ("layer_count", "i8"),
+        ("layers", "i8"),
+        ("hidden", "i8"),
+        ("heads", "i8"),
+        ("kv_heads", "i8"),
+        ("head_dim", "i8"),
+        ("conv_width", "i8"),
+        ("experts", "i8"),
+        ("top_k", "i8"),
+        ("embedding", MATRIX),
+        ("head", MATRIX),
+        ("final_norm", "i8"),
+        ("norm_eps", "f4"),
+        ("route_scale", "f4"),
+        ("normalize_routes", "i8"),
+        # the step
+        ("tokens", "i8"),
+        ("token_ids", "i8"),
+        ("position", "i8"),
+        ("first_logit", "i8"),
+        ("logits", "i8"),
+        ("states", "i8"),
+        ("capacity", "i8"),
+        ("rope", "i8"),  # rope: float32 [C, hd] = cos then sin of hd/2 angles
+        # the team
+        ("threads", "i8"),
+        ("sync", "i8"),
+        # scratch, for at most `max_tokens` tokens
+        ("x", "i8"),  # float32 [T, H], the residual stream
+        ("normed", "i8"),
+        ("normed_q", "i8"),
+        ("normed_s", "i8"),  # [T, H] and its int8 form
+        ("wide", "i8"),  # float32 [T, rows of in_proj]
+        ("mixed", "i8"),
+        ("mixed_q", "i8"),
+        ("mixed_s", "i8"),  # [T, cols of out_proj]
+        ("router_logits", "i8"),  # float32 [T, E padded to 16]
+        ("chosen", "i8"),
+        ("chosen_weight", "i8"),  # int64 and float32 [T, top_k]
+        ("segments", "i8"),  # int64 [E + 1]: pairs of expert e are segments[e] .. segments[e + 1]
+        ("pair_token", "i8"),
+        ("pair_weight", "i8"),  # int64 and float32 [T * top_k], sorted by expert
+        ("pairs", "i8"),
+        ("pairs_q", "i8"),
+        ("pairs_s", "i8"),  # inputs of the experts, in pair order
+        ("gated", "i8"),
+        ("gated_q", "i8"),
+        ("gated_s", "i8"),  # silu(w1 x) * w3 x, in pair order
+        ("scratch", "i8"),
+        ("scratch_bytes", "i8"),  # per thread
+    ]
+)
 """Everything that a step reads. Fields that end in _q, _s are int8 values and (scale, sum) pairs."""
 
 SYNC_BYTES = 4 * 64
@@ -101,6 +134,7 @@ def offsets(dtype: np.dtype[Any]) -> Any:
         if inner.fields:
             found |= {f"{name}_{k}": int(offset) + v for k, v in offsets(inner)._asdict().items()}
     return namedtuple("Offsets", found)(**found)
+
 
 SCHEME_IDS = {"float32": FLOAT32, "int8_g32": INT8_G32, "int4_g32": INT4_G32}
 """The weight schemes by the names that files carry."""

@@ -22,9 +22,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from edge_lfm.errors import IsaError
 from edge_lfm.kernels.entry import ENTRIES
 from edge_lfm.kernels.isa import Isa, select_isa
+
+from edge_lfm.errors import IsaError
 
 _DIGEST_BYTES = 32
 _loading = threading.Lock()
@@ -138,8 +139,10 @@ def _compile(isa: Isa) -> bytes:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0 or not output.exists():
             reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise IsaError(f"the kernels for {isa.name} could not be compiled: {reason}",
-                           hint=f"see all of it with: {' '.join(command[:-1])} kernels.o")
+            raise IsaError(
+                f"the kernels for {isa.name} could not be compiled: {reason}",
+                hint=f"see all of it with: {' '.join(command[:-1])} kernels.o",
+            )
         return output.read_bytes()
 
 

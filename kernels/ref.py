@@ -11,15 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-
 from edge_lfm.kernels.layout import FLOAT32, GROUP, INT4_G32, INT8_G32
+from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 
 
 # Activations and weights
+
 
 @dataclass(frozen=True)
 class Quantized:
@@ -53,8 +53,9 @@ def multiply(weights: F32 | Quantized, x: F32) -> F32:
         return (x.astype(np.float64) @ weights.astype(np.float64).T).astype(np.float32)
     a = quantize_rows(x)
     n, t = len(weights.q), len(x)
-    dots = np.einsum("ngk,tgk->tng", weights.q.reshape(n, -1, GROUP).astype(np.int64),
-                     a.q.reshape(t, -1, GROUP).astype(np.int64))
+    dots = np.einsum(
+        "ngk,tgk->tng", weights.q.reshape(n, -1, GROUP).astype(np.int64), a.q.reshape(t, -1, GROUP).astype(np.int64)
+    )
     return np.einsum("tng,ng,tg->tn", dots.astype(np.float64), weights.scale, a.scale).astype(np.float32)
 
 
@@ -105,6 +106,7 @@ def _padded(x: NDArray) -> NDArray:
 
 
 # The network's operations
+
 
 def rms_norm(x: F32, weight: F32, eps: float) -> F32:
     """weight * x / sqrt(mean(x**2) + eps) over the last axis."""

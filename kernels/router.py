@@ -5,13 +5,23 @@ bias, divided by their sum + 1e-6 if `normalize_routes`, times `route_scale`. (L
 transformers 5.23.)
 """
 
-from numba import float32, int32, int64
-
 from edge_lfm.kernels.layout import CONTEXT, LAYER, offsets
 from edge_lfm.kernels.maths import sigmoid
 from edge_lfm.kernels.quantize import NOT_FINITE
-from edge_lfm.kernels.simd import bits_of, f32, i64, kernel, largest_i32, load_f32, set_f32, set_i64, splat_i32, store_f32
+from edge_lfm.kernels.simd import (
+    bits_of,
+    f32,
+    i64,
+    kernel,
+    largest_i32,
+    load_f32,
+    set_f32,
+    set_i64,
+    splat_i32,
+    store_f32,
+)
 from edge_lfm.kernels.sync import raise_error
+from numba import float32, int32, int64
 
 CTX, LAY = offsets(CONTEXT), offsets(LAYER)
 SUM_GUARD = 1e-6
@@ -94,7 +104,15 @@ def route(ctx, layer):
         return
     chosen, weights = i64(ctx + CTX.chosen), i64(ctx + CTX.chosen_weight)
     for t in range(tokens):
-        choose(ctx, i64(ctx + CTX.router_logits) + t * ((experts + 15) // 16) * 64, i64(layer + LAY.router_bias),
-               experts, top_k, i64(ctx + CTX.normalize_routes), f32(ctx + CTX.route_scale),
-               chosen + t * top_k * 8, weights + t * top_k * 4)
+        choose(
+            ctx,
+            i64(ctx + CTX.router_logits) + t * ((experts + 15) // 16) * 64,
+            i64(layer + LAY.router_bias),
+            experts,
+            top_k,
+            i64(ctx + CTX.normalize_routes),
+            f32(ctx + CTX.route_scale),
+            chosen + t * top_k * 8,
+            weights + t * top_k * 4,
+        )
     sort_pairs(chosen, weights, tokens, top_k, experts, segments, pair_token, pair_weight)

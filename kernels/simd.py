@@ -14,19 +14,25 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from edge_lfm.kernels import lowering
+from edge_lfm.kernels.target import kernel as kernel
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import PrimitiveModel
 from numba.extending import intrinsic, lower_builtin, register_model, type_callable
 
-from edge_lfm.kernels import lowering
-from edge_lfm.kernels.target import kernel as kernel
-
 LANES = 16
-LL = {"i8": ir.IntType(8), "i16": ir.IntType(16), "i32": ir.IntType(32), "i64": ir.IntType(64),
-      "f16": ir.HalfType(), "f32": ir.FloatType()}
+LL = {
+    "i8": ir.IntType(8),
+    "i16": ir.IntType(16),
+    "i32": ir.IntType(32),
+    "i64": ir.IntType(64),
+    "f16": ir.HalfType(),
+    "f32": ir.FloatType(),
+}
 SCALAR = {"i8": types.int8, "i32": types.int32, "i64": types.int64, "f32": types.float32}
+
 
 class Vec(types.Type):
     """`lanes` values of one scalar `kind`, held in registers."""
@@ -105,6 +111,7 @@ def _constant(vec: Vec, value: float) -> ir.Constant:
 
 # Memory
 
+
 def _scalar_at(b: ir.IRBuilder, address: Any, kind: str) -> Any:
     return b.load(pointer(b, address, LL[kind]), align=1)
 
@@ -126,8 +133,11 @@ i64, i32, f32 = (_load(SCALAR[k], LL[k]) for k in ("i64", "i32", "f32"))
 set_i64, set_i32, set_f32, set_i8 = (_store(SCALAR[k], LL[k]) for k in ("i64", "i32", "f32", "i8"))
 """Scalar loads `i64(address)` and stores `set_i64(address, value)`."""
 
-load_f16 = operation(F32, [types.int64], lambda b, a: lowering.half_to_float(b, b.load(
-    pointer(b, a[0], ir.VectorType(LL["i16"], LANES)), align=1)))
+load_f16 = operation(
+    F32,
+    [types.int64],
+    lambda b, a: lowering.half_to_float(b, b.load(pointer(b, a[0], ir.VectorType(LL["i16"], LANES)), align=1)),
+)
 """Sixteen float16 values, widened to float32."""
 
 
@@ -156,15 +166,17 @@ def _store_i32_as_i8(b: ir.IRBuilder, a: Sequence[Any]) -> None:
 
 
 store_i32_as_i8 = operation(types.void, [types.int64, I32], _store_i32_as_i8)
-load_i8_as_i32 = operation(I32, [types.int64], lambda b, a: b.sext(b.load(
-    pointer(b, a[0], ir.VectorType(LL["i8"], LANES)), align=1), I32.ll))
+load_i8_as_i32 = operation(
+    I32, [types.int64], lambda b, a: b.sext(b.load(pointer(b, a[0], ir.VectorType(LL["i8"], LANES)), align=1), I32.ll)
+)
 """Sixteen signed bytes, widened to int32."""
 
 
 def _prefetch(b: ir.IRBuilder, a: Sequence[Any]) -> None:
     p = pointer(b, a[0], LL["i8"])
     function = cgutils.get_or_insert_function(
-        b.module, ir.FunctionType(ir.VoidType(), [p.type, *[LL["i32"]] * 3]), "llvm.prefetch.p0")
+        b.module, ir.FunctionType(ir.VoidType(), [p.type, *[LL["i32"]] * 3]), "llvm.prefetch.p0"
+    )
     b.call(function, [p, LL["i32"](0), LL["i32"](3), LL["i32"](1)])
 
 
@@ -176,7 +188,9 @@ u8 = operation(types.int32, [types.int64], lambda b, a: b.zext(_scalar_at(b, a[0
 
 
 def _half(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
-    bits = b.insert_element(ir.Constant(ir.VectorType(LL["i16"], LANES), None), _scalar_at(b, a[0], "i16"), LL["i32"](0))
+    bits = b.insert_element(
+        ir.Constant(ir.VectorType(LL["i16"], LANES), None), _scalar_at(b, a[0], "i16"), LL["i32"](0)
+    )
     return b.extract_element(lowering.half_to_float(b, bits), LL["i32"](0))
 
 
@@ -222,6 +236,7 @@ first_lanes = operation(F32, [F32, types.int32], _below)
 
 
 # Arithmetic
+
 
 def _arithmetic(op: Any, vec: Vec, name: str) -> None:
     type_callable(op)(lambda context: lambda x, y: vec if x is vec and y is vec else None)
@@ -271,12 +286,14 @@ sum_f32 = operation(types.float32, [F32], _tree_sum)
 largest_f32 = operation(types.float32, [F32], _tree_max)
 
 
-smaller = operation(types.int64, [types.int64, types.int64], lambda b, a: b.select(
-    b.icmp_signed("<", a[0], a[1]), a[0], a[1]))
+smaller = operation(
+    types.int64, [types.int64, types.int64], lambda b, a: b.select(b.icmp_signed("<", a[0], a[1]), a[0], a[1])
+)
 """The smaller of two int64."""
 
 
 # Tiles: the same operation for `count` tokens, whose data lie `stride` bytes apart
+
 
 def _each(tile: Tile, build: Callable[..., Any]) -> Build:
     """`build(b, m, offset of token m in bytes of `a[-1]`, a)` for every token, gathered into a tile."""
@@ -377,8 +394,11 @@ def add_tiles(count: int) -> Any:
 def load_tile(count: int) -> Any:
     """`(address, stride)` -> one float32 vector per token."""
     tile = Tile(F32, count)
-    return operation(tile, [types.int64, types.int64], _each(
-        tile, lambda b, m, at, a: b.load(pointer(b, b.add(a[0], at), F32.ll), align=1)))
+    return operation(
+        tile,
+        [types.int64, types.int64],
+        _each(tile, lambda b, m, at, a: b.load(pointer(b, b.add(a[0], at), F32.ll), align=1)),
+    )
 
 
 def store_tile(count: int) -> Any:
@@ -394,6 +414,7 @@ def store_tile(count: int) -> Any:
 
 
 # Threads
+
 
 def _atomic_add(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
     return b.atomic_rmw("add", pointer(b, a[0], LL["i64"]), a[1], "acq_rel")

@@ -34,9 +34,16 @@ class _Kernel(CPUDispatcher):
 
     def __init__(self, function: Any) -> None:
         # No fastmath: it would remove the NaN tests.
-        super().__init__(function, targetoptions={
-            "nopython": True, "error_model": "numpy", "boundscheck": False,
-            "no_cpython_wrapper": True, "no_cfunc_wrapper": True})
+        super().__init__(
+            function,
+            targetoptions={
+                "nopython": True,
+                "error_model": "numpy",
+                "boundscheck": False,
+                "no_cpython_wrapper": True,
+                "no_cfunc_wrapper": True,
+            },
+        )
         self._compiler._customize_flags = _stop_at_ir
 
     def add_overload(self, result: Any) -> None:

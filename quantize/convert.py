@@ -10,16 +10,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edge_lfm.kernels.layout import SCHEME_IDS, matrix_bytes
+from edge_lfm.quantize.output import check_output, staged_folder, write_json
+from edge_lfm.quantize.pack import ErrorSum, pack_piece, slot_of
+from edge_lfm.quantize.recipes import Recipe
+
 from edge_lfm.config import ModelConfig
 from edge_lfm.errors import OutputError
 from edge_lfm.formats.checkpoint import TOKENIZER_FILES, Checkpoint
 from edge_lfm.formats.packed import PackedWriter, packed_size
-from edge_lfm.kernels.layout import SCHEME_IDS, matrix_bytes
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.plan import Piece, plan_pieces
-from edge_lfm.quantize.output import check_output, staged_folder, write_json
-from edge_lfm.quantize.pack import ErrorSum, pack_piece, slot_of
-from edge_lfm.quantize.recipes import Recipe
 
 Progress = Callable[[int], object]
 
@@ -74,8 +75,14 @@ def plan_conversion(source: Path, recipe: Recipe) -> SizeReport:
         return measure_sizes(config, pieces)
 
 
-def convert(source: Path, output: Path, recipe: Recipe, *, force: bool = False,
-            progress: Callable[[int], Progress] | None = None) -> ConversionReport:
+def convert(
+    source: Path,
+    output: Path,
+    recipe: Recipe,
+    *,
+    force: bool = False,
+    progress: Callable[[int], Progress] | None = None,
+) -> ConversionReport:
     """Quantize a checkpoint into a packed model folder.
 
     Args:
@@ -96,7 +103,7 @@ def convert(source: Path, output: Path, recipe: Recipe, *, force: bool = False,
         pieces = plan_pieces(config, recipe.schemes)
         weights = CheckpointWeights(checkpoint, config, pieces)
         sizes = measure_sizes(config, pieces)
-        advance = progress(sizes.file_bytes) if progress else lambda _bytes: None
+        advance = progress(sum(p.nbytes for p in pieces)) if progress else lambda _bytes: None
         errors: dict[str, ErrorSum] = {}
         warnings = tuple(f"{name} is missing: {why}" for name, why in _missing_files(source))
         with staged_folder(output) as stage:
@@ -108,8 +115,13 @@ def convert(source: Path, output: Path, recipe: Recipe, *, force: bool = False,
                         weights.forget(used.name)
                     advance(piece.nbytes)
             report = ConversionReport(
-                recipe.name, sizes, {kind: total.relative_rmse for kind, total in errors.items()},
-                time.perf_counter() - started, peak_memory_bytes(), warnings)
+                recipe.name,
+                sizes,
+                {kind: total.relative_rmse for kind, total in errors.items()},
+                time.perf_counter() - started,
+                peak_memory_bytes(),
+                warnings,
+            )
             write_metadata(stage, checkpoint.raw_config, recipe, report)
             for name in TOKENIZER_FILES:
                 if (source / name).exists():
@@ -131,8 +143,10 @@ def check_room(folder: Path, needed_bytes: int) -> None:
     """
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
-        raise OutputError(f"{folder.parent}: {needed_bytes / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free",
-                          hint="free some space, or write to another disk")
+        raise OutputError(
+            f"{folder.parent}: {needed_bytes / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free",
+            hint="free some space, or write to another disk",
+        )
 
 
 def peak_memory_bytes() -> int:

@@ -28,11 +28,19 @@ def check_output(output: Path, source: Path | None, force: bool) -> None:
     if source is not None:
         inside = source.resolve()
         if target == inside or inside in target.parents or target in inside.parents:
-            raise OutputError(f"the output {output} and the input {source} lie in each other",
-                              hint="choose another folder with -o")
-    if output.exists() and not force:
+            raise OutputError(
+                f"the output {output} and the input {source} lie in each other", hint="choose another folder with -o"
+            )
+    try:
+        taken = output.exists()
+        is_model = taken and output.is_dir() and (not any(output.iterdir()) or (output / "config.json").exists())
+    except OSError as error:
+        raise OutputError(
+            f"{output} cannot be looked at: {error.strerror}", hint="check the folder's permissions"
+        ) from None
+    if taken and not force:
         raise OutputError(f"{output} exists", hint="choose another folder, or add --force to replace it")
-    if output.exists() and not (output.is_dir() and (not any(output.iterdir()) or (output / "config.json").exists())):
+    if taken and not is_model:
         raise OutputError(f"{output} is not a model folder", hint="--force replaces only models; choose another name")
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from edge_lfm.kernels.layout import SCHEME_IDS
+from edge_lfm.kernels.ref import F32, Quantized, pack_tiles
+from edge_lfm.quantize.recipes import Recipe
 from numpy.typing import NDArray
 
 from edge_lfm.errors import UnsupportedModelError
-from edge_lfm.kernels.layout import SCHEME_IDS
-from edge_lfm.kernels.ref import F32, Quantized, pack_tiles
+from edge_lfm.formats.packed import Slot
 from edge_lfm.model.plan import BLOCK_ALIGNMENT, Matrix, Piece
 from edge_lfm.model.reference import Weights
-from edge_lfm.formats.packed import Slot
-from edge_lfm.quantize.recipes import Recipe
 
 
 @dataclass
@@ -71,5 +71,3 @@ def _pack_matrix(matrix: Matrix, piece: Piece, weights: Weights, recipe: Recipe,
         return np.concatenate(parts)  # sources have whole tiles of 16 rows, but for a lone embedding
     tiles = matrix.sources[0].shape[0] // 16
     return np.stack([part.reshape(tiles, -1) for part in parts], axis=1).reshape(-1)
-
-

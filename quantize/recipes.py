@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edge_lfm.errors import UsageError
 from edge_lfm.kernels.ref import F32, Quantized
-from edge_lfm.model.plan import TENSOR_CLASSES, Schemes
 from edge_lfm.quantize import rounding
+
+from edge_lfm.errors import UsageError
+from edge_lfm.model.plan import TENSOR_CLASSES, Schemes
 
 Round = Callable[[F32], Quantized]
 
@@ -33,12 +34,15 @@ class Recipe:
         return {"int8_g32": rounding.int8, "int4_g32": self.round_4bit}[scheme]
 
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (
-    Recipe("int4", "int4_g32", "int8_g32", summary="4-bit weights, scales searched; 8-bit embedding (default)"),
-    Recipe("int8", "int8_g32", "int8_g32", summary="8-bit weights: twice the size, all but lossless"),
-    Recipe("q4_0", "int4_g32", "int8_g32", rounding.q4_0, summary="ggml's plain 4-bit grid, as a yardstick"),
-    Recipe("float32", "float32", "float32", summary="no loss: the reference of every evaluation"),
-)}
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("int4", "int4_g32", "int8_g32", summary="4-bit weights, scales searched; 8-bit embedding (default)"),
+        Recipe("int8", "int8_g32", "int8_g32", summary="8-bit weights: twice the size, all but lossless"),
+        Recipe("q4_0", "int4_g32", "int8_g32", rounding.q4_0, summary="ggml's plain 4-bit grid, as a yardstick"),
+        Recipe("float32", "float32", "float32", summary="no loss: the reference of every evaluation"),
+    )
+}
 
 
 def find_recipe(name: str) -> Recipe:

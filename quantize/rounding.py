@@ -7,10 +7,10 @@ integers rounded against that stored scale. Knows no layout and no files.
 from __future__ import annotations
 
 import numpy as np
-
-from edge_lfm.errors import UnsupportedModelError
 from edge_lfm.kernels.layout import GROUP
 from edge_lfm.kernels.ref import F32, Quantized
+
+from edge_lfm.errors import UnsupportedModelError
 
 _SEARCH_STEPS = np.arange(-9, 10) * 0.1
 """Where around the end of the grid the largest weight is tried, in units of the grid (quantization facts,
@@ -76,8 +76,10 @@ def _as_half(scale: F32) -> F32:
     with np.errstate(over="ignore"):
         half = scale.astype(np.float16).astype(np.float32)
     if not np.isfinite(half).all():
-        raise UnsupportedModelError(f"a scale of {np.abs(scale).max():.3g} is beyond float16",
-                                    hint="such weights are outliers beyond any use; is the checkpoint damaged?")
+        raise UnsupportedModelError(
+            f"a scale of {np.abs(scale).max():.3g} is beyond float16",
+            hint="such weights are outliers beyond any use; is the checkpoint damaged?",
+        )
     return half
 
 

@@ -13,23 +13,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from edge_lfm.kernels.layout import GROUP, SCHEME_IDS, TILE_BYTES_PER_GROUP
+from edge_lfm.quantize.convert import (
+    ConversionReport,
+    Progress,
+    check_room,
+    measure_sizes,
+    peak_memory_bytes,
+    write_metadata,
+)
+from edge_lfm.quantize.output import check_output, staged_folder
+from edge_lfm.quantize.pack import slot_of
+from edge_lfm.quantize.recipes import Recipe
 from numpy.typing import NDArray
 
 from edge_lfm.config import ModelConfig
 from edge_lfm.formats.packed import PackedWriter
-from edge_lfm.kernels.layout import GROUP, SCHEME_IDS, TILE_BYTES_PER_GROUP
 from edge_lfm.model.plan import ROUTER_CLASS, Matrix, Piece, plan_pieces
-from edge_lfm.quantize.convert import ConversionReport, Progress, check_room, measure_sizes, peak_memory_bytes, write_metadata
-from edge_lfm.quantize.output import check_output, staged_folder
-from edge_lfm.quantize.pack import slot_of
-from edge_lfm.quantize.recipes import Recipe
 
 _INT4_SPREAD = 4.61  # standard deviation of a uniform -8..7
 _INT8_SPREAD = 73.9  # of a uniform -128..127
 
 
-def synthesize(raw_config: dict[str, Any], output: Path, recipe: Recipe, *, force: bool = False, seed: int = 0,
-               progress: Callable[[int], Progress] | None = None) -> ConversionReport:
+def synthesize(
+    raw_config: dict[str, Any],
+    output: Path,
+    recipe: Recipe,
+    *,
+    force: bool = False,
+    seed: int = 0,
+    progress: Callable[[int], Progress] | None = None,
+) -> ConversionReport:
     """Write a packed model with random weights; the arguments are those of `convert.convert`.
 
     Raises:
@@ -40,15 +54,21 @@ def synthesize(raw_config: dict[str, Any], output: Path, recipe: Recipe, *, forc
     config = ModelConfig.from_dict(raw_config)
     pieces = plan_pieces(config, recipe.schemes)
     sizes = measure_sizes(config, pieces)
-    advance = progress(sizes.file_bytes) if progress else lambda _bytes: None
+    advance = progress(sum(p.nbytes for p in pieces)) if progress else lambda _bytes: None
     with staged_folder(output) as stage:
         check_room(stage, sizes.file_bytes)
         with PackedWriter(stage / "model.safetensors", [slot_of(p) for p in pieces], {"format": "edge_lfm"}) as out:
             for n, piece in enumerate(pieces):
                 out.write(random_piece(piece, np.random.Generator(np.random.SFC64([seed, n]))))
                 advance(piece.nbytes)
-        report = ConversionReport(recipe.name, sizes, {}, time.perf_counter() - started, peak_memory_bytes(),
-                                  ("random weights: for measurements only",))
+        report = ConversionReport(
+            recipe.name,
+            sizes,
+            {},
+            time.perf_counter() - started,
+            peak_memory_bytes(),
+            ("random weights: for measurements only",),
+        )
         write_metadata(stage, raw_config, replace(recipe, name=f"{recipe.name}, random weights"), report)
     return report
 

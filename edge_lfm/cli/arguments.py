@@ -44,8 +44,9 @@ def progress_bar(label: str, unit: str = "B") -> Callable[[int], Callable[[int],
     """
 
     def start(total: int) -> Callable[[int], object]:
-        bar = tqdm(total=total, desc=label, unit=unit, unit_scale=True, delay=0.5, file=sys.stderr, leave=False,
-                   disable=None)
+        bar = tqdm(
+            total=total, desc=label, unit=unit, unit_scale=True, delay=0.5, file=sys.stderr, leave=False, disable=None
+        )
         return bar.update
 
     return start
@@ -54,8 +55,10 @@ def progress_bar(label: str, unit: str = "B") -> Callable[[int], Callable[[int],
 def describe_timings(t: Timings) -> str:
     """One line: tokens and tokens per second of prompt and answer."""
     cached = f" + {t.cached_tokens} cached" if t.cached_tokens else ""
-    return (f"prompt {t.prompt_tokens - t.cached_tokens}{cached} tokens, {t.prefill_tps:.1f} tok/s; "
-            f"answer {t.completion_tokens} tokens, {t.decode_tps:.1f} tok/s")
+    return (
+        f"prompt {t.prompt_tokens - t.cached_tokens}{cached} tokens, {t.prefill_tps:.1f} tok/s; "
+        f"answer {t.completion_tokens} tokens, {t.decode_tps:.1f} tok/s"
+    )
 
 
 def timings_json(t: Timings) -> dict[str, float]:

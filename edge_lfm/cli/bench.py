@@ -33,9 +33,17 @@ def run(args: argparse.Namespace) -> None:
     reports = []
     for threads in _numbers(args.threads, "-t", 1) or [None]:
         with Model.load(args.model, ram=args.ram, threads=threads, context=None) as model:
-            reports.append(measure(
-                model.packed, model._runner, _numbers(args.prompt, "-p", 0), _numbers(args.generate, "-n", 0),
-                _numbers(args.depth, "-d", 0), args.repeat, lambda line: print(line, file=sys.stderr, flush=True)))
+            reports.append(
+                measure(
+                    model.packed,
+                    model._runner,
+                    _numbers(args.prompt, "-p", 1),
+                    _numbers(args.generate, "-n", 1),
+                    _numbers(args.depth, "-d", 0),
+                    args.repeat,
+                    lambda line: print(line, file=sys.stderr, flush=True),
+                )
+            )
     if args.plot:
         from edge_lfm.cli.roofline import draw
 
@@ -53,7 +61,7 @@ def _numbers(text: str, flag: str, least: int) -> list[int]:
         values = [-1]
     if any(value < least for value in values):
         raise UsageError(f"{flag} {text}", hint=f"give whole numbers of at least {least}, like 128,512")
-    return [value for value in values if value]
+    return values
 
 
 def _print_table(reports: list[BenchReport], edge: str) -> None:
@@ -61,12 +69,27 @@ def _print_table(reports: list[BenchReport], edge: str) -> None:
     lines = [names, tuple("---" for _ in names)] if edge else [names]
     for report in reports:
         for row in report.rows():
-            limit = (f"{row['read_gbps']:.1f} GB/s" if row["bound"] == "bandwidth" else f"{row['int8_gops']:.0f} GOPS")
-            lines.append((row["test"], row["depth"], row["threads"], f"{row['tokens_per_second']:.1f}",
-                          f"{row['min']:.1f}", f"{row['max']:.1f}", f"{row['share_of_limit']:.0%}", limit))
+            limit = f"{row['read_gbps']:.1f} GB/s" if row["bound"] == "bandwidth" else f"{row['int8_gops']:.0f} GOPS"
+            lines.append(
+                (
+                    row["test"],
+                    row["depth"],
+                    row["threads"],
+                    f"{row['tokens_per_second']:.1f}",
+                    f"{row['min']:.1f}",
+                    f"{row['max']:.1f}",
+                    f"{row['share_of_limit']:.0%}",
+                    limit,
+                )
+            )
     for line in lines:
-        print(edge + (" | " if edge else "  ").join(str(cell).rjust(0 if edge else 9) for cell in line)
-              + (" |" if edge else ""))
+        print(
+            edge
+            + (" | " if edge else "  ").join(str(cell).rjust(0 if edge else 9) for cell in line)
+            + (" |" if edge else "")
+        )
     first = reports[0]
-    print(f"\n{first.model}: {first.isa}, {first.bytes_per_token / 1e9:.3f} GB per token, "
-          f"peak memory {max(r.peak_memory_bytes for r in reports) / 1e9:.2f} GB")
+    print(
+        f"\n{first.model}: {first.isa}, {first.bytes_per_token / 1e9:.3f} GB per token, "
+        f"peak memory {max(r.peak_memory_bytes for r in reports) / 1e9:.2f} GB"
+    )

@@ -7,7 +7,14 @@ import sys
 from typing import Any
 
 from edge_lfm.api import Model, Session
-from edge_lfm.cli.arguments import add_model_arguments, add_sampling_arguments, describe_timings, print_json, sampling_of, timings_json
+from edge_lfm.cli.arguments import (
+    add_model_arguments,
+    add_sampling_arguments,
+    describe_timings,
+    print_json,
+    sampling_of,
+    timings_json,
+)
 
 HELP = "hold a conversation"
 EXAMPLE = "edge-lfm chat lfm2-24b-int4"
@@ -30,8 +37,10 @@ def run(args: argparse.Namespace) -> None:
         session = model.session()
         messages: list[dict[str, Any]] = [{"role": "system", "content": args.system}] if args.system else []
         if terminal:
-            print(f"{model.folder.name}, {model.isa}, {model.threads} threads; Ctrl-C stops an answer, Ctrl-D ends",
-                  file=sys.stderr)
+            print(
+                f"{model.folder.name}, {model.isa}, {model.threads} threads; Ctrl-C stops an answer, Ctrl-D ends",
+                file=sys.stderr,
+            )
         while True:
             try:
                 line = input("> " if terminal else "")
@@ -64,8 +73,14 @@ def _answer(session: Session, messages: list[dict[str, Any]], args: argparse.Nam
         return "".join(text)
     answer = generation.result()
     if args.json:
-        print_json({"text": answer.text, "usage": answer.usage, "timings": timings_json(answer.timings),
-                    "finish_reason": answer.finish_reason})
+        print_json(
+            {
+                "text": answer.text,
+                "usage": answer.usage,
+                "timings": timings_json(answer.timings),
+                "finish_reason": answer.finish_reason,
+            }
+        )
     else:
         print(flush=True)
         print(f"[{describe_timings(answer.timings)}]", file=sys.stderr, flush=True)

@@ -29,17 +29,27 @@ def run(args: argparse.Namespace) -> None:
         if args.verify:
             _verify(model)
         if args.json:
-            print_json({"config": asdict(config), "schemes": model.schemes.to_json(), "size": asdict(sizes),
-                        "verified": args.verify})
+            print_json(
+                {
+                    "config": asdict(config),
+                    "schemes": model.schemes.to_json(),
+                    "size": asdict(sizes),
+                    "verified": args.verify,
+                }
+            )
             return
         attention = sum(config.is_attention(n) for n in range(config.num_hidden_layers))
         print(f"{model.folder}: {config.model_type}, packed as {model.schemes.recipe}")
-        print(f"  {config.num_hidden_layers} layers ({config.num_hidden_layers - attention} short conv, {attention} "
-              f"attention), hidden {config.hidden_size}, {config.num_attention_heads} heads on "
-              f"{config.num_key_value_heads}, vocabulary {config.vocab_size}")
+        print(
+            f"  {config.num_hidden_layers} layers ({config.num_hidden_layers - attention} short conv, {attention} "
+            f"attention), hidden {config.hidden_size}, {config.num_attention_heads} heads on "
+            f"{config.num_key_value_heads}, vocabulary {config.vocab_size}"
+        )
         if config.num_experts:
-            print(f"  {config.num_experts} experts of width {config.moe_intermediate_size}, "
-                  f"{config.num_experts_per_tok} per token; {config.num_dense_layers} dense layers")
+            print(
+                f"  {config.num_experts} experts of width {config.moe_intermediate_size}, "
+                f"{config.num_experts_per_tok} per token; {config.num_dense_layers} dense layers"
+            )
         print(f"  {describe_sizes(sizes)}")
         if args.verify:
             print("  every block has its checksum")
@@ -48,5 +58,7 @@ def run(args: argparse.Namespace) -> None:
 def _verify(model: PackedModel) -> None:
     broken = model.verify()
     if broken:
-        raise ModelFileError(f"{model.folder}: {len(broken)} blocks are damaged, the first is {broken[0]}",
-                             hint="copy the model again, or quantize it anew")
+        raise ModelFileError(
+            f"{model.folder}: {len(broken)} blocks are damaged, the first is {broken[0]}",
+            hint="copy the model again, or quantize it anew",
+        )

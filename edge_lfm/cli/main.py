@@ -17,15 +17,23 @@ from edge_lfm.cli import bench, chat, inspect, quantize, run, synth
 from edge_lfm.errors import EdgeLfmError
 
 VERBS: dict[str, ModuleType] = {
-    "run": run, "chat": chat, "quantize": quantize, "inspect": inspect, "synth": synth, "bench": bench}
+    "run": run,
+    "chat": chat,
+    "quantize": quantize,
+    "inspect": inspect,
+    "synth": synth,
+    "bench": bench,
+}
 INTERRUPTED, TERMINATED = 130, 143
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all verbs."""
     parser = argparse.ArgumentParser(
-        prog="edge-lfm", description="Run Liquid AI's LFM2 models on machines without a GPU.",
-        epilog='example: edge-lfm run "What is the capital of France?"')
+        prog="edge-lfm",
+        description="Run Liquid AI's LFM2 models on machines without a GPU.",
+        epilog='example: edge-lfm run "What is the capital of France?"',
+    )
     parser.add_argument("--version", action="version", version=f"edge-lfm {__version__}")
     parser.add_argument("--debug", action="store_true", help="show Python's traceback of an error")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)

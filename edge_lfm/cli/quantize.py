@@ -18,8 +18,9 @@ EXAMPLE = "edge-lfm quantize LFM2-24B-A2B -o lfm2-24b-int4 --scheme int4"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="folder of the checkpoint (config.json and safetensors)")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to make")
-    parser.add_argument("--scheme", default="int4", metavar="SCHEME",
-                        help="; ".join(f"{r.name}: {r.summary}" for r in RECIPES.values()))
+    parser.add_argument(
+        "--scheme", default="int4", metavar="SCHEME", help="; ".join(f"{r.name}: {r.summary}" for r in RECIPES.values())
+    )
     parser.add_argument("--force", action="store_true", help="replace the output if it is a model")
     parser.add_argument("--dry-run", action="store_true", help="check the checkpoint and print sizes only")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -53,8 +54,10 @@ def show_report(report: ConversionReport, output: Path, as_json: bool) -> None:
 
 def describe_sizes(sizes: SizeReport) -> str:
     """Several lines: parameters, file, bits per weight, bytes per token, bytes by class."""
-    lines = [f"{sizes.parameters:,} parameters, {sizes.active_parameters:,} active",
-             f"  {gigabytes(sizes.file_bytes)} in the file, {sizes.bits_per_weight:.3f} bits per weight, "
-             f"{gigabytes(sizes.bytes_per_token)} read per token"]
+    lines = [
+        f"{sizes.parameters:,} parameters, {sizes.active_parameters:,} active",
+        f"  {gigabytes(sizes.file_bytes)} in the file, {sizes.bits_per_weight:.3f} bits per weight, "
+        f"{gigabytes(sizes.bytes_per_token)} read per token",
+    ]
     lines += [f"  {kind:10} {gigabytes(count)}" for kind, count in sizes.bytes_by_class.items()]
     return "\n".join(lines)

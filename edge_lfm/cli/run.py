@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 
 from edge_lfm.api import Model
 from edge_lfm.cli.arguments import (
@@ -34,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def split_positionals(model: str | None, prompt: str | None) -> tuple[str | None, str | None]:
-    """A lone argument is a model if it is a path, and otherwise a prompt for the demo model."""
-    if model is not None and prompt is None and not Path(model).exists() and os.sep not in model.strip(" "):
+    """A lone argument is a model if it exists or looks like a path, and otherwise a prompt for the demo model."""
+    if model is not None and prompt is None and not os.path.exists(model) and (" " in model or os.sep not in model):
         return None, model
     return model, prompt
 
@@ -71,12 +70,20 @@ def run(args: argparse.Namespace) -> None:
             bar(tokens - done)
             done = tokens
 
-        generation = model.generate(prompt, system=args.system, raw=args.raw, max_tokens=args.max_tokens,
-                                    progress=advance, **sampling_of(args))
+        generation = model.generate(
+            prompt, system=args.system, raw=args.raw, max_tokens=args.max_tokens, progress=advance, **sampling_of(args)
+        )
         if args.json:
             answer = generation.result()
-            print_json({"text": answer.text, "token_ids": list(answer.token_ids), "usage": answer.usage,
-                        "timings": timings_json(answer.timings), "finish_reason": answer.finish_reason})
+            print_json(
+                {
+                    "text": answer.text,
+                    "token_ids": list(answer.token_ids),
+                    "usage": answer.usage,
+                    "timings": timings_json(answer.timings),
+                    "finish_reason": answer.finish_reason,
+                }
+            )
             return
         for text in generation:
             print(text, end="", flush=True)

@@ -25,6 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    report = synthesize(family_config(args.shape), args.output, find_recipe(args.scheme), force=args.force,
-                        seed=abs(args.seed), progress=progress_bar("writing"))
+    report = synthesize(
+        family_config(args.shape),
+        args.output,
+        find_recipe(args.scheme),
+        force=args.force,
+        seed=abs(args.seed),
+        progress=progress_bar("writing"),
+    )
     show_report(report, args.output, args.json)

@@ -60,17 +60,32 @@ class BenchReport:
         decode = result.test.startswith("tg")
         read, work = rate * self.bytes_per_token / 1e9, rate * self.ops_per_token / 1e9
         return {
-            "test": result.test, "depth": result.depth, "threads": self.threads, "tokens_per_second": rate,
-            "min": min(rates), "max": max(rates), "isa": self.isa, "model": self.model,
-            "bytes_per_token": self.bytes_per_token, "read_gbps": result.read_gbps, "int8_gops": result.int8_gops,
+            "test": result.test,
+            "depth": result.depth,
+            "threads": self.threads,
+            "tokens_per_second": rate,
+            "min": min(rates),
+            "max": max(rates),
+            "isa": self.isa,
+            "model": self.model,
+            "bytes_per_token": self.bytes_per_token,
+            "read_gbps": result.read_gbps,
+            "int8_gops": result.int8_gops,
             "bound": "bandwidth" if decode else "compute",
             "share_of_limit": read / result.read_gbps if decode else work / result.int8_gops,
             "peak_memory_bytes": self.peak_memory_bytes,
         }
 
 
-def measure(model: PackedModel, runner: Runner, prompts: list[int], generates: list[int], depths: list[int],
-            repeat: int, announce: Callable[[str], object]) -> BenchReport:
+def measure(
+    model: PackedModel,
+    runner: Runner,
+    prompts: list[int],
+    generates: list[int],
+    depths: list[int],
+    repeat: int,
+    announce: Callable[[str], object],
+) -> BenchReport:
     """Run every test `repeat` times, after one run that does not count."""
     rng = np.random.default_rng(0)
     stream = np.ones(_STREAM_BYTES, np.uint8)
@@ -91,10 +106,25 @@ def measure(model: PackedModel, runner: Runner, prompts: list[int], generates: l
                     seconds.append(elapsed)
                     bandwidth.append(read_bandwidth(runner, stream))
                     peak.append(int8_peak(runner))
-            results.append(TestResult(f"{kind}{tokens}", depth, tuple(seconds), tokens,
-                                      statistics.median(bandwidth), statistics.median(peak)))
-    return BenchReport(model.folder.name, runner.kernels.isa.name, runner.team.count, sizes.bytes_per_token,
-                       2 * sizes.active_parameters, peak_memory_bytes() - _STREAM_BYTES, tuple(results))
+            results.append(
+                TestResult(
+                    f"{kind}{tokens}",
+                    depth,
+                    tuple(seconds),
+                    tokens,
+                    statistics.median(bandwidth),
+                    statistics.median(peak),
+                )
+            )
+    return BenchReport(
+        model.folder.name,
+        runner.kernels.isa.name,
+        runner.team.count,
+        sizes.bytes_per_token,
+        2 * sizes.active_parameters,
+        peak_memory_bytes() - _STREAM_BYTES,
+        tuple(results),
+    )
 
 
 def read_bandwidth(runner: Runner, stream: NDArray[np.uint8]) -> float:

@@ -45,12 +45,15 @@ def check_length(tokens: int, context: int) -> None:
     if not tokens:
         raise UsageError("the prompt is empty", hint="give at least one token")
     if tokens > context:
-        raise ContextOverflowError(f"the prompt has {tokens} tokens, the context {context}",
-                                   hint="shorten the prompt, or load the model with a larger context")
+        raise ContextOverflowError(
+            f"the prompt has {tokens} tokens, the context {context}",
+            hint="shorten the prompt, or load the model with a larger context",
+        )
 
 
-def prefill(runner: Runner, state: State, token_ids: Sequence[int],
-            progress: Callable[[int], object] | None = None) -> NDArray[np.float32]:
+def prefill(
+    runner: Runner, state: State, token_ids: Sequence[int], progress: Callable[[int], object] | None = None
+) -> NDArray[np.float32]:
     """Feed a prompt in chunks; the logits of its last token [vocab].
 
     Raises:
@@ -67,8 +70,16 @@ def prefill(runner: Runner, state: State, token_ids: Sequence[int],
     return logits
 
 
-def decode(runner: Runner, state: State, logits: NDArray[np.float32], sampler: Sampler, seen: list[int],
-           stop_ids: Sequence[int], max_tokens: int, timings: Timings) -> Iterator[int]:
+def decode(
+    runner: Runner,
+    state: State,
+    logits: NDArray[np.float32],
+    sampler: Sampler,
+    seen: list[int],
+    stop_ids: Sequence[int],
+    max_tokens: int,
+    timings: Timings,
+) -> Iterator[int]:
     """Generate until a stop token, `max_tokens`, or the end of the context; `seen` grows with each token.
 
     A stop token is given out too, as the last one. Every token given out but the last has been fed to the state.

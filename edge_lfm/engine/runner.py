@@ -64,8 +64,10 @@ class Runner:
             address, forward = self._context.ctypes.data, self.kernels.forward
             self.team.run(lambda n: forward(address, n, 0, self.stages))
             if self._sync[_ERROR_WORD]:
-                raise NumericalError("a NaN or an infinity appeared in the activations",
-                                     hint="check the model with edge-lfm inspect --verify")
+                raise NumericalError(
+                    "a NaN or an infinity appeared in the activations",
+                    hint="check the model with edge-lfm inspect --verify",
+                )
             state.position += len(token_ids)
             logits = self._logits[:, :vocab]
             return logits[: len(token_ids)].copy() if all_logits else logits[0].copy()
@@ -77,15 +79,19 @@ class Runner:
     def __enter__(self) -> Runner:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _describe_model(self) -> None:
         c, config, binding = self._context, self.model.config, self.binding
         c["layer_count"], c["layers"] = config.num_hidden_layers, binding.layers.ctypes.data
         c["hidden"], c["heads"], c["kv_heads"] = (
-            config.hidden_size, config.num_attention_heads, config.num_key_value_heads)
+            config.hidden_size,
+            config.num_attention_heads,
+            config.num_key_value_heads,
+        )
         c["head_dim"], c["conv_width"] = config.head_dim, config.conv_L_cache
         c["experts"], c["top_k"] = config.max_experts, max(1, config.num_experts_per_tok)
         c["embedding"], c["head"], c["final_norm"] = binding.embedding, binding.head, binding.final_norm.ctypes.data

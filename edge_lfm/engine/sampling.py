@@ -54,8 +54,13 @@ class SamplingOptions:
         """
         if raw.get("do_sample") is False:
             return cls()
-        names = {"temperature": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p",
-                 "repeat_penalty": "repetition_penalty"}
+        names = {
+            "temperature": "temperature",
+            "top_k": "top_k",
+            "top_p": "top_p",
+            "min_p": "min_p",
+            "repeat_penalty": "repetition_penalty",
+        }
         return cls(**{ours: raw[theirs] for ours, theirs in names.items() if raw.get(theirs) is not None})
 
     def changed(self, **values: Any) -> SamplingOptions:

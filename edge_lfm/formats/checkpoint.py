@@ -17,8 +17,13 @@ from edge_lfm.config import read_json
 from edge_lfm.errors import ModelFileError
 from edge_lfm.formats.safetensors import SafetensorsFile, TensorInfo
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json",
-                   "special_tokens_map.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "special_tokens_map.json",
+)
 """Files that a packed model takes over unchanged; the first is needed to turn text into tokens."""
 
 
@@ -71,11 +76,15 @@ class Checkpoint:
             raise ModelFileError(f"{self.folder}: tensor {name} is missing", hint="is the checkpoint complete?")
         values: NDArray[Any] = place.file.read(name, index)
         if values.dtype != np.float32:
-            raise ModelFileError(f"{place.file.path}: tensor {name} has dtype {place.info.dtype}",
-                                 hint="weights must be BF16, F16 or F32; quantize from the original checkpoint")
+            raise ModelFileError(
+                f"{place.file.path}: tensor {name} has dtype {place.info.dtype}",
+                hint="weights must be BF16, F16 or F32; quantize from the original checkpoint",
+            )
         if not np.isfinite(values).all():
-            raise ModelFileError(f"{place.file.path}: tensor {name} holds NaN or infinity",
-                                 hint="the checkpoint is damaged or its training diverged")
+            raise ModelFileError(
+                f"{place.file.path}: tensor {name} holds NaN or infinity",
+                hint="the checkpoint is damaged or its training diverged",
+            )
         return values
 
     def forget(self, name: str) -> None:
@@ -90,8 +99,9 @@ class Checkpoint:
     def __enter__(self) -> Checkpoint:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _open(self) -> dict[str, _Place]:
@@ -103,12 +113,16 @@ class Checkpoint:
             self._files.append(file)
             for name in expected or ():
                 if name not in file.tensors:
-                    raise ModelFileError(f"{file.path}: tensor {name} is missing, though {index.name} puts it there",
-                                         hint="download the checkpoint again")
+                    raise ModelFileError(
+                        f"{file.path}: tensor {name} is missing, though {index.name} puts it there",
+                        hint="download the checkpoint again",
+                    )
             for name, info in file.tensors.items():
                 if name in found:
-                    raise ModelFileError(f"{file.path}: tensor {name} stands in two shards",
-                                         hint="remove the files that do not belong to the checkpoint")
+                    raise ModelFileError(
+                        f"{file.path}: tensor {name} stands in two shards",
+                        hint="remove the files that do not belong to the checkpoint",
+                    )
                 found[name] = _Place(file, info)
         return found
 
@@ -119,9 +133,11 @@ class Checkpoint:
             raise ModelFileError(f"{index} has no weight_map", hint="download it again")
         shards: dict[str, set[str] | None] = {}
         for name, shard in weight_map.items():
-            if not isinstance(shard, str) or Path(shard).name != shard or shard.startswith("."):
-                raise ModelFileError(f"{index} names the shard {shard!r:.80}, which is not a file beside it",
-                                     hint="do not use this checkpoint")
+            if not isinstance(shard, str) or not shard or Path(shard).name != shard or shard.startswith("."):
+                raise ModelFileError(
+                    f"{index} names the shard {shard!r:.80}, which is not a file beside it",
+                    hint="do not use this checkpoint",
+                )
             names = shards.setdefault(shard, set())
             assert names is not None
             names.add(name)

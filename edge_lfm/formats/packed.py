@@ -93,8 +93,9 @@ class PackedWriter:
     def __enter__(self) -> PackedWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None:
             try:
                 self.finish()
@@ -172,10 +173,11 @@ class PackedFile:
         self.file = SafetensorsFile(path)
         if CHECKSUMS not in self.file.tensors:
             self.close()
-            raise ModelFileError(f"{path} has no checksums: it was not packed by edge-lfm",
-                                 hint="run edge-lfm quantize on the checkpoint first")
-        self.pieces = [t for t in self.file.tensors.values()
-                       if not t.name.startswith(_PADDING) and t.name != CHECKSUMS]
+            raise ModelFileError(
+                f"{path} has no checksums: it was not packed by edge-lfm",
+                hint="run edge-lfm quantize on the checkpoint first",
+            )
+        self.pieces = [t for t in self.file.tensors.values() if not t.name.startswith(_PADDING) and t.name != CHECKSUMS]
 
     def piece(self, name: str, dtype: str, nbytes: int) -> NDArray[np.uint8]:
         """The bytes of a piece, checked to have this dtype and size."""
@@ -183,8 +185,11 @@ class PackedFile:
         if info is None:
             raise ModelFileError(f"{self.path}: {name} is missing", hint="quantize the model again")
         if info.dtype != dtype or info.nbytes != nbytes:
-            raise ModelFileError(f"{self.path}: {name} has {info.nbytes} bytes of {info.dtype}, "
-                                 f"config.json asks for {nbytes} of {dtype}", hint="quantize the model again")
+            raise ModelFileError(
+                f"{self.path}: {name} has {info.nbytes} bytes of {info.dtype}, "
+                f"config.json asks for {nbytes} of {dtype}",
+                hint="quantize the model again",
+            )
         return self.file.bytes_of(info)
 
     def verify(self, name: str) -> bool:
@@ -199,6 +204,7 @@ class PackedFile:
     def __enter__(self) -> PackedFile:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()

@@ -24,8 +24,21 @@ from numpy.typing import NDArray
 from edge_lfm.errors import ModelFileError
 
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
-_ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8, "I8": 1, "U8": 1, "BOOL": 1, "I16": 2, "U16": 2,
-               "I32": 4, "U32": 4, "I64": 8, "U64": 8}
+_ITEM_BYTES = {
+    "BF16": 2,
+    "F16": 2,
+    "F32": 4,
+    "F64": 8,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+    "I16": 2,
+    "U16": 2,
+    "I32": 4,
+    "U32": 4,
+    "I64": 8,
+    "U64": 8,
+}
 _NUMPY = {"F16": np.float16, "F32": np.float32, "U8": np.uint8, "U32": np.uint32}
 
 
@@ -96,8 +109,9 @@ class SafetensorsFile:
         if info.dtype == "BF16":
             return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(shape)
         if info.dtype not in _NUMPY:
-            raise ModelFileError(f"{self.path}: tensor {name} has dtype {info.dtype}",
-                                 hint="weights must be BF16, F16 or F32")
+            raise ModelFileError(
+                f"{self.path}: tensor {name} has dtype {info.dtype}", hint="weights must be BF16, F16 or F32"
+            )
         values = raw.view(_NUMPY[info.dtype]).reshape(shape)
         return values.astype(np.float32) if info.dtype == "F16" else values
 
@@ -117,8 +131,9 @@ class SafetensorsFile:
     def __enter__(self) -> SafetensorsFile:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _broken(self, why: str) -> ModelFileError:
@@ -159,8 +174,10 @@ class SafetensorsFile:
         for n in shape:
             items *= n
         if base + last > self.size or last - first != items * _ITEM_BYTES[dtype]:
-            raise self._broken(f"tensor {name!r:.80} has {last - first} bytes at {first}..{last}, "
-                               f"its shape needs {items * _ITEM_BYTES[dtype]}, the file has {self.size}")
+            raise self._broken(
+                f"tensor {name!r:.80} has {last - first} bytes at {first}..{last}, "
+                f"its shape needs {items * _ITEM_BYTES[dtype]}, the file has {self.size}"
+            )
         return TensorInfo(name, dtype, shape, base + first, base + last)
 
 
@@ -171,8 +188,9 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def header_bytes(tensors: Sequence[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str],
-                 multiple: int = 8) -> tuple[bytes, list[int]]:
+def header_bytes(
+    tensors: Sequence[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str], multiple: int = 8
+) -> tuple[bytes, list[int]]:
     """The first bytes of a file with these (name, dtype, shape) tensors in order, and each one's file offset.
 
     The header is padded with spaces to a multiple of `multiple` bytes in all.

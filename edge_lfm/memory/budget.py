@@ -34,8 +34,10 @@ def available_memory(root: Path = Path("/")) -> int:
                 available = int(line.split()[1]) * 1024
     except OSError:
         pass
-    for limit, usage in (("memory.max", "memory.current"),
-                         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+    for limit, usage in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
         try:
             most = int((root / "sys/fs/cgroup" / limit).read_text(encoding="ascii"))
             used = int((root / "sys/fs/cgroup" / usage).read_text(encoding="ascii"))
@@ -56,4 +58,5 @@ def check_budget(needed_bytes: int, ram: str | int | None) -> None:
         whose = "the budget" if ram is not None else "the memory available"
         raise DoesNotFitError(
             f"the model needs {needed_bytes / (1 << 30):.2f} GiB, {whose} is {budget / (1 << 30):.2f} GiB",
-            hint=f"{(needed_bytes - budget) / (1 << 30):.2f} GiB more, a smaller model, or a scheme with fewer bits")
+            hint=f"{(needed_bytes - budget) / (1 << 30):.2f} GiB more, a smaller model, or a scheme with fewer bits",
+        )

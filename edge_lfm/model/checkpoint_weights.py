@@ -38,11 +38,14 @@ class CheckpointWeights:
                     problems.append(f"{stored} is missing")
                 elif found != shape:
                     problems.append(f"{stored} is {list(found)}, config.json asks for {list(shape)}")
-        problems += [f"{name} is unknown" for name in checkpoint.tensors if name not in used and not self._ignored(name)]
+        problems += [
+            f"{name} is unknown" for name in checkpoint.tensors if name not in used and not self._ignored(name)
+        ]
         if problems:
             shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-            raise UnsupportedModelError(f"{checkpoint.folder}: {shown}",
-                                        hint="do config.json and the weights belong together?")
+            raise UnsupportedModelError(
+                f"{checkpoint.folder}: {shown}", hint="do config.json and the weights belong together?"
+            )
 
     def __call__(self, name: str) -> F32:
         """A tensor in its canonical shape, float32; one expert's part of a fused tensor."""

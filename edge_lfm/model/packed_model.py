@@ -22,7 +22,6 @@ from edge_lfm.kernels.ref import F32, Quantized, unpack_tiles
 from edge_lfm.model.plan import TENSOR_CLASSES, Matrix, Piece, Schemes, plan_pieces
 
 
-
 def is_packed(folder: Path) -> bool:
     """Whether a folder's config says that edge-lfm packed it."""
     quantization = read_json(folder / "config.json").get("quantization_config")
@@ -86,8 +85,9 @@ class PackedModel:
     def __enter__(self) -> PackedModel:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -138,14 +138,20 @@ def _unpack(packed: NDArray[np.uint8], matrix: Matrix, scheme: int, name: str) -
 def _read_schemes(raw: Any, folder: Path) -> Schemes:
     where = f"{folder / 'config.json'}: quantization_config"
     if not isinstance(raw, Mapping) or raw.get("quant_method") != "edge_lfm":
-        raise ModelFileError(f"{folder} is not a packed model",
-                             hint=f"pack it first: edge-lfm quantize {folder} -o OUT --scheme int4")
+        raise ModelFileError(
+            f"{folder} is not a packed model", hint=f"pack it first: edge-lfm quantize {folder} -o OUT --scheme int4"
+        )
     if raw.get("layout_version") != LAYOUT_VERSION:
-        raise ModelFileError(f"{where} has layout_version {raw.get('layout_version')!r}, this edge-lfm reads "
-                             f"{LAYOUT_VERSION}", hint="quantize the model again, or install the matching edge-lfm")
+        raise ModelFileError(
+            f"{where} has layout_version {raw.get('layout_version')!r}, this edge-lfm reads {LAYOUT_VERSION}",
+            hint="quantize the model again, or install the matching edge-lfm",
+        )
     by_class = raw.get("schemes")
     if not isinstance(by_class, Mapping) or any(
-            re.fullmatch("|".join(SCHEME_IDS), str(by_class.get(kind))) is None for kind in TENSOR_CLASSES):
-        raise ModelFileError(f"{where} has the schemes {by_class!r}, this edge-lfm knows {', '.join(SCHEME_IDS)}",
-                             hint="quantize the model again, or install a newer edge-lfm")
+        re.fullmatch("|".join(SCHEME_IDS), str(by_class.get(kind))) is None for kind in TENSOR_CLASSES
+    ):
+        raise ModelFileError(
+            f"{where} has the schemes {by_class!r}, this edge-lfm knows {', '.join(SCHEME_IDS)}",
+            hint="quantize the model again, or install a newer edge-lfm",
+        )
     return Schemes(str(raw.get("recipe")), {kind: str(by_class[kind]) for kind in TENSOR_CLASSES})

@@ -82,8 +82,13 @@ class Schemes:
 
     def to_json(self) -> dict[str, object]:
         """The `quantization_config` of a packed model."""
-        return {"quant_method": "edge_lfm", "layout_version": LAYOUT_VERSION, "group_size": GROUP,
-                "recipe": self.recipe, "schemes": dict(self.by_class)}
+        return {
+            "quant_method": "edge_lfm",
+            "layout_version": LAYOUT_VERSION,
+            "group_size": GROUP,
+            "recipe": self.recipe,
+            "schemes": dict(self.by_class),
+        }
 
 
 def plan_pieces(config: ModelConfig, schemes: Schemes) -> list[Piece]:
@@ -153,8 +158,9 @@ def _conv(config: ModelConfig, schemes: Schemes, at: str) -> Iterator[Piece]:
 def _attention(config: ModelConfig, schemes: Schemes, at: str) -> Iterator[Piece]:
     hidden, width = config.hidden_size, config.head_dim
     kv = config.num_key_value_heads * width
-    parts = tuple(Source(f"{at}.self_attn.{p}_proj.weight", (rows, hidden))
-                  for p, rows in (("q", hidden), ("k", kv), ("v", kv)))
+    parts = tuple(
+        Source(f"{at}.self_attn.{p}_proj.weight", (rows, hidden)) for p, rows in (("q", hidden), ("k", kv), ("v", kv))
+    )
     yield Piece(f"{at}.self_attn.qkv_proj.weight", "attention", schemes.by_class["attention"], (Matrix(parts),))
     yield _matrix(f"{at}.self_attn.out_proj.weight", "attention", schemes, (hidden, hidden))
     yield _float(f"{at}.self_attn.q_layernorm.weight", (width,))
@@ -165,8 +171,10 @@ def _ffn_blocks(config: ModelConfig, schemes: Schemes, n: int) -> list[Piece]:
     at, hidden = f"model.layers.{n}.feed_forward", config.hidden_size
     if not config.is_moe(n):
         return [_block(dense_name(n), "ffn", schemes, at, hidden, config.intermediate_size)]
-    return [_block(expert_name(n, e), "experts", schemes, f"{at}.experts.{e}", hidden, config.moe_intermediate_size)
-            for e in range(config.num_experts)]
+    return [
+        _block(expert_name(n, e), "experts", schemes, f"{at}.experts.{e}", hidden, config.moe_intermediate_size)
+        for e in range(config.num_experts)
+    ]
 
 
 def _block(name: str, kind: str, schemes: Schemes, at: str, hidden: int, width: int) -> Piece:
@@ -192,5 +200,7 @@ def _check_packable(config: ModelConfig) -> None:
         widths["moe_intermediate_size"] = config.moe_intermediate_size
     for name, value in widths.items():
         if value % GROUP:
-            raise UnsupportedModelError(f"{name} is {value}, which is not a multiple of {GROUP}",
-                                        hint="every published model of the family is; is config.json right?")
+            raise UnsupportedModelError(
+                f"{name} is {value}, which is not a multiple of {GROUP}",
+                hint="every published model of the family is; is config.json right?",
+            )

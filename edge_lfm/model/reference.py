@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,10 +33,10 @@ class ReferenceState:
 
 
 class ReferenceModel:
-    """`ModelConfig` + weights by name -> logits."""
+    """`ModelConfig` + weights by name -> logits. `kv_dtype`: what keys and values are rounded to when kept."""
 
-    def __init__(self, config: ModelConfig, weights: Weights) -> None:
-        self.config, self.weights = config, weights
+    def __init__(self, config: ModelConfig, weights: Weights, kv_dtype: type[np.floating[Any]] = np.float32) -> None:
+        self.config, self.weights, self.kv_dtype = config, weights, kv_dtype
 
     def logits(self, token_ids: NDArray[np.int64], state: ReferenceState | None = None) -> F32:
         """Logits [T, vocab] of a chunk of tokens; `state` moves on."""
@@ -74,8 +75,13 @@ class ReferenceModel:
     def _experts(self, at: str, x: F32) -> F32:
         config = self.config
         bias = self._f32(f"{at}.expert_bias") if config.use_expert_bias else None
-        chosen, weights = ref.route(ref.multiply(self._f32(f"{at}.gate.weight"), x), bias, config.num_experts_per_tok,
-                                    config.norm_topk_prob, config.routed_scaling_factor)
+        chosen, weights = ref.route(
+            ref.multiply(self._f32(f"{at}.gate.weight"), x),
+            bias,
+            config.num_experts_per_tok,
+            config.norm_topk_prob,
+            config.routed_scaling_factor,
+        )
         out = np.zeros_like(x)
         for e in np.unique(chosen):
             token, slot = np.nonzero(chosen == e)
@@ -85,8 +91,11 @@ class ReferenceModel:
     def _conv(self, n: int, x: F32, state: ReferenceState) -> F32:
         config, at = self.config, f"model.layers.{n}.conv"
         past = state.conv.get(n, np.zeros((config.conv_L_cache - 1, config.hidden_size), np.float32))
-        bias = {part: self._f32(f"{at}.{part}.bias") for part in ("in_proj", "conv", "out_proj")
-                } if config.conv_bias else {}
+        bias = (
+            {part: self._f32(f"{at}.{part}.bias") for part in ("in_proj", "conv", "out_proj")}
+            if config.conv_bias
+            else {}
+        )
         bcx = self._linear(f"{at}.in_proj", x) + bias.get("in_proj", np.float32(0))
         taps = self._f32(f"{at}.conv.weight")[:, 0].T
         y, state.conv[n] = ref.short_conv(bcx, taps, bias.get("conv"), past)
@@ -100,6 +109,7 @@ class ReferenceModel:
         q = ref.rotate(ref.rms_norm(q, self._f32(f"{at}.q_layernorm.weight"), config.norm_eps), rope)
         k = ref.rotate(ref.rms_norm(k, self._f32(f"{at}.k_layernorm.weight"), config.norm_eps), rope)
         nothing = np.zeros((0, kv, width), np.float32)
+        k, v = (x.astype(self.kv_dtype).astype(np.float32) for x in (k, v))
         state.keys[n] = np.concatenate([state.keys.get(n, nothing), k])
         state.values[n] = np.concatenate([state.values.get(n, nothing), v])
         return self._linear(f"{at}.out_proj", ref.attention(q, state.keys[n], state.values[n], state.position))

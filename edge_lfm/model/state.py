@@ -48,8 +48,10 @@ class State:
             DoesNotFitError: there is no memory for it.
         """
         if positions > self.context:
-            raise ContextOverflowError(f"{positions} tokens do not fit into the context of {self.context}",
-                                       hint="shorten the prompt, or load the model with a larger context")
+            raise ContextOverflowError(
+                f"{positions} tokens do not fit into the context of {self.context}",
+                hint="shorten the prompt, or load the model with a larger context",
+            )
         if positions <= self.capacity:
             return
         wanted = min(max(positions, 2 * self.capacity), self.context)
@@ -67,8 +69,9 @@ class State:
                     self.keys[n], self.values[n] = keys, values
                     self.records["keys"][n], self.records["values"][n] = keys.ctypes.data, values.ctypes.data
         except MemoryError:
-            raise DoesNotFitError(f"no memory for a KV cache of {capacity} positions",
-                                  hint="use a smaller context") from None
+            raise DoesNotFitError(
+                f"no memory for a KV cache of {capacity} positions", hint="use a smaller context"
+            ) from None
         self.capacity = capacity
 
     def reset(self) -> None:

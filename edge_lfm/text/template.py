@@ -53,8 +53,9 @@ class ChatTemplate:
             source = next((item.get("template") for item in source if item.get("name") == "default"), None)
         return cls(source, tokenizer.bos) if isinstance(source, str) else None
 
-    def render(self, messages: Sequence[Message], *, tools: Sequence[Any] | None = None,
-               add_generation_prompt: bool = True) -> str:
+    def render(
+        self, messages: Sequence[Message], *, tools: Sequence[Any] | None = None, add_generation_prompt: bool = True
+    ) -> str:
         """The prompt of a conversation, as text.
 
         Raises:
@@ -64,23 +65,36 @@ class ChatTemplate:
         try:
             parts, length = [], 0
             for part in self._template.generate(
-                    messages=[dict(m) for m in messages], tools=list(tools) if tools else None, bos_token=self._bos,
-                    add_generation_prompt=add_generation_prompt):
+                messages=[dict(m) for m in messages],
+                tools=list(tools) if tools else None,
+                bos_token=self._bos,
+                add_generation_prompt=add_generation_prompt,
+            ):
                 parts.append(part)
                 length += len(part)
                 if length > _MOST_TEXT:
                     raise TemplateError("the rendered prompt is longer than any context", hint="send less text")
             return "".join(parts)
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, RecursionError, OverflowError, MemoryError) as e:
-            raise TemplateError(f"the chat template refuses these messages: {e}",
-                                hint="check roles and contents") from None
+            raise TemplateError(
+                f"the chat template refuses these messages: {e}", hint="check roles and contents"
+            ) from None
 
-    def encode(self, messages: Sequence[Message], tokenizer: Tokenizer, *, tools: Sequence[Any] | None = None,
-               add_generation_prompt: bool = True) -> list[int]:
+    def encode(
+        self,
+        messages: Sequence[Message],
+        tokenizer: Tokenizer,
+        *,
+        tools: Sequence[Any] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> list[int]:
         """The prompt of a conversation as token ids; special tokens only where the template wrote them."""
         shield = _Shield(tokenizer)
-        text = self.render([shield.cover(m) for m in messages], tools=tools and [shield.cover(t) for t in tools],
-                           add_generation_prompt=add_generation_prompt)
+        text = self.render(
+            [shield.cover(m) for m in messages],
+            tools=tools and [shield.cover(t) for t in tools],
+            add_generation_prompt=add_generation_prompt,
+        )
         return shield.encode(text)
 
 
@@ -134,4 +148,4 @@ def _raise(message: str) -> None:
 
 
 def _now(pattern: str) -> str:
-    return datetime.now().strftime(pattern)  # noqa: DTZ005 (the user's own date)
+    return datetime.now().strftime(pattern)

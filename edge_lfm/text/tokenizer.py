@@ -91,8 +91,9 @@ class Tokenizer:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:
-            raise UsageError("the text holds a lone surrogate, which is not valid Unicode",
-                             hint="send well-formed UTF-8") from None
+            raise UsageError(
+                "the text holds a lone surrogate, which is not valid Unicode", hint="send well-formed UTF-8"
+            ) from None
         self._inner.encode_special_tokens = not special
         ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
         start = self.special_id(self.bos) if bos else None

@@ -1,0 +1,43 @@
+# Everything runs in a virtual environment of its own, made on first use.
+VENV   ?= .venv
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+
+.PHONY: demo test check wheel goldens bench clean
+
+# Quantize the embedded demo model to int4 and chat with it.
+demo: $(VENV)/.installed
+	$(BIN)/edge-lfm quantize edge_lfm/demo_model -o build/demo-int4 --scheme int4 --force
+	$(BIN)/edge-lfm chat build/demo-int4 --echo < examples/demo_chat.txt
+
+# The whole test suite.
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -q
+
+# Lint, types and layer rules, on the installed package.
+check: $(VENV)/.installed
+	$(BIN)/ruff check .
+	sh tools/check_installed.sh $(BIN)
+
+# A wheel with everything that the runtime needs.
+wheel: $(VENV)/.installed
+	$(BIN)/python -m build --wheel
+
+# Remake the golden logits with transformers, in an environment of its own.
+goldens:
+	$(PYTHON) -m venv .venv-goldens
+	.venv-goldens/bin/pip install --quiet "torch>=2.6" "transformers>=5.0" numpy
+	.venv-goldens/bin/python tools/make_goldens.py
+
+# Speed beside llama.cpp, built from its source package (needs a C++ compiler and some gigabytes of disk).
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/llama_cpp.py
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) .venv-goldens build dist *.egg-info

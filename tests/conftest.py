@@ -1,0 +1,107 @@
+"""Fixtures: data outside the project, tiny checkpoints of every variant, packed models, a cache of one's own."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from edge_lfm.quantize.convert import convert
+from edge_lfm.quantize.recipes import find_recipe
+from safetensors.numpy import save_file
+
+from edge_lfm.config import ModelConfig
+from edge_lfm.demo import demo_checkpoint
+from edge_lfm.model.plan import TENSOR_CLASSES, Schemes, plan_pieces
+
+ROOT = Path(__file__).parent.parent
+DATA = Path(__file__).parent / "data"
+FLOAT_SCHEMES = Schemes("float32", dict.fromkeys(TENSOR_CLASSES, "float32"))
+
+
+def _load_goldens_tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_goldens", ROOT / "tools" / "make_goldens.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+goldens_tool = _load_goldens_tool()
+GOLDEN_CASES: dict[str, dict] = json.loads((DATA / "goldens.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def golden_logits() -> dict[str, np.ndarray]:
+    with np.load(DATA / "goldens.npz") as file:
+        return dict(file)
+
+
+def write_checkpoint(folder: Path, raw_config: dict, tensors: dict[str, np.ndarray] | None = None) -> Path:
+    """A checkpoint folder in the hub's layout, by the safetensors package; seeded weights unless given."""
+    folder.mkdir(parents=True)
+    config = ModelConfig.from_dict(raw_config)
+    if tensors is None:
+        tensors = {
+            source.name: goldens_tool.random_weights(source.name, source.shape)
+            for piece in plan_pieces(config, FLOAT_SCHEMES)
+            for source in piece.sources
+        }
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(raw_config), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def case_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A checkpoint per golden case."""
+    base = tmp_path_factory.mktemp("cases")
+    return {case: write_checkpoint(base / case, raw) for case, raw in GOLDEN_CASES.items()}
+
+
+@pytest.fixture(scope="session")
+def packed_cases(
+    case_checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, Path]]:
+    """scheme -> case -> packed model."""
+    base = tmp_path_factory.mktemp("packed")
+    made: dict[str, dict[str, Path]] = {}
+    for scheme in ("float32", "int8", "int4"):
+        made[scheme] = {}
+        for case, source in case_checkpoints.items():
+            made[scheme][case] = base / scheme / case
+            convert(source, made[scheme][case], find_recipe(scheme))
+    return made
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """scheme -> packed demo model."""
+    base = tmp_path_factory.mktemp("demo")
+    made = {scheme: base / scheme for scheme in ("float32", "int8", "int4", "q4_0")}
+    for scheme, folder in made.items():
+        convert(demo_checkpoint(), folder, find_recipe(scheme))
+    return made
+
+
+@pytest.fixture(scope="session")
+def demo_goldens() -> dict[str, dict]:
+    """prompt name -> ids, greedy ids and logits of transformers on the demo model."""
+    prompts = json.loads((DATA / "demo_golden" / "golden.json").read_text(encoding="utf-8"))["prompts"]
+    with np.load(DATA / "demo_golden" / "golden_f32.npz") as arrays:
+        for name, prompt in prompts.items():
+            prompt["logits"] = arrays[f"{name}.logits"]
+    return prompts
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Data sets that are not part of the project: `EDGE_LFM_SHARED_DATA`, or `shared/data` beside the checkout."""
+    folder = Path(os.environ.get("EDGE_LFM_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"needs the shared data sets, which are not at {folder} (set EDGE_LFM_SHARED_DATA)")
+    return folder

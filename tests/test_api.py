@@ -1,0 +1,226 @@
+"""The Python API on the demo model: loading, logits, streaming, sessions, and what is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edge_lfm
+from edge_lfm import EdgeLfmError, Model
+from edge_lfm.errors import ContextOverflowError, DoesNotFitError, ModelFileError, UsageError
+from edge_lfm.memory.budget import available_memory, parse_size
+
+
+@pytest.fixture(scope="module")
+def model(demo: dict[str, Path]):
+    with Model.load(demo["int4"], threads=2) as loaded:
+        yield loaded
+
+
+CAPITAL = "What is the capital of France?"
+
+
+def test_the_embedded_demo_model_answers() -> None:
+    with Model.load(threads=1) as demo_model:
+        assert demo_model.generate(CAPITAL).result().text == "The capital of France is Paris."
+
+
+def test_importing_the_package_imports_neither_numba_nor_llvm() -> None:
+    code = (
+        "import sys, edge_lfm, edge_lfm.cli.main; from edge_lfm import Model; "
+        "print([m for m in ('numba', 'llvmlite', 'torch') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_generating_imports_no_numba(demo: dict[str, Path]) -> None:
+    code = (
+        f"import sys; from edge_lfm import Model; m = Model.load({str(demo['int4'])!r}); "
+        "m.generate('hi').result(); print('numba' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_logits_equal_transformers(demo: dict[str, Path], demo_goldens: dict[str, dict]) -> None:
+    """float32 weights; the float16 KV cache moves logits by up to 2**-11 where no routing is a near tie."""
+    with Model.load(demo["float32"], threads=1) as exact:
+        for name in ("capital", "recall", "translate", "code", "fim"):
+            prompt = demo_goldens[name]
+            logits = exact.logits(prompt["prompt_ids"])
+            assert logits.dtype == np.float32 and logits.shape == (len(prompt["prompt_ids"]), 4096)
+            expected = prompt["logits"]
+            assert np.abs(logits[-len(expected) :] - expected).max() <= 2.0**-11 * np.abs(expected).max()
+
+
+def test_long_logits_come_in_chunks(model: Model) -> None:
+    ids = np.random.default_rng(0).integers(14, 4096, 200).tolist()
+    assert np.array_equal(model.logits(ids)[:150], model.logits(ids[:150]))
+
+
+def test_streamed_text_equals_the_result(model: Model) -> None:
+    generation = model.generate(CAPITAL)
+    pieces = list(generation)
+    answer = generation.result()
+    assert len(pieces) > 3
+    assert "".join(pieces) == answer.text
+    assert answer.finish_reason == "stop" and answer.token_ids[-1] == 7
+    assert answer.usage["prompt_tokens"] == 17
+    assert answer.usage["completion_tokens"] == len(answer.token_ids)
+
+
+def test_limits_and_closing(model: Model) -> None:
+    answer = model.generate(CAPITAL, max_tokens=3).result()
+    assert answer.finish_reason == "length" and len(answer.token_ids) == 3
+    generation = model.generate(CAPITAL)
+    next(generation)
+    generation.close()
+    with pytest.raises(UsageError, match="stopped"):
+        generation.result()
+    assert model.generate(CAPITAL).result().text == "The capital of France is Paris."
+
+
+def test_the_context_ends_an_answer(demo: dict[str, Path]) -> None:
+    with Model.load(demo["int4"], context=24, threads=1) as small:
+        answer = small.generate("Once upon a time", raw=True, max_tokens=100).result()
+        assert answer.finish_reason == "length"
+        assert answer.usage["total_tokens"] == 25  # the last token needs no room
+        with pytest.raises(ContextOverflowError, match="context 24"):
+            small.generate("word " * 100)
+
+
+def test_prompts_of_every_kind(model: Model) -> None:
+    text = model.generate(CAPITAL).result().text
+    assert model.generate([{"role": "user", "content": CAPITAL}]).result().text == text
+    assert model.generate(model.encode_prompt(CAPITAL)).result().text == text
+    raw = "<|startoftext|><|fim_pre|>def largest(values):\n<|fim_suf|><|fim_mid|>".removeprefix("<|startoftext|>")
+    assert model.generate(raw, raw=True).result().text
+    with_system = model.encode_prompt(CAPITAL, system="Be brief.")
+    assert with_system != model.encode_prompt(CAPITAL)
+
+
+def test_sessions_compute_only_new_tokens_and_change_nothing(model: Model) -> None:
+    session, messages = model.session(), []
+    for question in ("My name is Anna and I live in Paris.", "What is 2 + 2?", "What is my name?"):
+        messages.append({"role": "user", "content": question})
+        answer = session.generate(messages).result()
+        fresh = model.generate(messages).result()
+        assert answer.token_ids == fresh.token_ids
+        messages.append({"role": "assistant", "content": answer.text})
+    assert "Anna" in answer.text
+    assert answer.timings.cached_tokens > 30
+    other = session.generate([{"role": "user", "content": CAPITAL}]).result()  # a prompt that starts anew
+    assert other.timings.cached_tokens == 0 and other.text == "The capital of France is Paris."
+
+
+def test_a_session_goes_on_after_a_stopped_answer(model: Model) -> None:
+    session = model.session()
+    generation = session.generate(CAPITAL)
+    next(generation)
+    generation.close()
+    assert session.generate(CAPITAL).result().text == "The capital of France is Paris."
+
+
+def test_the_same_seed_gives_the_same_text(model: Model, demo: dict[str, Path]) -> None:
+    options = {"temperature": 1.2, "top_k": 50, "seed": 7, "raw": True, "max_tokens": 40}
+    first = model.generate("Once upon a time", **options).result().token_ids
+    assert model.generate("Once upon a time", **options).result().token_ids == first
+    with Model.load(demo["int4"], threads=1) as other:
+        assert other.generate("Once upon a time", **options).result().token_ids == first
+    assert model.generate("Once upon a time", **(options | {"seed": 8})).result().token_ids != first
+
+
+def test_threads_take_turns(model: Model) -> None:
+    expected = model.generate(CAPITAL).result().text
+    found: list[str] = []
+    threads = [threading.Thread(target=lambda: found.append(model.generate(CAPITAL).result().text)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [expected] * 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "word"),
+    [
+        ({"max_tokens": 0}, UsageError, "max_tokens"),
+        ({"max_tokens": 1.5}, UsageError, "max_tokens"),
+        ({"temperature": -1}, UsageError, "temperature"),
+        ({"nonsense": 1}, UsageError, "nonsense"),
+    ],
+)
+def test_bad_arguments(model: Model, arguments: dict, error: type, word: str) -> None:
+    with pytest.raises(error, match=word):
+        model.generate(CAPITAL, **arguments)
+
+
+def test_bad_token_ids(model: Model) -> None:
+    for ids in ([], [[1]], [-1], [4096], [1 << 40]):
+        with pytest.raises(EdgeLfmError):
+            model.logits(ids)
+    with pytest.raises(EdgeLfmError):
+        model.generate([]).result()
+
+
+def test_bad_loads(demo: dict[str, Path], tmp_path: Path) -> None:
+    for path, error in (
+        (tmp_path / "absent", ModelFileError),
+        (demo["int4"] / "config.json", ModelFileError),
+        (tmp_path, ModelFileError),
+        (edge_lfm.__path__[0] + "/demo_model", ModelFileError),
+    ):
+        with pytest.raises(error):
+            Model.load(path)
+    for arguments, error in (
+        ({"threads": 0}, UsageError),
+        ({"threads": 10**6}, UsageError),
+        ({"ram": "1M"}, DoesNotFitError),
+        ({"ram": "lots"}, UsageError),
+        ({"ram": -5}, UsageError),
+        ({"context": 0}, UsageError),
+        ({"context": 10**9}, UsageError),
+    ):
+        with pytest.raises(error):
+            Model.load(demo["int4"], **arguments)
+
+
+def test_a_model_without_tokenizer_runs_on_ids(packed_cases: dict[str, dict[str, Path]]) -> None:
+    with Model.load(packed_cases["int8"]["moe"], threads=1) as bare:
+        answer = bare.generate([5, 6, 7], max_tokens=4).result()
+        assert 1 <= len(answer.token_ids) <= 4 and answer.text == ""
+        with pytest.raises(UsageError, match="no tokenizer"):
+            bare.generate("text")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("4G", 4 << 30), ("512MiB", 512 << 20), ("1.5g", 3 << 29), (77, 77), ("2 KB", 2048)]
+)
+def test_sizes(text: object, expected: int) -> None:
+    assert parse_size(text) == expected
+
+
+def test_available_memory_heeds_the_cgroup(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 1000 kB\n", encoding="ascii")
+    assert available_memory(tmp_path) == 1000 * 1024
+    group = tmp_path / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text("600000\n", encoding="ascii")
+    (group / "memory.current").write_text("100000\n", encoding="ascii")
+    assert available_memory(tmp_path) == 500000
+    (group / "memory.max").write_text("max\n", encoding="ascii")
+    assert available_memory(tmp_path) == 1000 * 1024
+
+
+def test_all_errors_are_of_one_family() -> None:
+    from edge_lfm import errors
+
+    kinds = [k for k in vars(errors).values() if isinstance(k, type)]
+    assert all(issubclass(kind, EdgeLfmError) for kind in kinds)

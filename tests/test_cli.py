@@ -1,0 +1,246 @@
+"""The command as a user meets it: real processes, their output, exit codes, and one line per error."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from edge_lfm.cli.main import VERBS, make_parser
+
+COMMAND = [sys.executable, "-m", "edge_lfm.cli.main"]
+
+
+def edge_lfm(
+    *args: object, stdin: bytes | None = b"", env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*COMMAND, *map(str, args)],
+        input=stdin,
+        capture_output=True,
+        check=False,
+        timeout=120,
+        env=os.environ | (env or {}),
+    )
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def assert_one_line_error(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("edge-lfm: error: "), done.stderr
+    for word in words:
+        assert word in lines[0]
+
+
+def test_run_streams_the_demo_model() -> None:
+    done = edge_lfm("run", "What is the capital of France?")
+    assert done.returncode == 0
+    assert done.stdout == "The capital of France is Paris.\n"
+    assert "tok/s" in done.stderr
+
+
+def test_run_reads_standard_input(demo: dict[str, Path]) -> None:
+    done = edge_lfm("run", demo["int8"], stdin=b"What is the capital of France?\n")
+    assert done.stdout == "The capital of France is Paris.\n"
+
+
+def test_run_json(demo: dict[str, Path]) -> None:
+    done = edge_lfm("run", demo["int4"], "What is the capital of France?", "--json", "-n", 4, "--seed", 1)
+    answer = json.loads(done.stdout)
+    assert set(answer) == {"text", "token_ids", "usage", "timings", "finish_reason"}
+    assert len(answer["token_ids"]) == answer["usage"]["completion_tokens"] == 4
+    assert answer["finish_reason"] == "length"
+    assert answer["timings"]["prefill_tps"] > 0
+
+
+def test_run_raw_and_sampling(demo: dict[str, Path]) -> None:
+    arguments = (
+        "run",
+        demo["int4"],
+        "Once upon a time",
+        "--raw",
+        "-n",
+        12,
+        "--temp",
+        0.8,
+        "--top-k",
+        40,
+        "--top-p",
+        0.9,
+        "--min-p",
+        0.05,
+        "--repeat-penalty",
+        1.1,
+        "--seed",
+        5,
+        "--threads",
+        1,
+    )
+    first = edge_lfm(*arguments)
+    assert first.returncode == 0 and first.stdout.strip()
+    assert edge_lfm(*arguments).stdout == first.stdout
+
+
+def test_quantize_then_run(tmp_path: Path) -> None:
+    source = Path(sys.modules["edge_lfm"].__path__[0]) / "demo_model"
+    plan = edge_lfm("quantize", source, "-o", tmp_path / "m", "--dry-run", "--json")
+    assert json.loads(plan.stdout)["parameters"] == 8_290_784
+    assert not (tmp_path / "m").exists()
+    done = edge_lfm("quantize", source, "-o", tmp_path / "m", "--scheme", "int8")
+    assert done.returncode == 0 and "bits per weight" in done.stdout
+    assert (
+        edge_lfm("run", tmp_path / "m", "What is the capital of France?").stdout == "The capital of France is Paris.\n"
+    )
+    assert_one_line_error(edge_lfm("quantize", source, "-o", tmp_path / "m"), 3, "exists", "--force")
+    shown = json.loads(edge_lfm("inspect", tmp_path / "m", "--verify", "--json").stdout)
+    assert shown["verified"] and shown["size"]["active_parameters"] == 4_751_840
+    raw = bytearray((tmp_path / "m/model.safetensors").read_bytes())
+    raw[-100_000] ^= 1
+    (tmp_path / "m/model.safetensors").write_bytes(raw)
+    assert_one_line_error(edge_lfm("inspect", tmp_path / "m", "--verify"), 3, "damaged")
+
+
+def test_inspect_for_people() -> None:
+    text = edge_lfm("inspect").stdout
+    for word in ("lfm2_moe", "16 experts", "8,290,784 parameters", "bits per weight", "read per token"):
+        assert word in text
+
+
+def test_synth_and_bench(tmp_path: Path) -> None:
+    assert edge_lfm("synth", "lfm2-350m", "-o", tmp_path / "s", "--scheme", "int4").returncode == 0
+    done = edge_lfm("bench", tmp_path / "s", "-p", "16", "-n", "4", "-d", "0,32", "-t", "1,2", "-r", "2", "--json")
+    rows = json.loads(done.stdout)["results"]
+    assert [(r["test"], r["depth"], r["threads"]) for r in rows] == [
+        (test, depth, threads) for threads in (1, 2) for depth in (0, 32) for test in ("pp16", "tg4")
+    ]
+    assert all(0 < r["min"] <= r["tokens_per_second"] <= r["max"] for r in rows)
+    assert_one_line_error(edge_lfm("synth", "lfm9", "-o", tmp_path / "x"), 2, "lfm9", "lfm2-24b-a2b")
+    assert_one_line_error(edge_lfm("bench", "-p", "many"), 2, "-p many")
+
+
+def test_piped_chat_remembers() -> None:
+    done = edge_lfm("chat", "--echo", stdin=b"My name is Anna and I live in Paris.\n\nWhat is my name?\n")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-2:] == ["> What is my name?", "Your name is Anna."]
+    assert "cached" in done.stderr
+
+
+ERRORS = [
+    (("run", "./absent", "hi"), 3, "absent does not exist"),
+    (("run", "hi", "--top-p", "7"), 2, "top_p"),
+    (("run", "hi", "--temp", "nan"), 2, "temperature"),
+    (("run", "hi", "-n", "0"), 2, "max_tokens"),
+    (("run", "hi", "--threads", "0"), 2, "threads"),
+    (("run", "hi", "--ram", "1M"), 4, "GiB"),
+    (("run", "word " * 20000), 2, "context"),
+    (("run", ""), 2, "empty"),
+    (("run",), 2, "empty"),
+    (("quantize", "absent", "-o", "out"), 3, "absent does not exist"),
+    (("quantize", "absent", "-o", "out", "--scheme", "int3"), 2, "int3"),
+    (("inspect", "/"), 3, "config.json"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "word"), ERRORS, ids=[" ".join(a)[:30] for a, _, _ in ERRORS])
+def test_errors_are_one_line(
+    arguments: tuple[str, ...], code: int, word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_one_line_error(edge_lfm(*arguments), code, word)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_input_that_is_no_utf8() -> None:
+    assert_one_line_error(edge_lfm("run", stdin=b"\xff\xfe"), 2, "UTF-8")
+
+
+def test_usage_errors_exit_with_2() -> None:
+    for arguments in ((), ("walk",), ("run", "--walk"), ("quantize",)):
+        done = edge_lfm(*arguments)
+        assert done.returncode == 2 and "usage:" in done.stderr
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_an_example_and_json(verb: str) -> None:
+    done = edge_lfm(verb, "--help", env={"COLUMNS": "100"})
+    assert done.returncode == 0
+    assert "example: edge-lfm" in done.stdout
+    assert "--json" in done.stdout
+
+
+def test_the_examples_parse() -> None:
+    import shlex
+
+    for module in VERBS.values():
+        make_parser().parse_args(shlex.split(module.EXAMPLE)[1:])
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    done = subprocess.run(
+        f"{' '.join(COMMAND)} run 'Once upon a time' --raw -n 200 | head -c 5",
+        shell=True,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert len(done.stdout) == 5
+    assert b"Traceback" not in done.stderr
+
+
+def test_ctrl_c_ends_a_run_at_once(demo: dict[str, Path]) -> None:
+    process = subprocess.Popen(
+        [
+            *COMMAND,
+            "run",
+            str(demo["int4"]),
+            "Once upon a time",
+            "--raw",
+            "-n",
+            "100000",
+            "--temp",
+            "2",
+            "--context",
+            "2048",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    process.stdout.read(5)
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode in (0, 130)  # 0: the text ended first
+    assert time.monotonic() - started < 2
+    assert "Traceback" not in err
+
+
+def test_chat_in_a_terminal(demo: dict[str, Path]) -> None:
+    """On a pseudo-terminal: a prompt, an answer, and the end by Ctrl-D."""
+    parent, child = pty.openpty()
+    process = subprocess.Popen([*COMMAND, "chat", str(demo["int4"])], stdin=child, stdout=child, stderr=child)
+    os.close(child)
+    os.write(parent, b"What is the capital of France?\n")
+    text = b""
+    while b"tok/s]\r\n" not in text:
+        text += os.read(parent, 4096)
+    os.write(parent, b"\x04")
+    assert b"The capital of France is Paris." in text
+    process.wait(timeout=20)
+    assert process.returncode == 0
+    os.close(parent)
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = edge_lfm("--debug", "run", "./absent", "hi")
+    assert "Traceback" in done.stderr and "ModelFileError" in done.stderr

@@ -1,0 +1,176 @@
+"""The compiled engine on packed models, against the NumPy reference and against transformers.
+
+The reference rounds its KV cache to float16 as the engine does. With float32 weights most rows must agree
+to 1e-5 of the largest logit, and none may differ by more than 2**-11, the float16 step by which a key or a
+value differs that lies on a rounding boundary. With quantized weights the engine's and the reference's
+activations may fall on two sides of a rounding boundary, one step of int8 apart, so rows are compared by
+the divergence of their distributions, and the integer arithmetic itself is tested in test_kernels.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import GOLDEN_CASES, goldens_tool
+from edge_lfm.kernels.isa import find_isa, runnable_tiers
+from edge_lfm.kernels.library import load_kernels
+from edge_lfm.kernels.team import Team
+
+from edge_lfm.engine.runner import Runner
+from edge_lfm.errors import ContextOverflowError, EdgeLfmError, NumericalError, UsageError
+from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
+from edge_lfm.model.reference import ReferenceModel
+from edge_lfm.model.state import State
+
+FLOAT16_STEP = 2.0**-11
+TIERS = [tier.name for tier in runnable_tiers()]
+
+
+def engine_logits(
+    folder: Path,
+    ids: np.ndarray,
+    splits: list[int] | None = None,
+    threads: int = 1,
+    isa: str | None = None,
+    chunk: int = 64,
+) -> np.ndarray:
+    kernels = load_kernels(find_isa(isa) if isa else None)
+    with PackedModel(folder) as model, Runner(model, kernels, threads, chunk) as runner:
+        state = State(model.config, len(ids))
+        return np.concatenate([runner.run(part, state, all_logits=True) for part in np.split(ids, splits or [])])
+
+
+def reference_logits(folder: Path, ids: np.ndarray, integers: bool = True) -> np.ndarray:
+    with PackedModel(folder) as model:
+        return ReferenceModel(model.config, UnpackedWeights(model, integers), np.float16).logits(ids)
+
+
+def divergence(p_logits: np.ndarray, q_logits: np.ndarray) -> np.ndarray:
+    """KL(p || q) of each row, in nats."""
+    p, q = (
+        x - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True)) - x.max(-1, keepdims=True)
+        for x in (p_logits.astype(np.float64), q_logits.astype(np.float64))
+    )
+    return (np.exp(p) * (p - q)).sum(-1)
+
+
+@pytest.mark.parametrize("isa", TIERS)
+@pytest.mark.parametrize("case", GOLDEN_CASES)
+def test_float32_model_equals_the_reference(case: str, isa: str, packed_cases: dict[str, dict[str, Path]]) -> None:
+    ids, folder = goldens_tool.token_ids(case), packed_cases["float32"][case]
+    expected = reference_logits(folder, ids)
+    error = np.abs(engine_logits(folder, ids, isa=isa) - expected) / np.abs(expected).max()
+    assert np.median(error) < 1e-5
+    assert error.max() < FLOAT16_STEP
+
+
+@pytest.mark.parametrize("case", GOLDEN_CASES)
+def test_float32_model_equals_transformers(
+    case: str, packed_cases: dict[str, dict[str, Path]], golden_logits: dict[str, np.ndarray]
+) -> None:
+    """Looser than the reference's 1e-4 by the float16 of the KV cache: 2**-11 of a key or value."""
+    found, expected = engine_logits(packed_cases["float32"][case], goldens_tool.token_ids(case)), golden_logits[case]
+    assert np.abs(found - expected).max() <= FLOAT16_STEP * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+@pytest.mark.parametrize("case", GOLDEN_CASES)
+def test_quantized_model_follows_the_reference(
+    case: str, scheme: str, packed_cases: dict[str, dict[str, Path]]
+) -> None:
+    """The first row sees no rounding twice and is all but equal; the others stay closer to the reference than
+    the reference itself stays to float activations."""
+    ids, folder = goldens_tool.token_ids(case), packed_cases[scheme][case]
+    expected = reference_logits(folder, ids)
+    gap = divergence(expected, engine_logits(folder, ids))
+    effect = divergence(reference_logits(folder, ids, integers=False), expected)
+    assert gap[0] < 1e-9
+    assert gap.mean() < effect.mean() / 2
+
+
+@pytest.mark.parametrize("scheme", ["float32", "int8", "int4"])
+@pytest.mark.parametrize("case", ["dense-group3", "moe", "moe-untied-conv4"])
+def test_chunks_threads_and_batch_change_nothing(
+    case: str, scheme: str, packed_cases: dict[str, dict[str, Path]]
+) -> None:
+    ids, folder = goldens_tool.token_ids(case), packed_cases[scheme][case]
+    whole = engine_logits(folder, ids)
+    for splits, threads in (([1], 1), ([3, 4, 30], 2), (list(range(1, len(ids))), 1), ([16, 32], 5)):
+        assert np.array_equal(engine_logits(folder, ids, splits, threads), whole)
+
+
+@pytest.mark.parametrize("scheme", ["float32", "int8", "int4", "q4_0"])
+def test_demo_follows_the_reference_and_its_greedy_text(
+    scheme: str, demo: dict[str, Path], demo_goldens: dict[str, dict]
+) -> None:
+    """Greedy tokens equal those of the dequantized weights in float32, wherever the choice is not a near tie."""
+    with PackedModel(demo[scheme]) as model, Runner(model, load_kernels(), 1) as runner:
+        exact = ReferenceModel(model.config, UnpackedWeights(model, integers=False), np.float16)
+        compared = 0
+        for prompt in demo_goldens.values():
+            ids = np.array(prompt["prompt_ids"] + prompt["greedy_ids"])
+            expected = exact.logits(ids)
+            found = runner.run(ids, State(model.config, 512), all_logits=True)
+            top = np.sort(expected, axis=1)
+            clear = top[:, -1] - top[:, -2] > 0.5  # logits; int8 activations move them by about 0.1
+            compared += clear.sum()
+            assert np.array_equal(found.argmax(1)[clear], expected.argmax(1)[clear])
+        assert compared > 200
+
+
+def test_demo_answers_as_transformers_does(demo: dict[str, Path], demo_goldens: dict[str, dict]) -> None:
+    """The packed float32 model generates transformers' own greedy tokens, for every golden prompt."""
+    with PackedModel(demo["float32"]) as model, Runner(model, load_kernels(), 2) as runner:
+        for name, prompt in demo_goldens.items():
+            state = State(model.config, 2048)
+            logits, generated = runner.run(np.array(prompt["prompt_ids"]), state), []
+            for _ in prompt["greedy_ids"]:
+                generated.append(int(logits.argmax()))
+                logits = runner.run(np.array(generated[-1:]), state)
+            assert generated == prompt["greedy_ids"], name
+
+
+def test_the_kv_cache_grows_without_a_trace(packed_cases: dict[str, dict[str, Path]]) -> None:
+    folder = packed_cases["int4"]["moe"]
+    ids = np.random.default_rng(0).integers(0, 160, 900)
+    with PackedModel(folder) as model, Runner(model, load_kernels(), 1, chunk=900) as runner:
+        large, small = State(model.config, 900), State(model.config, 900)
+        large.reserve(900)
+        whole = runner.run(ids, large)
+        for part in np.array_split(ids, 40):
+            grown = runner.run(part, small)
+        assert small.capacity >= 900
+        assert np.array_equal(whole, grown)
+
+
+def test_bad_steps_are_refused(packed_cases: dict[str, dict[str, Path]]) -> None:
+    with PackedModel(packed_cases["int8"]["dense"]) as model, Runner(model, load_kernels(), 1) as runner:
+        state = State(model.config, 20)
+        for bad in (-1, 160, 1 << 40):
+            with pytest.raises(UsageError, match=r"0\.\.159"):
+                runner.run(np.array([1, bad]), state)
+        with pytest.raises(ContextOverflowError, match="context of 20"):
+            runner.run(np.arange(21), state)
+        assert state.position == 0
+        assert np.isfinite(runner.run(np.arange(20), state)).all()
+
+
+def test_nan_is_an_error_and_the_engine_lives_on(packed_cases: dict[str, dict[str, Path]]) -> None:
+    with PackedModel(packed_cases["int8"]["moe"]) as model, Runner(model, load_kernels(), 2) as runner:
+        state, ids = State(model.config, 50), np.arange(10)
+        good = runner.run(ids, State(model.config, 50))
+        state.conv[0][:] = np.nan
+        with pytest.raises(NumericalError, match="NaN"):
+            runner.run(ids, state)
+        assert np.array_equal(runner.run(ids, State(model.config, 50)), good)
+
+
+def test_a_failing_worker_is_told() -> None:
+    def work(n: int) -> None:
+        if n == 1:
+            raise ValueError("worker")
+
+    with Team(3) as team, pytest.raises(EdgeLfmError, match="worker thread"):
+        team.run(work)

@@ -1,0 +1,400 @@
+"""Files: the safetensors reader against the safetensors package, hostile headers, the packed container."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import GOLDEN_CASES, write_checkpoint
+from edge_lfm.quantize.convert import convert
+from edge_lfm.quantize.recipes import find_recipe
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from edge_lfm.config import ModelConfig
+from edge_lfm.demo import demo_checkpoint
+from edge_lfm.errors import EdgeLfmError, ModelFileError, OutputError, UnsupportedModelError
+from edge_lfm.formats.checkpoint import Checkpoint
+from edge_lfm.formats.packed import PackedFile, PackedWriter, Slot
+from edge_lfm.formats.safetensors import SafetensorsFile
+from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
+from edge_lfm.model.plan import BLOCK_ALIGNMENT
+
+
+def hostile(header: bytes | dict, body: bytes = b"", length: int | None = None) -> bytes:
+    raw = json.dumps(header).encode() if isinstance(header, dict) else header
+    return (len(raw) if length is None else length).to_bytes(8, "little") + raw + body
+
+
+def entry(first: int, last: int, dtype: str = "U8", shape: list | None = None) -> dict:
+    return {"dtype": dtype, "shape": [last - first] if shape is None else shape, "data_offsets": [first, last]}
+
+
+HOSTILE = {
+    "empty": b"",
+    "short": b"\x01\x02",
+    "header longer than the file": hostile({}, length=1 << 62),
+    "header just too long": hostile({}, length=3),
+    "not JSON": hostile(b"{nope"),
+    "not UTF-8": hostile(b"\xff\xfe"),
+    "deep": hostile(b"[" * 100_000),
+    "a list": hostile(b"[]"),
+    "duplicate names": hostile(
+        b'{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'
+    ),
+    "beyond the end": hostile({"a": entry(0, 10)}, b"123"),
+    "hole": hostile({"a": entry(0, 2), "b": entry(3, 5)}, b"12345"),
+    "overlap": hostile({"a": entry(0, 3), "b": entry(2, 5)}, b"12345"),
+    "reversed": hostile({"a": entry(3, 1, shape=[2])}, b"12345"),
+    "negative": hostile({"a": entry(-2, 3, shape=[5])}, b"12345"),
+    "trailing bytes": hostile({"a": entry(0, 2)}, b"12345"),
+    "wrong size": hostile({"a": entry(0, 5, "F32", [2])}, b"12345"),
+    "overflowing shape": hostile({"a": entry(0, 5, shape=[1 << 40, 1 << 40])}, b"12345"),
+    "unknown dtype": hostile({"a": entry(0, 5, "Q4", [5])}, b"12345"),
+    "float shape": hostile({"a": entry(0, 5, shape=[5.0])}, b"12345"),
+    "no entry": hostile({"a": 5}),
+    "string offsets": hostile({"a": {"dtype": "U8", "shape": [1], "data_offsets": ["0", "1"]}}, b"1"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_headers_are_refused(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(HOSTILE[name])
+    with pytest.raises(ModelFileError, match=r"model\.safetensors"):
+        SafetensorsFile(path)
+
+
+@given(st.binary(max_size=300))
+@settings(max_examples=300, deadline=None)
+def test_random_bytes_are_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "random.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError):
+        SafetensorsFile(path)
+
+
+def test_no_truncation_goes_unnoticed(tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    save_file({"a": np.arange(40, dtype=np.float32), "b": np.ones((2, 3), np.float16)}, path)
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ModelFileError):
+            SafetensorsFile(path)
+
+
+def test_things_that_are_no_files(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for path in (fifo, tmp_path, Path("/dev/zero"), tmp_path / "absent"):
+        with pytest.raises(ModelFileError):
+            SafetensorsFile(path)
+
+
+def test_values_equal_the_safetensors_package() -> None:
+    path = demo_checkpoint() / "model.safetensors"
+    with SafetensorsFile(path) as ours, safe_open(path, "numpy") as theirs:
+        assert set(ours.tensors) == set(theirs.keys())
+        for name, info in ours.tensors.items():
+            if info.dtype == "F32":
+                assert np.array_equal(ours.read(name), theirs.get_tensor(name))
+            else:
+                bits = np.frombuffer(ours.bytes_of(info), np.uint16)
+                assert np.array_equal(ours.read(name).ravel().view(np.uint32), bits.astype(np.uint32) << 16)
+
+
+def test_float16_and_one_entry_of_many(tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    values = np.random.default_rng(0).standard_normal((5, 3, 4)).astype(np.float16)
+    save_file({"h": values, "i": np.arange(3)}, path)
+    with SafetensorsFile(path) as file:
+        assert np.array_equal(file.read("h"), values.astype(np.float32))
+        assert np.array_equal(file.read("h", 3), values[3].astype(np.float32))
+        with pytest.raises(ModelFileError, match="dtype I64"):
+            file.read("i")
+
+
+def shard(folder: Path, raw: dict, split: int) -> Path:
+    """The same checkpoint in two shards with an index."""
+    write_checkpoint(folder, raw)
+    with safe_open(folder / "model.safetensors", "numpy") as file:
+        tensors = {name: file.get_tensor(name) for name in set(file.keys())}
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    parts = {"a.safetensors": names[:split], "b.safetensors": names[split:]}
+    for name, members in parts.items():
+        save_file({m: tensors[m] for m in members}, folder / name)
+    index = {"metadata": {}, "weight_map": {m: name for name, members in parts.items() for m in members}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    return folder
+
+
+def test_shards(tmp_path: Path) -> None:
+    raw = GOLDEN_CASES["moe"]
+    whole, parts = write_checkpoint(tmp_path / "whole", raw), shard(tmp_path / "parts", raw, 20)
+    convert(whole, tmp_path / "p1", find_recipe("int4"))
+    convert(parts, tmp_path / "p2", find_recipe("int4"))
+    assert (tmp_path / "p1/model.safetensors").read_bytes() == (tmp_path / "p2/model.safetensors").read_bytes()
+    (parts / "b.safetensors").unlink()
+    with pytest.raises(ModelFileError, match=r"b\.safetensors does not exist"):
+        Checkpoint(parts)
+
+
+@pytest.mark.parametrize("name", ["../a.safetensors", "/etc/passwd", ".hidden", "", 5, None])
+def test_an_index_cannot_lead_out_of_the_folder(name: object, tmp_path: Path) -> None:
+    parts = shard(tmp_path / "parts", GOLDEN_CASES["dense"], 5)
+    (parts / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": name}}), encoding="utf-8")
+    with pytest.raises(ModelFileError, match="not a file beside it"):
+        Checkpoint(parts)
+
+
+def fused(folder: Path, raw: dict, prefix: str = "model.") -> Path:
+    """A checkpoint as transformers 5 holds it in memory: experts fused, optionally without the prefix."""
+    write_checkpoint(folder, raw)
+    with safe_open(folder / "model.safetensors", "numpy") as file:
+        tensors = {name: file.get_tensor(name) for name in set(file.keys())}
+    for n in range(raw["num_hidden_layers"]):
+        at = f"model.layers.{n}.feed_forward.experts"
+        if f"{at}.0.w1.weight" not in tensors:
+            continue
+        experts = range(raw["num_experts"])
+        parts = {w: [tensors.pop(f"{at}.{e}.{w}.weight") for e in experts] for w in ("w1", "w2", "w3")}
+        tensors[f"{at}.gate_up_proj"] = np.stack(
+            [np.concatenate([a, b]) for a, b in zip(parts["w1"], parts["w3"], strict=True)]
+        )
+        tensors[f"{at}.down_proj"] = np.stack(parts["w2"])
+    save_file(
+        {prefix + name.removeprefix("model."): value for name, value in tensors.items()}, folder / "model.safetensors"
+    )
+    return folder
+
+
+@pytest.mark.parametrize("prefix", ["model.", ""])
+def test_fused_experts_and_missing_prefix(prefix: str, tmp_path: Path) -> None:
+    raw = GOLDEN_CASES["moe"]
+    convert(write_checkpoint(tmp_path / "plain", raw), tmp_path / "p1", find_recipe("int8"))
+    convert(fused(tmp_path / "fused", raw, prefix), tmp_path / "p2", find_recipe("int8"))
+    assert (tmp_path / "p1/model.safetensors").read_bytes() == (tmp_path / "p2/model.safetensors").read_bytes()
+
+
+def test_packed_file_is_safetensors_for_anyone(demo: dict[str, Path]) -> None:
+    with safe_open(demo["int4"] / "model.safetensors", "numpy") as theirs, PackedModel(demo["int4"]) as ours:
+        names = set(theirs.keys())
+        for name, piece in ours.pieces.items():
+            assert name in names
+            assert np.array_equal(theirs.get_tensor(name).view(np.uint8).ravel(), ours.bytes_of(name))
+            if piece.aligned:
+                assert ours.file.file.tensors[name].start % BLOCK_ALIGNMENT == 0
+
+
+def test_float32_packs_without_loss(
+    case_checkpoints: dict[str, Path], packed_cases: dict[str, dict[str, Path]]
+) -> None:
+    for case, source in case_checkpoints.items():
+        with PackedModel(packed_cases["float32"][case]) as model, Checkpoint(source) as checkpoint:
+            weights = UnpackedWeights(model, integers=False)
+            for name in checkpoint.tensors:
+                assert np.array_equal(weights(name), checkpoint.read(name)), (case, name)
+
+
+def test_every_flipped_bit_is_noticed(demo: dict[str, Path], tmp_path: Path) -> None:
+    source = demo["int4"] / "model.safetensors"
+    raw = bytearray(source.read_bytes())
+    with PackedModel(demo["int4"]) as model:
+        assert model.verify() == []
+        infos = [model.file.file.tensors[name] for name in model.pieces]
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (folder / "config.json").write_bytes((demo["int4"] / "config.json").read_bytes())
+    rng = np.random.default_rng(0)
+    for info in rng.choice(np.array(infos, dtype=object), 12, replace=False):
+        at = int(rng.integers(info.start, info.end))
+        raw[at] ^= 1 << int(rng.integers(8))
+        (folder / "model.safetensors").write_bytes(raw)
+        with PackedModel(folder) as model:
+            assert model.verify() == [info.name]
+        raw = bytearray(source.read_bytes())
+
+
+def test_swapped_experts_are_noticed(demo: dict[str, Path], tmp_path: Path) -> None:
+    raw = bytearray((demo["int4"] / "model.safetensors").read_bytes())
+    with PackedModel(demo["int4"]) as model:
+        a, b = (model.file.file.tensors[f"model.layers.3.feed_forward.experts.{e}"] for e in (2, 5))
+    raw[a.start : a.end], raw[b.start : b.end] = raw[b.start : b.end], raw[a.start : a.end]
+    (tmp_path / "model.safetensors").write_bytes(raw)
+    (tmp_path / "config.json").write_bytes((demo["int4"] / "config.json").read_bytes())
+    with PackedModel(tmp_path) as model:
+        assert model.verify() == [a.name, b.name]
+
+
+def test_truncated_packed_model_is_refused(demo: dict[str, Path], tmp_path: Path) -> None:
+    raw = (demo["int4"] / "model.safetensors").read_bytes()
+    (tmp_path / "config.json").write_bytes((demo["int4"] / "config.json").read_bytes())
+    for length in (0, 7, 8, 1000, len(raw) // 2, len(raw) - 1):
+        (tmp_path / "model.safetensors").write_bytes(raw[:length])
+        with pytest.raises(ModelFileError):
+            PackedModel(tmp_path)
+
+
+def test_config_and_weights_must_belong_together(packed_cases: dict[str, dict[str, Path]], tmp_path: Path) -> None:
+    for name in ("moe-all-sparse", "dense"):
+        (tmp_path / "config.json").write_bytes((packed_cases["int4"][name] / "config.json").read_bytes())
+        (tmp_path / "model.safetensors").write_bytes((packed_cases["int4"]["moe"] / "model.safetensors").read_bytes())
+        with pytest.raises(ModelFileError, match=r"missing|config\.json asks"):
+            PackedModel(tmp_path)
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    slots = [Slot("a", "U8", (100,)), Slot("b", "F32", (5, 5), 4096)]
+    with pytest.raises(RuntimeError, match="stop"), PackedWriter(tmp_path / "m", slots, {}) as writer:
+        writer.write(np.zeros(100, np.uint8))
+        assert not (tmp_path / "m").exists()
+        raise RuntimeError("stop")
+    assert list(tmp_path.iterdir()) == []
+    with PackedWriter(tmp_path / "m", slots, {"x": "y"}) as writer:
+        writer.write(np.arange(100, dtype=np.uint8))
+        writer.write(np.ones((5, 5), np.float32))
+    with PackedFile(tmp_path / "m") as file:
+        assert file.verify("a") and file.verify("b")
+        assert file.file.tensors["b"].start % 4096 == 0
+
+
+def test_a_full_disk_is_told_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="no room"):
+        PackedWriter(tmp_path / "m", [Slot("a", "U8", (1 << 55,))], {})
+    assert list(tmp_path.iterdir()) == []
+
+
+BROKEN_CONFIGS = {
+    "other type": ({"model_type": "llama"}, "llama"),
+    "lfm3": ({"model_type": "lfm3"}, "lfm3"),
+    "no type": ({"model_type": None}, "model_type"),
+    "activation": ({"hidden_act": "gelu"}, "gelu"),
+    "layer type": ({"layer_types": ["conv", "conv", "mamba", "conv"]}, "mamba"),
+    "few layer types": ({"layer_types": ["conv"]}, "layer_types"),
+    "huge layers": ({"num_hidden_layers": 10**9}, "num_hidden_layers"),
+    "zero heads": ({"num_attention_heads": 0}, "num_attention_heads"),
+    "float hidden": ({"hidden_size": 64.5}, "hidden_size"),
+    "boolean hidden": ({"hidden_size": True}, "hidden_size"),
+    "top-k above experts": ({"num_experts_per_tok": 9}, "num_experts_per_tok 9"),
+    "kv does not divide": ({"num_key_value_heads": 3}, "divide"),
+    "scaled rope": ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6}}, "yarn"),
+    "string theta": ({"rope_parameters": {"rope_theta": "big"}}, "rope_theta"),
+    "other head_dim": ({"head_dim": 128}, "head_dim"),
+    "negative eps": ({"norm_eps": -1}, "norm_eps"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_CONFIGS)
+def test_configs_are_refused_by_name(name: str) -> None:
+    change, word = BROKEN_CONFIGS[name]
+    with pytest.raises(UnsupportedModelError, match=word):
+        ModelConfig.from_dict(GOLDEN_CASES["moe"] | change)
+
+
+@pytest.mark.parametrize("field", list(GOLDEN_CASES["moe"]))
+@pytest.mark.parametrize("value", [0, -1, 2**31, 1e300, None, "x", [], {}, True], ids=str)
+def test_no_config_value_ends_in_a_traceback(field: str, value: object) -> None:
+    try:
+        ModelConfig.from_dict(GOLDEN_CASES["moe"] | {field: value})
+    except EdgeLfmError as error:
+        assert error.hint
+
+
+def test_key_spellings_of_the_family() -> None:
+    old = {
+        "model_type": "lfm2",
+        "vocab_size": 65536,
+        "hidden_size": 2048,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "block_ff_dim": 12288,
+        "block_multiple_of": 256,
+        "block_ffn_dim_multiplier": 1.0,
+        "block_auto_adjust_ff_dim": True,
+        "theta": 1e6,
+        "tie_embedding": True,
+        "full_attn_idxs": [2, 5, 8, 10, 12, 14],
+        "conv_L_cache": 3,
+        "block_norm_eps": 1e-5,
+        "eos_token_id": 7,
+    }
+    config = ModelConfig.from_dict(old)
+    assert config.intermediate_size == 8192
+    assert config.layer_types.count("full_attention") == 6
+    assert config.head_dim == 64
+    assert config.rope_theta == 1e6
+    new = {
+        k: v
+        for k, v in old.items()
+        if k not in ("block_ff_dim", "theta", "tie_embedding", "full_attn_idxs", "block_norm_eps")
+    }
+    new |= {
+        "intermediate_size": 12288,
+        "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"},
+        "tie_word_embeddings": True,
+        "layer_types": list(config.layer_types),
+        "norm_eps": 1e-5,
+    }
+    assert ModelConfig.from_dict(new) == config
+
+
+def test_tensor_problems_are_named(tmp_path: Path) -> None:
+    raw = GOLDEN_CASES["moe"]
+    with safe_open(write_checkpoint(tmp_path / "good", raw) / "model.safetensors", "numpy") as file:
+        good = {name: file.get_tensor(name) for name in set(file.keys())}
+    name = "model.layers.2.feed_forward.experts.3.w2.weight"
+    nan = good[name].copy()
+    nan[3, 4] = np.nan
+    cases = {
+        "missing": ({k: v for k, v in good.items() if k != name}, f"{name} is missing"),
+        "transposed": (good | {name: np.ascontiguousarray(good[name].T)}, r"\[32, 64\]"),
+        "extra": (good | {"model.layers.9.x": np.ones(3, np.float32)}, "model.layers.9.x is unknown"),
+        "nan": (good | {name: nan}, f"{name} holds NaN"),
+        "integers": (good | {name: np.ones(good[name].shape, np.int64)}, "dtype I64"),
+    }
+    for case, (tensors, message) in cases.items():
+        source = write_checkpoint(tmp_path / case, raw, tensors)
+        with pytest.raises(EdgeLfmError, match=message):
+            convert(source, tmp_path / f"out-{case}", find_recipe("int4"))
+        assert not list(tmp_path.glob(f"out-{case}*"))
+
+
+def test_a_killed_quantize_leaves_only_the_partial_folder(tmp_path: Path) -> None:
+    """kill -9 at several moments: the output's name never appears half-made, and the next run succeeds."""
+    source, output = demo_checkpoint(), tmp_path / "out"
+    command = [
+        sys.executable,
+        "-m",
+        "edge_lfm.cli.main",
+        "quantize",
+        str(source),
+        "-o",
+        str(output),
+        "--scheme",
+        "int4",
+    ]
+    for delay in (0.3, 0.5, 0.7, 0.9):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(delay)
+        process.kill()
+        process.wait()
+        if output.exists():
+            with PackedModel(output) as model:
+                assert model.verify() == []
+            break
+        assert {p.name for p in tmp_path.iterdir()} <= {"out.partial"}
+    subprocess.run([*command, "--force"], check=True, stdout=subprocess.DEVNULL)
+    with PackedModel(output) as model:
+        assert model.verify() == []
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]

@@ -1,0 +1,445 @@
+"""Every compiled kernel against its NumPy definition, on every tier that this machine can run.
+
+Tolerances: integer results and int8 activations exactly; float32 sums to 3e-6 of the largest output (the
+order of additions differs); exp to 3e-7.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from edge_lfm.kernels import ref
+from edge_lfm.kernels.isa import TIERS, find_isa, runnable_tiers, select_isa
+from edge_lfm.kernels.layout import (
+    ATTENTION_SCRATCH_BYTES,
+    CONTEXT,
+    FLOAT32,
+    INT4_G32,
+    INT8_G32,
+    LAYER,
+    MATRIX,
+    STATE,
+    SYNC_BYTES,
+    matrix_bytes,
+)
+from edge_lfm.kernels.library import Kernels, load_kernels
+from edge_lfm.kernels.team import Team
+
+from edge_lfm.errors import IsaError
+
+SUM_TOLERANCE = 3e-6
+
+
+@pytest.fixture(scope="module", params=[tier.name for tier in runnable_tiers()])
+def kernels(request: pytest.FixtureRequest) -> Kernels:
+    return load_kernels(find_isa(request.param))
+
+
+class Step:
+    """A context record for single phases, and the arrays behind it."""
+
+    def __init__(self, threads: int = 1, **fields: object) -> None:
+        self.keep: list[np.ndarray] = []
+        self.context = np.zeros(1, CONTEXT)
+        self.sync = np.zeros(SYNC_BYTES // 8, np.int64)
+        self.set(threads=threads, sync=self.sync, **fields)
+
+    def set(self, **fields: object) -> None:
+        for name, value in fields.items():
+            self.context[name] = (
+                self.address_of(value) if isinstance(value, np.ndarray) and value.dtype != MATRIX else value
+            )
+
+    def address_of(self, array: np.ndarray) -> int:
+        self.keep.append(array)
+        return array.ctypes.data
+
+    @property
+    def address(self) -> int:
+        self.sync[:] = 0
+        return self.context.ctypes.data
+
+
+def matrix_record(packed: np.ndarray, scheme: int, rows: int, cols: int, bias: np.ndarray | None = None) -> np.ndarray:
+    record = np.zeros(1, MATRIX)
+    record["scheme"], record["address"], record["rows"], record["cols"] = scheme, packed.ctypes.data, rows, cols
+    record["bias"] = 0 if bias is None else bias.ctypes.data
+    return record
+
+
+def random_weights(rng: np.random.Generator, scheme: int, rows: int, cols: int, extreme: bool = False):
+    if scheme == FLOAT32:
+        return rng.standard_normal((rows, cols)).astype(np.float32)
+    low, high = (-8, 7) if scheme == INT4_G32 else (-127, 127)
+    q = rng.choice([low, high], (rows, cols)) if extreme else rng.integers(low, high + 1, (rows, cols))
+    scale = rng.standard_normal((rows, cols // 32)).astype(np.float16).astype(np.float32)
+    return ref.Quantized(q.astype(np.int8), scale)
+
+
+def run_multiply(
+    kernels: Kernels,
+    weights,
+    scheme: int,
+    x: np.ndarray,
+    add: np.ndarray | None = None,
+    bias: np.ndarray | None = None,
+    threads: int = 1,
+) -> np.ndarray:
+    rows, cols = weights.shape if scheme == FLOAT32 else weights.q.shape
+    padded = -(-rows // 16) * 16
+    packed = ref.pack_tiles(weights, scheme)
+    assert packed.nbytes == matrix_bytes(scheme, rows, cols)
+    step = Step(threads)
+    q, s = quantized(kernels, x)
+    out = np.full((len(x), padded), np.nan, np.float32) if add is None else np.pad(add, ((0, 0), (0, padded - rows)))
+    record = matrix_record(packed, scheme, rows, cols, bias)
+    address = step.address
+    with Team(threads) as team:
+        team.run(
+            lambda _: kernels.multiply(
+                address,
+                record.ctypes.data,
+                x.ctypes.data,
+                q.ctypes.data,
+                s.ctypes.data,
+                out.ctypes.data,
+                padded * 4,
+                len(x),
+                int(add is not None),
+            )
+        )
+    return out[:, :rows]
+
+
+def quantized(kernels: Kernels, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    q = np.zeros(x.shape, np.int8)
+    s = np.zeros((len(x), x.shape[1] // 32, 2), np.float32)
+    step = Step()
+    for t in range(len(x)):
+        kernels.quantize_row(step.address, x[t].ctypes.data, q[t].ctypes.data, s[t].ctypes.data, x.shape[1])
+    return q, s
+
+
+@pytest.mark.parametrize("scheme", [FLOAT32, INT8_G32, INT4_G32])
+@pytest.mark.parametrize(("rows", "cols"), [(1, 32), (16, 32), (17, 96), (48, 256), (100, 1536)])
+@pytest.mark.parametrize("tokens", [1, 2, 3, 5, 13, 31])
+def test_multiply(kernels: Kernels, scheme: int, rows: int, cols: int, tokens: int) -> None:
+    rng = np.random.default_rng(rows * cols + tokens)
+    weights, x = random_weights(rng, scheme, rows, cols), rng.standard_normal((tokens, cols)).astype(np.float32)
+    expected = ref.multiply(weights, x)
+    found = run_multiply(kernels, weights, scheme, x)
+    assert np.abs(found - expected).max() <= SUM_TOLERANCE * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("scheme", [INT8_G32, INT4_G32])
+def test_multiply_is_exact_at_the_corners_of_int8(kernels: Kernels, scheme: int) -> None:
+    """Weights at both ends against activations of +-127: where vpmaddubsw would saturate. One group, so
+    that the integer sum times two powers of two is exact in float32."""
+    rng = np.random.default_rng(5)
+    weights = random_weights(rng, scheme, 64, 32, extreme=True)
+    weights.scale[:] = 0.5
+    weights.q[0], weights.q[1] = weights.q.min(), weights.q.max()
+    x = (rng.choice([-127.0, 127.0], (9, 32))).astype(np.float32)
+    x[0], x[1] = 127, -127
+    expected = x.astype(np.int64) @ weights.q.astype(np.int64).T * 0.5
+    assert np.array_equal(run_multiply(kernels, weights, scheme, x), expected)
+
+
+@pytest.mark.parametrize("scheme", [FLOAT32, INT8_G32, INT4_G32])
+def test_multiply_adds_and_biases(kernels: Kernels, scheme: int) -> None:
+    rng = np.random.default_rng(7)
+    weights, x = random_weights(rng, scheme, 48, 64), rng.standard_normal((5, 64)).astype(np.float32)
+    before, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((5, 48), (48,)))
+    expected = before + bias + ref.multiply(weights, x)
+    found = run_multiply(kernels, weights, scheme, x, before, bias)
+    assert np.abs(found - expected).max() <= SUM_TOLERANCE * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("scheme", [FLOAT32, INT8_G32, INT4_G32])
+def test_multiply_depends_neither_on_threads_nor_on_the_batch(kernels: Kernels, scheme: int) -> None:
+    rng = np.random.default_rng(8)
+    weights, x = random_weights(rng, scheme, 700, 128), rng.standard_normal((29, 128)).astype(np.float32)
+    whole = run_multiply(kernels, weights, scheme, x)
+    assert np.array_equal(whole, run_multiply(kernels, weights, scheme, x, threads=3))
+    one_by_one = [run_multiply(kernels, weights, scheme, x[t : t + 1])[0] for t in range(len(x))]
+    assert np.array_equal(whole, np.stack(one_by_one))
+
+
+@pytest.mark.parametrize("scheme", [FLOAT32, INT8_G32, INT4_G32])
+def test_unpack_row(kernels: Kernels, scheme: int) -> None:
+    rng = np.random.default_rng(9)
+    weights = random_weights(rng, scheme, 37, 96)
+    packed, out = ref.pack_tiles(weights, scheme), np.zeros(96, np.float32)
+    record = matrix_record(packed, scheme, 37, 96)
+    expected = weights if scheme == FLOAT32 else weights.values()
+    for row in (0, 15, 16, 36):
+        kernels.unpack_row(record.ctypes.data, row, out.ctypes.data)
+        assert np.array_equal(out, expected[row])
+
+
+@pytest.mark.parametrize("scheme", [FLOAT32, INT8_G32, INT4_G32])
+def test_tiles_round_trip(scheme: int) -> None:
+    weights = random_weights(np.random.default_rng(1), scheme, 33, 64)
+    back = ref.unpack_tiles(ref.pack_tiles(weights, scheme), scheme, 33, 64)
+    if scheme == FLOAT32:
+        assert np.array_equal(back, weights)
+    else:
+        assert np.array_equal(back.q, weights.q)
+        assert np.array_equal(back.scale, weights.scale)
+
+
+def test_quantize_row(kernels: Kernels) -> None:
+    rng = np.random.default_rng(2)
+    x = (rng.standard_normal((40, 64)) * 10.0 ** rng.integers(-20, 20, (40, 1))).astype(np.float32)
+    x[0], x[1, :32], x[2, 3] = 0, 0, 3e37
+    q, s = quantized(kernels, x)
+    expected = ref.quantize_rows(x)
+    assert np.array_equal(q, expected.q)
+    assert np.array_equal(s[:, :, 0], expected.scale)
+    sums = expected.q.reshape(40, 2, 32).astype(np.int32).sum(-1)
+    assert np.array_equal(np.ascontiguousarray(s[:, :, 1]).view(np.int32), sums)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("at", [0, 15, 16, 31, 63])
+def test_quantize_row_notices_what_is_not_finite(kernels: Kernels, bad: float, at: int) -> None:
+    x = np.ones(64, np.float32)
+    x[at] = bad
+    step, q, s = Step(), np.zeros(64, np.int8), np.zeros(4, np.float32)
+    kernels.quantize_row(step.address, x.ctypes.data, q.ctypes.data, s.ctypes.data, 64)
+    assert step.sync[192 // 8] == 1
+
+
+def test_exp(kernels: Kernels) -> None:
+    x = np.linspace(-87, 88, 16 * 4096).astype(np.float32)
+    out = np.zeros_like(x)
+    kernels.exp_row(x.ctypes.data, out.ctypes.data, x.size)
+    assert np.abs(out / np.exp(x.astype(np.float64)) - 1).max() < 3e-7
+    ends = np.array([-1e4, -3e38, 1e4, 0] * 4, np.float32)
+    kernels.exp_row(ends.ctypes.data, out.ctypes.data, 16)
+    assert out[0] < 2e-38 and out[1] < 2e-38 and np.isfinite(out[2]) and out[3] == 1
+
+
+def test_norm_tokens(kernels: Kernels) -> None:
+    rng = np.random.default_rng(3)
+    x, weight = rng.standard_normal((7, 96)).astype(np.float32), rng.standard_normal(96).astype(np.float32)
+    normed, q, s = np.zeros((7, 96), np.float32), np.zeros((7, 96), np.int8), np.zeros((7, 3, 2), np.float32)
+    step = Step(hidden=96, norm_eps=1e-5, x=x, normed=normed, normed_q=q, normed_s=s)
+    kernels.norm_tokens(step.address, weight.ctypes.data, 2, 5)
+    expected = ref.rms_norm(x[2:], weight, 1e-5)
+    assert np.abs(normed[:5] - expected).max() < 2e-6 * np.abs(expected).max()
+    assert np.array_equal(q[:5], ref.quantize_rows(normed[:5]).q)
+
+
+@pytest.mark.parametrize(("width", "biased"), [(1, False), (2, True), (3, False), (3, True), (4, True), (6, False)])
+def test_short_conv(kernels: Kernels, width: int, biased: bool) -> None:
+    """In chunks of uneven size, the state carried along."""
+    rng = np.random.default_rng(width)
+    hidden, tokens = 96, 11
+    bcx = rng.standard_normal((tokens, 3 * hidden)).astype(np.float32)
+    taps = rng.standard_normal((width, hidden)).astype(np.float32)
+    bias = rng.standard_normal(hidden).astype(np.float32) if biased else None
+    past = rng.standard_normal((max(1, width - 1), hidden)).astype(np.float32)
+    expected, expected_past = ref.short_conv(bcx, taps, bias, past[: width - 1])
+    layer, state = np.zeros(1, LAYER), np.zeros(1, STATE)
+    layer["taps"], layer["taps_bias"] = taps.ctypes.data, 0 if bias is None else bias.ctypes.data
+    state["conv"] = past.ctypes.data
+    found = []
+    for part in np.split(bcx, [1, 3, 8]):
+        mixed = np.zeros((len(part), hidden), np.float32)
+        q, s = np.zeros(mixed.shape, np.int8), np.zeros((len(part), hidden // 32, 2), np.float32)
+        step = Step(
+            hidden=hidden,
+            conv_width=width,
+            tokens=len(part),
+            wide=np.ascontiguousarray(part),
+            mixed=mixed,
+            mixed_q=q,
+            mixed_s=s,
+        )
+        kernels.conv_tokens(step.address, layer.ctypes.data, state.ctypes.data)
+        assert np.array_equal(q, ref.quantize_rows(mixed).q)
+        found.append(mixed)
+    assert np.abs(np.concatenate(found) - expected).max() < 1e-5
+    assert np.array_equal(past[: width - 1], expected_past)
+
+
+@pytest.mark.parametrize(("heads", "kv", "width"), [(4, 4, 32), (3, 1, 32), (8, 2, 64), (7, 1, 32), (2, 1, 128)])
+@pytest.mark.parametrize("position", [0, 5, 300])
+def test_attention(kernels: Kernels, heads: int, kv: int, width: int, position: int) -> None:
+    """Norm, RoPE, cache and softmax, after `position` cached tokens; keys and values rounded to float16."""
+    rng = np.random.default_rng(heads * 7 + position)
+    tokens, capacity, theta = 6, 320, 10000.0
+    wide = rng.standard_normal((tokens, (heads + 2 * kv) * width)).astype(np.float32)
+    q, k, v = np.split(wide.reshape(tokens, -1, width).copy(), [heads, heads + kv], axis=1)
+    q_norm, k_norm = (1 + rng.standard_normal(width).astype(np.float32) * np.float32(0.2) for _ in range(2))
+    past_k, past_v = (rng.standard_normal((position, kv, width)).astype(np.float16) for _ in range(2))
+    rope = ref.rope_table(np.arange(capacity), width, theta)
+
+    turned_q = ref.rotate(ref.rms_norm(q, q_norm, 1e-5), rope[position : position + tokens])
+    turned_k = ref.rotate(ref.rms_norm(k, k_norm, 1e-5), rope[position : position + tokens])
+    all_k, all_v = (
+        np.concatenate([a, b.astype(np.float16)]).astype(np.float32) for a, b in ((past_k, turned_k), (past_v, v))
+    )
+    expected = ref.attention(turned_q, all_k, all_v, position)
+
+    keys = np.zeros((kv, capacity // 16, width, 16), np.float16)
+    values = np.full((kv, capacity, width), np.nan, np.float16)  # what lies beyond must not be read
+    for p in range(position):
+        keys[:, p // 16, :, p % 16] = past_k[p]
+    values[:, :position] = past_v.transpose(1, 0, 2)
+    layer, state = np.zeros(1, LAYER), np.zeros(1, STATE)
+    layer["q_norm"], layer["k_norm"] = q_norm.ctypes.data, k_norm.ctypes.data
+    state["keys"], state["values"] = keys.ctypes.data, values.ctypes.data
+    mixed, mixed_q = np.zeros((tokens, heads * width), np.float32), np.zeros((tokens, heads * width), np.int8)
+    mixed_s = np.zeros((tokens, heads * width // 32, 2), np.float32)
+    step = Step(
+        head_dim=width,
+        heads=heads,
+        kv_heads=kv,
+        capacity=capacity,
+        norm_eps=1e-5,
+        tokens=tokens,
+        position=position,
+        rope=rope,
+        wide=wide,
+        mixed=mixed,
+        mixed_q=mixed_q,
+        mixed_s=mixed_s,
+    )
+    scratch = np.zeros(ATTENTION_SCRATCH_BYTES, np.uint8)
+    kernels.prepare_heads(step.address, layer.ctypes.data, state.ctypes.data)
+    kernels.attend_tokens(step.address, state.ctypes.data, scratch.ctypes.data)
+    # One float16 step of a key or value may differ where rounding differs: 2**-11 of its size.
+    assert np.abs(mixed - expected).max() < 2e-3
+    assert np.median(np.abs(mixed - expected)) < 2e-6
+    assert np.array_equal(mixed_q, ref.quantize_rows(mixed).q)
+
+
+@pytest.mark.parametrize(
+    ("experts", "top_k", "normalize", "biased"),
+    [(8, 3, True, True), (64, 4, True, True), (20, 4, False, True), (32, 1, True, False), (5, 5, True, True)],
+)
+def test_route(kernels: Kernels, experts: int, top_k: int, normalize: bool, biased: bool) -> None:
+    rng = np.random.default_rng(experts + top_k)
+    tokens, padded = 19, -(-experts // 16) * 16
+    logits = rng.standard_normal((tokens, experts)).astype(np.float32)
+    logits[3] = 0.5  # a tie: the lower numbers win
+    bias = rng.standard_normal(experts).astype(np.float32) * np.float32(0.1) if biased else None
+    if biased:
+        logits[3], bias[: experts // 2] = 0.5, 0
+    chosen, weights = ref.route(logits, bias, top_k, normalize, 1.5)
+    found, found_weights = np.zeros((tokens, top_k), np.int64), np.zeros((tokens, top_k), np.float32)
+    segments = np.zeros(experts + 1, np.int64)
+    pair_token, pair_weight = np.zeros(tokens * top_k, np.int64), np.zeros(tokens * top_k, np.float32)
+    step = Step(
+        tokens=tokens,
+        experts=experts,
+        top_k=top_k,
+        normalize_routes=int(normalize),
+        route_scale=1.5,
+        router_logits=np.pad(logits, ((0, 0), (0, padded - experts))),
+        chosen=found,
+        chosen_weight=found_weights,
+        segments=segments,
+        pair_token=pair_token,
+        pair_weight=pair_weight,
+    )
+    layer = np.zeros(1, LAYER)
+    layer["is_moe"], layer["router_bias"] = 1, 0 if bias is None else bias.ctypes.data
+    kernels.route(step.address, layer.ctypes.data)
+    assert np.array_equal(found, chosen)
+    assert np.abs(found_weights - weights).max() < 1e-6
+    expected_pairs = sorted((e, t) for t in range(tokens) for e in chosen[t])
+    pairs = [(e, int(pair_token[p])) for e in range(experts) for p in range(segments[e], segments[e + 1])]
+    assert pairs == expected_pairs
+    for p, (e, t) in enumerate(pairs):
+        assert pair_weight[p] == found_weights[t, list(found[t]).index(e)]
+
+
+def test_route_notices_nan(kernels: Kernels) -> None:
+    logits = np.zeros((1, 16), np.float32)
+    logits[0, 5] = np.nan
+    step = Step(
+        tokens=1,
+        experts=8,
+        top_k=2,
+        normalize_routes=1,
+        route_scale=1.0,
+        router_logits=logits,
+        chosen=np.zeros(2, np.int64),
+        chosen_weight=np.zeros(2, np.float32),
+        segments=np.zeros(9, np.int64),
+        pair_token=np.zeros(2, np.int64),
+        pair_weight=np.zeros(2, np.float32),
+    )
+    layer = np.zeros(1, LAYER)
+    layer["is_moe"] = 1
+    kernels.route(step.address, layer.ctypes.data)
+    assert step.sync[192 // 8] == 1
+
+
+def half_patterns() -> np.ndarray:
+    return np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+
+
+def test_float16_conversions_are_exact(kernels: Kernels) -> None:
+    """Through a matrix of scales: every finite float16 scales a weight of 1 against an activation of 127."""
+    halves = half_patterns()
+    halves = halves[np.isfinite(halves)]
+    for part in np.array_split(halves, 64):
+        weights = ref.Quantized(np.ones((len(part), 32), np.int8), part.astype(np.float32)[:, None])
+        record = matrix_record(ref.pack_tiles(weights, INT8_G32), INT8_G32, len(part), 32)
+        packed = ref.pack_tiles(weights, INT8_G32)
+        record["address"] = packed.ctypes.data
+        out = np.zeros(32, np.float32)
+        for row in itertools.islice(range(len(part)), 0, None, 97):
+            kernels.unpack_row(record.ctypes.data, row, out.ctypes.data)
+            assert out[0] == part[row]
+
+
+def test_kv_cache_rounds_to_float16_like_numpy(kernels: Kernels) -> None:
+    """Values pass through `prepare_heads` unchanged but for the rounding: all magnitudes, ties and subnormals."""
+    rng = np.random.default_rng(4)
+    bits = rng.integers(0, 1 << 32, 4096, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    exact = half_patterns().astype(np.float32)
+    with np.errstate(all="ignore"):
+        ties = (exact[:-1] + exact[1:]) / 2
+        pool = np.concatenate([bits, exact, ties, [0.0, -0.0, 65504, 65519.99, 65520, 1e38, 5.9e-8, 2.9e-8]])
+        pool = pool[~np.isnan(pool)].astype(np.float32)
+    pool = np.resize(pool, -(-len(pool) // 32) * 32).reshape(-1, 32)
+    tokens = len(pool)
+    capacity = -(-tokens // 16) * 16
+    wide = np.ones((tokens, 3, 32), np.float32)
+    wide[:, 2] = pool
+    values, keys = np.zeros((1, capacity, 32), np.float16), np.zeros((1, capacity // 16, 32, 16), np.float16)
+    one, rope = np.ones(32, np.float32), np.zeros((capacity, 32), np.float32)
+    layer, state = np.zeros(1, LAYER), np.zeros(1, STATE)
+    layer["q_norm"] = layer["k_norm"] = one.ctypes.data
+    state["keys"], state["values"] = keys.ctypes.data, values.ctypes.data
+    step = Step(head_dim=32, heads=1, kv_heads=1, capacity=capacity, norm_eps=1e-5, tokens=tokens, rope=rope, wide=wide)
+    kernels.prepare_heads(step.address, layer.ctypes.data, state.ctypes.data)
+    with np.errstate(over="ignore"):
+        expected = pool.astype(np.float16)
+    assert np.array_equal(values[0, :tokens].view(np.uint16), expected.view(np.uint16))
+
+
+def test_the_tier_is_chosen_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for tier in runnable_tiers():
+        monkeypatch.setenv("EDGE_LFM_ISA", tier.name)
+        assert select_isa() is tier
+    monkeypatch.setenv("EDGE_LFM_ISA", "sse9")
+    with pytest.raises(IsaError, match="sse9"):
+        select_isa()
+    foreign = next(tier for tier in TIERS if tier not in runnable_tiers())
+    with pytest.raises(IsaError, match="cannot run"):
+        select_isa(foreign.name)
+
+
+def test_measuring_kernels(kernels: Kernels) -> None:
+    data = np.arange(1024, dtype=np.int32)
+    assert kernels.read_bytes(data.ctypes.data, data.nbytes) == data.sum()
+    line = np.ones(64, np.uint8)
+    assert kernels.dot_many(line.ctypes.data, 3) == 3 * 16 * 12 * 4

@@ -1,0 +1,91 @@
+"""The kernel cache: used, keyed, and never trusted when damaged; and what happens without one."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from edge_lfm.kernels import library
+from edge_lfm.kernels.isa import select_isa
+
+CODE = (
+    "from edge_lfm.kernels.library import load_kernels; import numpy as np; k = load_kernels(); "
+    "x = np.zeros(16, np.float32); k.exp_row(x.ctypes.data, x.ctypes.data, 16); print(x.sum())"
+)
+
+
+def run(cache: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", CODE],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env=os.environ | {"EDGE_LFM_CACHE": str(cache)} | env,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "16.0"
+    return done
+
+
+def test_the_cache_is_used_rebuilt_and_never_trusted(tmp_path: Path) -> None:
+    """One compilation each for: a new cache, a damaged file, an empty one. None when the file is whole."""
+    assert "compiling" in run(tmp_path).stderr
+    assert run(tmp_path).stderr == ""
+    (path,) = (tmp_path / "kernels").iterdir()
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(damaged) // 2] ^= 4
+    path.write_bytes(damaged)
+    assert "compiling" in run(tmp_path).stderr
+    assert path.read_bytes() == whole  # compiled again, byte for byte
+    assert stat.S_IMODE((tmp_path / "kernels").stat().st_mode) == 0o700
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Counts compilations, and serves the session's cached code instead of compiling."""
+    isa = select_isa()
+    library.load_kernels(isa)
+    path = library._cached_path(isa)
+    code = library._read_checked(path) if path else None
+    assert code is not None
+    count: list[str] = []
+    monkeypatch.setattr(library, "_compile", lambda isa: count.append(isa.name) or code)
+    return count
+
+
+@pytest.mark.parametrize("kind", ["read-only parent", "a file", "world-writable", "truncated"])
+def test_a_bad_cache_stops_nothing(
+    kind: str, tmp_path: Path, compiled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    if kind == "read-only parent":
+        cache = Path("/proc/nowhere")
+    elif kind == "a file":
+        cache.write_text("x", encoding="utf-8")
+    elif kind == "world-writable":
+        (cache / "kernels").mkdir(parents=True)
+        (cache / "kernels").chmod(0o777)
+    monkeypatch.setenv("EDGE_LFM_CACHE", str(cache))
+    library._load.__wrapped__(select_isa(), lambda line: None)
+    assert len(compiled) == 1
+    if kind == "world-writable":
+        assert list((cache / "kernels").iterdir()) == []  # machine code that others could replace is not kept
+    if kind == "truncated":
+        (path,) = (cache / "kernels").iterdir()
+        path.write_bytes(path.read_bytes()[:40])
+        library._load.__wrapped__(select_isa(), lambda line: None)
+        assert len(compiled) == 2
+
+
+def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("EDGE_LFM_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert library.cache_folder() == tmp_path / "edge-lfm"
+    monkeypatch.setenv("EDGE_LFM_CACHE", str(tmp_path / "x"))
+    assert library.cache_folder() == tmp_path / "x"

@@ -1,0 +1,280 @@
+"""The quantizer: rounding against the anchors of the literature, reports, determinism, and every bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import GOLDEN_CASES, goldens_tool, write_checkpoint
+from edge_lfm.kernels.layout import GROUP
+from edge_lfm.quantize import rounding
+from edge_lfm.quantize.convert import convert, measure_sizes, plan_conversion
+from edge_lfm.quantize.families import family_config
+from edge_lfm.quantize.recipes import RECIPES, find_recipe
+from edge_lfm.quantize.synth import synthesize
+
+from edge_lfm.config import ModelConfig
+from edge_lfm.demo import demo_checkpoint
+from edge_lfm.errors import EdgeLfmError, OutputError, UnsupportedModelError, UsageError
+from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
+from edge_lfm.model.plan import plan_pieces
+
+
+def signal_to_noise(x: np.ndarray, quantized) -> float:
+    """dB."""
+    return float(-20 * np.log10(np.linalg.norm(x - quantized.values()) / np.linalg.norm(x)))
+
+
+ANCHORS = {  # dB on 524,288 samples, from published and recomputed tables: normal, Laplace
+    rounding.q4_0: (21.29, 19.41),
+    rounding.int4: (21.82, 19.82),
+}
+
+
+@pytest.mark.parametrize("method", ANCHORS)
+def test_rounding_meets_the_anchors(method) -> None:
+    rng = np.random.default_rng(1)
+    for x, anchor in zip(
+        (rng.standard_normal((256, 2048)), rng.laplace(size=(256, 2048))), ANCHORS[method], strict=True
+    ):
+        assert signal_to_noise(x.astype(np.float32), method(x.astype(np.float32))) == pytest.approx(anchor, abs=0.1)
+
+
+def test_the_search_beats_absmax() -> None:
+    x = np.random.default_rng(2).standard_normal((64, 512)).astype(np.float32)
+    groups = x.reshape(64, -1, GROUP)
+    for method, top in ((rounding.int4, 7), (rounding.int8, 127)):
+        scale = (np.abs(groups).max(-1) / top).astype(np.float16).astype(np.float32)
+        absmax = np.clip(np.rint(groups / scale[..., None]), -top, top) * scale[..., None]
+        error = ((groups - absmax) ** 2).sum(-1)
+        searched = ((groups - method(x).values().reshape(groups.shape)) ** 2).sum(-1)
+        assert searched.sum() < error.sum()
+
+
+@pytest.mark.parametrize("method", [rounding.q4_0, rounding.int4, rounding.int8])
+def test_rounding_of_strange_groups(method) -> None:
+    rows = np.zeros((7, 64), np.float32)
+    rows[1] = 0.25  # constant
+    rows[2, 5] = 3.0  # a single outlier
+    rows[3] = 1e-42  # denormal
+    rows[4, ::2], rows[4, 1::2] = 1e4, -1e4
+    rows[5] = np.float32(1e-9)
+    rows[6, 0] = -2.0
+    quantized = method(rows)
+    values = quantized.values()
+    assert np.isfinite(values).all()
+    assert np.array_equal(values[0], np.zeros(64))
+    assert np.abs(values[1] - 0.25).max() < 0.02
+    assert values[2, 5] == pytest.approx(3.0, rel=0.01)
+    assert np.array_equal(quantized.scale, quantized.scale.astype(np.float16).astype(np.float32))
+    low, high = (-127, 127) if method is rounding.int8 else (-8, 7)
+    assert low <= quantized.q.min() and quantized.q.max() <= high
+
+
+@pytest.mark.parametrize("method", [rounding.q4_0, rounding.int4, rounding.int8])
+def test_rounding_again_loses_no_more_than_a_step(method) -> None:
+    x = np.random.default_rng(3).standard_normal((32, 256)).astype(np.float32)
+    once = method(x)
+    again = method(once.values())
+    lost, again_lost = (np.linalg.norm(a - b) for a, b in ((x, once.values()), (once.values(), again.values())))
+    assert again_lost < lost / 2
+
+
+def test_weights_beyond_float16_are_refused_by_name(tmp_path: Path) -> None:
+    raw = GOLDEN_CASES["dense"]
+    config = ModelConfig.from_dict(raw)
+    tensors = {
+        s.name: goldens_tool.random_weights(s.name, s.shape)
+        for p in plan_pieces(config, RECIPES["int4"].schemes)
+        for s in p.sources
+    }
+    tensors["model.layers.1.feed_forward.w3.weight"][0, 0] = 1e8
+    with pytest.raises(UnsupportedModelError, match=r"layers\.1\.feed_forward\.w3"):
+        convert(write_checkpoint(tmp_path / "in", raw, tensors), tmp_path / "out", find_recipe("int4"))
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize("scheme", RECIPES)
+def test_the_report_tells_what_is_in_the_file(scheme: str, tmp_path: Path) -> None:
+    done: list[int] = []
+    totals: list[int] = []
+
+    def progress(total: int):
+        totals.append(total)
+        return done.append
+
+    report = convert(demo_checkpoint(), tmp_path / "m", find_recipe(scheme), progress=progress)
+    stored = json.loads((tmp_path / "m/quantization_report.json").read_text(encoding="utf-8"))
+    size = (tmp_path / "m/model.safetensors").stat().st_size
+    assert report.size.file_bytes == stored["size"]["file_bytes"] == size
+    assert sum(done) == totals[0] <= size
+    assert report.size.parameters == 8_290_784
+    assert plan_conversion(demo_checkpoint(), find_recipe(scheme)) == report.size
+    with PackedModel(tmp_path / "m") as packed, PackedModel(tmp_path / "m") as same:
+        exact_folder = tmp_path / "exact"
+        convert(demo_checkpoint(), exact_folder, find_recipe("float32"))
+        with PackedModel(exact_folder) as exact:
+            name = "model.layers.3.feed_forward.experts.5.w2.weight"
+            a = UnpackedWeights(exact, integers=False)(name)
+            b = UnpackedWeights(packed, integers=False)(name)
+        error = np.linalg.norm(a - b) / np.linalg.norm(a)
+        assert error == pytest.approx(report.relative_rmse_by_class["experts"], rel=0.1, abs=1e-9)
+        assert same.schemes.recipe == scheme
+
+
+def test_the_bytes_are_deterministic(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        convert(demo_checkpoint(), tmp_path / name, find_recipe("int4"))
+    assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+
+
+def test_a_checkpoint_without_tokenizer_is_packed_with_a_warning(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "in", GOLDEN_CASES["dense"])
+    report = convert(source, tmp_path / "out", find_recipe("int8"))
+    assert any("tokenizer.json is missing" in w for w in report.warnings)
+    assert (tmp_path / "out/config.json").exists()
+
+
+CARD_PARAMETERS = {
+    "lfm2-24b-a2b": 23_843_661_440,
+    "lfm2-350m": 354_483_968,
+    "lfm2-700m": 742_489_344,
+    "lfm2-1.2b": 1_170_340_608,
+    "lfm2-2.6b": 2_569_272_320,
+}
+
+
+@pytest.mark.parametrize("name", CARD_PARAMETERS)
+def test_published_shapes_have_the_parameters_of_their_cards(name: str) -> None:
+    config = ModelConfig.from_dict(family_config(name))
+    sizes = measure_sizes(config, plan_pieces(config, find_recipe("int4").schemes))
+    assert sizes.parameters == CARD_PARAMETERS[name]
+    if name == "lfm2-24b-a2b":
+        assert sizes.active_parameters == 2_326_881_920
+
+
+def test_synth_is_a_model_with_blocks_of_their_own(tmp_path: Path) -> None:
+    raw = family_config("lfm2-8b-a1b") | {
+        "hidden_size": 256,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "num_hidden_layers": 4,
+        "layer_types": ["conv", "full_attention"] * 2,
+        "intermediate_size": 512,
+        "moe_intermediate_size": 128,
+        "vocab_size": 512,
+    }
+    for scheme in ("int4", "int8", "float32"):
+        synthesize(raw, tmp_path / scheme, find_recipe(scheme))
+        with PackedModel(tmp_path / scheme) as model:
+            assert model.verify() == []
+            blocks = {model.bytes_of(n).tobytes() for n, p in model.pieces.items() if p.kind == "experts"}
+            assert len(blocks) == 2 * 32
+            w = UnpackedWeights(model, integers=False)("model.layers.2.feed_forward.experts.7.w1.weight")
+            assert w.std() * 16 == pytest.approx(1, rel=0.05)
+            assert abs(w.mean()) < 0.01
+
+
+def test_refusals_of_the_output(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    shutil.copytree(demo_checkpoint(), source)
+    before = sorted((p.name, p.stat().st_size) for p in source.iterdir())
+    recipe = find_recipe("int8")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/precious.txt").write_text("x", encoding="utf-8")
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    for output, message in (
+        (source, "in each other"),
+        (source / "out", "in each other"),
+        (tmp_path, "in each other"),
+        (tmp_path / "taken", "exists"),
+        (tmp_path / "file", "exists"),
+    ):
+        with pytest.raises(OutputError, match=message):
+            convert(source, output, recipe)
+    for output in (tmp_path / "taken", tmp_path / "file"):
+        with pytest.raises(OutputError, match="not a model folder"):
+            convert(source, output, recipe, force=True)
+    assert (tmp_path / "taken/precious.txt").exists()
+    convert(source, tmp_path / "out", recipe)
+    with pytest.raises(OutputError, match="--force"):
+        convert(source, tmp_path / "out", recipe)
+    convert(source, tmp_path / "out", recipe, force=True)
+    assert sorted((p.name, p.stat().st_size) for p in source.iterdir()) == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "in", "out", "taken"]
+    with pytest.raises(UsageError, match="int5"):
+        find_recipe("int5")
+
+
+def run_limited(output: Path, prefix: list[str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edge_lfm.cli.main", "quantize", str(demo_checkpoint()), "-o", str(output)]
+    return subprocess.run([*prefix, *command], capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_no_permission_and_full_disk(tmp_path: Path) -> None:
+    """A limit on file size stands for a full disk; a file where a folder should be, for missing permission."""
+    done = run_limited(tmp_path / "out", ["prlimit", "--fsize=1000000"])
+    assert done.returncode == 3, done.stderr
+    assert "no room" in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    done = run_limited(tmp_path / "file/out", [])
+    assert done.returncode == 3
+    assert "cannot be made" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    if os.geteuid() == 0 and shutil.which("setpriv"):
+        closed = tmp_path / "closed"
+        closed.mkdir(mode=0o555)
+        reachable = (
+            subprocess.run(
+                ["setpriv", "--reuid=65534", "--clear-groups", sys.executable, "-c", "import edge_lfm"],
+                capture_output=True,
+                check=False,
+            ).returncode
+            == 0
+        )
+        if reachable:
+            done = run_limited(closed / "out", ["setpriv", "--reuid=65534", "--clear-groups"])
+            assert done.returncode == 3 and "permissions" in done.stderr
+
+
+@pytest.mark.parametrize(("kill", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupts_leave_nothing(kill: signal.Signals, code: int, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "edge_lfm.cli.main",
+        "quantize",
+        str(demo_checkpoint()),
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 20
+    while not list(tmp_path.glob("out.partial/*")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(kill)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_and_wrong_sources(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    for source, message in (
+        (tmp_path / "absent", "does not exist"),
+        (tmp_path / "file", "not a folder"),
+        (tmp_path / "empty", r"config\.json does not exist"),
+    ):
+        with pytest.raises(EdgeLfmError, match=message):
+            convert(source, tmp_path / "out", find_recipe("int4"))
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,135 @@
+"""Make the golden logits of tests/data/goldens.npz with transformers: tiny random models of every variant.
+
+    python -m venv .golden && .golden/bin/pip install "torch>=2.6" "transformers>=5.0" numpy
+    .golden/bin/python tools/make_goldens.py
+
+Each case is a configuration, seeded float32 weights that the tests draw again by the same rule
+(`random_weights`), token ids, and the logits of Lfm2ForCausalLM or Lfm2MoeForCausalLM. Imports
+nothing of edge-lfm: the goldens are an independent oracle.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+OUT = Path(__file__).parent.parent / "tests" / "data"
+BASE = {
+    "vocab_size": 160,
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+    "conv_L_cache": 3,
+    "conv_bias": False,
+    "norm_eps": 1e-5,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": True,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 7,
+    "rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"},
+}
+DENSE = BASE | {"model_type": "lfm2", "intermediate_size": 96, "block_auto_adjust_ff_dim": False}
+MOE = BASE | {
+    "model_type": "lfm2_moe",
+    "intermediate_size": 96,
+    "moe_intermediate_size": 32,
+    "num_dense_layers": 1,
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "norm_topk_prob": True,
+    "use_expert_bias": True,
+    "routed_scaling_factor": 1.0,
+}
+CASES = {
+    "dense": DENSE,
+    "dense-adjusted-width": DENSE
+    | {
+        "intermediate_size": 100,
+        "block_auto_adjust_ff_dim": True,
+        "block_ffn_dim_multiplier": 1.5,
+        "block_multiple_of": 32,
+    },
+    "dense-group3": DENSE | {"hidden_size": 96, "num_attention_heads": 3, "num_key_value_heads": 1},
+    "dense-group4-conv4": DENSE
+    | {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 1, "conv_L_cache": 4},
+    "dense-conv-bias": DENSE | {"conv_bias": True},
+    "dense-untied": DENSE | {"tie_word_embeddings": False},
+    "dense-theta": DENSE | {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}},
+    "moe": MOE,
+    "moe-no-bias": MOE | {"use_expert_bias": False},
+    "moe-not-normalized": MOE | {"norm_topk_prob": False},
+    "moe-scaled": MOE | {"routed_scaling_factor": 2.5},
+    "moe-all-sparse": MOE | {"num_dense_layers": 0, "num_experts": 20, "num_experts_per_tok": 4},
+    "moe-group3-conv-bias": MOE
+    | {"hidden_size": 96, "num_attention_heads": 3, "num_key_value_heads": 1, "conv_bias": True},
+    "moe-untied-conv4": MOE | {"tie_word_embeddings": False, "conv_L_cache": 4},
+    "moe-top1": MOE | {"num_experts_per_tok": 1},
+}
+TOKENS = 37
+
+
+def random_weights(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The weights of a tensor, from a seed that is its name: norms near 1, a large selection bias."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    values = rng.standard_normal(shape).astype(np.float32)
+    if name.endswith("norm.weight"):
+        return 1 + np.float32(0.3) * values
+    if name.endswith("expert_bias"):
+        return np.float32(0.3) * values
+    if name.endswith("gate.weight"):
+        return np.float32(0.5) * values
+    return values * np.float32(shape[-1] ** -0.5 if len(shape) == 2 else 0.5)
+
+
+def token_ids(case: str) -> np.ndarray:
+    return np.random.default_rng(zlib.crc32(case.encode())).integers(0, BASE["vocab_size"], TOKENS)
+
+
+def logits_of(case: str, config: dict) -> np.ndarray:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.set_grad_enabled(False)
+    settings = {k: v for k, v in config.items() if k != "model_type"}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config["model_type"], **settings)).float().eval()
+    state = model.state_dict()
+    for name, tensor in state.items():
+        if name != "lm_head.weight" or not config["tie_word_embeddings"]:  # a tied head is the embedding itself
+            tensor.copy_(torch.from_numpy(_weights_in_memory(name, tuple(tensor.shape))))
+    return model(torch.from_numpy(token_ids(case))[None]).logits[0].numpy()
+
+
+def _weights_in_memory(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """transformers 5 fuses experts in memory; the goldens use the hub's per-expert tensors."""
+    base, _, last = name.rpartition(".")
+    if last == "gate_up_proj":
+        return np.stack(
+            [
+                np.concatenate(
+                    [random_weights(f"{base}.{e}.{w}.weight", (shape[1] // 2, shape[2])) for w in ("w1", "w3")]
+                )
+                for e in range(shape[0])
+            ]
+        )
+    if last == "down_proj":
+        return np.stack([random_weights(f"{base}.{e}.w2.weight", shape[1:]) for e in range(shape[0])])
+    return random_weights(name, shape)
+
+
+def main() -> None:
+    OUT.mkdir(parents=True, exist_ok=True)
+    arrays = {case: logits_of(case, config) for case, config in CASES.items()}
+    np.savez_compressed(OUT / "goldens.npz", **arrays)
+    (OUT / "goldens.json").write_text(json.dumps(CASES, indent=1) + "\n", encoding="utf-8")
+    for case, logits in arrays.items():
+        print(f"{case:24} logits {logits.shape}, spread {logits.std():.3f}")
+
+
+if __name__ == "__main__":
+    main()
