@@ -2,6 +2,8 @@
 VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
+# Empty: install a built wheel in place of the checkout, as a user would.
+EDITABLE ?= --editable
 
 .PHONY: demo test check wheel goldens bench clean
 
@@ -12,11 +14,12 @@ demo: $(VENV)/.installed
 
 # The whole test suite.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -q
+	$(BIN)/pytest -q
 
 # Lint, types and layer rules, on the installed package.
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	sh tools/check_installed.sh $(BIN)
 
 # A wheel with everything that the runtime needs.
@@ -34,9 +37,10 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/llama_cpp.py
 
 $(VENV)/.installed: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edge-lfm needs Python 3.11 or newer")'
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "install venv: sudo apt install python3-venv"; exit 1; }
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable ".[dev]"
+	$(BIN)/pip install --quiet $(EDITABLE) ".[dev]"
 	touch $@
 
 clean:

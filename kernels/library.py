@@ -135,7 +135,7 @@ def _compile(isa: Isa) -> bytes:
     """Run the compiler in a process of its own: the runtime stays free of Numba and of its memory."""
     with tempfile.TemporaryDirectory(prefix="edge-lfm-") as folder:
         output = Path(folder) / "kernels.o"
-        command = [sys.executable, "-m", "edge_lfm.kernels.compiler", "--isa", isa.name, "-o", str(output)]
+        command = [sys.executable, "-P", "-m", "edge_lfm.kernels.compiler", "--isa", isa.name, "-o", str(output)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0 or not output.exists():
             reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

@@ -9,6 +9,7 @@ Legend: T tokens, N rows (outputs), K columns (inputs), G groups of 32 columns, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from edge_lfm.kernels.layout import FLOAT32, GROUP, INT4_G32, INT8_G32
@@ -56,7 +57,8 @@ def multiply(weights: F32 | Quantized, x: F32) -> F32:
     dots = np.einsum(
         "ngk,tgk->tng", weights.q.reshape(n, -1, GROUP).astype(np.int64), a.q.reshape(t, -1, GROUP).astype(np.int64)
     )
-    return np.einsum("tng,ng,tg->tn", dots.astype(np.float64), weights.scale, a.scale).astype(np.float32)
+    out: F32 = np.einsum("tng,ng,tg->tn", dots.astype(np.float64), weights.scale, a.scale).astype(np.float32)
+    return out
 
 
 def pack_tiles(weights: F32 | Quantized, scheme: int) -> NDArray[np.uint8]:
@@ -100,7 +102,7 @@ def unpack_tiles(packed: NDArray[np.uint8], scheme: int, rows: int, cols: int) -
     return Quantized(q[:rows], scale[:rows].astype(np.float32))
 
 
-def _padded(x: NDArray) -> NDArray:
+def _padded(x: NDArray[Any]) -> NDArray[Any]:
     """Rows padded with zeros to a multiple of 16."""
     return np.pad(x, ((0, -len(x) % 16), (0, 0)))
 
@@ -164,7 +166,8 @@ def attention(q: F32, keys: F32, values: F32, position: int) -> F32:
     scores = np.where(later[None], -np.inf, scores)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
-    return np.einsum("htp,phd->thd", weights, values).reshape(tokens, -1).astype(np.float32)
+    out: F32 = np.einsum("htp,phd->thd", weights, values).reshape(tokens, -1).astype(np.float32)
+    return out
 
 
 def route(logits: F32, bias: F32 | None, top_k: int, normalize: bool, scale: float) -> tuple[I64, F32]:

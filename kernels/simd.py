@@ -19,7 +19,7 @@ from edge_lfm.kernels.target import kernel as kernel
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.datamodel import PrimitiveModel
+from numba.core.datamodel.models import PrimitiveModel
 from numba.extending import intrinsic, lower_builtin, register_model, type_callable
 
 LANES = 16
@@ -241,9 +241,10 @@ first_lanes = operation(F32, [F32, types.int32], _below)
 def _arithmetic(op: Any, vec: Vec, name: str) -> None:
     type_callable(op)(lambda context: lambda x, y: vec if x is vec and y is vec else None)
 
-    @lower_builtin(op, vec, vec)
     def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[Any]) -> Any:
         return getattr(builder, name)(args[0], args[1])
+
+    lower_builtin(op, vec, vec)(lower)
 
 
 for _op, _f32, _i32 in ((operator.add, "fadd", "add"), (operator.sub, "fsub", "sub"), (operator.mul, "fmul", "mul")):

@@ -44,7 +44,8 @@ class _Kernel(CPUDispatcher):
                 "no_cfunc_wrapper": True,
             },
         )
-        self._compiler._customize_flags = _stop_at_ir
+        compiler: Any = vars(self)["_compiler"]
+        compiler._customize_flags = _stop_at_ir
 
     def add_overload(self, result: Any) -> None:
         key = object()  # stands for the machine code's entry point, which there is none of

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -10,31 +9,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_lfm.kernels.layout import SCHEME_IDS, matrix_bytes
 from edge_lfm.quantize.output import check_output, staged_folder, write_json
-from edge_lfm.quantize.pack import ErrorSum, pack_piece, slot_of
+from edge_lfm.quantize.pack import ErrorSum, pack_piece
 from edge_lfm.quantize.recipes import Recipe
 
 from edge_lfm.config import ModelConfig
 from edge_lfm.errors import OutputError
 from edge_lfm.formats.checkpoint import TOKENIZER_FILES, Checkpoint
-from edge_lfm.formats.packed import PackedWriter, packed_size
+from edge_lfm.formats.packed import PackedWriter
+from edge_lfm.memory.budget import peak_memory_bytes
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
-from edge_lfm.model.plan import Piece, plan_pieces
+from edge_lfm.model.plan import plan_pieces
+from edge_lfm.model.sizes import SizeReport, measure_sizes, slot_of
 
 Progress = Callable[[int], object]
-
-
-@dataclass(frozen=True)
-class SizeReport:
-    """What a packed model will weigh. Bytes per token: what one decode step reads at most."""
-
-    parameters: int
-    active_parameters: int
-    file_bytes: int
-    bytes_per_token: int
-    bits_per_weight: float
-    bytes_by_class: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -47,23 +35,6 @@ class ConversionReport:
     seconds: float
     peak_memory_bytes: int
     warnings: tuple[str, ...]
-
-
-def measure_sizes(config: ModelConfig, pieces: list[Piece]) -> SizeReport:
-    """The sizes of a plan; needs no weights."""
-    by_class: dict[str, int] = {}
-    active = per_token = 0
-    for piece in pieces:
-        by_class[piece.kind] = by_class.get(piece.kind, 0) + piece.nbytes
-        share = config.num_experts_per_tok / config.num_experts if piece.kind == "experts" else 1.0
-        if piece.name == "model.embed_tokens.weight" and not config.tie_word_embeddings:
-            per_token += matrix_bytes(SCHEME_IDS[piece.scheme], 16, config.hidden_size)
-        else:
-            active += round(piece.weights * share)
-            per_token += round(piece.nbytes * share)
-    parameters = sum(piece.weights for piece in pieces)
-    file_bytes = packed_size([slot_of(piece) for piece in pieces])
-    return SizeReport(parameters, active, file_bytes, per_token, 8 * file_bytes / parameters, by_class)
 
 
 def plan_conversion(source: Path, recipe: Recipe) -> SizeReport:
@@ -147,11 +118,6 @@ def check_room(folder: Path, needed_bytes: int) -> None:
             f"{folder.parent}: {needed_bytes / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free",
             hint="free some space, or write to another disk",
         )
-
-
-def peak_memory_bytes() -> int:
-    """The largest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _missing_files(source: Path) -> Iterable[tuple[str, str]]:

@@ -11,8 +11,7 @@ from edge_lfm.quantize.recipes import Recipe
 from numpy.typing import NDArray
 
 from edge_lfm.errors import UnsupportedModelError
-from edge_lfm.formats.packed import Slot
-from edge_lfm.model.plan import BLOCK_ALIGNMENT, Matrix, Piece
+from edge_lfm.model.plan import Matrix, Piece
 from edge_lfm.model.reference import Weights
 
 
@@ -33,13 +32,6 @@ class ErrorSum:
     def relative_rmse(self) -> float:
         """Root mean square error over root mean square weight."""
         return (self.error / self.signal) ** 0.5 if self.signal else 0.0
-
-
-def slot_of(piece: Piece) -> Slot:
-    """Where a piece lies in the packed file."""
-    if piece.floats is not None:
-        return Slot(piece.name, "F32", piece.floats.shape)
-    return Slot(piece.name, "U8", (piece.nbytes,), BLOCK_ALIGNMENT if piece.aligned else 64)
 
 
 def pack_piece(piece: Piece, weights: Weights, recipe: Recipe, errors: dict[str, ErrorSum]) -> NDArray[np.generic]:

@@ -35,7 +35,7 @@ def test_importing_the_package_imports_neither_numba_nor_llvm() -> None:
         "import sys, edge_lfm, edge_lfm.cli.main; from edge_lfm import Model; "
         "print([m for m in ('numba', 'llvmlite', 'torch') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
@@ -44,7 +44,7 @@ def test_generating_imports_no_numba(demo: dict[str, Path]) -> None:
         f"import sys; from edge_lfm import Model; m = Model.load({str(demo['int4'])!r}); "
         "m.generate('hi').result(); print('numba' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from edge_lfm.cli.main import VERBS, make_parser
 
-COMMAND = [sys.executable, "-m", "edge_lfm.cli.main"]
+COMMAND = [sys.executable, "-P", "-m", "edge_lfm.cli.main"]
 
 
 def edge_lfm(

@@ -20,7 +20,7 @@ CODE = (
 
 def run(cache: Path, **env: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-c", CODE],
+        [sys.executable, "-P", "-c", CODE],
         capture_output=True,
         text=True,
         check=False,

@@ -16,7 +16,7 @@ import pytest
 from conftest import GOLDEN_CASES, goldens_tool, write_checkpoint
 from edge_lfm.kernels.layout import GROUP
 from edge_lfm.quantize import rounding
-from edge_lfm.quantize.convert import convert, measure_sizes, plan_conversion
+from edge_lfm.quantize.convert import convert, plan_conversion
 from edge_lfm.quantize.families import family_config
 from edge_lfm.quantize.recipes import RECIPES, find_recipe
 from edge_lfm.quantize.synth import synthesize
@@ -26,6 +26,7 @@ from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import EdgeLfmError, OutputError, UnsupportedModelError, UsageError
 from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
 from edge_lfm.model.plan import plan_pieces
+from edge_lfm.model.sizes import measure_sizes
 
 
 def signal_to_noise(x: np.ndarray, quantized) -> float:
@@ -215,7 +216,7 @@ def test_refusals_of_the_output(tmp_path: Path) -> None:
 
 
 def run_limited(output: Path, prefix: list[str]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "edge_lfm.cli.main", "quantize", str(demo_checkpoint()), "-o", str(output)]
+    command = [sys.executable, "-P", "-m", "edge_lfm.cli.main", "quantize", str(demo_checkpoint()), "-o", str(output)]
     return subprocess.run([*prefix, *command], capture_output=True, text=True, check=False, timeout=60)
 
 
@@ -234,7 +235,7 @@ def test_no_permission_and_full_disk(tmp_path: Path) -> None:
         closed.mkdir(mode=0o555)
         reachable = (
             subprocess.run(
-                ["setpriv", "--reuid=65534", "--clear-groups", sys.executable, "-c", "import edge_lfm"],
+                ["setpriv", "--reuid=65534", "--clear-groups", sys.executable, "-P", "-c", "import edge_lfm"],
                 capture_output=True,
                 check=False,
             ).returncode

@@ -47,7 +47,8 @@ def progress_bar(label: str, unit: str = "B") -> Callable[[int], Callable[[int],
         bar = tqdm(
             total=total, desc=label, unit=unit, unit_scale=True, delay=0.5, file=sys.stderr, leave=False, disable=None
         )
-        return bar.update
+        update: Callable[[int], object] = bar.update
+        return update
 
     return start
 

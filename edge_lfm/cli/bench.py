@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     reports = []
-    for threads in _numbers(args.threads, "-t", 1) or [None]:
+    counts: list[int | None] = [*_numbers(args.threads, "-t", 1)]
+    for threads in counts or [None]:
         with Model.load(args.model, ram=args.ram, threads=threads, context=None) as model:
             reports.append(
                 measure(

@@ -11,7 +11,7 @@ from edge_lfm.cli.quantize import describe_sizes
 from edge_lfm.demo import packed_demo
 from edge_lfm.errors import ModelFileError
 from edge_lfm.model.packed_model import PackedModel
-from edge_lfm.quantize.convert import measure_sizes
+from edge_lfm.model.sizes import measure_sizes
 
 HELP = "show a packed model's architecture and sizes"
 EXAMPLE = "edge-lfm inspect lfm2-24b-int4 --verify"

@@ -8,7 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from edge_lfm.cli.arguments import gigabytes, print_json, progress_bar
-from edge_lfm.quantize.convert import ConversionReport, SizeReport, convert, plan_conversion
+from edge_lfm.model.sizes import SizeReport
+from edge_lfm.quantize.convert import ConversionReport, convert, plan_conversion
 from edge_lfm.quantize.recipes import RECIPES, find_recipe
 
 HELP = "pack a Hugging Face checkpoint into int4 or int8"

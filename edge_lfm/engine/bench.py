@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from edge_lfm.engine.generate import prefill
 from edge_lfm.engine.runner import Runner
+from edge_lfm.memory.budget import peak_memory_bytes
 from edge_lfm.model.packed_model import PackedModel
+from edge_lfm.model.sizes import measure_sizes
 from edge_lfm.model.state import State
-from edge_lfm.quantize.convert import measure_sizes, peak_memory_bytes
 
 _STREAM_BYTES = 512 << 20  # far beyond any last-level cache
 _PEAK_ROUNDS = 1_000_000
@@ -46,7 +47,7 @@ class BenchReport:
     isa: str
     threads: int
     bytes_per_token: int
-    ops_per_token: int
+    ops_per_token: int  # of a prefill, which needs the head for its last token only
     peak_memory_bytes: int
     results: tuple[TestResult, ...]
 
@@ -121,7 +122,7 @@ def measure(
         runner.kernels.isa.name,
         runner.team.count,
         sizes.bytes_per_token,
-        2 * sizes.active_parameters,
+        2 * (sizes.active_parameters - config.vocab_size * config.hidden_size),
         peak_memory_bytes() - _STREAM_BYTES,
         tuple(results),
     )

@@ -100,7 +100,7 @@ class Runner:
 
     def _allocate(self, field: str, count: int, dtype: type) -> None:
         """Zeroed scratch behind a field of the context; the system gives pages only when they are touched."""
-        array = np.zeros(count, dtype)
+        array: NDArray[Any] = np.zeros(count, dtype)
         self._keep.append(array)
         self._context[field] = array.ctypes.data
 

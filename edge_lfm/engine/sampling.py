@@ -96,14 +96,14 @@ class Sampler:
         Raises:
             NumericalError: the logits hold NaN.
         """
-        logits = logits[: self.vocab].astype(np.float64)
-        if np.isnan(logits).any():
+        values: NDArray[np.float64] = logits[: self.vocab].astype(np.float64)
+        if np.isnan(values).any():
             raise NumericalError("the logits hold NaN", hint="check the model with edge-lfm inspect --verify")
         if self.options.repeat_penalty != 1.0 and len(seen):
-            penalize(logits, seen, self.options.repeat_penalty)
+            penalize(values, seen, self.options.repeat_penalty)
         if self.options.temperature == 0:
-            return int(logits.argmax())
-        return self._draw(logits / self.options.temperature)
+            return int(values.argmax())
+        return self._draw(values / self.options.temperature)
 
     def _draw(self, logits: NDArray[np.float64]) -> int:
         options = self.options

@@ -70,9 +70,9 @@ class PackedWriter:
         slot = self.slots[self._written]
         raw = np.ascontiguousarray(data).view(np.uint8).reshape(-1)
         assert raw.nbytes == slot.nbytes, f"{slot.name}: {raw.nbytes} bytes for a slot of {slot.nbytes}"
-        self._checksums[self._written] = zlib.crc32(raw)
+        self._checksums[self._written] = zlib.crc32(raw.data)
         try:
-            self._write(memoryview(raw), self._offsets[self._written])
+            self._write(raw.data, self._offsets[self._written])
         except OSError as error:
             raise self._failure(error) from None
         self._written += 1
@@ -81,7 +81,7 @@ class PackedWriter:
         """Write the checksums, flush to disk, and give the file its name."""
         assert self._written == len(self.slots), "not every piece was written"
         try:
-            self._write(memoryview(self._checksums.view(np.uint8)), self.size - self._checksums.nbytes)
+            self._write(self._checksums.view(np.uint8).data, self.size - self._checksums.nbytes)
             os.fsync(self._file)
             os.close(self._file)
             self._file = -1
@@ -196,7 +196,7 @@ class PackedFile:
         """Whether the bytes of a piece still have their checksum."""
         order = {info.name: i for i, info in enumerate(self.pieces)}
         expected = self.file.read(CHECKSUMS)[order[name]]
-        return zlib.crc32(self.file.bytes_of(self.file.tensors[name])) == int(expected)
+        return zlib.crc32(self.file.bytes_of(self.file.tensors[name]).data) == int(expected)
 
     def close(self) -> None:
         self.file.close()

@@ -6,6 +6,7 @@ Knows cgroup limits and /proc/meminfo; does not know how experts are laid out.
 from __future__ import annotations
 
 import re
+import resource
 from pathlib import Path
 
 from edge_lfm.errors import DoesNotFitError, UsageError
@@ -60,3 +61,8 @@ def check_budget(needed_bytes: int, ram: str | int | None) -> None:
             f"the model needs {needed_bytes / (1 << 30):.2f} GiB, {whose} is {budget / (1 << 30):.2f} GiB",
             hint=f"{(needed_bytes - budget) / (1 << 30):.2f} GiB more, a smaller model, or a scheme with fewer bits",
         )
+
+
+def peak_memory_bytes() -> int:
+    """The largest resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

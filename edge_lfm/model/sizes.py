@@ -1,0 +1,46 @@
+"""How large a plan is: in the file, in parameters, and in bytes that one token reads. Needs no weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_lfm.config import ModelConfig
+from edge_lfm.formats.packed import Slot, packed_size
+from edge_lfm.kernels.layout import SCHEME_IDS, matrix_bytes
+from edge_lfm.model.plan import BLOCK_ALIGNMENT, Piece
+
+
+@dataclass(frozen=True)
+class SizeReport:
+    """What a packed model will weigh. Bytes per token: what one decode step reads at most."""
+
+    parameters: int
+    active_parameters: int
+    file_bytes: int
+    bytes_per_token: int
+    bits_per_weight: float
+    bytes_by_class: dict[str, int]
+
+
+def slot_of(piece: Piece) -> Slot:
+    """Where a piece lies in the packed file."""
+    if piece.floats is not None:
+        return Slot(piece.name, "F32", piece.floats.shape)
+    return Slot(piece.name, "U8", (piece.nbytes,), BLOCK_ALIGNMENT if piece.aligned else 64)
+
+
+def measure_sizes(config: ModelConfig, pieces: list[Piece]) -> SizeReport:
+    """The sizes of a plan; needs no weights."""
+    by_class: dict[str, int] = {}
+    active = per_token = 0
+    for piece in pieces:
+        by_class[piece.kind] = by_class.get(piece.kind, 0) + piece.nbytes
+        share = config.num_experts_per_tok / config.num_experts if piece.kind == "experts" else 1.0
+        if piece.name == "model.embed_tokens.weight" and not config.tie_word_embeddings:
+            per_token += matrix_bytes(SCHEME_IDS[piece.scheme], 16, config.hidden_size)
+        else:
+            active += round(piece.weights * share)
+            per_token += round(piece.nbytes * share)
+    parameters = sum(piece.weights for piece in pieces)
+    file_bytes = packed_size([slot_of(piece) for piece in pieces])
+    return SizeReport(parameters, active, file_bytes, per_token, 8 * file_bytes / parameters, by_class)
