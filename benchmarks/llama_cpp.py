@@ -1,0 +1,133 @@
+"""Speed beside llama.cpp, in one interleaved run: builds the peer, writes the same shapes, prints ratios.
+
+    pip install gguf cmake ninja
+    python benchmarks/llama_cpp.py --shape lfm2-24b-a2b --threads 1,2 --rounds 3
+
+Needs a C++ compiler, 30 GB of disk for the 24B and memory for it. The peer is built from the PyPI source
+package of llama-cpp-python (vendor/llama.cpp) with -march=native; both engines get random weights in the
+same shape, and take turns, so that a slow minute of a shared machine hits both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from edge_lfm.quantize.families import FAMILY, family_config
+from edge_lfm.quantize.recipes import find_recipe
+from edge_lfm.quantize.synth import synthesize
+
+from edge_lfm.config import ModelConfig
+
+PEER = "llama-cpp-python==0.3.36"
+FORMATS = {  # name -> (matrices, embedding, our scheme, extra arguments of llama-bench)
+    "Q4_0": ("Q4_0", "Q6_K", "int4", []),
+    "Q4_K no repack": ("Q4_K", "Q6_K", "int4", ["--repack", "0"]),
+    "Q8_0": ("Q8_0", "Q8_0", "int8", []),
+}
+
+
+def build_peer(work: Path) -> Path:
+    """llama-bench, built once under `work`."""
+    found = sorted(work.glob("llama_cpp_python-*/vendor/llama.cpp/build/bin/llama-bench"))
+    if found:
+        return found[-1]
+    pip = [sys.executable, "-m", "pip"]
+    subprocess.run([*pip, "download", "-q", "--no-deps", "--no-binary", ":all:", "-d", str(work), PEER], check=True)
+    archive = next(work.glob("llama_cpp_python-*.tar.gz"))
+    subprocess.run(["tar", "xf", archive.name], cwd=work, check=True)
+    source = next(work.glob("llama_cpp_python-*/vendor/llama.cpp"))
+    flags = ["-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DLLAMA_CURL=OFF", "-DLLAMA_BUILD_TESTS=OFF",
+             "-DLLAMA_BUILD_SERVER=OFF"]  # fmt: skip
+    subprocess.run(["cmake", "-B", "build", "-G", "Ninja", *flags], cwd=source, check=True)
+    subprocess.run(["cmake", "--build", "build", "--target", "llama-bench"], cwd=source, check=True)
+    return source / "build/bin/llama-bench"
+
+
+def prepare(work: Path, shape: str, name: str) -> tuple[Path, Path]:
+    """The two model files of a format, written once: ours and the peer's."""
+    import gguf
+    from gguf_synth import write_gguf
+
+    kind, embedding, scheme, _ = FORMATS[name]
+    ours, theirs = work / f"{shape}-{scheme}", work / f"{shape}-{kind}.gguf"
+    if not ours.exists():
+        synthesize(family_config(shape), ours, find_recipe(scheme))
+    if not theirs.exists():
+        types = gguf.GGMLQuantizationType
+        write_gguf(ModelConfig.from_dict(family_config(shape)), theirs, types[kind], types[embedding])
+    return ours, theirs
+
+
+def measure_ours(model: Path, threads: int, args: argparse.Namespace) -> dict[str, float]:
+    command = [sys.executable, "-P", "-m", "edge_lfm.cli.main", "bench", str(model), "-t", str(threads), "--json",
+               "-p", args.prompt, "-n", args.generate, "-d", args.depth, "-r", "2"]  # fmt: skip
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    rows = json.loads(done.stdout)["results"]
+    found = {f"{row['test']}@{row['depth']}": row["tokens_per_second"] for row in rows}
+    for row in rows:
+        found[f"{row['test']}@{row['depth']} share"] = row["share_of_limit"]
+    return found
+
+
+def measure_peer(
+    bench: Path, model: Path, threads: int, args: argparse.Namespace, extra: list[str]
+) -> dict[str, float]:
+    command = [str(bench), "-m", str(model), "-t", str(threads), "-p", args.prompt, "-n", args.generate,
+               "-d", args.depth, "-r", "2", "-o", "json", *extra]  # fmt: skip
+    environment = os.environ | {"LD_LIBRARY_PATH": str(bench.parent)}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    found = {}
+    for row in json.loads(done.stdout):
+        test = f"pp{row['n_prompt']}" if row["n_prompt"] else f"tg{row['n_gen']}"
+        found[f"{test}@{row['n_depth']}"] = row["avg_ts"]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", default="lfm2-8b-a1b", choices=FAMILY)
+    parser.add_argument("--format", default="Q4_0", choices=FORMATS)
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("-p", "--prompt", default="32,128,512")
+    parser.add_argument("-n", "--generate", default="48")
+    parser.add_argument("-d", "--depth", default="0")
+    parser.add_argument("--work", type=Path, default=Path("build/llama_cpp"), help="folder for the peer and the models")
+    parser.add_argument("--json", type=Path, help="also write every figure here")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    bench = build_peer(args.work)
+    ours, theirs = prepare(args.work, args.shape, args.format)
+    rows = []
+    for threads in (int(t) for t in args.threads.split(",")):
+        rounds = []
+        for n in range(args.rounds):
+            print(f"{threads} threads, round {n + 1} of {args.rounds} ...", file=sys.stderr, flush=True)
+            rounds.append((measure_ours(ours, threads, args),
+                           measure_peer(bench, theirs, threads, args, FORMATS[args.format][3])))  # fmt: skip
+        for test in rounds[0][1]:
+            mine = statistics.median(a[test] for a, _ in rounds)
+            peer = statistics.median(b[test] for _, b in rounds)
+            share = statistics.median(a[f"{test} share"] for a, _ in rounds)
+            rows.append({"test": test, "threads": threads, "edge_lfm_tps": mine, "llama_cpp_tps": peer,
+                         "ratio": statistics.median(a[test] / b[test] for a, b in rounds), "share_of_limit": share,
+                         "rounds": [[a[test], b[test]] for a, b in rounds]})  # fmt: skip
+    print(f"\n{args.shape}, edge-lfm {FORMATS[args.format][2]} beside llama.cpp {args.format}\n")
+    print(
+        "| test | threads | edge-lfm tok/s | llama.cpp tok/s | ratio | share of the limit |\n|---|---|---|---|---|---|"
+    )
+    for row in rows:
+        print(f"| {row['test']} | {row['threads']} | {row['edge_lfm_tps']:.1f} | {row['llama_cpp_tps']:.1f} | "
+              f"{row['ratio']:.2f} | {row['share_of_limit']:.0%} |")  # fmt: skip
+    if args.json:
+        args.json.write_text(json.dumps({"shape": args.shape, "format": args.format, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
