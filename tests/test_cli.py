@@ -230,14 +230,26 @@ def test_chat_in_a_terminal(demo: dict[str, Path]) -> None:
     parent, child = pty.openpty()
     process = subprocess.Popen([*COMMAND, "chat", str(demo["int4"])], stdin=child, stdout=child, stderr=child)
     os.close(child)
-    os.write(parent, b"What is the capital of France?\n")
-    text = b""
-    while b"tok/s]\r\n" not in text:
-        text += os.read(parent, 4096)
-    os.write(parent, b"\x04")
-    assert b"The capital of France is Paris." in text
-    process.wait(timeout=20)
-    assert process.returncode == 0
+
+    def read_until(*marks: bytes) -> bytes:
+        text = b""
+        for mark in marks:
+            while mark not in text:
+                text += os.read(parent, 4096)
+        return text
+
+    try:
+        read_until(b"Ctrl-D ends", b"> ")
+        os.write(parent, b"What is the capital of France?\n")
+        text = read_until(b"tok/s]", b"]\r\n")
+        while b"> " not in text[text.index(b"tok/s]") :]:  # only the line editor takes Ctrl-D as the end
+            text += os.read(parent, 4096)
+        os.write(parent, b"\x04")
+        assert b"The capital of France is Paris." in text
+        assert process.wait(timeout=20) == 0
+    finally:
+        process.kill()
+        process.wait()
     os.close(parent)
 
 

@@ -375,6 +375,7 @@ def test_a_killed_quantize_leaves_only_the_partial_folder(tmp_path: Path) -> Non
     source, output = demo_checkpoint(), tmp_path / "out"
     command = [
         sys.executable,
+        "-P",
         "-m",
         "edge_lfm.cli.main",
         "quantize",

@@ -250,6 +250,7 @@ def test_no_permission_and_full_disk(tmp_path: Path) -> None:
 def test_interrupts_leave_nothing(kill: signal.Signals, code: int, tmp_path: Path) -> None:
     command = [
         sys.executable,
+        "-P",
         "-m",
         "edge_lfm.cli.main",
         "quantize",
