@@ -18,11 +18,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from edge_lfm.config import ModelConfig
 from edge_lfm.quantize.families import FAMILY, family_config
 from edge_lfm.quantize.recipes import find_recipe
 from edge_lfm.quantize.synth import synthesize
-
-from edge_lfm.config import ModelConfig
 
 PEER = "llama-cpp-python==0.3.36"
 FORMATS = {  # name -> (matrices, embedding, our scheme, extra arguments of llama-bench)

@@ -1,8 +1,9 @@
-"""How many threads to use: physical cores that this process may run on, within its cgroup's CPU quota."""
+"""How many threads to use: performance cores that this process may run on, within its cgroup's CPU quota."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from edge_lfm.errors import UsageError
@@ -10,15 +11,27 @@ from edge_lfm.errors import UsageError
 MOST_THREADS = 256
 
 
-def physical_cores(root: Path = Path("/sys/devices/system/cpu")) -> int:
-    """Distinct cores among the CPUs of this process's affinity; hyperthreads count once."""
-    cores = set()
-    for cpu in os.sched_getaffinity(0):
-        try:
-            cores.add((root / f"cpu{cpu}/topology/thread_siblings_list").read_text(encoding="ascii").strip())
-        except OSError:
-            cores.add(str(cpu))
-    return max(1, len(cores))
+def physical_cores(root: Path = Path("/sys/devices/system/cpu"), cpus: Iterable[int] | None = None) -> int:
+    """Performance cores among `cpus` (default: this process's affinity); hyperthreads count once.
+
+    Where cores differ (big.LITTLE, hybrid x86), those below 3/4 of the fastest one's capacity are left out:
+    every thread waits for the slowest at each barrier, so slow cores cost more than they add.
+    """
+    cores: dict[str, int] = {}
+    for cpu in os.sched_getaffinity(0) if cpus is None else cpus:
+        folder = root / f"cpu{cpu}"
+        siblings = _read(folder / "topology/thread_siblings_list") or str(cpu)
+        speed = _read(folder / "cpu_capacity") or _read(folder / "cpufreq/cpuinfo_max_freq")
+        cores[siblings] = int(speed) if speed.isdecimal() else 0
+    fastest = max(cores.values(), default=0)
+    return max(1, sum(4 * speed >= 3 * fastest for speed in cores.values()))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:

@@ -25,7 +25,7 @@ from edge_lfm.errors import TemplateError, UsageError
 from edge_lfm.kernels.library import load_kernels
 from edge_lfm.memory.budget import check_budget
 from edge_lfm.model.packed_model import PackedModel
-from edge_lfm.model.state import State
+from edge_lfm.model.state import State, check_kv_dtype
 from edge_lfm.text.template import ChatTemplate
 from edge_lfm.text.tokenizer import Decoder, Tokenizer
 
@@ -95,8 +95,9 @@ class Generation:
 class Model:
     """A loaded model; a context manager. Made by `Model.load`."""
 
-    def __init__(self, packed: PackedModel, runner: Runner, context: int) -> None:
+    def __init__(self, packed: PackedModel, runner: Runner, context: int, kv_dtype: str = "float16") -> None:
         self.packed, self._runner, self.context = packed, runner, context
+        self.kv_dtype = kv_dtype
         self.config: ModelConfig = packed.config
         self.folder = packed.folder
         has_text = (packed.folder / "tokenizer.json").exists()
@@ -113,6 +114,7 @@ class Model:
         ram: str | int | None = None,
         threads: int | None = None,
         context: int | None = None,
+        kv_dtype: str = "float16",
     ) -> Model:
         """Open a packed model; by default the embedded demo model.
 
@@ -121,11 +123,13 @@ class Model:
             ram: the most memory that the model may take, as bytes or like "4G"; default: what is available.
             threads: default: the physical cores that this process may use.
             context: the most tokens of a conversation; default: 32768, or less if the model says so.
+            kv_dtype: "float16", or "int8" for a KV cache of half the size.
 
         Raises:
             EdgeLfmError: the folder is no packed model, does not fit, or this processor cannot run it.
         """
         count = choose_threads(threads)
+        check_kv_dtype(kv_dtype)
         if path is None:
             from edge_lfm.demo import packed_demo
 
@@ -136,7 +140,8 @@ class Model:
             if context is not None and not 1 <= context <= positions:
                 raise UsageError(f"a context of {context}", hint=f"this model can do 1..{positions}")
             check_budget(packed.nbytes + _OVERHEAD_BYTES, ram)
-            return cls(packed, Runner(packed, load_kernels(), count), context or min(DEFAULT_CONTEXT, positions))
+            runner = Runner(packed, load_kernels(), count)
+            return cls(packed, runner, context or min(DEFAULT_CONTEXT, positions), kv_dtype)
         except BaseException:
             packed.close()
             raise
@@ -165,7 +170,7 @@ class Model:
         ids = np.asarray(token_ids, np.int64)
         if ids.ndim != 1 or not ids.size:
             raise UsageError("token_ids must be a non-empty list of numbers", hint="encode some text first")
-        state = State(self.config, self.context)
+        state = State(self.config, self.context, self.kv_dtype)
         parts = [
             self._runner.run(ids[n : n + _LOGIT_ROWS], state, all_logits=True) for n in range(0, len(ids), _LOGIT_ROWS)
         ]
@@ -245,7 +250,7 @@ class Session:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self._state = State(model.config, model.context)
+        self._state = State(model.config, model.context, model.kv_dtype)
         self._fed: list[int] = []  # the ids that the state has seen
 
     def generate(

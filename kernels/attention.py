@@ -1,41 +1,52 @@
-"""Grouped-query attention with a running softmax over a float16 KV cache.
+"""Grouped-query attention with a running softmax over a float16 or int8 KV cache.
 
 Keys lie transposed in blocks of 16 positions, [kv, C/16, hd, 16], so that 16 scores come out of plain
-multiply-adds without a horizontal sum; values lie as [kv, C, hd]. Query and key heads are normed
+multiply-adds without a horizontal sum; values lie as [kv, C, hd]. An int8 cache has one scale per head
+and position: a key's scale multiplies its score, a value's scale its weight. Query and key heads are normed
 (RMSNorm over hd) before RoPE, which turns the pairs (i, i + hd/2). Scores and softmax are float32.
 (Lfm2MoeAttention of transformers 5.23.)
 """
 
 from math import sqrt
 
+from numba import float32, int32, int64
+
 from edge_lfm.kernels.layout import CONTEXT, LAYER, SCORE_BLOCK, STATE, offsets
 from edge_lfm.kernels.maths import exp
 from edge_lfm.kernels.norm import rms_norm
-from edge_lfm.kernels.quantize import quantize_row
+from edge_lfm.kernels.quantize import INFINITY_BITS, NOT_FINITE, quantize_row
 from edge_lfm.kernels.simd import (
+    bits_of,
+    bits_to_float,
     f32,
     first_lanes,
     fma_tile,
     i64,
     kernel,
     largest_f32,
+    largest_i32,
     load_f16,
     load_f32,
+    load_i8_as_f32,
     load_tile,
     max_f32,
+    max_i32,
+    round_i32,
     set_f16_column,
     set_f32,
+    set_i8_column,
     smaller,
     splat_f32,
+    splat_i32,
     store_f16,
     store_f32,
+    store_i32_as_i8,
     store_tile,
     sum_f32,
     zero_f32,
     zero_tile,
 )
-from edge_lfm.kernels.sync import claim
-from numba import float32, int32, int64
+from edge_lfm.kernels.sync import claim, raise_error
 
 CTX, LAY, STA = offsets(CONTEXT), offsets(LAYER), offsets(STATE)
 LOWEST = -3.0e38
@@ -53,11 +64,38 @@ def rotate(x, rope, width):
 
 
 @kernel
-def store_keys(key, cache, position, width):
-    """One key head, float32 [width], into column `position` of the transposed cache of its kv head."""
-    block = cache + (position // 16) * width * 32 + (position % 16) * 2
+def keep_float16(key, value, keys, values, position, width):
+    """One key and one value, float32 [width], into the caches of their kv head."""
+    block = keys + (position // 16) * width * 32 + (position % 16) * 2
     for i in range(0, width, 16):
         set_f16_column(block + i * 32, load_f32(key + 4 * i))
+        store_f16(values + (position * width + i) * 2, load_f32(value + 4 * i))
+
+
+@kernel
+def inverse_scale(ctx, x, width, scale):
+    """127 / max|x|, its inverse stored at `scale`; an error is raised if x is not finite."""
+    magnitude, top = splat_i32(int32(0x7FFFFFFF)), splat_i32(int32(0))
+    for i in range(0, width, 16):
+        top = max_i32(top, bits_of(load_f32(x + 4 * i)) & magnitude)
+    bits = largest_i32(top)
+    if bits >= int32(INFINITY_BITS):
+        raise_error(ctx, int64(NOT_FINITE))
+        bits = int32(0)
+    largest = bits_to_float(bits)
+    set_f32(scale, largest / float32(127.0))
+    return float32(127.0) / largest if largest > float32(1e-30) else float32(0.0)
+
+
+@kernel
+def keep_int8(ctx, key, value, keys, values, key_scales, value_scales, position, width):
+    """As `keep_float16`, with one scale for the key and one for the value."""
+    by_key = splat_f32(inverse_scale(ctx, key, width, key_scales + 4 * position))
+    by_value = splat_f32(inverse_scale(ctx, value, width, value_scales + 4 * position))
+    block = keys + (position // 16) * width * 16 + position % 16
+    for i in range(0, width, 16):
+        set_i8_column(block + i * 16, round_i32(load_f32(key + 4 * i) * by_key))
+        store_i32_as_i8(values + position * width + i, round_i32(load_f32(value + 4 * i) * by_value))
 
 
 @kernel
@@ -67,6 +105,7 @@ def prepare_heads(ctx, layer, state):
     capacity, eps = i64(ctx + CTX.capacity), f32(ctx + CTX.norm_eps)
     q_norm, k_norm = i64(layer + LAY.q_norm), i64(layer + LAY.k_norm)
     keys, values = i64(state + STA.keys), i64(state + STA.values)
+    key_scales, value_scales = i64(state + STA.key_scales), i64(state + STA.value_scales)
     while True:
         t = claim(ctx, int64(1))
         if t >= i64(ctx + CTX.tokens):
@@ -81,42 +120,79 @@ def prepare_heads(ctx, layer, state):
             key, value = row + (heads + h) * hd * 4, row + (heads + kv + h) * hd * 4
             rms_norm(key, k_norm, key, hd, eps)
             rotate(key, rope, hd)
-            store_keys(key, keys + h * capacity * hd * 2, position, hd)
-            for i in range(0, hd, 16):
-                store_f16(values + ((h * capacity + position) * hd + i) * 2, load_f32(value + 4 * i))
+            at = h * capacity
+            if i64(ctx + CTX.kv_int8) != 0:
+                keep_int8(
+                    ctx,
+                    key,
+                    value,
+                    keys + at * hd,
+                    values + at * hd,
+                    key_scales + at * 4,
+                    value_scales + at * 4,
+                    position,
+                    hd,
+                )
+            else:
+                keep_float16(key, value, keys + at * hd * 2, values + at * hd * 2, position, hd)
 
 
-def attend_of(count):
-    """The kernel of `count` query heads (neighbours, `stride` bytes apart) over one kv head."""
-    zeros, step = zero_tile(count), fma_tile(count)
-    load, store = load_tile(count), store_tile(count)
+def score_of(count, in_int8):
+    """The scores of `count` query heads, neighbours in memory, against one kv head of a float16 or int8 cache."""
+    load_kept, kept_bytes = (load_i8_as_f32, 1) if in_int8 else (load_f16, 2)
+    zeros, step, store = zero_tile(count), fma_tile(count), store_tile(count)
     block_bytes = SCORE_BLOCK * 4
 
     @kernel
-    def score(q, keys, hd, first, last, scale, scores):
+    def score(q, keys, key_scales, hd, first, last, scale, scores):
         """Scaled scores of positions [first, last) -> scores [count, SCORE_BLOCK], tail lanes -inf."""
         for p in range(first, last, 16):
             acc = zeros()
-            block = keys + (p // 16) * hd * 32
+            block = keys + p * hd * kept_bytes
             for d in range(hd):
-                acc = step(acc, load_f16(block + d * 32), q + 4 * d, hd * 4)
+                acc = step(acc, load_kept(block + d * 16 * kept_bytes), q + 4 * d, hd * 4)
             at = scores + (p - first) * 4
             store(at, acc, block_bytes)
+            factor = splat_f32(scale)
+            if in_int8:
+                factor = factor * load_f32(key_scales + 4 * p)
             for m in range(count):
-                v = load_f32(at + m * block_bytes) * splat_f32(scale)
+                v = load_f32(at + m * block_bytes) * factor
                 store_f32(at + m * block_bytes, first_lanes(v, int32(smaller(last - p, int64(16)))))
 
+    return score
+
+
+def weigh_of(count, in_int8):
+    """The values of one kv head, weighed by the softmax of `count` query heads."""
+    load_kept, kept_bytes = (load_i8_as_f32, 1) if in_int8 else (load_f16, 2)
+    step, load, store = fma_tile(count), load_tile(count), store_tile(count)
+    block_bytes = SCORE_BLOCK * 4
+
     @kernel
-    def weigh(scores, values, hd, length, out):
-        """out [count, hd] += scores [count, length] @ values [length, hd]."""
+    def weigh(scores, values, value_scales, hd, length, out):
+        """out [count, hd] += scores [count, length] @ values [length, hd]; scores may be scaled in place."""
+        if in_int8:
+            for p in range(0, length, 16):
+                for m in range(count):
+                    at = scores + m * block_bytes + 4 * p
+                    store_f32(at, load_f32(at) * load_f32(value_scales + 4 * p))
         for d in range(0, hd, 16):
             acc = load(out + 4 * d, hd * 4)
             for p in range(length):
-                acc = step(acc, load_f16(values + (p * hd + d) * 2), scores + 4 * p, block_bytes)
+                acc = step(acc, load_kept(values + (p * hd + d) * kept_bytes), scores + 4 * p, block_bytes)
             store(out + 4 * d, acc, hd * 4)
 
+    return weigh
+
+
+def attend_of(count, in_int8):
+    """`count` query heads over one kv head, block by block of positions."""
+    score, weigh = score_of(count, in_int8), weigh_of(count, in_int8)
+    kept_bytes, block_bytes = 1 if in_int8 else 2, SCORE_BLOCK * 4
+
     @kernel
-    def attend(q, keys, values, hd, limit, scale, scratch, out):
+    def attend(q, keys, values, key_scales, value_scales, hd, limit, scale, scratch, out):
         """out [count, hd] = softmax(q K^T * scale) V over positions [0, limit)."""
         sums = scratch + count * block_bytes
         for m in range(count):
@@ -126,10 +202,10 @@ def attend_of(count):
             store_f32(out + 4 * i, zero_f32())
         for first in range(0, limit, SCORE_BLOCK):
             last = smaller(first + SCORE_BLOCK, limit)
-            score(q, keys, hd, first, last, scale, scratch)
+            score(q, keys, key_scales, hd, first, last, scale, scratch)
             for m in range(count):
                 soften(scratch + m * block_bytes, last - first, sums + 8 * m, out + m * hd * 4, hd)
-            weigh(scratch, values + first * hd * 2, hd, last - first, out)
+            weigh(scratch, values + first * hd * kept_bytes, value_scales + first * 4, hd, last - first, out)
         for m in range(count):
             multiply_row(out + m * hd * 4, hd, float32(1.0) / f32(sums + 8 * m + 4))
 
@@ -164,7 +240,30 @@ def soften(scores, length, sums, out, hd):
     multiply_row(out, hd, correction)
 
 
-attend4, attend2, attend1 = attend_of(4), attend_of(2), attend_of(1)
+def attend_group_of(in_int8):
+    """All query heads of one kv head, in tiles of 4, 2 and 1."""
+    attend4, attend2, attend1 = attend_of(4, in_int8), attend_of(2, in_int8), attend_of(1, in_int8)
+    kept_bytes = 1 if in_int8 else 2
+
+    @kernel
+    def attend_group(q, state, g, capacity, hd, group, limit, scale, scratch, out):
+        keys = i64(state + STA.keys) + g * capacity * hd * kept_bytes
+        values = i64(state + STA.values) + g * capacity * hd * kept_bytes
+        ks, vs = i64(state + STA.key_scales) + g * capacity * 4, i64(state + STA.value_scales) + g * capacity * 4
+        h = int64(0)
+        while group - h >= 4:
+            attend4(q + h * hd * 4, keys, values, ks, vs, hd, limit, scale, scratch, out + h * hd * 4)
+            h += 4
+        if group - h >= 2:
+            attend2(q + h * hd * 4, keys, values, ks, vs, hd, limit, scale, scratch, out + h * hd * 4)
+            h += 2
+        if group - h >= 1:
+            attend1(q + h * hd * 4, keys, values, ks, vs, hd, limit, scale, scratch, out + h * hd * 4)
+
+    return attend_group
+
+
+attend_float16, attend_int8 = attend_group_of(False), attend_group_of(True)
 
 
 @kernel
@@ -179,18 +278,11 @@ def attend_tokens(ctx, state, scratch):
             return
         # The last tokens have the most positions to attend to: they come first.
         t, g = tokens - 1 - item // kv, item % kv
-        keys = i64(state + STA.keys) + g * capacity * hd * 2
-        values = i64(state + STA.values) + g * capacity * hd * 2
         q = i64(ctx + CTX.wide) + (t * (heads + 2 * kv) + g * group) * hd * 4
         at = (t * heads + g * group) * hd
         out, limit = i64(ctx + CTX.mixed) + at * 4, i64(ctx + CTX.position) + t + 1
-        h = int64(0)
-        while group - h >= 4:
-            attend4(q + h * hd * 4, keys, values, hd, limit, scale, scratch, out + h * hd * 4)
-            h += 4
-        if group - h >= 2:
-            attend2(q + h * hd * 4, keys, values, hd, limit, scale, scratch, out + h * hd * 4)
-            h += 2
-        if group - h >= 1:
-            attend1(q + h * hd * 4, keys, values, hd, limit, scale, scratch, out + h * hd * 4)
+        if i64(ctx + CTX.kv_int8) != 0:
+            attend_int8(q, state, g, capacity, hd, group, limit, scale, scratch, out)
+        else:
+            attend_float16(q, state, g, capacity, hd, group, limit, scale, scratch, out)
         quantize_row(ctx, out, i64(ctx + CTX.mixed_q) + at, i64(ctx + CTX.mixed_s) + at // 4, group * hd)

@@ -37,8 +37,9 @@ def _wrapper(entry: Entry, mangled: str) -> str:
 
 def _all_ir() -> list[str]:
     """The LLVM modules of every entry point, of all that they call, and of their C wrappers."""
-    from edge_lfm.kernels.target import ir_of, modules_of
     from numba import types
+
+    from edge_lfm.kernels.target import ir_of, modules_of
 
     modules: dict[int, str] = {}
     wrappers = []

@@ -1,10 +1,11 @@
 """Token embeddings: rows of a packed matrix, taken out of their tiles and scaled back to float32."""
 
+from numba import float32, int32, int64
+
 from edge_lfm.kernels.layout import CONTEXT, FLOAT32, GROUP, INT4_G32, MATRIX, offsets
 from edge_lfm.kernels.matmul import INT4_BYTES, INT4_ZERO_POINT, INT8_BYTES, tile_bytes
 from edge_lfm.kernels.simd import f32, half, i64, kernel, set_f32, u8
 from edge_lfm.kernels.sync import claim
-from numba import float32, int32, int64
 
 CTX, MAT = offsets(CONTEXT), offsets(MATRIX)
 

@@ -6,13 +6,14 @@ team; `down` draws rows of the output and adds the experts in rising order, so t
 on the threads. A dense FFN is one expert with weight 1.
 """
 
+from numba import int64
+
 from edge_lfm.kernels.layout import CONTEXT, GROUP, LAYER, offsets
 from edge_lfm.kernels.maths import silu
 from edge_lfm.kernels.matmul import multiply_tile, tile_bytes
 from edge_lfm.kernels.quantize import quantize_group
 from edge_lfm.kernels.simd import copy_bytes, f32, fma, i64, kernel, load_f32, smaller, splat_f32, store_f32
 from edge_lfm.kernels.sync import claim
-from numba import int64
 
 CTX, LAY = offsets(CONTEXT), offsets(LAYER)
 BATCH = 24

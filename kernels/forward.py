@@ -7,6 +7,8 @@ after each choice of experts, so that Python can bring the missing ones in.
     h = h + operator(norm(h));  h = h + ffn(norm(h));  logits = head(norm(h))
 """
 
+from numba import int64
+
 from edge_lfm.kernels.attention import attend_tokens, prepare_heads
 from edge_lfm.kernels.embedding import embed_tokens
 from edge_lfm.kernels.experts import down, gate_up, gather_pairs
@@ -17,7 +19,6 @@ from edge_lfm.kernels.router import route
 from edge_lfm.kernels.short_conv import conv_tokens
 from edge_lfm.kernels.simd import i64, kernel
 from edge_lfm.kernels.sync import barrier
-from numba import int64
 
 CTX, LAY = offsets(CONTEXT), offsets(LAYER)
 LAYER_BYTES, STATE_BYTES = LAYER.itemsize, STATE.itemsize

@@ -42,8 +42,9 @@ LAYER = np.dtype(
     ]
 )
 
-STATE = np.dtype([("conv", "i8"), ("keys", "i8"), ("values", "i8")])
-"""One layer's state: conv float32 [L-1, H]; keys f16 [kv, C/16, hd, 16]; values f16 [kv, C, hd]."""
+STATE = np.dtype([("conv", "i8"), ("keys", "i8"), ("values", "i8"), ("key_scales", "i8"), ("value_scales", "i8")])
+"""One layer's state: conv float32 [L-1, H]; keys [kv, C/16, hd, 16] and values [kv, C, hd], float16 or
+int8; for int8 the scales of each head and position, float32 [kv, C]."""
 
 CONTEXT = np.dtype(
     [
@@ -71,6 +72,7 @@ CONTEXT = np.dtype(
         ("logits", "i8"),
         ("states", "i8"),
         ("capacity", "i8"),
+        ("kv_int8", "i8"),
         ("rope", "i8"),  # rope: float32 [C, hd] = cos then sin of hd/2 angles
         # the team
         ("threads", "i8"),

@@ -22,10 +22,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from edge_lfm.errors import IsaError
 from edge_lfm.kernels.entry import ENTRIES
 from edge_lfm.kernels.isa import Isa, select_isa
-
-from edge_lfm.errors import IsaError
 
 _DIGEST_BYTES = 32
 _loading = threading.Lock()

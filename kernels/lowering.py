@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from edge_lfm.kernels.isa import find_isa
 from llvmlite import ir
 from numba.core import cgutils
+
+from edge_lfm.kernels.isa import find_isa
 
 ISA = find_isa(os.environ["EDGE_LFM_BUILD_ISA"])
 I8, I16, I32 = ir.IntType(8), ir.IntType(16), ir.IntType(32)

@@ -13,6 +13,8 @@ the tier (`Isa.token_tiles`) cover any number of tokens, largest first. Each out
 fixed order, so results depend neither on the threads nor on the batch.
 """
 
+from numba import int64
+
 from edge_lfm.kernels.layout import CONTEXT, FLOAT32, GROUP, INT4_G32, INT8_G32, MATRIX, TILE_BYTES_PER_GROUP, offsets
 from edge_lfm.kernels.lowering import ISA, SIGNED_ZERO_POINT
 from edge_lfm.kernels.simd import (
@@ -36,7 +38,6 @@ from edge_lfm.kernels.simd import (
     zero_tile,
 )
 from edge_lfm.kernels.sync import claim
-from numba import int64
 
 CTX, MAT = offsets(CONTEXT), offsets(MATRIX)
 INT4_BYTES, INT8_BYTES, FLOAT_BYTES = (TILE_BYTES_PER_GROUP[s] for s in (INT4_G32, INT8_G32, FLOAT32))

@@ -1,7 +1,8 @@
 """What the hardware can do, measured with the instructions that the kernels use: read bandwidth, int8 peak."""
 
-from edge_lfm.kernels.simd import bits_of, dot_tile, kernel, load_f32, load_i8, start_tile, sum_i32, sum_tile, zero_i32
 from numba import int64
+
+from edge_lfm.kernels.simd import bits_of, dot_tile, kernel, load_f32, load_i8, start_tile, sum_i32, sum_tile, zero_i32
 
 PEAK_TILE = 12
 start, dot, total = start_tile(PEAK_TILE, 0), dot_tile(PEAK_TILE, signed=False), sum_tile(PEAK_TILE)

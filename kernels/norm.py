@@ -5,11 +5,12 @@ y = w * x / sqrt(mean(x**2) + eps)   (the Lfm2MoeRMSNorm of transformers 5.23, i
 
 from math import sqrt
 
+from numba import float32, int64
+
 from edge_lfm.kernels.layout import CONTEXT, offsets
 from edge_lfm.kernels.quantize import quantize_row
 from edge_lfm.kernels.simd import f32, fma, i64, kernel, load_f32, splat_f32, store_f32, sum_f32, zero_f32
 from edge_lfm.kernels.sync import claim
-from numba import float32, int64
 
 CTX = offsets(CONTEXT)
 

@@ -4,6 +4,8 @@ The scale is float32 and never float16 (float16 scales overflowed to NaN in othe
 NaN, so this is where the finiteness of activations is checked, by their bits.
 """
 
+from numba import float32, int32, int64
+
 from edge_lfm.kernels.layout import GROUP
 from edge_lfm.kernels.simd import (
     bits_of,
@@ -21,7 +23,6 @@ from edge_lfm.kernels.simd import (
     sum_i32,
 )
 from edge_lfm.kernels.sync import raise_error
-from numba import float32, int32, int64
 
 INFINITY_BITS = 0x7F800000
 NOT_FINITE = 1

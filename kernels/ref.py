@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from edge_lfm.kernels.layout import FLOAT32, GROUP, INT4_G32, INT8_G32
 from numpy.typing import NDArray
+
+from edge_lfm.kernels.layout import FLOAT32, GROUP, INT4_G32, INT8_G32
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -151,6 +152,13 @@ def rotate(x: F32, rope: F32) -> F32:
     a, b = np.split(x, 2, axis=2)
     cos, sin = np.split(rope[:, None, :], 2, axis=2)
     return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=2)
+
+
+def round_heads(x: F32) -> F32:
+    """What an int8 KV cache keeps of heads [..., hd]: one scale a head and position, max|x| / 127."""
+    scale = np.abs(x).max(-1, keepdims=True) / np.float32(127)
+    inverse = np.where(scale > 0, 1 / np.where(scale > 0, scale, np.float32(1)), np.float32(0))
+    return (np.rint(x * inverse) * scale).astype(np.float32)
 
 
 def attention(q: F32, keys: F32, values: F32, position: int) -> F32:

@@ -5,6 +5,8 @@ bias, divided by their sum + 1e-6 if `normalize_routes`, times `route_scale`. (L
 transformers 5.23.)
 """
 
+from numba import float32, int32, int64
+
 from edge_lfm.kernels.layout import CONTEXT, LAYER, offsets
 from edge_lfm.kernels.maths import sigmoid
 from edge_lfm.kernels.quantize import NOT_FINITE
@@ -21,7 +23,6 @@ from edge_lfm.kernels.simd import (
     store_f32,
 )
 from edge_lfm.kernels.sync import raise_error
-from numba import float32, int32, int64
 
 CTX, LAY = offsets(CONTEXT), offsets(LAYER)
 SUM_GUARD = 1e-6

@@ -4,11 +4,12 @@ c_t = sum over j of taps[j] * g[t - (L - 1) + j], with g = B * x; the L - 1 newe
 first. No activation. (Lfm2MoeShortConv of transformers 5.23.)
 """
 
+from numba import int64
+
 from edge_lfm.kernels.layout import CONTEXT, GROUP, LAYER, STATE, offsets
 from edge_lfm.kernels.quantize import quantize_group
 from edge_lfm.kernels.simd import fma, i64, kernel, load_f32, smaller, store_f32
 from edge_lfm.kernels.sync import claim
-from numba import int64
 
 CTX, LAY, STA = offsets(CONTEXT), offsets(LAYER), offsets(STATE)
 

@@ -14,13 +14,14 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from edge_lfm.kernels import lowering
-from edge_lfm.kernels.target import kernel as kernel
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.datamodel.models import PrimitiveModel
 from numba.extending import intrinsic, lower_builtin, register_model, type_callable
+
+from edge_lfm.kernels import lowering
+from edge_lfm.kernels.target import kernel as kernel
 
 LANES = 16
 LL = {
@@ -160,16 +161,32 @@ set_f16_column = operation(types.void, [types.int64, F32], _set_f16_column)
 """Sixteen values as float16, each 32 bytes below the last: one column of a transposed block."""
 
 
+def _set_i8_column(b: ir.IRBuilder, a: Sequence[Any]) -> None:
+    narrow = b.trunc(a[1], ir.VectorType(LL["i8"], LANES))
+    for lane in range(LANES):
+        at = pointer(b, b.add(a[0], LL["i64"](16 * lane)), LL["i8"])
+        b.store(b.extract_element(narrow, LL["i32"](lane)), at, align=1)
+
+
+set_i8_column = operation(types.void, [types.int64, I32], _set_i8_column)
+"""Sixteen values as int8, each 16 bytes below the last."""
+
+
 def _store_i32_as_i8(b: ir.IRBuilder, a: Sequence[Any]) -> None:
     narrow = ir.VectorType(LL["i8"], LANES)
     b.store(b.trunc(a[1], narrow), pointer(b, a[0], narrow), align=1)
 
 
 store_i32_as_i8 = operation(types.void, [types.int64, I32], _store_i32_as_i8)
-load_i8_as_i32 = operation(
-    I32, [types.int64], lambda b, a: b.sext(b.load(pointer(b, a[0], ir.VectorType(LL["i8"], LANES)), align=1), I32.ll)
-)
-"""Sixteen signed bytes, widened to int32."""
+
+
+def _load_i8_as_f32(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
+    narrow = b.load(pointer(b, a[0], ir.VectorType(LL["i8"], LANES)), align=1)
+    return b.sitofp(b.sext(narrow, I32.ll), F32.ll)
+
+
+load_i8_as_f32 = operation(F32, [types.int64], _load_i8_as_f32)
+"""Sixteen signed bytes, widened to float32."""
 
 
 def _prefetch(b: ir.IRBuilder, a: Sequence[Any]) -> None:

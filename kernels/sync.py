@@ -4,9 +4,10 @@ Every thread runs the same step. Between phases they meet at `barrier`; within a
 items from one counter with `claim`. The four words lie on cache lines of their own (`layout.SYNC_BYTES`).
 """
 
+from numba import int64
+
 from edge_lfm.kernels.layout import CONTEXT, offsets
 from edge_lfm.kernels.simd import atomic_add, atomic_load, atomic_store, i64, kernel, pause, set_i64, yield_core
-from numba import int64
 
 CTX = offsets(CONTEXT)
 ARRIVED, GENERATION, COUNTER, ERROR = 0, 64, 128, 192

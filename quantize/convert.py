@@ -9,10 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_lfm.quantize.output import check_output, staged_folder, write_json
-from edge_lfm.quantize.pack import ErrorSum, pack_piece
-from edge_lfm.quantize.recipes import Recipe
-
 from edge_lfm.config import ModelConfig
 from edge_lfm.errors import OutputError
 from edge_lfm.formats.checkpoint import TOKENIZER_FILES, Checkpoint
@@ -21,6 +17,9 @@ from edge_lfm.memory.budget import peak_memory_bytes
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.plan import plan_pieces
 from edge_lfm.model.sizes import SizeReport, measure_sizes, slot_of
+from edge_lfm.quantize.output import check_output, staged_folder, write_json
+from edge_lfm.quantize.pack import ErrorSum, pack_piece
+from edge_lfm.quantize.recipes import Recipe
 
 Progress = Callable[[int], object]
 

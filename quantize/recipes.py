@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edge_lfm.kernels.ref import F32, Quantized
-from edge_lfm.quantize import rounding
-
 from edge_lfm.errors import UsageError
+from edge_lfm.kernels.ref import F32, Quantized
 from edge_lfm.model.plan import TENSOR_CLASSES, Schemes
+from edge_lfm.quantize import rounding
 
 Round = Callable[[F32], Quantized]
 

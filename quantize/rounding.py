@@ -7,10 +7,10 @@ integers rounded against that stored scale. Knows no layout and no files.
 from __future__ import annotations
 
 import numpy as np
-from edge_lfm.kernels.layout import GROUP
-from edge_lfm.kernels.ref import F32, Quantized
 
 from edge_lfm.errors import UnsupportedModelError
+from edge_lfm.kernels.layout import GROUP
+from edge_lfm.kernels.ref import F32, Quantized
 
 _SEARCH_STEPS = np.arange(-9, 10) * 0.1
 """Where around the end of the grid the largest weight is tried, in units of the grid (quantization facts,

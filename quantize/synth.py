@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from edge_lfm.kernels.layout import GROUP, SCHEME_IDS, TILE_BYTES_PER_GROUP
-from edge_lfm.quantize.convert import ConversionReport, Progress, check_room, write_metadata
-from edge_lfm.quantize.output import check_output, staged_folder
-from edge_lfm.quantize.recipes import Recipe
 from numpy.typing import NDArray
 
 from edge_lfm.config import ModelConfig
 from edge_lfm.formats.packed import PackedWriter
+from edge_lfm.kernels.layout import GROUP, SCHEME_IDS, TILE_BYTES_PER_GROUP
 from edge_lfm.memory.budget import peak_memory_bytes
 from edge_lfm.model.plan import ROUTER_CLASS, Matrix, Piece, plan_pieces
 from edge_lfm.model.sizes import measure_sizes, slot_of
+from edge_lfm.quantize.convert import ConversionReport, Progress, check_room, write_metadata
+from edge_lfm.quantize.output import check_output, staged_folder
+from edge_lfm.quantize.recipes import Recipe
 
 _INT4_SPREAD = 4.61  # standard deviation of a uniform -8..7
 _INT8_SPREAD = 73.9  # of a uniform -128..127

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import GOLDEN_CASES, goldens_tool
-from edge_lfm.kernels.isa import find_isa, runnable_tiers
-from edge_lfm.kernels.library import load_kernels
-from edge_lfm.kernels.team import Team
 
 from edge_lfm.engine.runner import Runner
 from edge_lfm.errors import ContextOverflowError, EdgeLfmError, NumericalError, UsageError
+from edge_lfm.kernels.isa import find_isa, runnable_tiers
+from edge_lfm.kernels.library import load_kernels
+from edge_lfm.kernels.team import Team
 from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
 from edge_lfm.model.reference import ReferenceModel
 from edge_lfm.model.state import State
@@ -143,6 +143,23 @@ def test_the_kv_cache_grows_without_a_trace(packed_cases: dict[str, dict[str, Pa
             grown = runner.run(part, small)
         assert small.capacity >= 900
         assert np.array_equal(whole, grown)
+
+
+def test_an_int8_cache_stays_close(demo: dict[str, Path], demo_goldens: dict[str, dict]) -> None:
+    """Measured as the divergence from the float16 cache on the golden prompts; half the bytes per position."""
+    with PackedModel(demo["float32"]) as model, Runner(model, load_kernels(), 1) as runner:
+        gaps = []
+        for prompt in demo_goldens.values():
+            ids = np.array(prompt["prompt_ids"] + prompt["greedy_ids"])
+            half, eight = State(model.config, 512), State(model.config, 512, "int8")
+            gaps.append(divergence(runner.run(ids, half, all_logits=True), runner.run(ids, eight, all_logits=True)))
+        assert np.concatenate(gaps).mean() < 2e-3
+        assert eight.nbytes < 0.6 * half.nbytes
+        chunks = State(model.config, 512, "int8")
+        parts = [runner.run(part, chunks, all_logits=True) for part in np.array_split(ids, 5)]
+        assert np.array_equal(np.concatenate(parts), runner.run(ids, State(model.config, 512, "int8"), all_logits=True))
+    with pytest.raises(UsageError, match="int2"):
+        State(model.config, 16, "int2")
 
 
 def test_bad_steps_are_refused(packed_cases: dict[str, dict[str, Path]]) -> None:

@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import GOLDEN_CASES, write_checkpoint
-from edge_lfm.quantize.convert import convert
-from edge_lfm.quantize.recipes import find_recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -27,6 +25,8 @@ from edge_lfm.formats.packed import PackedFile, PackedWriter, Slot
 from edge_lfm.formats.safetensors import SafetensorsFile
 from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
 from edge_lfm.model.plan import BLOCK_ALIGNMENT
+from edge_lfm.quantize.convert import convert
+from edge_lfm.quantize.recipes import find_recipe
 
 
 def hostile(header: bytes | dict, body: bytes = b"", length: int | None = None) -> bytes:

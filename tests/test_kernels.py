@@ -10,6 +10,8 @@ import itertools
 
 import numpy as np
 import pytest
+
+from edge_lfm.errors import IsaError
 from edge_lfm.kernels import ref
 from edge_lfm.kernels.isa import TIERS, find_isa, runnable_tiers, select_isa
 from edge_lfm.kernels.layout import (
@@ -26,8 +28,6 @@ from edge_lfm.kernels.layout import (
 )
 from edge_lfm.kernels.library import Kernels, load_kernels
 from edge_lfm.kernels.team import Team
-
-from edge_lfm.errors import IsaError
 
 SUM_TOLERANCE = 3e-6
 
@@ -266,54 +266,56 @@ def test_short_conv(kernels: Kernels, width: int, biased: bool) -> None:
     assert np.array_equal(past[: width - 1], expected_past)
 
 
+@pytest.mark.parametrize("kept", ["float16", "int8"])
 @pytest.mark.parametrize(("heads", "kv", "width"), [(4, 4, 32), (3, 1, 32), (8, 2, 64), (7, 1, 32), (2, 1, 128)])
 @pytest.mark.parametrize("position", [0, 5, 300])
-def test_attention(kernels: Kernels, heads: int, kv: int, width: int, position: int) -> None:
-    """Norm, RoPE, cache and softmax, after `position` cached tokens; keys and values rounded to float16."""
+def test_attention(kernels: Kernels, heads: int, kv: int, width: int, position: int, kept: str) -> None:
+    """Norm, RoPE, cache and softmax, after `position` cached tokens; keys and values rounded as the cache does."""
     rng = np.random.default_rng(heads * 7 + position)
     tokens, capacity, theta = 6, 320, 10000.0
     wide = rng.standard_normal((tokens, (heads + 2 * kv) * width)).astype(np.float32)
     q, k, v = np.split(wide.reshape(tokens, -1, width).copy(), [heads, heads + kv], axis=1)
     q_norm, k_norm = (1 + rng.standard_normal(width).astype(np.float32) * np.float32(0.2) for _ in range(2))
-    past_k, past_v = (rng.standard_normal((position, kv, width)).astype(np.float16) for _ in range(2))
+    past_k, past_v = (rng.standard_normal((position, kv, width)).astype(np.float32) for _ in range(2))
     rope = ref.rope_table(np.arange(capacity), width, theta)
+
+    def rounded(x: np.ndarray) -> np.ndarray:
+        return ref.round_heads(x) if kept == "int8" else x.astype(np.float16).astype(np.float32)
 
     turned_q = ref.rotate(ref.rms_norm(q, q_norm, 1e-5), rope[position : position + tokens])
     turned_k = ref.rotate(ref.rms_norm(k, k_norm, 1e-5), rope[position : position + tokens])
-    all_k, all_v = (
-        np.concatenate([a, b.astype(np.float16)]).astype(np.float32) for a, b in ((past_k, turned_k), (past_v, v))
-    )
+    all_k, all_v = rounded(np.concatenate([past_k, turned_k])), rounded(np.concatenate([past_v, v]))
     expected = ref.attention(turned_q, all_k, all_v, position)
 
-    keys = np.zeros((kv, capacity // 16, width, 16), np.float16)
-    values = np.full((kv, capacity, width), np.nan, np.float16)  # what lies beyond must not be read
-    for p in range(position):
-        keys[:, p // 16, :, p % 16] = past_k[p]
-    values[:, :position] = past_v.transpose(1, 0, 2)
+    dtype = np.int8 if kept == "int8" else np.float16
+    keys = np.zeros((kv, capacity // 16, width, 16), dtype)
+    # What lies beyond must not be read.
+    values = np.full((kv, capacity, width), 77 if kept == "int8" else np.nan, dtype)
+    key_scales, value_scales = np.ones((kv, capacity), np.float32), np.ones((kv, capacity), np.float32)
+    for p, h in itertools.product(range(position), range(kv)):
+        for cache, x, scales in (
+            (keys[h, p // 16, :, p % 16], past_k, key_scales),
+            (values[h, p], past_v, value_scales),
+        ):
+            if kept == "int8":
+                scales[h, p] = np.abs(x[p, h]).max() / np.float32(127)
+                cache[:] = np.rint(x[p, h] / scales[h, p])
+            else:
+                cache[:] = x[p, h]
     layer, state = np.zeros(1, LAYER), np.zeros(1, STATE)
     layer["q_norm"], layer["k_norm"] = q_norm.ctypes.data, k_norm.ctypes.data
     state["keys"], state["values"] = keys.ctypes.data, values.ctypes.data
+    state["key_scales"], state["value_scales"] = key_scales.ctypes.data, value_scales.ctypes.data
     mixed, mixed_q = np.zeros((tokens, heads * width), np.float32), np.zeros((tokens, heads * width), np.int8)
     mixed_s = np.zeros((tokens, heads * width // 32, 2), np.float32)
-    step = Step(
-        head_dim=width,
-        heads=heads,
-        kv_heads=kv,
-        capacity=capacity,
-        norm_eps=1e-5,
-        tokens=tokens,
-        position=position,
-        rope=rope,
-        wide=wide,
-        mixed=mixed,
-        mixed_q=mixed_q,
-        mixed_s=mixed_s,
-    )
+    step = Step(head_dim=width, heads=heads, kv_heads=kv, capacity=capacity, norm_eps=1e-5, tokens=tokens,
+                position=position, rope=rope, wide=wide, mixed=mixed, mixed_q=mixed_q, mixed_s=mixed_s,
+                kv_int8=int(kept == "int8"))  # fmt: skip
     scratch = np.zeros(ATTENTION_SCRATCH_BYTES, np.uint8)
     kernels.prepare_heads(step.address, layer.ctypes.data, state.ctypes.data)
     kernels.attend_tokens(step.address, state.ctypes.data, scratch.ctypes.data)
-    # One float16 step of a key or value may differ where rounding differs: 2**-11 of its size.
-    assert np.abs(mixed - expected).max() < 2e-3
+    # One step of the cache's rounding may differ: 2**-11 of a value's size in float16, 1/127 in int8.
+    assert np.abs(mixed - expected).max() < (0.05 if kept == "int8" else 2e-3)
     assert np.median(np.abs(mixed - expected)) < 2e-6
     assert np.array_equal(mixed_q, ref.quantize_rows(mixed).q)
 

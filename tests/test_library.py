@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from edge_lfm.kernels import library
 from edge_lfm.kernels.isa import select_isa
 

@@ -14,19 +14,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import GOLDEN_CASES, goldens_tool, write_checkpoint
+
+from edge_lfm.config import ModelConfig
+from edge_lfm.demo import demo_checkpoint
+from edge_lfm.errors import EdgeLfmError, OutputError, UnsupportedModelError, UsageError
 from edge_lfm.kernels.layout import GROUP
+from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
+from edge_lfm.model.plan import plan_pieces
+from edge_lfm.model.sizes import measure_sizes
 from edge_lfm.quantize import rounding
 from edge_lfm.quantize.convert import convert, plan_conversion
 from edge_lfm.quantize.families import family_config
 from edge_lfm.quantize.recipes import RECIPES, find_recipe
 from edge_lfm.quantize.synth import synthesize
-
-from edge_lfm.config import ModelConfig
-from edge_lfm.demo import demo_checkpoint
-from edge_lfm.errors import EdgeLfmError, OutputError, UnsupportedModelError, UsageError
-from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
-from edge_lfm.model.plan import plan_pieces
-from edge_lfm.model.sizes import measure_sizes
 
 
 def signal_to_noise(x: np.ndarray, quantized) -> float:

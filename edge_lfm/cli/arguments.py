@@ -11,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from edge_lfm.api import Model
 from edge_lfm.engine.generate import Timings
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed")
@@ -20,6 +21,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ram", metavar="SIZE", help="the most memory to use, like 4G (default: what is available)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads (default: the cores of this machine)")
     parser.add_argument("--context", type=int, metavar="N", help="the most tokens of a conversation")
+    parser.add_argument("--kv-dtype", default="float16", metavar="TYPE", help="KV cache: float16 (default) or int8")
+
+
+def open_model(folder: str | None, args: argparse.Namespace) -> Model:
+    """Load a model as the arguments of `add_model_arguments` say."""
+    return Model.load(folder, args.ram, args.threads, args.context, args.kv_dtype)
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,11 +6,12 @@ import argparse
 import sys
 from typing import Any
 
-from edge_lfm.api import Model, Session
+from edge_lfm.api import Session
 from edge_lfm.cli.arguments import (
     add_model_arguments,
     add_sampling_arguments,
     describe_timings,
+    open_model,
     print_json,
     sampling_of,
     timings_json,
@@ -33,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     terminal = sys.stdin.isatty()
     if terminal:
         import readline  # noqa: F401 (line editing and history for input())
-    with Model.load(args.model, ram=args.ram, threads=args.threads, context=args.context) as model:
+    with open_model(args.model, args) as model:
         session = model.session()
         messages: list[dict[str, Any]] = [{"role": "system", "content": args.system}] if args.system else []
         if terminal:

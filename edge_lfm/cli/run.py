@@ -6,11 +6,11 @@ import argparse
 import os
 import sys
 
-from edge_lfm.api import Model
 from edge_lfm.cli.arguments import (
     add_model_arguments,
     add_sampling_arguments,
     describe_timings,
+    open_model,
     print_json,
     progress_bar,
     sampling_of,
@@ -60,7 +60,7 @@ def read_prompt(prompt: str | None) -> str:
 def run(args: argparse.Namespace) -> None:
     folder, prompt = split_positionals(args.model, args.prompt)
     prompt = read_prompt(prompt)
-    with Model.load(folder, ram=args.ram, threads=args.threads, context=args.context) as model:
+    with open_model(folder, args) as model:
         length = len(model.encode_prompt(prompt, args.system, args.raw))
         bar = progress_bar("reading the prompt", unit="tok")(length)
         done = 0

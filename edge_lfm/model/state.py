@@ -1,6 +1,6 @@
 """What a conversation leaves behind: conv inputs and the KV cache of every layer, and its position.
 
-The KV cache is float16 and grows by doubling, up to the context. Layouts: `kernels/layout.py`, STATE.
+The KV cache is float16 or int8 and grows by doubling, up to the context. Layouts: `kernels/layout.py`, STATE.
 """
 
 from __future__ import annotations
@@ -11,24 +11,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.config import ModelConfig
-from edge_lfm.errors import ContextOverflowError, DoesNotFitError
+from edge_lfm.errors import ContextOverflowError, DoesNotFitError, UsageError
 from edge_lfm.kernels.layout import STATE
 
 _FIRST_CAPACITY = 256
+KV_DTYPES = ("float16", "int8")
+
+
+def check_kv_dtype(name: str) -> str:
+    """`name`, if it is a dtype of KV caches.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if name not in KV_DTYPES:
+        raise UsageError(f"unknown KV cache type '{name}'", hint=f"choose one of {', '.join(KV_DTYPES)}")
+    return name
 
 
 class State:
     """The state of one sequence. `capacity`: positions that the caches have room for, a multiple of 16."""
 
-    def __init__(self, config: ModelConfig, context: int) -> None:
+    def __init__(self, config: ModelConfig, context: int, kv_dtype: str = "float16") -> None:
         self.config, self.context = config, context
+        self.kv_int8 = check_kv_dtype(kv_dtype) == "int8"
         self.position = 0
         self.capacity = 0
         layers = range(config.num_hidden_layers)
         conv_shape = (max(1, config.conv_L_cache - 1), config.hidden_size)
         self.conv = {n: np.zeros(conv_shape, np.float32) for n in layers if not config.is_attention(n)}
-        self.keys: dict[int, NDArray[np.float16]] = {}
-        self.values: dict[int, NDArray[np.float16]] = {}
+        self.caches: dict[tuple[int, str], NDArray[Any]] = {}  # (layer, field of its record)
         self.records = np.zeros(config.num_hidden_layers, STATE)
         for n, array in self.conv.items():
             self.records["conv"][n] = array.ctypes.data
@@ -37,8 +49,7 @@ class State:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        arrays: list[NDArray[Any]] = [*self.conv.values(), *self.keys.values(), *self.values.values()]
-        return sum(array.nbytes for array in arrays)
+        return sum(array.nbytes for array in (*self.conv.values(), *self.caches.values()))
 
     def reserve(self, positions: int) -> None:
         """Make room for `positions` positions in all.
@@ -56,21 +67,13 @@ class State:
             return
         wanted = min(max(positions, 2 * self.capacity), self.context)
         capacity = -(-wanted // 16) * 16
-        config, width = self.config, self.config.head_dim
-        kv = config.num_key_value_heads
         try:
-            for n in range(config.num_hidden_layers):
-                if config.is_attention(n):
-                    keys = np.zeros((kv, capacity // 16, width, 16), np.float16)
-                    values = np.zeros((kv, capacity, width), np.float16)
-                    if self.capacity:
-                        keys[:, : self.capacity // 16] = self.keys[n]
-                        values[:, : self.capacity] = self.values[n]
-                    self.keys[n], self.values[n] = keys, values
-                    self.records["keys"][n], self.records["values"][n] = keys.ctypes.data, values.ctypes.data
+            for n in range(self.config.num_hidden_layers):
+                if self.config.is_attention(n):
+                    self._grow(n, capacity)
         except MemoryError:
             raise DoesNotFitError(
-                f"no memory for a KV cache of {capacity} positions", hint="use a smaller context"
+                f"no memory for a KV cache of {capacity} positions", hint="use a smaller context, or an int8 cache"
             ) from None
         self.capacity = capacity
 
@@ -79,3 +82,21 @@ class State:
         self.position = 0
         for array in self.conv.values():
             array[:] = 0
+
+    def _grow(self, n: int, capacity: int) -> None:
+        """Larger caches for layer n, with what the old ones hold."""
+        kv, width = self.config.num_key_value_heads, self.config.head_dim
+        kept = np.int8 if self.kv_int8 else np.float16
+        fields: dict[str, tuple[tuple[int, ...], type]] = {
+            "keys": ((kv, capacity // 16, width, 16), kept),
+            "values": ((kv, capacity, width), kept),
+        }
+        if self.kv_int8:
+            fields |= {"key_scales": ((kv, capacity), np.float32), "value_scales": ((kv, capacity), np.float32)}
+        for field, (shape, dtype) in fields.items():
+            new: NDArray[Any] = np.zeros(shape, dtype)
+            old = self.caches.get((n, field))
+            if old is not None:
+                new[:, : old.shape[1]] = old
+            self.caches[n, field] = new
+            self.records[field][n] = new.ctypes.data

@@ -1,0 +1,73 @@
+"""The default number of threads, on made-up machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge_lfm.devices.threads import choose_threads, cpu_quota, physical_cores
+from edge_lfm.errors import UsageError
+
+
+def machine(root: Path, siblings: list[str], speeds: list[int] | None = None, file: str = "cpu_capacity") -> Path:
+    for cpu, text in enumerate(siblings):
+        folder = root / f"cpu{cpu}"
+        (folder / "topology").mkdir(parents=True)
+        (folder / "topology/thread_siblings_list").write_text(text + "\n", encoding="ascii")
+        if speeds:
+            (folder / file).parent.mkdir(exist_ok=True)
+            (folder / file).write_text(f"{speeds[cpu]}\n", encoding="ascii")
+    return root
+
+
+def test_hyperthreads_count_once(tmp_path: Path) -> None:
+    root = machine(tmp_path, ["0,2", "1,3", "0,2", "1,3"])
+    assert physical_cores(root, range(4)) == 2
+    assert physical_cores(root, [0, 2]) == 1
+
+
+def test_slow_cores_are_left_out(tmp_path: Path) -> None:
+    """An RK3588 (4 A55, 4 A76), and a hybrid laptop (2 fast cores with hyperthreads, 4 slow ones)."""
+    rk3588 = machine(tmp_path / "rk", list("01234567"), [414] * 4 + [1024] * 4)
+    assert physical_cores(rk3588, range(8)) == 4
+    assert physical_cores(rk3588, range(4)) == 4  # a process bound to the slow cores uses them
+    hybrid = machine(tmp_path / "x", ["0-1", "0-1", "2-3", "2-3", "4", "5", "6", "7"],
+                     [5_000_000] * 4 + [3_600_000] * 4, "cpufreq/cpuinfo_max_freq")  # fmt: skip
+    assert physical_cores(hybrid, range(8)) == 2
+    even = machine(tmp_path / "even", list("0123"), [4_900_000, 5_000_000, 4_900_000, 4_800_000],
+                   "cpufreq/cpuinfo_max_freq")  # fmt: skip
+    assert physical_cores(even, range(4)) == 4
+
+
+def test_a_system_without_topology(tmp_path: Path) -> None:
+    assert physical_cores(tmp_path, range(3)) == 3
+
+
+def test_quotas_of_both_cgroup_versions(tmp_path: Path) -> None:
+    assert cpu_quota(tmp_path) is None
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu/cpu.cfs_quota_us").write_text("-1\n", encoding="ascii")
+    (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000\n", encoding="ascii")
+    assert cpu_quota(tmp_path) is None
+    (tmp_path / "cpu/cpu.cfs_quota_us").write_text("250000\n", encoding="ascii")
+    assert cpu_quota(tmp_path) == 2.5
+    (tmp_path / "cpu.max").write_text("max 100000\n", encoding="ascii")
+    assert cpu_quota(tmp_path) is None
+    (tmp_path / "cpu.max").write_text("100000 100000\n", encoding="ascii")
+    assert cpu_quota(tmp_path) == 1
+
+
+def test_what_is_asked_for_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGE_LFM_THREADS", "3")
+    assert choose_threads() == 3
+    assert choose_threads(5) == 5
+    for bad in ("0", "-1", "many", "1e3"):
+        monkeypatch.setenv("EDGE_LFM_THREADS", bad)
+        with pytest.raises(UsageError):
+            choose_threads()
+    monkeypatch.delenv("EDGE_LFM_THREADS")
+    assert choose_threads() >= 1
+    for wrong in (0, -1, 257, 1.5, True):
+        with pytest.raises(UsageError):
+            choose_threads(wrong)
