@@ -24,6 +24,7 @@ from edge_lfm.engine.sampling import Sampler, SamplingOptions
 from edge_lfm.errors import TemplateError, UsageError
 from edge_lfm.kernels.library import load_kernels
 from edge_lfm.memory.budget import check_budget
+from edge_lfm.memory.prefault import Prefault
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.state import State, check_kv_dtype
 from edge_lfm.text.template import ChatTemplate
@@ -98,6 +99,7 @@ class Model:
     def __init__(self, packed: PackedModel, runner: Runner, context: int, kv_dtype: str = "float16") -> None:
         self.packed, self._runner, self.context = packed, runner, context
         self.kv_dtype = kv_dtype
+        self._prefault = Prefault(*packed.span)
         self.config: ModelConfig = packed.config
         self.folder = packed.folder
         has_text = (packed.folder / "tokenizer.json").exists()
@@ -229,6 +231,7 @@ class Model:
 
     def close(self) -> None:
         """End the threads and unmap the file."""
+        self._prefault.close()
         self._runner.close()
         self.packed.close()
 

@@ -13,8 +13,6 @@ the tier (`Isa.token_tiles`) cover any number of tokens, largest first. Each out
 fixed order, so results depend neither on the threads nor on the batch.
 """
 
-from numba import int64
-
 from edge_lfm.kernels.layout import CONTEXT, FLOAT32, GROUP, INT4_G32, INT8_G32, MATRIX, TILE_BYTES_PER_GROUP, offsets
 from edge_lfm.kernels.lowering import ISA, SIGNED_ZERO_POINT
 from edge_lfm.kernels.simd import (
@@ -37,7 +35,7 @@ from edge_lfm.kernels.simd import (
     store_tile,
     zero_tile,
 )
-from edge_lfm.kernels.sync import claim
+from edge_lfm.kernels.sync import claim, run_length
 
 CTX, MAT = offsets(CONTEXT), offsets(MATRIX)
 INT4_BYTES, INT8_BYTES, FLOAT_BYTES = (TILE_BYTES_PER_GROUP[s] for s in (INT4_G32, INT8_G32, FLOAT32))
@@ -184,7 +182,7 @@ def multiply_rows(matrix, first, last, f, q, s, out, out_stride, count, add):
 def multiply(ctx, matrix, f, q, s, out, out_stride, count, add):
     """All rows x `count` tokens, shared out among the team in runs of row tiles."""
     tiles = (i64(matrix + MAT.rows) + 15) // 16
-    run = 1 + smaller(int64(7), tiles // (i64(ctx + CTX.threads) * 8))
+    run = run_length(ctx, tiles)
     while True:
         first = claim(ctx, run)
         if first >= tiles:

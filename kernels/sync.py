@@ -7,7 +7,17 @@ items from one counter with `claim`. The four words lie on cache lines of their 
 from numba import int64
 
 from edge_lfm.kernels.layout import CONTEXT, offsets
-from edge_lfm.kernels.simd import atomic_add, atomic_load, atomic_store, i64, kernel, pause, set_i64, yield_core
+from edge_lfm.kernels.simd import (
+    atomic_add,
+    atomic_load,
+    atomic_store,
+    i64,
+    kernel,
+    pause,
+    set_i64,
+    smaller,
+    yield_core,
+)
 
 CTX = offsets(CONTEXT)
 ARRIVED, GENERATION, COUNTER, ERROR = 0, 64, 128, 192
@@ -48,6 +58,12 @@ def claim(ctx, count):
         set_i64(at, first + count)
         return first
     return atomic_add(i64(ctx + CTX.sync) + COUNTER, count)
+
+
+@kernel
+def run_length(ctx, items):
+    """How many of a phase's items to claim at a time: up to 8, but no fewer than 8 runs per thread."""
+    return 1 + smaller(int64(7), items // (i64(ctx + CTX.threads) * 8))
 
 
 @kernel

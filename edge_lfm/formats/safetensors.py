@@ -92,6 +92,11 @@ class SafetensorsFile:
         """The tensor's bytes, a view of the map."""
         return np.frombuffer(self._map, np.uint8, info.nbytes, info.start)
 
+    @property
+    def span(self) -> tuple[int, int]:
+        """Address and bytes of the map."""
+        return np.frombuffer(self._map, np.uint8).ctypes.data, self.size
+
     def read(self, name: str, index: int | None = None) -> NDArray[Any]:
         """A tensor as float32 (from BF16, F16, F32) or as stored (U8, U32); a copy only where it must be.
 

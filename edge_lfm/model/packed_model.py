@@ -58,6 +58,11 @@ class PackedModel:
     def nbytes(self) -> int:
         return self.file.file.size
 
+    @property
+    def span(self) -> tuple[int, int]:
+        """Address and bytes of the mapped file."""
+        return self.file.file.span
+
     def has(self, name: str) -> bool:
         return name in self.pieces
 
