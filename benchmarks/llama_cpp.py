@@ -19,6 +19,8 @@ import sys
 from pathlib import Path
 
 from edge_lfm.config import ModelConfig
+from edge_lfm.memory.prefault import Prefault
+from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.quantize.families import FAMILY, family_config
 from edge_lfm.quantize.recipes import find_recipe
 from edge_lfm.quantize.synth import synthesize
@@ -63,7 +65,16 @@ def prepare(work: Path, shape: str, name: str) -> tuple[Path, Path]:
     return ours, theirs
 
 
+def fill_page_cache(model: Path) -> None:
+    """Read the model into memory: the peer's private copy may have pushed it out."""
+    with PackedModel(model) as packed:
+        prefault = Prefault(*packed.span)
+        prefault.wait()
+        prefault.close()
+
+
 def measure_ours(model: Path, threads: int, args: argparse.Namespace) -> dict[str, float]:
+    fill_page_cache(model)
     command = [sys.executable, "-P", "-m", "edge_lfm.cli.main", "bench", str(model), "-t", str(threads), "--json",
                "-p", args.prompt, "-n", args.generate, "-d", args.depth, "-r", "2"]  # fmt: skip
     done = subprocess.run(command, check=True, capture_output=True, text=True)

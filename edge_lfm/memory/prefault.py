@@ -33,6 +33,10 @@ class Prefault:
         self._thread = threading.Thread(target=self._run, name="edge-lfm-prefault", daemon=True)
         self._thread.start()
 
+    def wait(self) -> None:
+        """Return when all of it is in memory."""
+        self._thread.join()
+
     def close(self) -> None:
         """Stop and wait; must come before the memory is unmapped."""
         self._stop.set()
