@@ -42,9 +42,12 @@ LAYER = np.dtype(
     ]
 )
 
-STATE = np.dtype([("conv", "i8"), ("keys", "i8"), ("values", "i8"), ("key_scales", "i8"), ("value_scales", "i8")])
+STATE = np.dtype(
+    [("conv", "i8"), ("keys", "i8"), ("values", "i8"), ("key_scales", "i8"), ("value_scales", "i8"), ("history", "i8")]
+)
 """One layer's state: conv float32 [L-1, H]; keys [kv, C/16, hd, 16] and values [kv, C, hd], float16 or
-int8; for int8 the scales of each head and position, float32 [kv, C]."""
+int8; for int8 the scales of each head and position, float32 [kv, C]; history: 0, or float32 [R, H], which takes
+the conv input of each token of a step of at most R = history_rows tokens, so that the state can go back."""
 
 CONTEXT = np.dtype(
     [
@@ -73,6 +76,7 @@ CONTEXT = np.dtype(
         ("states", "i8"),
         ("capacity", "i8"),
         ("kv_int8", "i8"),
+        ("history_rows", "i8"),
         ("rope", "i8"),  # rope: float32 [C, hd] = cos then sin of hd/2 angles
         # the team
         ("threads", "i8"),

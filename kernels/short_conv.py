@@ -15,11 +15,16 @@ CTX, LAY, STA = offsets(CONTEXT), offsets(LAYER), offsets(STATE)
 
 
 @kernel
-def conv_lanes(bcx, hidden, taps, bias, state, width, channel):
-    """16 channels of one token: returns C * c and shifts the state. bcx: float32 [3, hidden]."""
+def conv_lanes(bcx, hidden, taps, bias, state, history, width, channel):
+    """16 channels of one token: returns C * c and shifts the state. bcx: float32 [3, hidden].
+
+    history: 0, or where to note B * x.
+    """
     at = 4 * channel
     row = 4 * hidden
     g = load_f32(bcx + at) * load_f32(bcx + 2 * row + at)
+    if history != 0:
+        store_f32(history + at, g)
     c = g * load_f32(taps + (width - 1) * row + at)
     for j in range(width - 1):
         older = load_f32(state + j * row + at)
@@ -38,6 +43,7 @@ def conv_tokens(ctx, layer, state):
     """All tokens of the step: wide [T, 3H] -> mixed [T, H] and its int8 form; the state moves on."""
     hidden, width = i64(ctx + CTX.hidden), i64(ctx + CTX.conv_width)
     taps, bias, past = i64(layer + LAY.taps), i64(layer + LAY.taps_bias), i64(state + STA.conv)
+    history = i64(state + STA.history) if i64(ctx + CTX.tokens) <= i64(ctx + CTX.history_rows) else int64(0)
     wide, out = i64(ctx + CTX.wide), i64(ctx + CTX.mixed)
     out_q, out_s = i64(ctx + CTX.mixed_q), i64(ctx + CTX.mixed_s)
     while True:
@@ -47,8 +53,9 @@ def conv_tokens(ctx, layer, state):
         for g in range(group, smaller(group + 4, hidden // GROUP)):
             for t in range(i64(ctx + CTX.tokens)):
                 bcx, row = wide + t * hidden * 12, t * hidden
-                a = conv_lanes(bcx, hidden, taps, bias, past, width, g * GROUP)
-                b = conv_lanes(bcx, hidden, taps, bias, past, width, g * GROUP + 16)
+                note = history + row * 4 if history != 0 else int64(0)
+                a = conv_lanes(bcx, hidden, taps, bias, past, note, width, g * GROUP)
+                b = conv_lanes(bcx, hidden, taps, bias, past, note, width, g * GROUP + 16)
                 at = row + g * GROUP
                 store_f32(out + at * 4, a)
                 store_f32(out + at * 4 + 64, b)

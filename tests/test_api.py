@@ -224,3 +224,37 @@ def test_all_errors_are_of_one_family() -> None:
 
     kinds = [k for k in vars(errors).values() if isinstance(k, type)]
     assert all(issubclass(kind, EdgeLfmError) for kind in kinds)
+
+
+@pytest.mark.parametrize("drafts", [1, 4, 16])
+def test_lookup_changes_nothing_but_the_steps(model: Model, drafts: int) -> None:
+    """Greedy and drawn, over a text that repeats itself, so that drafts are both accepted and rejected."""
+    prompt = "the cat sat on the mat and the dog sat on the log and the cat sat on the mat and"
+    for options in ({}, {"temperature": 0.7, "seed": 3}, {"temperature": 1.5, "seed": 4}):
+        plain = model.generate(prompt, raw=True, max_tokens=60, **options).result()
+        drafted = model.generate(prompt, raw=True, max_tokens=60, lookup=drafts, **options).result()
+        assert drafted.token_ids == plain.token_ids
+        assert drafted.finish_reason == plain.finish_reason
+
+
+def test_a_session_goes_on_after_lookup(model: Model) -> None:
+    session, messages = model.session(), []
+    for question in ("My name is Anna and I live in Paris.", "What is my name?", "What is my name?"):
+        messages.append({"role": "user", "content": question})
+        answer = session.generate(messages, lookup=8).result()
+        assert answer.token_ids == model.generate(messages).result().token_ids
+        messages.append({"role": "assistant", "content": answer.text})
+    assert answer.timings.cached_tokens > 30
+    generation = session.generate("the cat the cat the cat the cat", raw=True, lookup=8)
+    next(generation)
+    generation.close()
+    assert session.generate(CAPITAL).result().text == "The capital of France is Paris."
+    with pytest.raises(UsageError, match="lookup"):
+        session.generate(CAPITAL, lookup=-1)
+
+
+def test_lookup_at_the_end_of_the_context(demo: dict[str, Path]) -> None:
+    with Model.load(demo["int4"], context=40, threads=1) as small:
+        ids = [300, 301, 302, 303] * 8
+        plain = small.generate(ids, max_tokens=100).result()
+        assert small.generate(ids, max_tokens=100, lookup=16).result().token_ids == plain.token_ids

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from edge_lfm.api import Model
 from edge_lfm.engine.generate import Timings
 
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed")
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "lookup")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +36,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, metavar="P", help="keep the likeliest tokens that sum to P")
     parser.add_argument("--min-p", type=float, metavar="P", help="drop tokens below P times the likeliest")
     parser.add_argument("--repeat-penalty", type=float, metavar="R", help="make tokens seen before less likely")
+    parser.add_argument("--lookup", type=int, metavar="N", help="draft up to N tokens a step from the text so far")
     parser.add_argument("--seed", type=int, metavar="S", help="the same seed draws the same text")
 
 

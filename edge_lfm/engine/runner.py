@@ -148,5 +148,5 @@ class Runner:
         c["tokens"], c["token_ids"], c["position"] = tokens, ids.ctypes.data, state.position
         c["first_logit"] = 0 if all_logits else tokens - 1
         c["logits"], c["states"] = self._logits.ctypes.data, state.records.ctypes.data
-        c["kv_int8"] = int(state.kv_int8)
+        c["kv_int8"], c["history_rows"] = int(state.kv_int8), state.history_rows
         c["capacity"], c["rope"] = state.capacity, self._rope.ctypes.data

@@ -5,6 +5,7 @@ The KV cache is float16 or int8 and grows by doubling, up to the context. Layout
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,14 @@ def check_kv_dtype(name: str) -> str:
     return name
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """What `State.go_back` needs of the state before a step."""
+
+    position: int
+    conv: dict[int, NDArray[np.float32]]
+
+
 class State:
     """The state of one sequence. `capacity`: positions that the caches have room for, a multiple of 16."""
 
@@ -37,6 +46,8 @@ class State:
         self.kv_int8 = check_kv_dtype(kv_dtype) == "int8"
         self.position = 0
         self.capacity = 0
+        self.history_rows = 0
+        self._history: dict[int, NDArray[np.float32]] = {}
         layers = range(config.num_hidden_layers)
         conv_shape = (max(1, config.conv_L_cache - 1), config.hidden_size)
         self.conv = {n: np.zeros(conv_shape, np.float32) for n in layers if not config.is_attention(n)}
@@ -82,6 +93,26 @@ class State:
         self.position = 0
         for array in self.conv.values():
             array[:] = 0
+
+    def keep_history(self, rows: int) -> None:
+        """From now on, note the conv inputs of every step of at most `rows` tokens, for `go_back`."""
+        if rows > self.history_rows:
+            self.history_rows = rows
+            for n in self.conv:
+                self._history[n] = np.zeros((rows, self.config.hidden_size), np.float32)
+                self.records["history"][n] = self._history[n].ctypes.data
+
+    def checkpoint(self) -> Checkpoint:
+        """The conv state and the position as they are now; keys and values need no copy."""
+        return Checkpoint(self.position, {n: array.copy() for n, array in self.conv.items()})
+
+    def go_back(self, before: Checkpoint, kept: int) -> None:
+        """Undo the last step but for its first `kept` tokens; `before` was taken before it."""
+        assert before.position <= before.position + kept <= self.position
+        for n, array in self.conv.items():
+            inputs = np.concatenate([before.conv[n], self._history[n][:kept]])
+            array[:] = inputs[len(inputs) - len(array) :]
+        self.position = before.position + kept
 
     def _grow(self, n: int, capacity: int) -> None:
         """Larger caches for layer n, with what the old ones hold."""

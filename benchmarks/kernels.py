@@ -1,0 +1,106 @@
+"""Micro-benchmarks of single kernels, in the shapes of LFM2-24B-A2B.
+
+    pip install pytest-benchmark
+    pytest benchmarks/kernels.py --benchmark-columns=median,min,max
+
+EDGE_LFM_ISA chooses the tier. One thread. Rates stand in `extra_info` (--benchmark-json): GB/s of weights for
+one token, GOPS for many.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_lfm.kernels.layout import (
+    ATTENTION_SCRATCH_BYTES,
+    CONTEXT,
+    FLOAT32,
+    INT4_G32,
+    INT8_G32,
+    LAYER,
+    MATRIX,
+    STATE,
+    SYNC_BYTES,
+    matrix_bytes,
+)
+from edge_lfm.kernels.library import load_kernels
+
+HIDDEN = 2048
+NAMES = {FLOAT32: "float32", INT8_G32: "int8_g32", INT4_G32: "int4_g32"}
+
+
+class Step:
+    """A context record with one thread; arrays given as fields are kept alive."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.record, self.sync, self.fields = np.zeros(1, CONTEXT), np.zeros(SYNC_BYTES // 8, np.int64), fields
+        self.record["threads"], self.record["sync"] = 1, self.sync.ctypes.data
+        for name, value in fields.items():
+            self.record[name] = value.ctypes.data if isinstance(value, np.ndarray) else value
+
+    @property
+    def address(self) -> int:
+        self.sync[:] = 0
+        return self.record.ctypes.data
+
+
+@pytest.mark.parametrize("tokens", [1, 12, 96])
+@pytest.mark.parametrize("scheme", [INT4_G32, INT8_G32, FLOAT32], ids=NAMES.get)
+def test_multiply(benchmark: Any, scheme: int, tokens: int) -> None:
+    """Weights from memory for one token (256 MB), from cache for many."""
+    rows = 16 * (256_000_000 // matrix_bytes(scheme, 16, HIDDEN) if tokens == 1 else 24)
+    kernels, weights = load_kernels(), np.ones(matrix_bytes(scheme, rows, HIDDEN), np.uint8)
+    matrix = np.zeros(1, MATRIX)
+    matrix["scheme"], matrix["address"], matrix["rows"], matrix["cols"] = scheme, weights.ctypes.data, rows, HIDDEN
+    f, q = np.ones((tokens, HIDDEN), np.float32), np.ones((tokens, HIDDEN), np.int8)
+    s, out = np.zeros((tokens, HIDDEN // 32, 2), np.float32), np.zeros((tokens, rows), np.float32)
+    step = Step()
+    benchmark(lambda: kernels.multiply(step.address, matrix.ctypes.data, f.ctypes.data, q.ctypes.data, s.ctypes.data,
+                                       out.ctypes.data, rows * 4, tokens, 0))  # fmt: skip
+    seconds = benchmark.stats["median"]
+    benchmark.extra_info["GB/s"] = weights.nbytes / seconds / 1e9
+    benchmark.extra_info["GOPS"] = 2 * rows * HIDDEN * tokens / seconds / 1e9
+
+
+@pytest.mark.parametrize("kept", ["float16", "int8"])
+@pytest.mark.parametrize("positions", [512, 8192])
+def test_attention(benchmark: Any, positions: int, kept: str) -> None:
+    """One token, 32 query heads on 8 kv heads."""
+    heads, kv, width, dtype = 32, 8, 64, np.float16 if kept == "float16" else np.int8
+    keys, values = np.ones((kv, positions, width), dtype), np.ones((kv, positions, width), dtype)
+    scales = np.ones((kv, positions), np.float32)
+    state = np.zeros(1, STATE)
+    state["keys"], state["values"] = keys.ctypes.data, values.ctypes.data
+    state["key_scales"] = state["value_scales"] = scales.ctypes.data
+    step = Step(head_dim=width, heads=heads, kv_heads=kv, capacity=positions, tokens=1, position=positions - 1,
+                kv_int8=int(kept == "int8"), wide=np.ones((heads + 2 * kv) * width, np.float32),
+                mixed=np.zeros(heads * width, np.float32), mixed_q=np.zeros(heads * width, np.int8),
+                mixed_s=np.zeros(heads * width // 16, np.float32))  # fmt: skip
+    kernels, scratch = load_kernels(), np.zeros(ATTENTION_SCRATCH_BYTES, np.uint8)
+    benchmark(lambda: kernels.attend_tokens(step.address, state.ctypes.data, scratch.ctypes.data))
+    benchmark.extra_info["GB/s"] = 2 * keys.nbytes / benchmark.stats["median"] / 1e9
+
+
+@pytest.mark.parametrize("tokens", [1, 128])
+def test_short_conv(benchmark: Any, tokens: int) -> None:
+    taps, past = np.ones((3, HIDDEN), np.float32), np.zeros((2, HIDDEN), np.float32)
+    layer, state = np.zeros(1, LAYER), np.zeros(1, STATE)
+    layer["taps"], state["conv"] = taps.ctypes.data, past.ctypes.data
+    step = Step(hidden=HIDDEN, conv_width=3, tokens=tokens, wide=np.ones((tokens, 3 * HIDDEN), np.float32),
+                mixed=np.zeros((tokens, HIDDEN), np.float32), mixed_q=np.zeros((tokens, HIDDEN), np.int8),
+                mixed_s=np.zeros((tokens, HIDDEN // 16), np.float32))  # fmt: skip
+    kernels = load_kernels()
+    benchmark(lambda: kernels.conv_tokens(step.address, layer.ctypes.data, state.ctypes.data))
+
+
+@pytest.mark.parametrize("tokens", [1, 128])
+def test_norm(benchmark: Any, tokens: int) -> None:
+    weight = np.ones(HIDDEN, np.float32)
+    step = Step(hidden=HIDDEN, norm_eps=1e-5, x=np.ones((tokens, HIDDEN), np.float32),
+                normed=np.zeros((tokens, HIDDEN), np.float32), normed_q=np.zeros((tokens, HIDDEN), np.int8),
+                normed_s=np.zeros((tokens, HIDDEN // 16), np.float32))  # fmt: skip
+    kernels = load_kernels()
+    benchmark(lambda: kernels.norm_tokens(step.address, weight.ctypes.data, 0, tokens))
