@@ -89,7 +89,7 @@ def measure_peer(
     bench: Path, model: Path, threads: int, args: argparse.Namespace, extra: list[str]
 ) -> dict[str, float]:
     command = [str(bench), "-m", str(model), "-t", str(threads), "-p", args.prompt, "-n", args.generate,
-               "-d", args.depth, "-r", "2", "-o", "json", *extra]  # fmt: skip
+               "-d", args.depth,  "-r", str(args.repeat), "-o", "json", *extra]  # fmt: skip
     environment = os.environ | {"LD_LIBRARY_PATH": str(bench.parent)}
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     found = {}
@@ -105,6 +105,7 @@ def main() -> None:
     parser.add_argument("--format", default="Q4_0", choices=FORMATS)
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("-r", "--repeat", type=int, default=2, help="runs of a test within a round")
     parser.add_argument("-p", "--prompt", default="32,128,512")
     parser.add_argument("-n", "--generate", default="48")
     parser.add_argument("-d", "--depth", default="0")

@@ -41,14 +41,14 @@ CTX, MAT = offsets(CONTEXT), offsets(MATRIX)
 INT4_BYTES, INT8_BYTES, FLOAT_BYTES = (TILE_BYTES_PER_GROUP[s] for s in (INT4_G32, INT8_G32, FLOAT32))
 INT4_ZERO_POINT = 8
 AHEAD = 4096
-"""Bytes that a single-token tile prefetches ahead: a page, which the hardware prefetcher does not cross."""
+"""Bytes that weights are prefetched ahead: a page, which hardware prefetchers do not cross. For tiles of many tokens
+too: each weight comes from memory once per chunk (prefill of 128 tokens of the 24B on one core: 54 to 66 tok/s)."""
 
 
 def int4_tile(count):
     """The kernel of one register tile: 16 rows of int4 weights x `count` tokens."""
     zeros, start, dot = zero_tile(count), start_tile(count, INT4_ZERO_POINT), dot_tile(count, signed=False)
     scaled = scale_tile(count)
-    stream = count == 1
 
     @kernel
     def tile(w, x, s, cols):
@@ -58,8 +58,7 @@ def int4_tile(count):
         for g in range(groups):
             acc = start(s + g * 8 + 4, groups * 8)
             for j in range(4):
-                if stream:
-                    prefetch(w + AHEAD + 64 * j)
+                prefetch(w + AHEAD + 64 * j)
                 q = load_i8(w + 64 * j)
                 acc = dot(acc, low_nibbles(q), x + 4 * j, cols)
                 acc = dot(acc, high_nibbles(q), x + 16 + 4 * j, cols)
@@ -75,7 +74,6 @@ def int8_tile(count):
     """16 rows of int8 weights x `count` tokens; arguments as in `int4_tile`."""
     zeros, start, dot = zero_tile(count), start_tile(count, SIGNED_ZERO_POINT), dot_tile(count, signed=True)
     scaled = scale_tile(count)
-    stream = count == 1
 
     @kernel
     def tile(w, x, s, cols):
@@ -84,8 +82,7 @@ def int8_tile(count):
         for g in range(groups):
             acc = start(s + g * 8 + 4, groups * 8)
             for j in range(8):
-                if stream:
-                    prefetch(w + AHEAD + 64 * j)
+                prefetch(w + AHEAD + 64 * j)
                 acc = dot(acc, load_i8(w + 64 * j), x + 4 * j, cols)
             total = scaled(total, acc, load_f16(w + 512), s + g * 8, groups * 8)
             w += INT8_BYTES
