@@ -208,7 +208,7 @@ class Model:
         raw: bool = False,
         max_tokens: int = 512,
         lookup: int = 0,
-        progress: Callable[[int], object] | None = None,
+        progress: Callable[[int, int], object] | None = None,
         **sampling: Any,
     ) -> Generation:
         """Answer a prompt in a fresh state, as a stream of text.
@@ -220,7 +220,7 @@ class Model:
             max_tokens: the most tokens to generate.
             lookup: the most tokens to draft a step from what stood in the text before; 0 drafts none. The answer
                 is the same; it comes faster where it quotes the prompt.
-            progress: called with the number of prompt tokens done, after every chunk of the prefill.
+            progress: called with the prompt tokens done and to do in all, after every chunk of the prefill.
             sampling: temperature, top_k, top_p, min_p, repeat_penalty, seed; default: the model's own.
 
         Raises:
@@ -269,7 +269,7 @@ class Session:
         raw: bool = False,
         max_tokens: int = 512,
         lookup: int = 0,
-        progress: Callable[[int], object] | None = None,
+        progress: Callable[[int, int], object] | None = None,
         **sampling: Any,
     ) -> Generation:
         """Answer the whole prompt (all messages so far); arguments as in `Model.generate`."""
@@ -293,7 +293,7 @@ class Session:
         self,
         ids: list[int],
         tokens: Callable[[NDArray[np.float32], list[int], Timings], Iterator[int]],
-        progress: Callable[[int], object] | None,
+        progress: Callable[[int, int], object] | None,
         finished: list[Completion],
     ) -> Iterator[str]:
         model, timings = self.model, Timings(prompt_tokens=len(ids))

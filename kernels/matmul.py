@@ -13,7 +13,7 @@ the tier (`Isa.token_tiles`) cover any number of tokens, largest first. Each out
 fixed order, so results depend neither on the threads nor on the batch.
 """
 
-from edge_lfm.kernels.layout import CONTEXT, FLOAT32, GROUP, INT4_G32, INT8_G32, MATRIX, TILE_BYTES_PER_GROUP, offsets
+from edge_lfm.kernels.layout import CONTEXT, GROUP, INT4_G32, INT8_G32, MATRIX, TILE_BYTES_PER_GROUP, offsets
 from edge_lfm.kernels.lowering import ISA, SIGNED_ZERO_POINT
 from edge_lfm.kernels.simd import (
     add_tiles,
@@ -35,10 +35,10 @@ from edge_lfm.kernels.simd import (
     store_tile,
     zero_tile,
 )
-from edge_lfm.kernels.sync import claim, run_length
+from edge_lfm.kernels.sync import claim_run
 
 CTX, MAT = offsets(CONTEXT), offsets(MATRIX)
-INT4_BYTES, INT8_BYTES, FLOAT_BYTES = (TILE_BYTES_PER_GROUP[s] for s in (INT4_G32, INT8_G32, FLOAT32))
+INT4_BYTES, INT8_BYTES = TILE_BYTES_PER_GROUP[INT4_G32], TILE_BYTES_PER_GROUP[INT8_G32]
 INT4_ZERO_POINT = 8
 AHEAD = 4096
 """Bytes that weights are prefetched ahead: a page, which hardware prefetchers do not cross. For tiles of many tokens
@@ -179,9 +179,8 @@ def multiply_rows(matrix, first, last, f, q, s, out, out_stride, count, add):
 def multiply(ctx, matrix, f, q, s, out, out_stride, count, add):
     """All rows x `count` tokens, shared out among the team in runs of row tiles."""
     tiles = (i64(matrix + MAT.rows) + 15) // 16
-    run = run_length(ctx, tiles)
     while True:
-        first = claim(ctx, run)
+        first, run = claim_run(ctx, tiles)
         if first >= tiles:
             return
         multiply_rows(matrix, first, smaller(first + run, tiles), f, q, s, out, out_stride, count, add)

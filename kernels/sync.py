@@ -26,6 +26,10 @@ SPINS = 4000
 when all threads run, but 160 us when another process has taken a core."""
 
 
+LONGEST_RUN = 64
+"""Row tiles, 1.2 MB of int4 weights: about 50 us of one core, the most that a stolen core can hold up."""
+
+
 @kernel
 def barrier(ctx):
     """Wait for every thread; the last one to come resets the work counter."""
@@ -61,9 +65,17 @@ def claim(ctx, count):
 
 
 @kernel
-def run_length(ctx, items):
-    """How many of a phase's items to claim at a time: up to 8, but no fewer than 8 runs per thread."""
-    return 1 + smaller(int64(7), items // (i64(ctx + CTX.threads) * 8))
+def claim_run(ctx, total):
+    """(first, count): the next run of a phase's `total` items, a share of what is left.
+
+    Long runs first, for memory is read fastest in long stretches; short ones last, so that the threads end
+    together. Past the end, first >= total.
+    """
+    left = total - atomic_load(i64(ctx + CTX.sync) + COUNTER)
+    count = int64(1)
+    if left > 0:
+        count += smaller(int64(LONGEST_RUN - 1), left // (i64(ctx + CTX.threads) * 2))
+    return claim(ctx, count), count
 
 
 @kernel

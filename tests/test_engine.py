@@ -9,6 +9,8 @@ the divergence of their distributions, and the integer arithmetic itself is test
 
 from __future__ import annotations
 
+import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +184,28 @@ def test_nan_is_an_error_and_the_engine_lives_on(packed_cases: dict[str, dict[st
         with pytest.raises(NumericalError, match="NaN"):
             runner.run(ids, state)
         assert np.array_equal(runner.run(ids, State(model.config, 50)), good)
+
+
+def test_an_interrupted_step_is_finished_by_all(demo: dict[str, Path]) -> None:
+    """Ctrl-C at random moments of 40 steps on three threads: none hangs, and the team's next step is right."""
+    ids = np.arange(20, 400)
+    with PackedModel(demo["int4"]) as model, Runner(model, load_kernels(), 3) as runner:
+        expected = runner.run(ids, State(model.config, 512))
+        rng, main = np.random.default_rng(0), threading.main_thread().ident
+        assert main is not None
+        interrupted = 0
+        for _ in range(40):
+            timer = threading.Timer(float(rng.uniform(0, 0.02)), signal.pthread_kill, (main, signal.SIGINT))
+            timer.start()
+            try:
+                for _ in range(6):
+                    runner.run(ids, State(model.config, 512))
+                timer.join()
+            except KeyboardInterrupt:
+                interrupted += 1
+            timer.join()
+            assert np.array_equal(runner.run(ids, State(model.config, 512)), expected)
+        assert interrupted > 20
 
 
 def test_a_failing_worker_is_told() -> None:

@@ -61,6 +61,19 @@ def progress_bar(label: str, unit: str = "B") -> Callable[[int], Callable[[int],
     return start
 
 
+def prefill_bar() -> Callable[[int, int], object]:
+    """`(tokens done, tokens in all) -> ...`: a bar for the prompt, gone when it is read."""
+    bar = tqdm(desc="reading the prompt", unit="tok", delay=0.5, file=sys.stderr, leave=False, disable=None)
+
+    def show(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+    return show
+
+
 def describe_timings(t: Timings) -> str:
     """One line: tokens and tokens per second of prompt and answer."""
     cached = f" + {t.cached_tokens} cached" if t.cached_tokens else ""

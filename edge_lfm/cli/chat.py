@@ -12,6 +12,7 @@ from edge_lfm.cli.arguments import (
     add_sampling_arguments,
     describe_timings,
     open_model,
+    prefill_bar,
     print_json,
     sampling_of,
     timings_json,
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _answer(session: Session, messages: list[dict[str, Any]], args: argparse.Namespace) -> str:
     """Stream one answer; the text that came before Ctrl-C, if that stopped it."""
-    generation = session.generate(messages, max_tokens=args.max_tokens, **sampling_of(args))
+    generation = session.generate(messages, max_tokens=args.max_tokens, progress=prefill_bar(), **sampling_of(args))
     text = []
     try:
         for piece in generation:

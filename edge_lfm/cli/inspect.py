@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from edge_lfm.cli.arguments import print_json
+from edge_lfm.cli.arguments import print_json, progress_bar
 from edge_lfm.cli.quantize import describe_sizes
 from edge_lfm.demo import packed_demo
 from edge_lfm.errors import ModelFileError
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _verify(model: PackedModel) -> None:
-    broken = model.verify()
+    broken = model.verify(progress_bar("verifying")(sum(piece.nbytes for piece in model.pieces.values())))
     if broken:
         raise ModelFileError(
             f"{model.folder}: {len(broken)} blocks are damaged, the first is {broken[0]}",

@@ -11,8 +11,8 @@ from edge_lfm.cli.arguments import (
     add_sampling_arguments,
     describe_timings,
     open_model,
+    prefill_bar,
     print_json,
-    progress_bar,
     sampling_of,
     timings_json,
 )
@@ -61,17 +61,13 @@ def run(args: argparse.Namespace) -> None:
     folder, prompt = split_positionals(args.model, args.prompt)
     prompt = read_prompt(prompt)
     with open_model(folder, args) as model:
-        length = len(model.encode_prompt(prompt, args.system, args.raw))
-        bar = progress_bar("reading the prompt", unit="tok")(length)
-        done = 0
-
-        def advance(tokens: int) -> None:
-            nonlocal done
-            bar(tokens - done)
-            done = tokens
-
         generation = model.generate(
-            prompt, system=args.system, raw=args.raw, max_tokens=args.max_tokens, progress=advance, **sampling_of(args)
+            prompt,
+            system=args.system,
+            raw=args.raw,
+            max_tokens=args.max_tokens,
+            progress=prefill_bar(),
+            **sampling_of(args),
         )
         if args.json:
             answer = generation.result()

@@ -52,9 +52,9 @@ def check_length(tokens: int, context: int) -> None:
 
 
 def prefill(
-    runner: Runner, state: State, token_ids: Sequence[int], progress: Callable[[int], object] | None = None
+    runner: Runner, state: State, token_ids: Sequence[int], progress: Callable[[int, int], object] | None = None
 ) -> NDArray[np.float32]:
-    """Feed a prompt in chunks; the logits of its last token [vocab].
+    """Feed a prompt in chunks; the logits of its last token [vocab]. `progress`: of tokens done, and of all.
 
     Raises:
         ContextOverflowError: it does not fit into the context.
@@ -66,7 +66,7 @@ def prefill(
         chunk = ids[first : first + runner.chunk]
         logits = runner.run(chunk, state)
         if progress:
-            progress(first + len(chunk))
+            progress(first + len(chunk), len(ids))
     return logits
 
 

@@ -13,6 +13,7 @@ import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -196,9 +197,17 @@ class PackedFile:
 
     def verify(self, name: str) -> bool:
         """Whether the bytes of a piece still have their checksum."""
-        order = {info.name: i for i, info in enumerate(self.pieces)}
-        expected = self.file.read(CHECKSUMS)[order[name]]
-        return zlib.crc32(self.file.bytes_of(self.file.tensors[name]).data) == int(expected)
+        return zlib.crc32(self.file.bytes_of(self.file.tensors[name]).data) == self._checksums[name]
+
+    @cached_property
+    def _checksums(self) -> dict[str, int]:
+        values = self.file.read(CHECKSUMS)
+        if len(values) != len(self.pieces):
+            raise ModelFileError(
+                f"{self.path} has {len(values)} checksums for {len(self.pieces)} pieces",
+                hint="quantize the model again",
+            )
+        return {info.name: int(value) for info, value in zip(self.pieces, values, strict=True)}
 
     def close(self) -> None:
         self.file.close()

@@ -6,7 +6,7 @@ Knows files and names; does not know how a step runs.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -80,9 +80,14 @@ class PackedModel:
     def scheme_id(self, name: str) -> int:
         return SCHEME_IDS[self.pieces[name].scheme]
 
-    def verify(self) -> list[str]:
-        """The names of the pieces whose checksum is wrong."""
-        return [name for name in self.pieces if not self.file.verify(name)]
+    def verify(self, advance: Callable[[int], object] = lambda _bytes: None) -> list[str]:
+        """The names of the pieces whose checksum is wrong; `advance` is called with the bytes of each."""
+        broken = []
+        for name, piece in self.pieces.items():
+            if not self.file.verify(name):
+                broken.append(name)
+            advance(piece.nbytes)
+        return broken
 
     def close(self) -> None:
         self.file.close()

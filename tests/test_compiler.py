@@ -1,0 +1,41 @@
+"""Kernels compiled for processors that this machine is not: each tier's own dot product, and nothing undefined."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge_lfm.kernels.entry import ENTRIES
+from edge_lfm.kernels.isa import TIERS, runnable_tiers
+
+FOREIGN = [tier.name for tier in TIERS if tier not in runnable_tiers()]
+DOT_PRODUCT = {
+    "avx512vnni": r"vpdpbusd\s.*zmm",
+    "avxvnni": r"vpdpbusd\s.*ymm",
+    "avx2": r"vpmaddubsw\s.*ymm",
+    "portable": r"pmaddwd",
+    "i8mm": r"\ssdot\s",
+    "dotprod": r"\ssdot\s",
+    "neon": r"\s(smull|smlal)2?\s",
+}
+FROM_THE_SYSTEM = {"memcpy", "memset", "memmove", "sched_yield", "_GLOBAL_OFFSET_TABLE_"}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_foreign_tiers_compile(name: str, tmp_path: Path) -> None:
+    """ARM's tiers on x86 and the other way round: machine code whose inner loops use the tier's instruction."""
+    output, assembly = tmp_path / "k.o", tmp_path / "k.s"
+    command = [sys.executable, "-P", "-m", "edge_lfm.kernels.compiler", "--isa", name, "-o", str(output),
+               "--assembly", str(assembly)]  # fmt: skip
+    subprocess.run(command, check=True, timeout=300)
+    assert output.read_bytes()[:4] == b"\x7fELF"
+    text = assembly.read_text(encoding="utf-8")
+    assert len(re.findall(DOT_PRODUCT[name], text)) > 20
+    defined = set(re.findall(r"^(\w+):", text, re.MULTILINE))
+    assert {entry.symbol for entry in ENTRIES} <= defined
+    called = set(re.findall(r"^\s+(?:callq?|jmp|bl|b)\s+(\w+)", text, re.MULTILINE))
+    assert {name for name in called - defined if not name.startswith(("_ZN", "edge_lfm"))} <= FROM_THE_SYSTEM
