@@ -6,6 +6,7 @@ how a token is computed. Safe to call from several threads: steps of one model t
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -260,6 +261,7 @@ class Session:
         self.model = model
         self._state = State(model.config, model.context, model.kv_dtype)
         self._fed: list[int] = []  # the ids that the state has seen
+        self._answering = threading.Lock()
 
     def generate(
         self,
@@ -297,6 +299,8 @@ class Session:
         finished: list[Completion],
     ) -> Iterator[str]:
         model, timings = self.model, Timings(prompt_tokens=len(ids))
+        if not self._answering.acquire(blocking=False):
+            raise UsageError("this session is still answering", hint="finish or close that generation first")
         # The state cannot go back: it serves a prompt that continues it, or it starts anew.
         if not (len(self._fed) < len(ids) and ids[: len(self._fed)] == self._fed):
             self._forget()
@@ -326,6 +330,7 @@ class Session:
             raise
         finally:
             self._fed = seen[: self._state.position]
+            self._answering.release()
 
     def _forget(self) -> None:
         self._state.reset()

@@ -127,6 +127,16 @@ def test_a_session_goes_on_after_a_stopped_answer(model: Model) -> None:
     assert session.generate(CAPITAL).result().text == "The capital of France is Paris."
 
 
+def test_a_session_answers_one_at_a_time(model: Model) -> None:
+    session = model.session()
+    first = session.generate(CAPITAL)
+    next(first)
+    with pytest.raises(UsageError, match="still answering"):
+        session.generate(CAPITAL).result()
+    assert first.result().text == "The capital of France is Paris."
+    assert session.generate(CAPITAL).result().text == "The capital of France is Paris."
+
+
 def test_the_same_seed_gives_the_same_text(model: Model, demo: dict[str, Path]) -> None:
     options = {"temperature": 1.2, "top_k": 50, "seed": 7, "raw": True, "max_tokens": 40}
     first = model.generate("Once upon a time", **options).result().token_ids

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,22 @@ def test_special_tokens_in_text_stay_text() -> None:
     assert not any(DEMO.is_special(i) for i in ids)
     assert DEMO.decode(ids) == text
     assert DEMO.encode("<|im_end|>", special=True) == [7]
+
+
+def test_threads_do_not_lend_each_other_special_tokens() -> None:
+    found: list[list[int]] = []
+
+    def encode_plain() -> None:
+        found.extend(DEMO.encode("<|im_end|>") for _ in range(300))
+
+    threads = [threading.Thread(target=encode_plain) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(1000):
+        assert DEMO.encode("<|im_end|>", special=True) == [7]
+    for thread in threads:
+        thread.join()
+    assert [7] not in found
 
 
 def template() -> ChatTemplate:

@@ -7,6 +7,7 @@ encoded without special tokens, so that a spelled-out `<|im_end|>` stays text. K
 from __future__ import annotations
 
 import codecs
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +45,7 @@ class Tokenizer:
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             raise ModelFileError(f"{path} is not a tokenizer: {error}", hint="copy it again") from None
+        self._encoding = threading.Lock()
         self._inner.no_truncation()
         self._inner.no_padding()
         settings_path = folder / "tokenizer_config.json"
@@ -94,8 +96,9 @@ class Tokenizer:
             raise UsageError(
                 "the text holds a lone surrogate, which is not valid Unicode", hint="send well-formed UTF-8"
             ) from None
-        self._inner.encode_special_tokens = not special
-        ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
+        with self._encoding:  # the flag belongs to the tokenizer, not to the call
+            self._inner.encode_special_tokens = not special
+            ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
         start = self.special_id(self.bos) if bos else None
         return ids if start is None else [start, *ids]
 
