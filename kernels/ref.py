@@ -158,7 +158,8 @@ def round_heads(x: F32) -> F32:
     """What an int8 KV cache keeps of heads [..., hd]: one scale a head and position, max|x| / 127."""
     scale = np.abs(x).max(-1, keepdims=True) / np.float32(127)
     inverse = np.where(scale > 0, 1 / np.where(scale > 0, scale, np.float32(1)), np.float32(0))
-    return (np.rint(x * inverse) * scale).astype(np.float32)
+    out: F32 = (np.rint(x * inverse) * scale).astype(np.float32)
+    return out
 
 
 def attention(q: F32, keys: F32, values: F32, position: int) -> F32:

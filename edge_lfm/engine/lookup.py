@@ -56,7 +56,8 @@ def decode_with_lookup(
 ) -> Iterator[int]:
     """As `generate.decode`, with up to `most` drafts a step. The state never holds more than was given out."""
     state.keep_history(most + 1)
-    lookup, drafts, rows = Lookup(seen), [], logits[None]
+    lookup, rows = Lookup(seen), logits[None]
+    drafts: list[int] = []
     before = state.checkpoint()
     while True:
         given = _agree(rows, drafts, sampler, seen, stop_ids, max_tokens - timings.completion_tokens)
