@@ -30,6 +30,16 @@ def test_the_embedded_demo_model_answers() -> None:
         assert demo_model.generate(CAPITAL).result().text == "The capital of France is Paris."
 
 
+def test_small_models_get_one_thread_unless_asked(demo: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGE_LFM_THREADS", "4")
+    with Model.load(demo["int4"]) as small:
+        assert small.threads == 1
+    with Model.load(demo["float32"]) as larger:  # 19 MB a token
+        assert larger.threads == 3
+    with Model.load(demo["int4"], threads=2) as asked:
+        assert asked.threads == 2
+
+
 def test_importing_the_package_imports_neither_numba_nor_llvm() -> None:
     code = (
         "import sys, edge_lfm, edge_lfm.cli.main; from edge_lfm import Model; "
