@@ -34,7 +34,8 @@ goldens:
 
 # Speed beside llama.cpp, built from its source package (needs a C++ compiler and some gigabytes of disk).
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/llama_cpp.py
+	$(BIN)/pip install --quiet gguf cmake ninja
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python benchmarks/llama_cpp.py
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edge-lfm needs Python 3.11 or newer")'

@@ -8,7 +8,7 @@ on the threads. A dense FFN is one expert with weight 1.
 
 from numba import int64
 
-from edge_lfm.kernels.layout import CONTEXT, GROUP, LAYER, offsets
+from edge_lfm.kernels.layout import CONTEXT, EXPERT_BATCH, GROUP, LAYER, offsets
 from edge_lfm.kernels.maths import silu
 from edge_lfm.kernels.matmul import multiply_tile, tile_bytes
 from edge_lfm.kernels.quantize import quantize_group
@@ -16,9 +16,6 @@ from edge_lfm.kernels.simd import copy_bytes, f32, fma, i64, kernel, load_f32, s
 from edge_lfm.kernels.sync import claim, claim_run
 
 CTX, LAY = offsets(CONTEXT), offsets(LAYER)
-BATCH = 24
-"""Pairs that pass through a thread's scratch at a time: two of AVX-512's register tiles."""
-SCRATCH_BYTES = BATCH * 64 * 4
 
 
 @kernel
@@ -47,8 +44,8 @@ def gate_up_rows(ctx, layer, block, first, last, row, x, x_q, x_s, shared, scrat
     scheme, width, hidden = i64(layer + LAY.expert_scheme), i64(layer + LAY.expert_width), i64(ctx + CTX.hidden)
     size = tile_bytes(scheme, hidden)
     w = block + (row // 16) * 2 * size
-    for p in range(first, last, BATCH):
-        count, at = smaller(int64(BATCH), last - p), int64(0) if shared else p * hidden
+    for p in range(first, last, EXPERT_BATCH):
+        count, at = smaller(int64(EXPERT_BATCH), last - p), int64(0) if shared else p * hidden
         for tile in range(4):
             multiply_tile(
                 scheme,
@@ -143,8 +140,8 @@ def down(ctx, layer, scratch):
                 continue
             w = i64(i64(layer + LAY.experts) + 8 * e) + gate_bytes
             for tile in range(first, smaller(first + run, hidden // 16)):
-                for p in range(begin, end, BATCH):
-                    count, at = smaller(int64(BATCH), end - p), p * width
+                for p in range(begin, end, EXPERT_BATCH):
+                    count, at = smaller(int64(EXPERT_BATCH), end - p), p * width
                     multiply_tile(
                         scheme,
                         w + tile * size,

@@ -108,6 +108,7 @@ CONTEXT = np.dtype(
 )
 """Everything that a step reads. Fields that end in _q, _s are int8 values and (scale, sum) pairs."""
 
+ARRIVED, GENERATION, COUNTER, ERROR = 0, 64, 128, 192
 SYNC_BYTES = 4 * 64
 """Barrier arrivals, barrier generation, work counter and error flag, a cache line each."""
 
@@ -116,6 +117,11 @@ SCORE_BLOCK = 256
 
 HEAD_TILE = 4
 """Query heads that share one pass over the keys and values of their kv head."""
+
+EXPERT_BATCH = 24
+"""Pairs that pass through a thread's scratch at a time: two of AVX-512's register tiles."""
+
+EXPERT_SCRATCH_BYTES = EXPERT_BATCH * 64 * 4
 
 ATTENTION_SCRATCH_BYTES = HEAD_TILE * SCORE_BLOCK * 4 + HEAD_TILE * 8
 """Scores of a block, then the running maximum and total, per head."""

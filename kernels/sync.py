@@ -6,7 +6,7 @@ items from one counter with `claim`. The four words lie on cache lines of their 
 
 from numba import int64
 
-from edge_lfm.kernels.layout import CONTEXT, offsets
+from edge_lfm.kernels.layout import ARRIVED, CONTEXT, COUNTER, ERROR, GENERATION, offsets
 from edge_lfm.kernels.simd import (
     atomic_add,
     atomic_load,
@@ -20,7 +20,6 @@ from edge_lfm.kernels.simd import (
 )
 
 CTX = offsets(CONTEXT)
-ARRIVED, GENERATION, COUNTER, ERROR = 0, 64, 128, 192
 SPINS = 4000
 """Turns of the spin loop (about 20-50 us) before the thread gives its core away: a barrier takes 0.2 us
 when all threads run, but 160 us when another process has taken a core."""

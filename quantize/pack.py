@@ -14,6 +14,9 @@ from edge_lfm.model.plan import Matrix, Piece
 from edge_lfm.model.reference import Weights
 from edge_lfm.quantize.recipes import Recipe
 
+_ROWS_AT_A_TIME = 2048
+"""Rows that are rounded together, whole tiles: the search keeps several copies of them."""
+
 
 @dataclass
 class ErrorSum:
@@ -53,12 +56,16 @@ def _pack_matrix(matrix: Matrix, piece: Piece, weights: Weights, recipe: Recipe,
     parts = []
     for source in matrix.sources:
         exact = _float_array(weights, source.name)
-        try:
-            stored = exact if piece.scheme == "float32" else recipe.rounding(piece.scheme)(exact)
-        except UnsupportedModelError as error:
-            raise UnsupportedModelError(f"tensor {source.name}: {error.message}", error.hint) from None
-        total.add(exact, stored)
-        parts.append(pack_tiles(stored, scheme))
+        packed = []
+        for first in range(0, len(exact), _ROWS_AT_A_TIME):
+            rows = exact[first : first + _ROWS_AT_A_TIME]
+            try:
+                stored = rows if piece.scheme == "float32" else recipe.rounding(piece.scheme)(rows)
+            except UnsupportedModelError as error:
+                raise UnsupportedModelError(f"tensor {source.name}: {error.message}", error.hint) from None
+            total.add(rows, stored)
+            packed.append(pack_tiles(stored, scheme))
+        parts.append(np.concatenate(packed))
     if not matrix.interleave:
         return np.concatenate(parts)  # sources have whole tiles of 16 rows, but for a lone embedding
     tiles = matrix.sources[0].shape[0] // 16

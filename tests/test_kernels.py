@@ -17,6 +17,7 @@ from edge_lfm.kernels.isa import TIERS, find_isa, runnable_tiers, select_isa
 from edge_lfm.kernels.layout import (
     ATTENTION_SCRATCH_BYTES,
     CONTEXT,
+    ERROR,
     FLOAT32,
     INT4_G32,
     INT8_G32,
@@ -209,7 +210,7 @@ def test_quantize_row_notices_what_is_not_finite(kernels: Kernels, bad: float, a
     x[at] = bad
     step, q, s = Step(), np.zeros(64, np.int8), np.zeros(4, np.float32)
     kernels.quantize_row(step.address, x.ctypes.data, q.ctypes.data, s.ctypes.data, 64)
-    assert step.sync[192 // 8] == 1
+    assert step.sync[ERROR // 8] == 1
 
 
 def test_exp(kernels: Kernels) -> None:
@@ -380,7 +381,7 @@ def test_route_notices_nan(kernels: Kernels) -> None:
     layer = np.zeros(1, LAYER)
     layer["is_moe"] = 1
     kernels.route(step.address, layer.ctypes.data)
-    assert step.sync[192 // 8] == 1
+    assert step.sync[ERROR // 8] == 1
 
 
 def half_patterns() -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.errors import NumericalError, UsageError
-from edge_lfm.kernels.layout import ATTENTION_SCRATCH_BYTES, CONTEXT, GROUP, SYNC_BYTES
+from edge_lfm.kernels.layout import ATTENTION_SCRATCH_BYTES, CONTEXT, ERROR, EXPERT_SCRATCH_BYTES, GROUP, SYNC_BYTES
 from edge_lfm.kernels.library import Kernels
 from edge_lfm.kernels.ref import rope_table
 from edge_lfm.kernels.team import Team
@@ -23,9 +23,7 @@ from edge_lfm.model.state import State
 
 CHUNK = 512
 """Tokens of a prefill step. 512 give a 64-expert layer 32 tokens per expert, enough for its kernels to
-be bound by arithmetic; the scratch memory grows with it (about 60 MB for the 24B)."""
-_EXPERT_SCRATCH_BYTES = 24 * 64 * 4  # experts.SCRATCH_BYTES, which cannot be imported without Numba
-_ERROR_WORD = 192 // 8
+be bound by arithmetic; the scratch memory grows with it (82 MB for the 24B, by its fields)."""
 
 
 class Runner:
@@ -63,7 +61,7 @@ class Runner:
             self._prepare(token_ids, state, all_logits)
             address, forward = self._context.ctypes.data, self.kernels.forward
             self.team.run(lambda n: forward(address, n, 0, self.stages))
-            if self._sync[_ERROR_WORD]:
+            if self._sync[ERROR // 8]:
                 raise NumericalError(
                     "a NaN or an infinity appeared in the activations",
                     hint="check the model with edge-lfm inspect --verify",
@@ -126,7 +124,7 @@ class Runner:
         self._activations("pairs", pairs * hidden)
         dense = tokens * config.intermediate_size if config.num_dense_layers else 0
         self._activations("gated", max(pairs * config.moe_intermediate_size, dense))
-        per_thread = max(ATTENTION_SCRATCH_BYTES, _EXPERT_SCRATCH_BYTES)
+        per_thread = max(ATTENTION_SCRATCH_BYTES, EXPERT_SCRATCH_BYTES)
         self._allocate("scratch", threads * per_thread, np.uint8)
         c["scratch_bytes"] = per_thread
         c["threads"], c["sync"] = threads, self._sync.ctypes.data

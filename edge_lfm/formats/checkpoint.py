@@ -53,17 +53,10 @@ class Checkpoint:
             self.close()
             raise
 
-    @property
-    def nbytes(self) -> int:
-        return sum(place.info.nbytes for place in self.tensors.values())
-
     def shape(self, name: str) -> tuple[int, ...] | None:
         """The shape of a tensor, or None if there is none of that name."""
         place = self.tensors.get(name)
         return place.info.shape if place else None
-
-    def nbytes_of(self, name: str) -> int:
-        return self.tensors[name].info.nbytes
 
     def read(self, name: str, index: int | None = None) -> NDArray[np.float32]:
         """A tensor as float32, or one entry along its first axis.

@@ -47,7 +47,7 @@ class ReferenceModel:
             operator = self._attention if config.is_attention(n) else self._conv
             h = h + operator(n, ref.rms_norm(h, self._f32(f"{at}.operator_norm.weight"), config.norm_eps), state)
             normed = ref.rms_norm(h, self._f32(f"{at}.ffn_norm.weight"), config.norm_eps)
-            h = h + (self._experts if config.is_moe(n) else self._dense)(f"{at}.feed_forward", normed)
+            h = h + (self._experts if config.is_moe(n) else self._swiglu)(f"{at}.feed_forward", normed)
         state.position += len(token_ids)
         h = ref.rms_norm(h, self._f32("model.embedding_norm.weight"), config.norm_eps)
         return self._linear("model.embed_tokens" if config.tie_word_embeddings else "lm_head", h)
@@ -68,9 +68,6 @@ class ReferenceModel:
 
     def _swiglu(self, at: str, x: F32) -> F32:
         return self._linear(f"{at}.w2", ref.silu(self._linear(f"{at}.w1", x)) * self._linear(f"{at}.w3", x))
-
-    def _dense(self, at: str, x: F32) -> F32:
-        return self._swiglu(at, x)
 
     def _experts(self, at: str, x: F32) -> F32:
         config = self.config
