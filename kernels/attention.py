@@ -11,7 +11,7 @@ from math import sqrt
 
 from numba import float32, int32, int64
 
-from edge_lfm.kernels.layout import CONTEXT, LAYER, SCORE_BLOCK, STATE, offsets
+from edge_lfm.kernels.layout import ACTIVATION_BYTES, CONTEXT, GROUP, LAYER, SCORE_BLOCK, STATE, offsets
 from edge_lfm.kernels.maths import exp
 from edge_lfm.kernels.norm import rms_norm
 from edge_lfm.kernels.quantize import INFINITY_BITS, NOT_FINITE, quantize_row
@@ -285,4 +285,4 @@ def attend_tokens(ctx, state, scratch):
             attend_int8(q, state, g, capacity, hd, group, limit, scale, scratch, out)
         else:
             attend_float16(q, state, g, capacity, hd, group, limit, scale, scratch, out)
-        quantize_row(ctx, out, i64(ctx + CTX.mixed_q) + at, i64(ctx + CTX.mixed_s) + at // 4, group * hd)
+        quantize_row(ctx, out, i64(ctx + CTX.mixed_q) + at, i64(ctx + CTX.mixed_s) + at // GROUP * ACTIVATION_BYTES, group * hd)

@@ -2,12 +2,32 @@
 
 from numba import float32, int32, int64
 
-from edge_lfm.kernels.layout import CONTEXT, FLOAT32, GROUP, INT4_G32, MATRIX, offsets
-from edge_lfm.kernels.matmul import INT4_BYTES, INT4_ZERO_POINT, INT8_BYTES, tile_bytes
-from edge_lfm.kernels.simd import f32, half, i64, kernel, set_f32, u8
+from edge_lfm.kernels.layout import (
+    CODEBOOK,
+    CODEBOOK4_G16,
+    CODEBOOK4_G32,
+    CODEBOOK_SHIFT,
+    CONTEXT,
+    FLOAT32,
+    GROUP,
+    INT4_G32,
+    MATRIX,
+    MOST_SCALE,
+    offsets,
+)
+from edge_lfm.kernels.matmul import (
+    CODEBOOK_HEADER,
+    INT4_BYTES,
+    INT4_ZERO_POINT,
+    INT8_BYTES,
+    NIBBLE_BYTES,
+    tile_bytes,
+)
+from edge_lfm.kernels.simd import f32, half, i64, kernel, lookup_int, set_f32, u8
 from edge_lfm.kernels.sync import claim
 
 CTX, MAT = offsets(CONTEXT), offsets(MATRIX)
+level_of = lookup_int(CODEBOOK)
 
 
 @kernel
@@ -25,6 +45,18 @@ def int8_value(group, r, k):
 
 
 @kernel
+def codebook_value(tile, cols, width, r, k):
+    """Row r, column k of a whole tile; `width`: columns of a block."""
+    code = u8(tile + CODEBOOK_HEADER + k // width * 16 + r)
+    g = k // GROUP
+    nibbles = tile + CODEBOOK_HEADER + cols // width * 16 + g * NIBBLE_BYTES
+    byte = u8(nibbles + (k % 16) // 4 * 64 + 4 * r + k % 4)
+    nibble = byte >> 4 if k % GROUP >= 16 else byte & 15
+    level = level_of(nibble) + (code & 1) * int32(CODEBOOK_SHIFT)
+    return float32(level) * (float32((code & 254) - int32(MOST_SCALE)) * f32(tile + 4 * r))
+
+
+@kernel
 def unpack_row(matrix, row, out):
     """Row `row` of a matrix record -> float32 [cols]."""
     scheme, cols = i64(matrix + MAT.scheme), i64(matrix + MAT.cols)
@@ -35,6 +67,10 @@ def unpack_row(matrix, row, out):
             v = f32(tile + 64 * k + 4 * r)
         elif scheme == INT4_G32:
             v = int4_value(tile + g * INT4_BYTES, r, k % GROUP)
+        elif scheme == CODEBOOK4_G32:
+            v = codebook_value(tile, cols, 32, r, k)
+        elif scheme == CODEBOOK4_G16:
+            v = codebook_value(tile, cols, 16, r, k)
         else:
             v = int8_value(tile + g * INT8_BYTES, r, k % GROUP)
         set_f32(out + 4 * k, v)

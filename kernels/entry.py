@@ -24,6 +24,7 @@ class Entry:
 
 ENTRIES: tuple[Entry, ...] = (
     Entry("forward", "forward", 4),  # ctx, thread, first stage, last stage
+    Entry("encode_rows", "encode", 10),  # scheme, plain, dtype, x, importance, tiles, cols, out, errors, scratch
     # Single phases, for tests and benchmarks:
     Entry("multiply", "matmul", 9),  # ctx, matrix, f, q, s, out, out_stride, tokens, add
     Entry("quantize_row", "quantize", 5),  # ctx, x, q, s, cols

@@ -8,7 +8,7 @@ on the threads. A dense FFN is one expert with weight 1.
 
 from numba import int64
 
-from edge_lfm.kernels.layout import CONTEXT, EXPERT_BATCH, GROUP, LAYER, offsets
+from edge_lfm.kernels.layout import ACTIVATION_BYTES, CONTEXT, EXPERT_BATCH, GROUP, LAYER, offsets
 from edge_lfm.kernels.maths import silu
 from edge_lfm.kernels.matmul import multiply_tile, tile_bytes
 from edge_lfm.kernels.quantize import quantize_group
@@ -23,7 +23,7 @@ def gather_pairs(ctx):
     """Copy the normed activations of each pair's token, so that an expert's tokens lie side by side."""
     hidden, experts = i64(ctx + CTX.hidden), i64(ctx + CTX.experts)
     pairs = i64(i64(ctx + CTX.segments) + 8 * experts)
-    scales = hidden // GROUP * 8
+    scales = hidden // GROUP * ACTIVATION_BYTES
     while True:
         first = claim(ctx, int64(16))
         if first >= pairs:
@@ -52,7 +52,7 @@ def gate_up_rows(ctx, layer, block, first, last, row, x, x_q, x_s, shared, scrat
                 w + tile * size,
                 x + at * 4,
                 x_q + at,
-                x_s + at // GROUP * 8,
+                x_s + at // GROUP * ACTIVATION_BYTES,
                 hidden,
                 scratch + tile * 64,
                 int64(256),
@@ -66,7 +66,7 @@ def gate_up_rows(ctx, layer, block, first, last, row, x, x_q, x_s, shared, scrat
             to = (p + m) * width + row
             store_f32(i64(ctx + CTX.gated) + to * 4, a)
             store_f32(i64(ctx + CTX.gated) + to * 4 + 64, b)
-            quantize_group(ctx, a, b, i64(ctx + CTX.gated_q) + to, i64(ctx + CTX.gated_s) + to // GROUP * 8)
+            quantize_group(ctx, a, b, i64(ctx + CTX.gated_q) + to, i64(ctx + CTX.gated_s) + to // GROUP * ACTIVATION_BYTES)
 
 
 @kernel
@@ -147,7 +147,7 @@ def down(ctx, layer, scratch):
                         w + tile * size,
                         gated + at * 4,
                         gated_q + at,
-                        gated_s + at // GROUP * 8,
+                        gated_s + at // GROUP * ACTIVATION_BYTES,
                         width,
                         scratch,
                         int64(64),

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 """Goes up whenever packed bytes change their meaning."""
 
 GROUP = 32
@@ -106,7 +106,8 @@ CONTEXT = np.dtype(
         ("scratch_bytes", "i8"),  # per thread
     ]
 )
-"""Everything that a step reads. Fields that end in _q, _s are int8 values and (scale, sum) pairs."""
+"""Everything that a step reads. Fields that end in _q, _s are int8 values and the records of their groups
+(`ACTIVATION_BYTES`)."""
 
 ARRIVED, GENERATION, COUNTER, ERROR = 0, 64, 128, 192
 SYNC_BYTES = 4 * 64
@@ -126,16 +127,70 @@ EXPERT_SCRATCH_BYTES = EXPERT_BATCH * 64 * 4
 ATTENTION_SCRATCH_BYTES = HEAD_TILE * SCORE_BLOCK * 4 + HEAD_TILE * 8
 """Scores of a block, then the running maximum and total, per head."""
 
-# Scheme ids as the compiled kernels know them.
-FLOAT32, INT8_G32, INT4_G32 = 0, 1, 2
+ACTIVATION_BYTES = 16
+"""A group of int8 activations is described by four float32: its scale, then scale * sum of all of its bytes, of the
+first 16 and of the last 16. The sums undo the offsets of weights (`matmul.py`)."""
 
-TILE_BYTES_PER_GROUP = {FLOAT32: 16 * GROUP * 4, INT8_G32: 16 * GROUP + 16 * 2, INT4_G32: 16 * GROUP // 2 + 16 * 2}
-"""Bytes of 16 rows x 32 columns: values, then 16 float16 scales (none for float32)."""
+# Scheme ids as the compiled kernels know them.
+FLOAT32, INT8_G32, INT4_G32, CODEBOOK4_G32, CODEBOOK4_G16 = range(5)
+
+SCHEME_IDS = {
+    "float32": FLOAT32,
+    "int8_g32": INT8_G32,
+    "int4_g32": INT4_G32,
+    "codebook4_g32": CODEBOOK4_G32,
+    "codebook4_g16": CODEBOOK4_G16,
+}
+"""The weight schemes by the names that files carry."""
+
+CODEBOOK = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+"""The levels of the codebook schemes: those of ggml's IQ4_NL, asymmetric on purpose (quantization facts, 2.1)."""
+
+CODEBOOK_SHIFT = 4
+"""A block may use the codebook as it is or all of it 4 higher, whichever leaves less error: 0.3 dB for one bit."""
+
+MOST_SCALE = 127
+"""A block's scale is its row's float32 scale times an odd integer, -127..127."""
+
+CODEBOOK_BLOCK = {CODEBOOK4_G32: 32, CODEBOOK4_G16: 16}
+"""Columns that share one scale byte."""
+
+TILE_HEADER_BYTES = {FLOAT32: 0, INT8_G32: 0, INT4_G32: 0, CODEBOOK4_G32: 64, CODEBOOK4_G16: 64}
+"""Before the groups of a tile: 16 float32 row scales of the codebook schemes."""
+
+TILE_BYTES_PER_GROUP = {
+    FLOAT32: 16 * GROUP * 4,
+    INT8_G32: 16 * GROUP + 16 * 2,
+    INT4_G32: 16 * GROUP // 2 + 16 * 2,
+    CODEBOOK4_G32: 16 * GROUP // 2 + 16,
+    CODEBOOK4_G16: 16 * GROUP // 2 + 32,
+}
+"""Bytes of 16 rows x 32 columns: values and scales."""
+
+
+def tile_bytes(scheme: int, cols: int) -> int:
+    """Bytes of 16 rows of a packed matrix; columns are a multiple of 32."""
+    return TILE_HEADER_BYTES[scheme] + cols // GROUP * TILE_BYTES_PER_GROUP[scheme]
 
 
 def matrix_bytes(scheme: int, rows: int, cols: int) -> int:
-    """Bytes of a packed matrix: rows padded to 16, columns a multiple of 32."""
-    return -(-rows // 16) * (cols // GROUP) * TILE_BYTES_PER_GROUP[scheme]
+    """Bytes of a packed matrix: rows padded to 16."""
+    return -(-rows // 16) * tile_bytes(scheme, cols)
+
+
+BFLOAT16, FLOAT16 = 1, 2
+"""Ids of the dtypes of weights to be encoded; FLOAT32 is the third."""
+
+CODEBOOK_CANDIDATES, LINEAR_CANDIDATES, LINEAR_STEP = 7, 19, 0.1
+"""Scales tried around either end of a grid, a step apart (1 for the codebook)."""
+
+WEIGHTS_NOT_FINITE, SCALE_TOO_LARGE = 1, 2
+"""What can be wrong with weights to be encoded: NaN or infinity; a scale beyond float16."""
+
+
+def encode_scratch_bytes(cols: int) -> int:
+    """Scratch memory of the encoder: a tile as float32, the same turned, and a block's search."""
+    return 2 * 64 * cols + 2176 + 2048 + 64 + 64 * (cols // 16)
 
 
 def offsets(dtype: np.dtype[Any]) -> Any:
@@ -146,7 +201,3 @@ def offsets(dtype: np.dtype[Any]) -> Any:
         if inner.fields:
             found |= {f"{name}_{k}": int(offset) + v for k, v in offsets(inner)._asdict().items()}
     return namedtuple("Offsets", found)(**found)
-
-
-SCHEME_IDS = {"float32": FLOAT32, "int8_g32": INT8_G32, "int4_g32": INT4_G32}
-"""The weight schemes by the names that files carry."""

@@ -1,4 +1,4 @@
-"""What differs between processors: the 4-way integer dot product, float16, and the pause of a spin loop.
+"""What differs between processors: the 4-way integer dot product, table look-ups, float16, and the pause of a spin loop.
 
 One function per operation, with one branch per tier; everything else is plain LLVM vector code that its
 back ends lower well by themselves. Every dot product is exact: no tier saturates (see `dot`).
@@ -21,7 +21,9 @@ I8, I16, I32 = ir.IntType(8), ir.IntType(16), ir.IntType(32)
 _UNSIGNED_WEIGHTS = ISA.name in ("avx512vnni", "avxvnni")
 SIGNED_ZERO_POINT = 128 if _UNSIGNED_WEIGHTS else 0
 """What `dot` adds to signed weights: `vpdpbusd` multiplies unsigned by signed bytes, so it reads them
-as w + 128, and the accumulator must begin at -128 * sum of the activations."""
+as w + 128, and 128 * sum of the activations must be taken off."""
+DOT_READS_SIGNED = not _UNSIGNED_WEIGHTS
+"""Whether weights that already carry SIGNED_ZERO_POINT (a look-up's results) are signed bytes."""
 
 
 def _call(b: ir.IRBuilder, name: str, result: ir.Type, *args: Any) -> Any:
@@ -71,9 +73,8 @@ def _dot_part(b: ir.IRBuilder, a: Any, w: Any, x: Any, signed: bool) -> Any:
 def _dot_avx2(b: ir.IRBuilder, a: Any, w: Any, x: Any, signed: bool) -> Any:
     """`vpmaddubsw` saturates at 32767: |w| and x * sign(w) keep every pair at 2 * 127 * 127 = 32258."""
     if signed:
-        zero = ir.Constant(w.type, None)
-        negative = b.icmp_signed("<", w, zero)
-        w, x = b.select(negative, b.sub(zero, w), w), b.select(negative, b.sub(zero, x), x)
+        x = _call(b, "llvm.x86.avx2.psign.b", x.type, x, w)
+        w = _call(b, "llvm.abs.v32i8", w.type, w, ir.Constant(ir.IntType(1), 0))
     pairs = _call(b, "llvm.x86.avx2.pmadd.ub.sw", ir.VectorType(I16, 16), w, x)
     fours = _call(b, "llvm.x86.avx2.pmadd.wd", a.type, pairs, ir.Constant(pairs.type, [1] * 16))
     return b.add(a, fours)
@@ -90,6 +91,59 @@ def _add_pairs(b: ir.IRBuilder, v: Any) -> Any:
     half = ir.VectorType(I32, v.type.count // 2)
     even = b.shuffle_vector(v, v, ir.Constant(half, list(range(0, v.type.count, 2))))
     return b.add(even, b.shuffle_vector(v, v, ir.Constant(half, list(range(1, v.type.count, 2)))))
+
+
+# Look-ups in tables of 16 entries: one shuffle where the processor has it.
+
+
+def lookup_bytes(b: ir.IRBuilder, table: tuple[int, ...], index: Any) -> Any:
+    """table[index] for int8 x 64 of 0..15; the table's entries are bytes of either sign."""
+    size = {"avx512vnni": 64, "avxvnni": 32, "avx2": 32}.get(ISA.name, 16)
+    signed = [(v + 128) % 256 - 128 for v in table]
+    parts = [_part(b, index, first, size) for first in range(0, 64, size)]
+    return _join(b, [_shuffle_bytes(b, signed, part) for part in parts])
+
+
+def _shuffle_bytes(b: ir.IRBuilder, table: list[int], index: Any) -> Any:
+    count = index.type.count
+    name = {64: "llvm.x86.avx512.pshuf.b.512", 32: "llvm.x86.avx2.pshuf.b"}.get(count, "llvm.aarch64.neon.tbl1.v16i8")
+    if ISA.name == "portable":
+        return _steps(b, table, index)
+    return _call(b, name, index.type, ir.Constant(index.type, table * (count // 16)), index)
+
+
+def _steps(b: ir.IRBuilder, table: list[int], index: Any) -> Any:
+    """Without a byte shuffle (plain x86-64): the table's steps up to the index, added up."""
+    value = ir.Constant(index.type, [table[0]] * index.type.count)
+    for n in range(1, 16):
+        step = ir.Constant(index.type, [(table[n] - table[n - 1] + 128) % 256 - 128] * index.type.count)
+        reached = b.icmp_signed(">=", index, ir.Constant(index.type, [n] * index.type.count))
+        value = b.add(value, b.select(reached, step, ir.Constant(index.type, None)))
+    return value
+
+
+def lookup_floats(b: ir.IRBuilder, table: tuple[float, ...], index: Any) -> Any:
+    """table[index] for int32 x 16 of 0..15."""
+    if ISA.name == "avx512vnni":
+        return _call(b, "llvm.x86.avx512.permvar.sf.512", F32X, ir.Constant(F32X, list(table)), index)
+    if ISA.name in ("avxvnni", "avx2"):
+        return _join(b, [_lookup_eight(b, table, _part(b, index, first, 8)) for first in (0, 8)])
+    value = ir.Constant(F32X, ir.Undefined)
+    kept = cgutils.alloca_once_value(b, ir.Constant(ir.ArrayType(ir.FloatType(), 16), list(table)))
+    for lane in range(16):
+        at = b.gep(kept, [I32(0), b.extract_element(index, I32(lane))])
+        value = b.insert_element(value, b.load(at), I32(lane))
+    return value
+
+
+def _lookup_eight(b: ir.IRBuilder, table: tuple[float, ...], index: Any) -> Any:
+    eight = ir.VectorType(ir.FloatType(), 8)
+    halves = [
+        _call(b, "llvm.x86.avx2.permps", eight, ir.Constant(eight, list(part)), index)
+        for part in (table[:8], table[8:])
+    ]
+    upper = b.icmp_signed(">", index, ir.Constant(index.type, [7] * 8))
+    return b.select(upper, halves[1], halves[0])
 
 
 # float16: hardware conversions where they exist. x86-64 without F16C has none, and LLVM would call a

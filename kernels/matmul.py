@@ -1,20 +1,43 @@
 """Weights times activations: out[t] (+)= W x[t], for float32, int8 and int4 weights.
 
 Layout of a weight matrix (any scheme): tiles of 16 rows, each a run of groups of 32 columns.
-  int4_g32     288 bytes a group: four 64-byte vectors of nibbles, then 16 float16 scales.
-               Byte 4r + b of vector j holds q[r, 4j + b] low and q[r, 16 + 4j + b] high; w = (q - 8) * scale.
-  int8_g32     544 bytes: eight 64-byte vectors, byte 4r + b of vector j is q[r, 4j + b]; 16 float16 scales.
-  float32      2048 bytes: for each column its 16 rows.
+  int4_g32       288 bytes a group: four 64-byte vectors of nibbles, then 16 float16 scales.
+                 Byte 4r + b of vector j holds q[r, 4j + b] low and q[r, 16 + 4j + b] high; w = (q - 8) * scale.
+  int8_g32       544 bytes: eight 64-byte vectors, byte 4r + b of vector j is q[r, 4j + b]; 16 float16 scales.
+  codebook4_g32  a tile is 16 float32 row scales; then, for every group, 16 scale bytes; then, for every group, four
+                 vectors of nibbles as in int4_g32. w = row scale * s * (CODEBOOK[q] + shift), where a scale byte c
+                 holds s = (c & 254) - 127 and, in its lowest bit, whether the shift is CODEBOOK_SHIFT or 0.
+  codebook4_g16  the same with 32 scale bytes a group: 16 for its first 16 columns (the low nibbles), 16 for the last.
+  float32        2048 bytes: for each column its 16 rows.
 So the 4-way dot product of one vector with 4 broadcast activation bytes gives 16 rows at once, on
-every processor. Activations: `quantize.py`.
+every processor. Activations: `quantize.py`. What weights carry on top of their value (the 8 of int4, the 128 of
+`lowering.SIGNED_ZERO_POINT`, the shift) is one number a block, and comes off as that number times the sum of the
+activations: a fused multiply-add per group and token.
 
 A register tile is 16 rows x `count` tokens; weights are unpacked once for all its tokens. The sizes of
 the tier (`Isa.token_tiles`) cover any number of tokens, largest first. Each output is summed in one
 fixed order, so results depend neither on the threads nor on the batch.
 """
 
-from edge_lfm.kernels.layout import CONTEXT, GROUP, INT4_G32, INT8_G32, MATRIX, TILE_BYTES_PER_GROUP, offsets
-from edge_lfm.kernels.lowering import ISA, SIGNED_ZERO_POINT
+from numba import float32, int32
+
+from edge_lfm.kernels.layout import (
+    ACTIVATION_BYTES,
+    CODEBOOK,
+    CODEBOOK4_G16,
+    CODEBOOK4_G32,
+    CODEBOOK_SHIFT,
+    CONTEXT,
+    GROUP,
+    INT4_G32,
+    INT8_G32,
+    MATRIX,
+    MOST_SCALE,
+    TILE_BYTES_PER_GROUP,
+    TILE_HEADER_BYTES,
+    offsets,
+)
+from edge_lfm.kernels.lowering import DOT_READS_SIGNED, ISA, SIGNED_ZERO_POINT
 from edge_lfm.kernels.simd import (
     add_tiles,
     dot_tile,
@@ -26,45 +49,59 @@ from edge_lfm.kernels.simd import (
     load_f32,
     load_i8,
     load_tile,
+    load_u8,
+    lookup_bytes,
     low_nibbles,
     prefetch,
+    scale_rows_tile,
     scale_tile,
     smaller,
-    start_tile,
+    splat_f32,
+    splat_i32,
     store_f32,
     store_tile,
+    to_f32,
+    zero_int_tile,
     zero_tile,
 )
 from edge_lfm.kernels.sync import claim_run
 
 CTX, MAT = offsets(CONTEXT), offsets(MATRIX)
 INT4_BYTES, INT8_BYTES = TILE_BYTES_PER_GROUP[INT4_G32], TILE_BYTES_PER_GROUP[INT8_G32]
+CODEBOOK_BYTES_G32, CODEBOOK_BYTES_G16 = TILE_BYTES_PER_GROUP[CODEBOOK4_G32], TILE_BYTES_PER_GROUP[CODEBOOK4_G16]
+CODEBOOK_HEADER, NIBBLE_BYTES = TILE_HEADER_BYTES[CODEBOOK4_G32], 16 * GROUP // 2
 INT4_ZERO_POINT = 8
 AHEAD = 4096
 """Bytes that weights are prefetched ahead: a page, which hardware prefetchers do not cross. For tiles of many tokens
 too: each weight comes from memory once per chunk (prefill of 128 tokens of the 24B on one core: 54 to 66 tok/s)."""
 
+levels = lookup_bytes(tuple(level + SIGNED_ZERO_POINT for level in CODEBOOK))
+"""The codebook as `dot` reads it."""
+
 
 def int4_tile(count):
     """The kernel of one register tile: 16 rows of int4 weights x `count` tokens."""
-    zeros, start, dot = zero_tile(count), start_tile(count, INT4_ZERO_POINT), dot_tile(count, signed=False)
-    scaled = scale_tile(count)
+    zeros, zero_ints, dot = zero_tile(count), zero_int_tile(count), dot_tile(count, signed=False)
+    scaled, plus = scale_tile(count), fma_tile(count)
 
     @kernel
     def tile(w, x, s, cols):
-        """w: the row tile; x: int8 [count, cols]; s: (scale, sum) [count, cols / 32]. Returns a Tile."""
+        """w: the row tile; x: int8 [count, cols]; s: records of groups [count, cols / 32]. Returns a Tile."""
         total = zeros()
         groups = cols // GROUP
         for g in range(groups):
-            acc = start(s + g * 8 + 4, groups * 8)
+            acc = zero_ints()
             for j in range(4):
                 prefetch(w + AHEAD + 64 * j)
                 q = load_i8(w + 64 * j)
                 acc = dot(acc, low_nibbles(q), x + 4 * j, cols)
                 acc = dot(acc, high_nibbles(q), x + 16 + 4 * j, cols)
-            total = scaled(total, acc, load_f16(w + 256), s + g * 8, groups * 8)
+            scale, stride = load_f16(w + NIBBLE_BYTES), groups * ACTIVATION_BYTES
+            total = scaled(total, acc, scale, s, stride)
+            total = plus(total, scale * splat_f32(float32(-INT4_ZERO_POINT)), s + 4, stride)
             w += INT4_BYTES
             x += GROUP
+            s += ACTIVATION_BYTES
         return total
 
     return tile
@@ -72,22 +109,103 @@ def int4_tile(count):
 
 def int8_tile(count):
     """16 rows of int8 weights x `count` tokens; arguments as in `int4_tile`."""
-    zeros, start, dot = zero_tile(count), start_tile(count, SIGNED_ZERO_POINT), dot_tile(count, signed=True)
-    scaled = scale_tile(count)
+    zeros, zero_ints, dot = zero_tile(count), zero_int_tile(count), dot_tile(count, signed=True)
+    scaled, plus = scale_tile(count), fma_tile(count)
 
     @kernel
     def tile(w, x, s, cols):
         total = zeros()
         groups = cols // GROUP
         for g in range(groups):
-            acc = start(s + g * 8 + 4, groups * 8)
+            acc = zero_ints()
             for j in range(8):
                 prefetch(w + AHEAD + 64 * j)
                 acc = dot(acc, load_i8(w + 64 * j), x + 4 * j, cols)
-            total = scaled(total, acc, load_f16(w + 512), s + g * 8, groups * 8)
+            scale, stride = load_f16(w + 2 * NIBBLE_BYTES), groups * ACTIVATION_BYTES
+            total = scaled(total, acc, scale, s, stride)
+            if SIGNED_ZERO_POINT != 0:
+                total = plus(total, scale * splat_f32(float32(-SIGNED_ZERO_POINT)), s + 4, stride)
             w += INT8_BYTES
             x += GROUP
+            s += ACTIVATION_BYTES
         return total
+
+    return tile
+
+
+@kernel
+def block_scale(codes):
+    """The scales of 16 rows, as multiples of their row scales, from 16 scale bytes."""
+    return to_f32(load_u8(codes) & splat_i32(int32(254))) - splat_f32(float32(MOST_SCALE))
+
+
+@kernel
+def block_shift(codes):
+    """What the levels of 16 rows have to be raised by, beside what `levels` carries."""
+    shift = to_f32(load_u8(codes) & splat_i32(int32(1))) * splat_f32(float32(CODEBOOK_SHIFT))
+    return shift - splat_f32(float32(SIGNED_ZERO_POINT))
+
+
+def codebook_g32_tile(count):
+    """16 rows of codebook weights in blocks of 32 x `count` tokens; arguments as in `int4_tile`."""
+    zeros, zero_ints, dot = zero_tile(count), zero_int_tile(count), dot_tile(count, signed=DOT_READS_SIGNED)
+    scaled, plus, times = scale_tile(count), fma_tile(count), scale_rows_tile(count)
+
+    @kernel
+    def tile(w, x, s, cols):
+        total = zeros()
+        groups = cols // GROUP
+        codes, row_scale, stride = w + CODEBOOK_HEADER, load_f32(w), groups * ACTIVATION_BYTES
+        w = codes + groups * 16
+        for g in range(groups):
+            acc = zero_ints()
+            for j in range(4):
+                prefetch(w + AHEAD + 64 * j)
+                q = load_i8(w + 64 * j)
+                acc = dot(acc, levels(low_nibbles(q)), x + 4 * j, cols)
+                acc = dot(acc, levels(high_nibbles(q)), x + 16 + 4 * j, cols)
+            scale = block_scale(codes)
+            total = scaled(total, acc, scale, s, stride)
+            total = plus(total, scale * block_shift(codes), s + 4, stride)
+            codes += 16
+            w += NIBBLE_BYTES
+            x += GROUP
+            s += ACTIVATION_BYTES
+        return times(total, row_scale)
+
+    return tile
+
+
+def codebook_g16_tile(count):
+    """16 rows of codebook weights in blocks of 16 x `count` tokens; arguments as in `int4_tile`."""
+    zeros, zero_ints, dot = zero_tile(count), zero_int_tile(count), dot_tile(count, signed=DOT_READS_SIGNED)
+    scaled, plus, times = scale_tile(count), fma_tile(count), scale_rows_tile(count)
+
+    @kernel
+    def tile(w, x, s, cols):
+        total = zeros()
+        groups = cols // GROUP
+        codes, row_scale, stride = w + CODEBOOK_HEADER, load_f32(w), groups * ACTIVATION_BYTES
+        w = codes + groups * 32
+        for g in range(groups):
+            acc = zero_ints()
+            for j in range(4):
+                prefetch(w + AHEAD + 64 * j)
+                acc = dot(acc, levels(low_nibbles(load_i8(w + 64 * j))), x + 4 * j, cols)
+            scale = block_scale(codes)
+            total = scaled(total, acc, scale, s, stride)
+            total = plus(total, scale * block_shift(codes), s + 8, stride)
+            acc = zero_ints()
+            for j in range(4):
+                acc = dot(acc, levels(high_nibbles(load_i8(w + 64 * j))), x + 16 + 4 * j, cols)
+            scale = block_scale(codes + 16)
+            total = scaled(total, acc, scale, s, stride)
+            total = plus(total, scale * block_shift(codes + 16), s + 12, stride)
+            codes += 32
+            w += NIBBLE_BYTES
+            x += GROUP
+            s += ACTIVATION_BYTES
+        return times(total, row_scale)
 
     return tile
 
@@ -123,7 +241,7 @@ def any_tokens(make_tile, sizes, value_bytes):
                 value = plus(value, load(out, out_stride))
             store(out, value, out_stride)
             x += size * cols * value_bytes
-            s += size * (cols // GROUP) * 8
+            s += size * (cols // GROUP) * ACTIVATION_BYTES
             out += size * out_stride
             count -= size
         if not last and count > 0:
@@ -135,6 +253,8 @@ def any_tokens(make_tile, sizes, value_bytes):
 SIZES = ISA.token_tiles
 int4_rows = any_tokens(int4_tile, SIZES, 1)
 int8_rows = any_tokens(int8_tile, SIZES, 1)
+codebook_g32_rows = any_tokens(codebook_g32_tile, SIZES, 1)
+codebook_g16_rows = any_tokens(codebook_g16_tile, SIZES, 1)
 float_rows = any_tokens(float_tile, SIZES, 4)
 
 
@@ -145,6 +265,10 @@ def tile_bytes(scheme, cols):
         return cols // GROUP * INT4_BYTES
     if scheme == INT8_G32:
         return cols // GROUP * INT8_BYTES
+    if scheme == CODEBOOK4_G32:
+        return cols // GROUP * CODEBOOK_BYTES_G32 + CODEBOOK_HEADER
+    if scheme == CODEBOOK4_G16:
+        return cols // GROUP * CODEBOOK_BYTES_G16 + CODEBOOK_HEADER
     return cols * 64
 
 
@@ -158,6 +282,10 @@ def multiply_tile(scheme, w, f, q, s, cols, out, out_stride, count, add):
         int4_rows(w, q, s, cols, out, out_stride, count, add)
     elif scheme == INT8_G32:
         int8_rows(w, q, s, cols, out, out_stride, count, add)
+    elif scheme == CODEBOOK4_G32:
+        codebook_g32_rows(w, q, s, cols, out, out_stride, count, add)
+    elif scheme == CODEBOOK4_G16:
+        codebook_g16_rows(w, q, s, cols, out, out_stride, count, add)
     else:
         float_rows(w, f, s, cols, out, out_stride, count, add)
 

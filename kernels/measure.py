@@ -2,10 +2,10 @@
 
 from numba import int64
 
-from edge_lfm.kernels.simd import bits_of, dot_tile, kernel, load_f32, load_i8, start_tile, sum_i32, sum_tile, zero_i32
+from edge_lfm.kernels.simd import bits_of, dot_tile, kernel, load_f32, load_i8, sum_i32, sum_tile, zero_i32, zero_int_tile
 
 PEAK_TILE = 12
-start, dot, total = start_tile(PEAK_TILE, 0), dot_tile(PEAK_TILE, signed=False), sum_tile(PEAK_TILE)
+zeros, dot, total = zero_int_tile(PEAK_TILE), dot_tile(PEAK_TILE, signed=False), sum_tile(PEAK_TILE)
 
 
 @kernel
@@ -23,7 +23,7 @@ def read_bytes(address, count):
 @kernel
 def dot_many(address, rounds):
     """`rounds` dot products of 16 rows x 12 tokens x 4 columns from one cache line: 1536 operations each."""
-    acc = start(address, int64(0))
+    acc = zeros()
     for _ in range(rounds):
         acc = dot(acc, load_i8(address), address, int64(4))
     return int64(total(acc))

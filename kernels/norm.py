@@ -7,7 +7,7 @@ from math import sqrt
 
 from numba import float32, int64
 
-from edge_lfm.kernels.layout import CONTEXT, offsets
+from edge_lfm.kernels.layout import ACTIVATION_BYTES, CONTEXT, GROUP, offsets
 from edge_lfm.kernels.quantize import quantize_row
 from edge_lfm.kernels.simd import f32, fma, i64, kernel, load_f32, splat_f32, store_f32, sum_f32, zero_f32
 from edge_lfm.kernels.sync import claim
@@ -37,4 +37,4 @@ def norm_tokens(ctx, weight, first, count):
             return
         out = i64(ctx + CTX.normed) + t * hidden * 4
         rms_norm(i64(ctx + CTX.x) + (first + t) * hidden * 4, weight, out, hidden, f32(ctx + CTX.norm_eps))
-        quantize_row(ctx, out, i64(ctx + CTX.normed_q) + t * hidden, i64(ctx + CTX.normed_s) + t * hidden // 4, hidden)
+        quantize_row(ctx, out, i64(ctx + CTX.normed_q) + t * hidden, i64(ctx + CTX.normed_s) + t * hidden // GROUP * ACTIVATION_BYTES, hidden)

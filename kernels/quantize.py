@@ -1,4 +1,4 @@
-"""Activations to int8: groups of 32 values with a float32 scale and the sum of their bytes.
+"""Activations to int8: groups of 32 values with a float32 scale and the sums of their bytes.
 
 The scale is float32 and never float16 (float16 scales overflowed to NaN in other engines). int8 hides
 NaN, so this is where the finiteness of activations is checked, by their bits.
@@ -6,7 +6,7 @@ NaN, so this is where the finiteness of activations is checked, by their bits.
 
 from numba import float32, int32, int64
 
-from edge_lfm.kernels.layout import GROUP
+from edge_lfm.kernels.layout import ACTIVATION_BYTES, GROUP
 from edge_lfm.kernels.simd import (
     bits_of,
     bits_to_float,
@@ -16,7 +16,6 @@ from edge_lfm.kernels.simd import (
     max_i32,
     round_i32,
     set_f32,
-    set_i32,
     splat_f32,
     splat_i32,
     store_i32_as_i8,
@@ -31,7 +30,7 @@ NOT_FINITE = 1
 
 @kernel
 def quantize_group(ctx, low, high, q, s):
-    """32 values in two vectors -> 32 int8 at q; (float32 scale, int32 sum) at s."""
+    """32 values in two vectors -> 32 int8 at q; the record of the group at s (`layout.ACTIVATION_BYTES`)."""
     magnitude = splat_i32(int32(0x7FFFFFFF))
     # As integers, the bits of |x| are ordered like |x|, with NaN above infinity.
     bits = largest_i32(max_i32(bits_of(low) & magnitude, bits_of(high) & magnitude))
@@ -44,13 +43,17 @@ def quantize_group(ctx, low, high, q, s):
     b = round_i32(high * splat_f32(inverse))
     store_i32_as_i8(q, a)
     store_i32_as_i8(q + 16, b)
-    set_f32(s, largest / float32(127.0) if inverse != float32(0.0) else float32(0.0))
-    set_i32(s + 4, sum_i32(a + b))
+    scale = largest / float32(127.0) if inverse != float32(0.0) else float32(0.0)
+    first, last = sum_i32(a), sum_i32(b)
+    set_f32(s, scale)
+    set_f32(s + 4, scale * float32(first + last))
+    set_f32(s + 8, scale * float32(first))
+    set_f32(s + 12, scale * float32(last))
 
 
 @kernel
 def quantize_row(ctx, x, q, s, cols):
-    """float32 [cols] -> int8 [cols] and (scale, sum) [cols / 32]."""
+    """float32 [cols] -> int8 [cols] and the records of their groups [cols / 32]."""
     for g in range(cols // GROUP):
         at = x + g * GROUP * 4
-        quantize_group(ctx, load_f32(at), load_f32(at + 64), q + g * GROUP, s + g * 8)
+        quantize_group(ctx, load_f32(at), load_f32(at + 64), q + g * GROUP, s + g * ACTIVATION_BYTES)

@@ -1,7 +1,6 @@
 """What every kernel computes, in plain NumPy: the definition that the compiled ones are tested against.
 
-float32 throughout, written for reading and not for speed. Also packs and unpacks the weight tiles of
-`matmul.py`. Knows arrays only.
+float32 throughout, written for reading and not for speed. Knows arrays only.
 
 Legend: T tokens, N rows (outputs), K columns (inputs), G groups of 32 columns, H hidden size, E experts.
 """
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.kernels.layout import FLOAT32, GROUP, INT4_G32, INT8_G32
+from edge_lfm.kernels.layout import GROUP
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -25,15 +24,20 @@ I64 = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Quantized:
-    """Integers in groups of 32 columns with one scale each: value = q * scale."""
+    """Integers in blocks of columns with one scale each: value = q * scale."""
 
     q: NDArray[np.int8]  # [N, K]
-    scale: F32  # [N, G]
+    scale: F32  # [N, K / block]
+
+    @property
+    def block(self) -> int:
+        """Columns that share a scale."""
+        return self.q.shape[1] // self.scale.shape[1]
 
     def values(self) -> F32:
         """float32 [N, K]."""
         n, k = self.q.shape
-        return (self.q.reshape(n, -1, GROUP) * self.scale[:, :, None]).astype(np.float32).reshape(n, k)
+        return (self.q.reshape(n, -1, self.block) * self.scale[:, :, None]).astype(np.float32).reshape(n, k)
 
 
 def quantize_rows(x: F32) -> Quantized:
@@ -49,63 +53,18 @@ def quantize_rows(x: F32) -> Quantized:
 def multiply(weights: F32 | Quantized, x: F32) -> F32:
     """x [T, K] times weights [N, K] transposed -> [T, N]; int8 activations when weights are quantized.
 
-    The integer sums of a group are exact; groups are scaled and added in float64.
+    The integer sums of a block are exact; blocks are scaled and added in float64.
     """
     if not isinstance(weights, Quantized):
         return (x.astype(np.float64) @ weights.astype(np.float64).T).astype(np.float32)
     a = quantize_rows(x)
-    n, t = len(weights.q), len(x)
+    n, t, block = len(weights.q), len(x), weights.block
     dots = np.einsum(
-        "ngk,tgk->tng", weights.q.reshape(n, -1, GROUP).astype(np.int64), a.q.reshape(t, -1, GROUP).astype(np.int64)
+        "ngk,tgk->tng", weights.q.reshape(n, -1, block).astype(np.int64), a.q.reshape(t, -1, block).astype(np.int64)
     )
-    out: F32 = np.einsum("tng,ng,tg->tn", dots.astype(np.float64), weights.scale, a.scale).astype(np.float32)
+    scale = np.repeat(a.scale, GROUP // block, axis=1)
+    out: F32 = np.einsum("tng,ng,tg->tn", dots.astype(np.float64), weights.scale, scale).astype(np.float32)
     return out
-
-
-def pack_tiles(weights: F32 | Quantized, scheme: int) -> NDArray[np.uint8]:
-    """Weights [N, K] as tiles of 16 rows (`matmul.py`), rows padded with zeros -> uint8 [bytes].
-
-    int4 values are -8..7, int8 values -127..127; scales are stored as float16.
-    """
-    if scheme == FLOAT32:
-        assert not isinstance(weights, Quantized)
-        tiles = _padded(weights).reshape(-1, 16, weights.shape[1]).transpose(0, 2, 1)
-        return np.ascontiguousarray(tiles, np.float32).view(np.uint8).reshape(-1)
-    assert isinstance(weights, Quantized)
-    groups = weights.q.shape[1] // GROUP
-    q = _padded(weights.q).reshape(-1, 16, groups, 8, 4).transpose(0, 2, 3, 1, 4)  # tile, group, vector, row, byte
-    q = q.reshape(-1, groups, 8, 64)
-    scales = _padded(weights.scale).reshape(-1, 16, groups).transpose(0, 2, 1).astype(np.float16)
-    if scheme == INT4_G32:
-        nibbles = (q + 8).astype(np.uint8)
-        q_bytes = nibbles[:, :, :4] | nibbles[:, :, 4:] << 4
-    else:
-        q_bytes = np.ascontiguousarray(q).view(np.uint8)
-    scale_bytes = np.ascontiguousarray(scales).view(np.uint8)
-    return np.concatenate([q_bytes.reshape(len(q), groups, -1), scale_bytes], axis=2).reshape(-1)
-
-
-def unpack_tiles(packed: NDArray[np.uint8], scheme: int, rows: int, cols: int) -> F32 | Quantized:
-    """The inverse of `pack_tiles`: float32 [rows, cols], or integers with their stored scales."""
-    groups = cols // GROUP
-    if scheme == FLOAT32:
-        return packed.view(np.float32).reshape(-1, cols, 16).transpose(0, 2, 1).reshape(-1, cols)[:rows]
-    blocks = packed.reshape(-1, groups, packed.size // (-(-rows // 16) * groups))
-    value_bytes, scale_bytes = np.split(blocks, [blocks.shape[2] - 32], axis=2)
-    if scheme == INT4_G32:
-        vectors = value_bytes.reshape(-1, groups, 4, 64)
-        q = np.concatenate([vectors & 15, vectors >> 4], axis=2).astype(np.int8) - np.int8(8)
-    else:
-        assert scheme == INT8_G32
-        q = np.ascontiguousarray(value_bytes).view(np.int8)
-    q = q.reshape(-1, groups, 8, 16, 4).transpose(0, 3, 1, 2, 4).reshape(-1, cols)
-    scale = np.ascontiguousarray(scale_bytes).view(np.float16).transpose(0, 2, 1).reshape(-1, groups)
-    return Quantized(q[:rows], scale[:rows].astype(np.float32))
-
-
-def _padded(x: NDArray[Any]) -> NDArray[Any]:
-    """Rows padded with zeros to a multiple of 16."""
-    return np.pad(x, ((0, -len(x) % 16), (0, 0)))
 
 
 # The network's operations

@@ -6,7 +6,7 @@ first. No activation. (Lfm2MoeShortConv of transformers 5.23.)
 
 from numba import int64
 
-from edge_lfm.kernels.layout import CONTEXT, GROUP, LAYER, STATE, offsets
+from edge_lfm.kernels.layout import ACTIVATION_BYTES, CONTEXT, GROUP, LAYER, STATE, offsets
 from edge_lfm.kernels.quantize import quantize_group
 from edge_lfm.kernels.simd import fma, i64, kernel, load_f32, smaller, store_f32
 from edge_lfm.kernels.sync import claim
@@ -59,4 +59,4 @@ def conv_tokens(ctx, layer, state):
                 at = row + g * GROUP
                 store_f32(out + at * 4, a)
                 store_f32(out + at * 4 + 64, b)
-                quantize_group(ctx, a, b, out_q + at, out_s + at // GROUP * 8)
+                quantize_group(ctx, a, b, out_q + at, out_s + at // GROUP * ACTIVATION_BYTES)

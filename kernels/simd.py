@@ -129,7 +129,7 @@ def _store(t: Any, ll: ir.Type) -> Any:
 
 
 load_i8, load_i32, load_f32 = (_load(v, v.ll) for v in (I8, I32, F32))
-store_f32 = _store(F32, F32.ll)
+store_f32, store_i32 = _store(F32, F32.ll), _store(I32, I32.ll)
 i64, i32, f32 = (_load(SCALAR[k], LL[k]) for k in ("i64", "i32", "f32"))
 set_i64, set_i32, set_f32, set_i8 = (_store(SCALAR[k], LL[k]) for k in ("i64", "i32", "f32", "i8"))
 """Scalar loads `i64(address)` and stores `set_i64(address, value)`."""
@@ -200,6 +200,28 @@ def _prefetch(b: ir.IRBuilder, a: Sequence[Any]) -> None:
 prefetch = operation(types.void, [types.int64], _prefetch)
 
 
+load_u8 = operation(
+    I32,
+    [types.int64],
+    lambda b, a: b.zext(b.load(pointer(b, a[0], ir.VectorType(LL["i8"], LANES)), align=1), I32.ll),
+)
+"""Sixteen bytes, widened to int32 of 0..255."""
+
+
+def _column(kind: str) -> Any:
+    def build(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
+        out = ir.Constant(F32.ll, ir.Undefined)
+        for lane in range(LANES):
+            at = pointer(b, b.add(a[0], b.mul(a[1], LL["i64"](lane))), LL[kind])
+            out = b.insert_element(out, b.load(at, align=1), LL["i32"](lane))
+        return out
+
+    return operation(F32, [types.int64, types.int64], build)
+
+
+load_column = _column("f32")
+"""`(address, stride)`: sixteen float32, `stride` bytes apart."""
+
 u8 = operation(types.int32, [types.int64], lambda b, a: b.zext(_scalar_at(b, a[0], "i8"), LL["i32"]))
 """One byte, as an int32 of 0..255."""
 
@@ -242,6 +264,39 @@ low_nibbles = operation(I8, [I8], lambda b, a: b.and_(a[0], _constant(I8, 15)))
 high_nibbles = operation(I8, [I8], lambda b, a: b.lshr(a[0], _constant(I8, 4)))
 
 
+def lookup_bytes(table: tuple[int, ...]) -> Any:
+    """table[q] for 64 bytes of 0..15."""
+    return operation(I8, [I8], lambda b, a: lowering.lookup_bytes(b, table, a[0]))
+
+
+def lookup_floats(table: tuple[float, ...]) -> Any:
+    """table[i] for 16 int32 of 0..15."""
+    return operation(F32, [I32], lambda b, a: lowering.lookup_floats(b, table, a[0]))
+
+
+def lookup_int(table: tuple[int, ...]) -> Any:
+    """table[i] for one int32."""
+
+    def build(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
+        kept = cgutils.alloca_once_value(b, ir.Constant(ir.ArrayType(LL["i32"], len(table)), list(table)))
+        return b.load(b.gep(kept, [LL["i32"](0), a[0]]))
+
+    return operation(types.int32, [types.int32], build)
+
+
+load_bf16 = operation(
+    F32,
+    [types.int64],
+    lambda b, a: b.bitcast(
+        b.shl(
+            b.zext(b.load(pointer(b, a[0], ir.VectorType(LL["i16"], LANES)), align=1), I32.ll), _constant(I32, 16)
+        ),
+        F32.ll,
+    ),
+)
+"""Sixteen bfloat16, widened to float32."""
+
+
 def _below(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
     lanes = ir.Constant(I32.ll, list(range(LANES)))
     keep = b.icmp_signed("<", lanes, splat_of(b, a[1], I32))
@@ -269,12 +324,26 @@ for _op, _f32, _i32 in ((operator.add, "fadd", "add"), (operator.sub, "fsub", "s
     _arithmetic(_op, I32, _i32)
 _arithmetic(operator.truediv, F32, "fdiv")
 _arithmetic(operator.and_, I32, "and_")
+_arithmetic(operator.or_, I32, "or_")
 
 fma = operation(F32, [F32, F32, F32], lambda b, a: call_of(b, "llvm.fmuladd.v16f32", F32.ll, a))
 """a * b + c, fused where the processor can."""
 shift_left_23 = operation(I32, [I32], lambda b, a: b.shl(a[0], _constant(I32, 23)))
+shift_left = operation(I32, [I32, types.int32], lambda b, a: b.shl(a[0], splat_of(b, a[1], I32)))
 max_f32 = operation(F32, [F32, F32], lambda b, a: b.select(b.fcmp_ordered(">", a[0], a[1]), a[0], a[1]))
 min_f32 = operation(F32, [F32, F32], lambda b, a: b.select(b.fcmp_ordered("<", a[0], a[1]), a[0], a[1]))
+where_above = operation(
+    F32, [F32, F32, F32, F32], lambda b, a: b.select(b.fcmp_ordered(">", a[0], a[1]), a[2], a[3])
+)
+"""where_above(a, b, x, y): x in the lanes where a > b, otherwise y."""
+add_above = operation(
+    I32,
+    [I32, F32, F32, types.int32],
+    lambda b, a: b.add(
+        a[0], b.select(b.fcmp_ordered(">", a[1], a[2]), splat_of(b, a[3], I32), ir.Constant(I32.ll, None))
+    ),
+)
+"""add_above(i, a, b, n): i + n in the lanes where a > b, otherwise i."""
 max_i32 = operation(I32, [I32, I32], lambda b, a: b.select(b.icmp_signed(">", a[0], a[1]), a[0], a[1]))
 sum_i32 = operation(types.int32, [I32], lambda b, a: call_of(b, "llvm.vector.reduce.add.v16i32", LL["i32"], a))
 largest_i32 = operation(types.int32, [I32], lambda b, a: call_of(b, "llvm.vector.reduce.smax.v16i32", LL["i32"], a))
@@ -332,17 +401,10 @@ def zero_tile(count: int) -> Any:
     return operation(tile, [], lambda b, a: ir.Constant(tile.ll, None))
 
 
-def start_tile(count: int, zero_point: int) -> Any:
-    """`(sums, stride)` -> int32 accumulators that begin at -zero_point * sum of the token's group."""
+def zero_int_tile(count: int) -> Any:
+    """int32 accumulators of `count` tokens, all zero."""
     tile = Tile(I32, count)
-
-    def one(b: ir.IRBuilder, m: int, at: Any, a: Sequence[Any]) -> Any:
-        if zero_point == 0:
-            return ir.Constant(I32.ll, None)
-        total = _scalar_at(b, b.add(a[0], at), "i32")
-        return splat_of(b, b.mul(total, LL["i32"](-zero_point)), I32)
-
-    return operation(tile, [types.int64, types.int64], _each(tile, one))
+    return operation(tile, [], lambda b, a: ir.Constant(tile.ll, None))
 
 
 def dot_tile(count: int, signed: bool) -> Any:
@@ -381,6 +443,19 @@ def fma_tile(count: int) -> Any:
         return call_of(b, "llvm.fmuladd.v16f32", F32.ll, [a[1], x, b.extract_value(a[0], m)])
 
     return operation(tile, [tile, F32, types.int64, types.int64], _each(tile, one))
+
+
+def scale_rows_tile(count: int) -> Any:
+    """`(tile, v)`: each token's vector times v."""
+    tile = Tile(F32, count)
+
+    def build(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
+        out = a[0]
+        for m in range(count):
+            out = b.insert_value(out, b.fmul(b.extract_value(a[0], m), a[1]), m)
+        return out
+
+    return operation(tile, [tile, F32], build)
 
 
 def sum_tile(count: int) -> Any:

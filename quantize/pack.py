@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from edge_lfm.errors import UnsupportedModelError
 from edge_lfm.kernels.layout import SCHEME_IDS
-from edge_lfm.kernels.ref import F32, Quantized, pack_tiles
+from edge_lfm.kernels.ref import F32, Quantized
+from edge_lfm.kernels.tiles import pack_tiles
 from edge_lfm.model.plan import Matrix, Piece
 from edge_lfm.model.reference import Weights
 from edge_lfm.quantize.recipes import Recipe

@@ -19,6 +19,9 @@ from edge_lfm.kernels.layout import (
     CONTEXT,
     ERROR,
     FLOAT32,
+    CODEBOOK4_G16,
+    CODEBOOK4_G32,
+    CODEBOOK_BLOCK,
     INT4_G32,
     INT8_G32,
     LAYER,
@@ -29,8 +32,10 @@ from edge_lfm.kernels.layout import (
 )
 from edge_lfm.kernels.library import Kernels, load_kernels
 from edge_lfm.kernels.team import Team
+from edge_lfm.kernels.tiles import Coded, pack_tiles, unpack_coded, unpack_tiles
 
 SUM_TOLERANCE = 3e-6
+SCHEMES = [FLOAT32, INT8_G32, INT4_G32, CODEBOOK4_G32, CODEBOOK4_G16]
 
 
 @pytest.fixture(scope="module", params=[tier.name for tier in runnable_tiers()])
@@ -73,10 +78,19 @@ def matrix_record(packed: np.ndarray, scheme: int, rows: int, cols: int, bias: n
 def random_weights(rng: np.random.Generator, scheme: int, rows: int, cols: int, extreme: bool = False):
     if scheme == FLOAT32:
         return rng.standard_normal((rows, cols)).astype(np.float32)
+    if scheme in CODEBOOK_BLOCK:
+        index = rng.choice([0, 15], (rows, cols)) if extreme else rng.integers(0, 16, (rows, cols))
+        codes = rng.integers(0, 256, (rows, cols // CODEBOOK_BLOCK[scheme]))
+        return Coded(index.astype(np.uint8), codes.astype(np.uint8), rng.standard_normal(rows).astype(np.float32))
     low, high = (-8, 7) if scheme == INT4_G32 else (-127, 127)
     q = rng.choice([low, high], (rows, cols)) if extreme else rng.integers(low, high + 1, (rows, cols))
     scale = rng.standard_normal((rows, cols // 32)).astype(np.float16).astype(np.float32)
     return ref.Quantized(q.astype(np.int8), scale)
+
+
+def plain(weights):
+    """Weights as the reference multiplies them."""
+    return weights.quantized() if isinstance(weights, Coded) else weights
 
 
 def run_multiply(
@@ -88,9 +102,9 @@ def run_multiply(
     bias: np.ndarray | None = None,
     threads: int = 1,
 ) -> np.ndarray:
-    rows, cols = weights.shape if scheme == FLOAT32 else weights.q.shape
+    rows, cols = plain(weights).shape if scheme == FLOAT32 else plain(weights).q.shape
     padded = -(-rows // 16) * 16
-    packed = ref.pack_tiles(weights, scheme)
+    packed = pack_tiles(weights, scheme)
     assert packed.nbytes == matrix_bytes(scheme, rows, cols)
     step = Step(threads)
     q, s = quantized(kernels, x)
@@ -116,49 +130,53 @@ def run_multiply(
 
 def quantized(kernels: Kernels, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     q = np.zeros(x.shape, np.int8)
-    s = np.zeros((len(x), x.shape[1] // 32, 2), np.float32)
+    s = np.zeros((len(x), x.shape[1] // 32, 4), np.float32)
     step = Step()
     for t in range(len(x)):
         kernels.quantize_row(step.address, x[t].ctypes.data, q[t].ctypes.data, s[t].ctypes.data, x.shape[1])
     return q, s
 
 
-@pytest.mark.parametrize("scheme", [FLOAT32, INT8_G32, INT4_G32])
+@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize(("rows", "cols"), [(1, 32), (16, 32), (17, 96), (48, 256), (100, 1536)])
 @pytest.mark.parametrize("tokens", [1, 2, 3, 5, 13, 31])
 def test_multiply(kernels: Kernels, scheme: int, rows: int, cols: int, tokens: int) -> None:
     rng = np.random.default_rng(rows * cols + tokens)
     weights, x = random_weights(rng, scheme, rows, cols), rng.standard_normal((tokens, cols)).astype(np.float32)
-    expected = ref.multiply(weights, x)
+    expected = ref.multiply(plain(weights), x)
     found = run_multiply(kernels, weights, scheme, x)
     assert np.abs(found - expected).max() <= SUM_TOLERANCE * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("scheme", [INT8_G32, INT4_G32])
+@pytest.mark.parametrize("scheme", SCHEMES[1:])
 def test_multiply_is_exact_at_the_corners_of_int8(kernels: Kernels, scheme: int) -> None:
     """Weights at both ends against activations of +-127: where vpmaddubsw would saturate. One group, so
     that the integer sum times two powers of two is exact in float32."""
     rng = np.random.default_rng(5)
     weights = random_weights(rng, scheme, 64, 32, extreme=True)
-    weights.scale[:] = 0.5
-    weights.q[0], weights.q[1] = weights.q.min(), weights.q.max()
+    if isinstance(weights, Coded):
+        weights.row_scale[:], weights.codes[:] = 0.5, rng.choice([126, 127, 128, 129], weights.codes.shape)
+        weights.index[0], weights.index[1] = 0, 15
+    else:
+        weights.scale[:] = 0.5
+        weights.q[0], weights.q[1] = weights.q.min(), weights.q.max()
     x = (rng.choice([-127.0, 127.0], (9, 32))).astype(np.float32)
     x[0], x[1] = 127, -127
-    expected = x.astype(np.int64) @ weights.q.astype(np.int64).T * 0.5
+    expected = x.astype(np.int64) @ plain(weights).values().astype(np.float64).T
     assert np.array_equal(run_multiply(kernels, weights, scheme, x), expected)
 
 
-@pytest.mark.parametrize("scheme", [FLOAT32, INT8_G32, INT4_G32])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_multiply_adds_and_biases(kernels: Kernels, scheme: int) -> None:
     rng = np.random.default_rng(7)
     weights, x = random_weights(rng, scheme, 48, 64), rng.standard_normal((5, 64)).astype(np.float32)
     before, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((5, 48), (48,)))
-    expected = before + bias + ref.multiply(weights, x)
+    expected = before + bias + ref.multiply(plain(weights), x)
     found = run_multiply(kernels, weights, scheme, x, before, bias)
     assert np.abs(found - expected).max() <= SUM_TOLERANCE * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("scheme", [FLOAT32, INT8_G32, INT4_G32])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_multiply_depends_neither_on_threads_nor_on_the_batch(kernels: Kernels, scheme: int) -> None:
     rng = np.random.default_rng(8)
     weights, x = random_weights(rng, scheme, 700, 128), rng.standard_normal((29, 128)).astype(np.float32)
@@ -168,24 +186,29 @@ def test_multiply_depends_neither_on_threads_nor_on_the_batch(kernels: Kernels, 
     assert np.array_equal(whole, np.stack(one_by_one))
 
 
-@pytest.mark.parametrize("scheme", [FLOAT32, INT8_G32, INT4_G32])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_unpack_row(kernels: Kernels, scheme: int) -> None:
     rng = np.random.default_rng(9)
     weights = random_weights(rng, scheme, 37, 96)
-    packed, out = ref.pack_tiles(weights, scheme), np.zeros(96, np.float32)
+    packed, out = pack_tiles(weights, scheme), np.zeros(96, np.float32)
     record = matrix_record(packed, scheme, 37, 96)
-    expected = weights if scheme == FLOAT32 else weights.values()
+    expected = weights if scheme == FLOAT32 else plain(weights).values()
     for row in (0, 15, 16, 36):
         kernels.unpack_row(record.ctypes.data, row, out.ctypes.data)
         assert np.array_equal(out, expected[row])
 
 
-@pytest.mark.parametrize("scheme", [FLOAT32, INT8_G32, INT4_G32])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_tiles_round_trip(scheme: int) -> None:
     weights = random_weights(np.random.default_rng(1), scheme, 33, 64)
-    back = ref.unpack_tiles(ref.pack_tiles(weights, scheme), scheme, 33, 64)
+    back = unpack_tiles(pack_tiles(weights, scheme), scheme, 33, 64)
     if scheme == FLOAT32:
         assert np.array_equal(back, weights)
+    elif isinstance(weights, Coded):
+        stored = unpack_coded(pack_tiles(weights, scheme), scheme, 33, 64)
+        for name in ("index", "codes", "row_scale"):
+            assert np.array_equal(getattr(stored, name), getattr(weights, name))
+        assert np.array_equal(back.values(), weights.quantized().values())
     else:
         assert np.array_equal(back.q, weights.q)
         assert np.array_equal(back.scale, weights.scale)
@@ -199,8 +222,9 @@ def test_quantize_row(kernels: Kernels) -> None:
     expected = ref.quantize_rows(x)
     assert np.array_equal(q, expected.q)
     assert np.array_equal(s[:, :, 0], expected.scale)
-    sums = expected.q.reshape(40, 2, 32).astype(np.int32).sum(-1)
-    assert np.array_equal(np.ascontiguousarray(s[:, :, 1]).view(np.int32), sums)
+    halves = expected.q.reshape(40, 2, 2, 16).astype(np.int32).sum(-1)
+    for at, sums in ((1, halves.sum(-1)), (2, halves[:, :, 0]), (3, halves[:, :, 1])):
+        assert np.array_equal(s[:, :, at], expected.scale * sums.astype(np.float32))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -208,7 +232,7 @@ def test_quantize_row(kernels: Kernels) -> None:
 def test_quantize_row_notices_what_is_not_finite(kernels: Kernels, bad: float, at: int) -> None:
     x = np.ones(64, np.float32)
     x[at] = bad
-    step, q, s = Step(), np.zeros(64, np.int8), np.zeros(4, np.float32)
+    step, q, s = Step(), np.zeros(64, np.int8), np.zeros(8, np.float32)
     kernels.quantize_row(step.address, x.ctypes.data, q.ctypes.data, s.ctypes.data, 64)
     assert step.sync[ERROR // 8] == 1
 
@@ -226,7 +250,7 @@ def test_exp(kernels: Kernels) -> None:
 def test_norm_tokens(kernels: Kernels) -> None:
     rng = np.random.default_rng(3)
     x, weight = rng.standard_normal((7, 96)).astype(np.float32), rng.standard_normal(96).astype(np.float32)
-    normed, q, s = np.zeros((7, 96), np.float32), np.zeros((7, 96), np.int8), np.zeros((7, 3, 2), np.float32)
+    normed, q, s = np.zeros((7, 96), np.float32), np.zeros((7, 96), np.int8), np.zeros((7, 3, 4), np.float32)
     step = Step(hidden=96, norm_eps=1e-5, x=x, normed=normed, normed_q=q, normed_s=s)
     kernels.norm_tokens(step.address, weight.ctypes.data, 2, 5)
     expected = ref.rms_norm(x[2:], weight, 1e-5)
@@ -250,7 +274,7 @@ def test_short_conv(kernels: Kernels, width: int, biased: bool) -> None:
     found = []
     for part in np.split(bcx, [1, 3, 8]):
         mixed = np.zeros((len(part), hidden), np.float32)
-        q, s = np.zeros(mixed.shape, np.int8), np.zeros((len(part), hidden // 32, 2), np.float32)
+        q, s = np.zeros(mixed.shape, np.int8), np.zeros((len(part), hidden // 32, 4), np.float32)
         step = Step(
             hidden=hidden,
             conv_width=width,
@@ -308,7 +332,7 @@ def test_attention(kernels: Kernels, heads: int, kv: int, width: int, position: 
     state["keys"], state["values"] = keys.ctypes.data, values.ctypes.data
     state["key_scales"], state["value_scales"] = key_scales.ctypes.data, value_scales.ctypes.data
     mixed, mixed_q = np.zeros((tokens, heads * width), np.float32), np.zeros((tokens, heads * width), np.int8)
-    mixed_s = np.zeros((tokens, heads * width // 32, 2), np.float32)
+    mixed_s = np.zeros((tokens, heads * width // 32, 4), np.float32)
     step = Step(head_dim=width, heads=heads, kv_heads=kv, capacity=capacity, norm_eps=1e-5, tokens=tokens,
                 position=position, rope=rope, wide=wide, mixed=mixed, mixed_q=mixed_q, mixed_s=mixed_s,
                 kv_int8=int(kept == "int8"))  # fmt: skip
@@ -394,8 +418,8 @@ def test_float16_conversions_are_exact(kernels: Kernels) -> None:
     halves = halves[np.isfinite(halves)]
     for part in np.array_split(halves, 64):
         weights = ref.Quantized(np.ones((len(part), 32), np.int8), part.astype(np.float32)[:, None])
-        record = matrix_record(ref.pack_tiles(weights, INT8_G32), INT8_G32, len(part), 32)
-        packed = ref.pack_tiles(weights, INT8_G32)
+        record = matrix_record(pack_tiles(weights, INT8_G32), INT8_G32, len(part), 32)
+        packed = pack_tiles(weights, INT8_G32)
         record["address"] = packed.ctypes.data
         out = np.zeros(32, np.float32)
         for row in itertools.islice(range(len(part)), 0, None, 97):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.errors import NumericalError, UsageError
-from edge_lfm.kernels.layout import ATTENTION_SCRATCH_BYTES, CONTEXT, ERROR, EXPERT_SCRATCH_BYTES, GROUP, SYNC_BYTES
+from edge_lfm.kernels.layout import ACTIVATION_BYTES, ATTENTION_SCRATCH_BYTES, CONTEXT, ERROR, EXPERT_SCRATCH_BYTES, GROUP, SYNC_BYTES
 from edge_lfm.kernels.library import Kernels
 from edge_lfm.kernels.ref import rope_table
 from edge_lfm.kernels.team import Team
@@ -103,10 +103,10 @@ class Runner:
         self._context[field] = array.ctypes.data
 
     def _activations(self, field: str, values: int) -> None:
-        """A float32 buffer, its int8 form (_q), and the scale and sum of each group (_s)."""
+        """A float32 buffer, its int8 form (_q), and the record of each group (_s)."""
         self._allocate(field, values, np.float32)
         self._allocate(f"{field}_q", values, np.int8)
-        self._allocate(f"{field}_s", 2 * (values // GROUP), np.float32)
+        self._allocate(f"{field}_s", values // GROUP * ACTIVATION_BYTES, np.uint8)
 
     def _make_scratch(self, threads: int) -> None:
         config, c, tokens = self.model.config, self._context, self.chunk

@@ -18,7 +18,8 @@ from edge_lfm.config import ModelConfig, read_json
 from edge_lfm.errors import ModelFileError
 from edge_lfm.formats.packed import PackedFile
 from edge_lfm.kernels.layout import LAYOUT_VERSION, SCHEME_IDS
-from edge_lfm.kernels.ref import F32, Quantized, unpack_tiles
+from edge_lfm.kernels.ref import F32, Quantized
+from edge_lfm.kernels.tiles import unpack_tiles
 from edge_lfm.model.plan import TENSOR_CLASSES, Matrix, Piece, Schemes, plan_pieces
 
 
