@@ -16,6 +16,8 @@ from edge_lfm.kernels.layout import (
     offsets,
 )
 from edge_lfm.kernels.matmul import (
+    CODEBOOK_G16_BYTES,
+    CODEBOOK_G32_BYTES,
     CODEBOOK_HEADER,
     INT4_BYTES,
     INT4_ZERO_POINT,
@@ -45,15 +47,14 @@ def int8_value(group, r, k):
 
 
 @kernel
-def codebook_value(tile, cols, width, r, k):
-    """Row r, column k of a whole tile; `width`: columns of a block."""
-    code = u8(tile + CODEBOOK_HEADER + k // width * 16 + r)
-    g = k // GROUP
-    nibbles = tile + CODEBOOK_HEADER + cols // width * 16 + g * NIBBLE_BYTES
-    byte = u8(nibbles + (k % 16) // 4 * 64 + 4 * r + k % 4)
-    nibble = byte >> 4 if k % GROUP >= 16 else byte & 15
+def codebook_value(tile, width, size, r, k):
+    """Row r, column k of a whole tile; `width`: columns of a block, `size`: bytes of a group."""
+    group, k = tile + CODEBOOK_HEADER + k // GROUP * size, k % GROUP
+    code = u8(group + NIBBLE_BYTES + k // width * 16 + r)
+    byte = u8(group + (k % 16) // 4 * 64 + 4 * r + k % 4)
+    nibble = byte >> 4 if k >= 16 else byte & 15
     level = level_of(nibble) + (code & 1) * int32(CODEBOOK_SHIFT)
-    return float32(level) * (float32((code & 254) - int32(MOST_SCALE)) * f32(tile + 4 * r))
+    return float32(level) * (float32(code - int32(MOST_SCALE)) * f32(tile + 4 * r))
 
 
 @kernel
@@ -68,9 +69,9 @@ def unpack_row(matrix, row, out):
         elif scheme == INT4_G32:
             v = int4_value(tile + g * INT4_BYTES, r, k % GROUP)
         elif scheme == CODEBOOK4_G32:
-            v = codebook_value(tile, cols, 32, r, k)
+            v = codebook_value(tile, 32, CODEBOOK_G32_BYTES, r, k)
         elif scheme == CODEBOOK4_G16:
-            v = codebook_value(tile, cols, 16, r, k)
+            v = codebook_value(tile, 16, CODEBOOK_G16_BYTES, r, k)
         else:
             v = int8_value(tile + g * INT8_BYTES, r, k % GROUP)
         set_f32(out + 4 * k, v)

@@ -24,10 +24,19 @@ from edge_lfm.kernels.layout import (
     INT8_G32,
     LINEAR_CANDIDATES,
     LINEAR_STEP,
+    MOST_SCALE,
     SCALE_TOO_LARGE,
     WEIGHTS_NOT_FINITE,
 )
-from edge_lfm.kernels.matmul import CODEBOOK_HEADER, INT4_BYTES, INT8_BYTES, NIBBLE_BYTES, tile_bytes
+from edge_lfm.kernels.matmul import (
+    CODEBOOK_G16_BYTES,
+    CODEBOOK_G32_BYTES,
+    CODEBOOK_HEADER,
+    INT4_BYTES,
+    INT8_BYTES,
+    NIBBLE_BYTES,
+    tile_bytes,
+)
 from edge_lfm.kernels.simd import (
     add_above,
     bits_of,
@@ -188,18 +197,20 @@ def store_codes(x, w, columns, row, scale, codes, stored, shifts):
 
     scale: float32 x 16, as searched; stored and shifts: float32 x 16, as they can be read back from `codes`.
     """
-    inverse, half = reciprocal(row), splat_f32(float32(0.5))
-    middle = to_f32(round_i32((load_f32(scale) * inverse - splat_f32(float32(1.0))) * half))
+    target, half = load_f32(scale) * reciprocal(row), splat_f32(float32(0.5))
     best = splat_f32(float32(3e38))
     code, kept, kept_shift = zero_f32(), zero_f32(), zero_f32()
-    for move in range(-1, 2):
-        n = middle + splat_f32(float32(move))
-        n = min_f32(max_f32(n, splat_f32(float32(-64.0))), splat_f32(float32(63.0)))
-        candidate = (n + n + splat_f32(float32(1.0))) * row
-        for bit in range(2):
-            shift = splat_f32(float32(bit * CODEBOOK_SHIFT))
+    for bit in range(2):
+        # Even bytes hold odd multiples, -127..127; odd bytes even ones, -126..128.
+        shift, odd = splat_f32(float32(bit * CODEBOOK_SHIFT)), splat_f32(float32(1 - bit))
+        middle = to_f32(round_i32((target - odd) * half))
+        for move in range(-1, 2):
+            n = middle + splat_f32(float32(move))
+            n = min_f32(max_f32(n, splat_f32(float32(bit - 64))), splat_f32(float32(bit + 63)))
+            multiple = n + n + odd
+            candidate = multiple * row
             error = block_error(x, w, columns, candidate, shift)
-            number = n + n + splat_f32(float32(128 + bit))
+            number = multiple + splat_f32(float32(MOST_SCALE))
             code, kept = where_above(best, error, number, code), where_above(best, error, candidate, kept)
             kept_shift = where_above(best, error, shift, kept_shift)
             best = where_above(best, error, error, best)
@@ -254,19 +265,19 @@ def encode_codebook(scheme, x, importance, cols, row_peak, out, scratch, errors)
         largest = max_f32(largest, absolute(load_f32(scales + 64 * n)))
     row = largest * splat_f32(float32(1.0 / 127.0))
     store_f32(out, row * row_peak)
-    codes, nibbles = out + CODEBOOK_HEADER, out + CODEBOOK_HEADER + blocks * 16
+    size = CODEBOOK_G32_BYTES if scheme == CODEBOOK4_G32 else CODEBOOK_G16_BYTES
     for n in range(blocks):
-        at = x + n * columns * 64
+        at, group, first = x + n * columns * 64, out + CODEBOOK_HEADER + n * columns // GROUP * size, n * columns % GROUP
         weigh(at, w, importance + n * columns * 4 if importance != 0 else int64(0), columns)
-        store_codes(at, w, columns, row, scales + 64 * n, codes + 16 * n, stored, shifts)
+        store_codes(at, w, columns, row, scales + 64 * n, group + NIBBLE_BYTES + first, stored, shifts)
         scale, shift = load_f32(stored), load_f32(shifts)
-        inverse, first = reciprocal(scale), n * columns % GROUP
+        inverse = reciprocal(scale)
         for k in range(columns):
             i = nearest_index(load_f32(at + 64 * k) * inverse - shift)
             store_i32(index + 64 * (first + k), i)
             note_error(at, k, scale * (levels(i) + shift), row_peak, errors)
         if first + columns == GROUP:
-            store_nibbles(index, nibbles + n * columns // GROUP * NIBBLE_BYTES)
+            store_nibbles(index, group)
 
 
 @kernel

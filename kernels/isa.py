@@ -34,12 +34,13 @@ class Isa:
     accumulator of 16 lanes per token: 2 x 12 of AVX-512's 32 registers, 2 x 2 x 3 of AVX2's 16."""
 
 
-_AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512_vnni")
+# Ice Lake, Zen 4 and later. Cascade Lake has VNNI without VBMI's byte permutation and takes the avx2 tier.
+_AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512_vnni", "avx512vbmi")
 _X86 = ("x86_64", "x86_64-unknown-linux-gnu")
 _ARM = ("aarch64", "aarch64-unknown-linux-gnu")
 
 TIERS: tuple[Isa, ...] = (
-    Isa("avx512vnni", *_X86, "x86-64-v4", "+avx512vnni", frozenset(_AVX512), (12, 8, 4, 2, 1)),
+    Isa("avx512vnni", *_X86, "x86-64-v4", "+avx512vnni,+avx512vbmi", frozenset(_AVX512), (12, 8, 4, 2, 1)),
     Isa("avxvnni", *_X86, "x86-64-v3", "+avxvnni", frozenset({"avx2", "fma", "f16c", "avx_vnni"}), (3, 2, 1)),
     Isa("avx2", *_X86, "x86-64-v3", "", frozenset({"avx2", "fma", "f16c", "bmi2"}), (3, 2, 1)),
     Isa("portable", *_X86, "x86-64", "", frozenset(), (2, 1)),

@@ -150,7 +150,8 @@ CODEBOOK_SHIFT = 4
 """A block may use the codebook as it is or all of it 4 higher, whichever leaves less error: 0.3 dB for one bit."""
 
 MOST_SCALE = 127
-"""A block's scale is its row's float32 scale times an odd integer, -127..127."""
+"""A block's scale is its row's float32 scale times c - 127, where c is the block's scale byte; odd bytes also say that
+the codebook is shifted."""
 
 CODEBOOK_BLOCK = {CODEBOOK4_G32: 32, CODEBOOK4_G16: 16}
 """Columns that share one scale byte."""

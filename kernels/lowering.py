@@ -96,20 +96,26 @@ def _add_pairs(b: ir.IRBuilder, v: Any) -> Any:
 # Look-ups in tables of 16 entries: one shuffle where the processor has it.
 
 
-def lookup_bytes(b: ir.IRBuilder, table: tuple[int, ...], index: Any) -> Any:
-    """table[index] for int8 x 64 of 0..15; the table's entries are bytes of either sign."""
-    size = {"avx512vnni": 64, "avxvnni": 32, "avx2": 32}.get(ISA.name, 16)
+def lookup_nibbles(b: ir.IRBuilder, table: tuple[int, ...], q: Any, high: bool) -> Any:
+    """table[nibble] for the low or the high nibbles of int8 x 64; the table's entries are bytes of either sign."""
     signed = [(v + 128) % 256 - 128 for v in table]
-    parts = [_part(b, index, first, size) for first in range(0, 64, size)]
-    return _join(b, [_shuffle_bytes(b, signed, part) for part in parts])
+    if ISA.name == "avx512vnni":
+        # vpermb reads six bits of an index: four copies of the table make the two above a nibble not matter.
+        if high:
+            halves = ir.VectorType(I16, 32)
+            q = b.bitcast(b.lshr(b.bitcast(q, halves), ir.Constant(halves, [4] * 32)), q.type)
+        return _call(b, "llvm.x86.avx512.permvar.qi.512", q.type, ir.Constant(q.type, signed * 4), q)
+    fifteen, four = (ir.Constant(q.type, [n] * 64) for n in (15, 4))
+    index = b.lshr(q, four) if high else b.and_(q, fifteen)
+    size = 32 if ISA.name in ("avxvnni", "avx2") else 16
+    return _join(b, [_shuffle_bytes(b, signed, _part(b, index, first, size)) for first in range(0, 64, size)])
 
 
 def _shuffle_bytes(b: ir.IRBuilder, table: list[int], index: Any) -> Any:
-    count = index.type.count
-    name = {64: "llvm.x86.avx512.pshuf.b.512", 32: "llvm.x86.avx2.pshuf.b"}.get(count, "llvm.aarch64.neon.tbl1.v16i8")
     if ISA.name == "portable":
         return _steps(b, table, index)
-    return _call(b, name, index.type, ir.Constant(index.type, table * (count // 16)), index)
+    name = "llvm.x86.avx2.pshuf.b" if ISA.machine == "x86_64" else "llvm.aarch64.neon.tbl1.v16i8"
+    return _call(b, name, index.type, ir.Constant(index.type, table * (index.type.count // 16)), index)
 
 
 def _steps(b: ir.IRBuilder, table: list[int], index: Any) -> Any:

@@ -4,9 +4,9 @@ Layout of a weight matrix (any scheme): tiles of 16 rows, each a run of groups o
   int4_g32       288 bytes a group: four 64-byte vectors of nibbles, then 16 float16 scales.
                  Byte 4r + b of vector j holds q[r, 4j + b] low and q[r, 16 + 4j + b] high; w = (q - 8) * scale.
   int8_g32       544 bytes: eight 64-byte vectors, byte 4r + b of vector j is q[r, 4j + b]; 16 float16 scales.
-  codebook4_g32  a tile is 16 float32 row scales; then, for every group, 16 scale bytes; then, for every group, four
-                 vectors of nibbles as in int4_g32. w = row scale * s * (CODEBOOK[q] + shift), where a scale byte c
-                 holds s = (c & 254) - 127 and, in its lowest bit, whether the shift is CODEBOOK_SHIFT or 0.
+  codebook4_g32  16 float32 row scales, then 272 bytes a group: nibbles as in int4_g32, then 16 scale bytes.
+                 w = row scale * (c - 127) * (CODEBOOK[q] + shift), c the scale byte; the shift is CODEBOOK_SHIFT
+                 where c is odd, otherwise 0.
   codebook4_g16  the same with 32 scale bytes a group: 16 for its first 16 columns (the low nibbles), 16 for the last.
   float32        2048 bytes: for each column its 16 rows.
 So the 4-way dot product of one vector with 4 broadcast activation bytes gives 16 rows at once, on
@@ -19,7 +19,7 @@ the tier (`Isa.token_tiles`) cover any number of tokens, largest first. Each out
 fixed order, so results depend neither on the threads nor on the batch.
 """
 
-from numba import float32, int32
+from numba import float32
 
 from edge_lfm.kernels.layout import (
     ACTIVATION_BYTES,
@@ -50,17 +50,17 @@ from edge_lfm.kernels.simd import (
     load_i8,
     load_tile,
     load_u8,
-    lookup_bytes,
+    lookup_nibbles,
     low_nibbles,
     prefetch,
     scale_rows_tile,
     scale_tile,
     smaller,
     splat_f32,
-    splat_i32,
     store_f32,
     store_tile,
     to_f32,
+    where_odd,
     zero_int_tile,
     zero_tile,
 )
@@ -68,15 +68,16 @@ from edge_lfm.kernels.sync import claim_run
 
 CTX, MAT = offsets(CONTEXT), offsets(MATRIX)
 INT4_BYTES, INT8_BYTES = TILE_BYTES_PER_GROUP[INT4_G32], TILE_BYTES_PER_GROUP[INT8_G32]
-CODEBOOK_BYTES_G32, CODEBOOK_BYTES_G16 = TILE_BYTES_PER_GROUP[CODEBOOK4_G32], TILE_BYTES_PER_GROUP[CODEBOOK4_G16]
+CODEBOOK_G32_BYTES, CODEBOOK_G16_BYTES = TILE_BYTES_PER_GROUP[CODEBOOK4_G32], TILE_BYTES_PER_GROUP[CODEBOOK4_G16]
 CODEBOOK_HEADER, NIBBLE_BYTES = TILE_HEADER_BYTES[CODEBOOK4_G32], 16 * GROUP // 2
 INT4_ZERO_POINT = 8
 AHEAD = 4096
 """Bytes that weights are prefetched ahead: a page, which hardware prefetchers do not cross. For tiles of many tokens
 too: each weight comes from memory once per chunk (prefill of 128 tokens of the 24B on one core: 54 to 66 tok/s)."""
 
-levels = lookup_bytes(tuple(level + SIGNED_ZERO_POINT for level in CODEBOOK))
-"""The codebook as `dot` reads it."""
+LEVELS = tuple(level + SIGNED_ZERO_POINT for level in CODEBOOK)
+low_levels, high_levels = lookup_nibbles(LEVELS, high=False), lookup_nibbles(LEVELS, high=True)
+"""The codebook's levels as `dot` reads them."""
 
 
 def int4_tile(count):
@@ -96,6 +97,7 @@ def int4_tile(count):
                 q = load_i8(w + 64 * j)
                 acc = dot(acc, low_nibbles(q), x + 4 * j, cols)
                 acc = dot(acc, high_nibbles(q), x + 16 + 4 * j, cols)
+            prefetch(w + AHEAD + NIBBLE_BYTES)
             scale, stride = load_f16(w + NIBBLE_BYTES), groups * ACTIVATION_BYTES
             total = scaled(total, acc, scale, s, stride)
             total = plus(total, scale * splat_f32(float32(-INT4_ZERO_POINT)), s + 4, stride)
@@ -121,6 +123,7 @@ def int8_tile(count):
             for j in range(8):
                 prefetch(w + AHEAD + 64 * j)
                 acc = dot(acc, load_i8(w + 64 * j), x + 4 * j, cols)
+            prefetch(w + AHEAD + 2 * NIBBLE_BYTES)
             scale, stride = load_f16(w + 2 * NIBBLE_BYTES), groups * ACTIVATION_BYTES
             total = scaled(total, acc, scale, s, stride)
             if SIGNED_ZERO_POINT != 0:
@@ -135,15 +138,14 @@ def int8_tile(count):
 
 @kernel
 def block_scale(codes):
-    """The scales of 16 rows, as multiples of their row scales, from 16 scale bytes."""
-    return to_f32(load_u8(codes) & splat_i32(int32(254))) - splat_f32(float32(MOST_SCALE))
+    """The scales of 16 rows, as multiples of their row scales, from their scale bytes, int32 x 16."""
+    return to_f32(codes) - splat_f32(float32(MOST_SCALE))
 
 
 @kernel
 def block_shift(codes):
-    """What the levels of 16 rows have to be raised by, beside what `levels` carries."""
-    shift = to_f32(load_u8(codes) & splat_i32(int32(1))) * splat_f32(float32(CODEBOOK_SHIFT))
-    return shift - splat_f32(float32(SIGNED_ZERO_POINT))
+    """What the levels of 16 rows have to be raised by, beside what a look-up carries."""
+    return where_odd(codes, float32(CODEBOOK_SHIFT - SIGNED_ZERO_POINT), float32(-SIGNED_ZERO_POINT))
 
 
 def codebook_g32_tile(count):
@@ -155,20 +157,21 @@ def codebook_g32_tile(count):
     def tile(w, x, s, cols):
         total = zeros()
         groups = cols // GROUP
-        codes, row_scale, stride = w + CODEBOOK_HEADER, load_f32(w), groups * ACTIVATION_BYTES
-        w = codes + groups * 16
+        row_scale, stride = load_f32(w), groups * ACTIVATION_BYTES
+        w += CODEBOOK_HEADER
         for g in range(groups):
             acc = zero_ints()
             for j in range(4):
                 prefetch(w + AHEAD + 64 * j)
                 q = load_i8(w + 64 * j)
-                acc = dot(acc, levels(low_nibbles(q)), x + 4 * j, cols)
-                acc = dot(acc, levels(high_nibbles(q)), x + 16 + 4 * j, cols)
+                acc = dot(acc, low_levels(q), x + 4 * j, cols)
+                acc = dot(acc, high_levels(q), x + 16 + 4 * j, cols)
+            prefetch(w + AHEAD + NIBBLE_BYTES)
+            codes = load_u8(w + NIBBLE_BYTES)
             scale = block_scale(codes)
             total = scaled(total, acc, scale, s, stride)
             total = plus(total, scale * block_shift(codes), s + 4, stride)
-            codes += 16
-            w += NIBBLE_BYTES
+            w += CODEBOOK_G32_BYTES
             x += GROUP
             s += ACTIVATION_BYTES
         return times(total, row_scale)
@@ -185,24 +188,26 @@ def codebook_g16_tile(count):
     def tile(w, x, s, cols):
         total = zeros()
         groups = cols // GROUP
-        codes, row_scale, stride = w + CODEBOOK_HEADER, load_f32(w), groups * ACTIVATION_BYTES
-        w = codes + groups * 32
+        row_scale, stride = load_f32(w), groups * ACTIVATION_BYTES
+        w += CODEBOOK_HEADER
         for g in range(groups):
             acc = zero_ints()
             for j in range(4):
                 prefetch(w + AHEAD + 64 * j)
-                acc = dot(acc, levels(low_nibbles(load_i8(w + 64 * j))), x + 4 * j, cols)
+                acc = dot(acc, low_levels(load_i8(w + 64 * j)), x + 4 * j, cols)
+            prefetch(w + AHEAD + NIBBLE_BYTES)
+            codes = load_u8(w + NIBBLE_BYTES)
             scale = block_scale(codes)
             total = scaled(total, acc, scale, s, stride)
             total = plus(total, scale * block_shift(codes), s + 8, stride)
             acc = zero_ints()
             for j in range(4):
-                acc = dot(acc, levels(high_nibbles(load_i8(w + 64 * j))), x + 16 + 4 * j, cols)
-            scale = block_scale(codes + 16)
+                acc = dot(acc, high_levels(load_i8(w + 64 * j)), x + 16 + 4 * j, cols)
+            codes = load_u8(w + NIBBLE_BYTES + 16)
+            scale = block_scale(codes)
             total = scaled(total, acc, scale, s, stride)
-            total = plus(total, scale * block_shift(codes + 16), s + 12, stride)
-            codes += 32
-            w += NIBBLE_BYTES
+            total = plus(total, scale * block_shift(codes), s + 12, stride)
+            w += CODEBOOK_G16_BYTES
             x += GROUP
             s += ACTIVATION_BYTES
         return times(total, row_scale)
@@ -266,9 +271,9 @@ def tile_bytes(scheme, cols):
     if scheme == INT8_G32:
         return cols // GROUP * INT8_BYTES
     if scheme == CODEBOOK4_G32:
-        return cols // GROUP * CODEBOOK_BYTES_G32 + CODEBOOK_HEADER
+        return cols // GROUP * CODEBOOK_G32_BYTES + CODEBOOK_HEADER
     if scheme == CODEBOOK4_G16:
-        return cols // GROUP * CODEBOOK_BYTES_G16 + CODEBOOK_HEADER
+        return cols // GROUP * CODEBOOK_G16_BYTES + CODEBOOK_HEADER
     return cols * 64
 
 

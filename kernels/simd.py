@@ -264,9 +264,9 @@ low_nibbles = operation(I8, [I8], lambda b, a: b.and_(a[0], _constant(I8, 15)))
 high_nibbles = operation(I8, [I8], lambda b, a: b.lshr(a[0], _constant(I8, 4)))
 
 
-def lookup_bytes(table: tuple[int, ...]) -> Any:
-    """table[q] for 64 bytes of 0..15."""
-    return operation(I8, [I8], lambda b, a: lowering.lookup_bytes(b, table, a[0]))
+def lookup_nibbles(table: tuple[int, ...], high: bool) -> Any:
+    """table[nibble] for the low or the high nibbles of 64 bytes."""
+    return operation(I8, [I8], lambda b, a: lowering.lookup_nibbles(b, table, a[0], high))
 
 
 def lookup_floats(table: tuple[float, ...]) -> Any:
@@ -336,6 +336,16 @@ where_above = operation(
     F32, [F32, F32, F32, F32], lambda b, a: b.select(b.fcmp_ordered(">", a[0], a[1]), a[2], a[3])
 )
 """where_above(a, b, x, y): x in the lanes where a > b, otherwise y."""
+where_odd = operation(
+    F32,
+    [I32, types.float32, types.float32],
+    lambda b, a: b.select(
+        b.icmp_signed("!=", b.and_(a[0], _constant(I32, 1)), _constant(I32, 0)),
+        splat_of(b, a[1], F32),
+        splat_of(b, a[2], F32),
+    ),
+)
+"""where_odd(i, x, y): x in the lanes where i is odd, otherwise y."""
 add_above = operation(
     I32,
     [I32, F32, F32, types.int32],

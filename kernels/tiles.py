@@ -36,14 +36,14 @@ class Coded:
     """Codebook weights as they are stored."""
 
     index: U8  # [N, K], 0..15
-    codes: U8  # [N, K / block]: scale + 127 in the upper seven bits, shift in the lowest
+    codes: U8  # [N, K / block]: the scale as a multiple of the row's, plus 127; odd where shifted
     row_scale: F32  # [N]
 
     def quantized(self) -> Quantized:
         """The same weights as levels and block scales."""
         block = self.index.shape[1] // self.codes.shape[1]
         shift = np.repeat((self.codes & 1).astype(np.int8) * np.int8(CODEBOOK_SHIFT), block, axis=1)
-        multiple = (self.codes & 254).astype(np.float32) - np.float32(MOST_SCALE)
+        multiple = self.codes.astype(np.float32) - np.float32(MOST_SCALE)
         return Quantized(LEVELS[self.index] + shift, multiple * self.row_scale[:, None])
 
 
@@ -85,21 +85,21 @@ def unpack_tiles(packed: U8, scheme: int, rows: int, cols: int) -> F32 | Quantiz
 
 def unpack_coded(packed: U8, scheme: int, rows: int, cols: int) -> Coded:
     """Codebook tiles as what they store."""
-    blocks, header = cols // CODEBOOK_BLOCK[scheme], TILE_HEADER_BYTES[scheme]
-    tiles = packed.reshape(-1, tile_bytes(scheme, cols))
-    row_scale, codes, values = np.split(tiles, [header, header + 16 * blocks], axis=1)
-    index = _from_vectors(_from_nibbles(values.reshape(len(tiles), -1, 4, 64)), cols)
+    blocks, header, groups = cols // CODEBOOK_BLOCK[scheme], TILE_HEADER_BYTES[scheme], cols // GROUP
+    row_scale, rest = np.split(packed.reshape(-1, tile_bytes(scheme, cols)), [header], axis=1)
+    values, codes = np.split(rest.reshape(len(rest), groups, -1), [16 * GROUP // 2], axis=2)
+    index = _from_vectors(_from_nibbles(values.reshape(-1, groups, 4, 64)), cols)
     codes = codes.reshape(-1, blocks, 16).transpose(0, 2, 1).reshape(-1, blocks)
     return Coded(index[:rows], codes[:rows], np.ascontiguousarray(row_scale).view(np.float32).reshape(-1)[:rows])
 
 
 def _pack_coded(weights: Coded) -> U8:
-    blocks = weights.codes.shape[1]
-    values = _nibbles(_to_vectors(_padded(weights.index)))
-    codes = _padded(weights.codes).reshape(-1, 16, blocks).transpose(0, 2, 1)
+    blocks, groups = weights.codes.shape[1], weights.index.shape[1] // GROUP
+    values = _nibbles(_to_vectors(_padded(weights.index))).reshape(-1, groups, 16 * GROUP // 2)
+    codes = _padded(weights.codes).reshape(-1, 16, blocks).transpose(0, 2, 1).reshape(len(values), groups, -1)
     row_scale = np.pad(weights.row_scale.astype(np.float32), (0, -len(weights.row_scale) % 16)).reshape(-1, 16)
-    parts = (row_scale.view(np.uint8), np.ascontiguousarray(codes), values)
-    return np.concatenate([part.reshape(len(row_scale), -1) for part in parts], axis=1).reshape(-1)
+    body = np.concatenate([values, codes], axis=2).reshape(len(values), -1)
+    return np.concatenate([row_scale.view(np.uint8), body], axis=1).reshape(-1)
 
 
 def _to_vectors(q: NDArray[Any]) -> NDArray[Any]:
