@@ -22,7 +22,7 @@ from edge_lfm.config import ModelConfig
 from edge_lfm.memory.prefault import Prefault
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.quantize.families import FAMILY, family_config
-from edge_lfm.quantize.recipes import find_recipe
+from edge_lfm.quantize.recipe import find_recipe
 from edge_lfm.quantize.synth import synthesize
 
 PEER = "llama-cpp-python==0.3.36"

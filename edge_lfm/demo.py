@@ -1,6 +1,6 @@
 """The embedded demo model: where its checkpoint lies, and its packed form in the user's cache.
 
-It is packed by the same code as any other checkpoint, in about two seconds, once.
+It is packed by the same code as any other checkpoint, in about a second, once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from edge_lfm.errors import OutputError
 from edge_lfm.kernels.layout import LAYOUT_VERSION
 from edge_lfm.kernels.library import cache_folder
 from edge_lfm.quantize.convert import convert
-from edge_lfm.quantize.recipes import find_recipe
+from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe
 
 
 def demo_checkpoint() -> Path:
@@ -21,19 +21,19 @@ def demo_checkpoint() -> Path:
     return Path(__file__).parent / "demo_model"
 
 
-def packed_demo(scheme: str = "int4") -> Path:
+def packed_demo(recipe: str = DEFAULT_RECIPE) -> Path:
     """The folder of the packed demo model, made on first use."""
     source = demo_checkpoint()
     digest = hashlib.sha256(f"{LAYOUT_VERSION}".encode())
     for name in ("model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"):
         digest.update((source / name).read_bytes())
-    name = f"demo-{scheme}-{digest.hexdigest()[:16]}"
+    name = f"demo-{recipe}-{digest.hexdigest()[:16]}"
     folder = cache_folder() / "models" / name
     if (folder / "config.json").exists():
         return folder
     try:
-        convert(source, folder, find_recipe(scheme), force=True)
+        convert(source, folder, find_recipe(recipe), force=True)
     except OutputError:  # a cache that cannot be written to must not stop a run
         folder = Path(tempfile.mkdtemp(prefix="edge-lfm-")) / name
-        convert(source, folder, find_recipe(scheme))
+        convert(source, folder, find_recipe(recipe))
     return folder

@@ -4,24 +4,24 @@ from numba import float32, int32, int64
 
 from edge_lfm.kernels.layout import (
     CODEBOOK,
-    CODEBOOK4_G16,
-    CODEBOOK4_G32,
     CODEBOOK_SHIFT,
     CONTEXT,
-    FLOAT32,
     GROUP,
-    INT4_G32,
     MATRIX,
     MOST_SCALE,
     offsets,
 )
 from edge_lfm.kernels.matmul import (
+    CODEBOOK4_G16,
+    CODEBOOK4_G32,
     CODEBOOK_G16_BYTES,
     CODEBOOK_G32_BYTES,
     CODEBOOK_HEADER,
     INT4_BYTES,
+    INT4_G32,
     INT4_ZERO_POINT,
     INT8_BYTES,
+    INT8_G32,
     NIBBLE_BYTES,
     tile_bytes,
 )
@@ -64,8 +64,8 @@ def unpack_row(matrix, row, out):
     tile, r = i64(matrix + MAT.address) + row // 16 * tile_bytes(scheme, cols), row % 16
     for k in range(cols):
         g = k // GROUP
-        if scheme == FLOAT32:
-            v = f32(tile + 64 * k + 4 * r)
+        if scheme == INT8_G32:
+            v = int8_value(tile + g * INT8_BYTES, r, k % GROUP)
         elif scheme == INT4_G32:
             v = int4_value(tile + g * INT4_BYTES, r, k % GROUP)
         elif scheme == CODEBOOK4_G32:
@@ -73,7 +73,7 @@ def unpack_row(matrix, row, out):
         elif scheme == CODEBOOK4_G16:
             v = codebook_value(tile, 16, CODEBOOK_G16_BYTES, r, k)
         else:
-            v = int8_value(tile + g * INT8_BYTES, r, k % GROUP)
+            v = f32(tile + 64 * k + 4 * r)
         set_f32(out + 4 * k, v)
 
 

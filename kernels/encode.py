@@ -14,14 +14,10 @@ from numba import float32, int32, int64
 from edge_lfm.kernels.layout import (
     BFLOAT16,
     CODEBOOK,
-    CODEBOOK4_G16,
-    CODEBOOK4_G32,
     CODEBOOK_CANDIDATES,
     CODEBOOK_SHIFT,
     FLOAT16,
     GROUP,
-    INT4_G32,
-    INT8_G32,
     LINEAR_CANDIDATES,
     LINEAR_STEP,
     MOST_SCALE,
@@ -29,11 +25,15 @@ from edge_lfm.kernels.layout import (
     WEIGHTS_NOT_FINITE,
 )
 from edge_lfm.kernels.matmul import (
+    CODEBOOK4_G16,
+    CODEBOOK4_G32,
     CODEBOOK_G16_BYTES,
     CODEBOOK_G32_BYTES,
     CODEBOOK_HEADER,
     INT4_BYTES,
+    INT4_G32,
     INT8_BYTES,
+    INT8_G32,
     NIBBLE_BYTES,
     tile_bytes,
 )

@@ -14,11 +14,6 @@ from pathlib import Path
 
 from edge_lfm.errors import IsaError
 
-TILE_ROWS = 16
-"""Rows of a weight tile. Part of the packed layout, the same on every processor: 16 int32 lanes fill
-one AVX-512 register, two AVX2 or four NEON registers."""
-
-
 @dataclass(frozen=True)
 class Isa:
     """One tier: `requires` are the flags of /proc/cpuinfo without which it must not run."""

@@ -1,7 +1,7 @@
 """The records that Python fills in and compiled kernels read: matrices, layers, states, the context of a step.
 
 Records are NumPy structured dtypes; kernels see them as addresses plus the byte offsets of `offsets`.
-Also the byte layout of weight tiles. Knows no model names and no files. Imports no Numba.
+Also the constants of weights and activations that both sides need. Knows no model names and no files. Imports no Numba.
 
 Legend: T tokens of a step, H hidden size, E experts, I width of an FFN, hd head size.
 """
@@ -131,18 +131,6 @@ ACTIVATION_BYTES = 16
 """A group of int8 activations is described by four float32: its scale, then scale * sum of all of its bytes, of the
 first 16 and of the last 16. The sums undo the offsets of weights (`matmul.py`)."""
 
-# Scheme ids as the compiled kernels know them.
-FLOAT32, INT8_G32, INT4_G32, CODEBOOK4_G32, CODEBOOK4_G16 = range(5)
-
-SCHEME_IDS = {
-    "float32": FLOAT32,
-    "int8_g32": INT8_G32,
-    "int4_g32": INT4_G32,
-    "codebook4_g32": CODEBOOK4_G32,
-    "codebook4_g16": CODEBOOK4_G16,
-}
-"""The weight schemes by the names that files carry."""
-
 CODEBOOK = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 """The levels of the codebook schemes: those of ggml's IQ4_NL, asymmetric on purpose (quantization facts, 2.1)."""
 
@@ -153,34 +141,8 @@ MOST_SCALE = 127
 """A block's scale is its row's float32 scale times c - 127, where c is the block's scale byte; odd bytes also say that
 the codebook is shifted."""
 
-CODEBOOK_BLOCK = {CODEBOOK4_G32: 32, CODEBOOK4_G16: 16}
-"""Columns that share one scale byte."""
-
-TILE_HEADER_BYTES = {FLOAT32: 0, INT8_G32: 0, INT4_G32: 0, CODEBOOK4_G32: 64, CODEBOOK4_G16: 64}
-"""Before the groups of a tile: 16 float32 row scales of the codebook schemes."""
-
-TILE_BYTES_PER_GROUP = {
-    FLOAT32: 16 * GROUP * 4,
-    INT8_G32: 16 * GROUP + 16 * 2,
-    INT4_G32: 16 * GROUP // 2 + 16 * 2,
-    CODEBOOK4_G32: 16 * GROUP // 2 + 16,
-    CODEBOOK4_G16: 16 * GROUP // 2 + 32,
-}
-"""Bytes of 16 rows x 32 columns: values and scales."""
-
-
-def tile_bytes(scheme: int, cols: int) -> int:
-    """Bytes of 16 rows of a packed matrix; columns are a multiple of 32."""
-    return TILE_HEADER_BYTES[scheme] + cols // GROUP * TILE_BYTES_PER_GROUP[scheme]
-
-
-def matrix_bytes(scheme: int, rows: int, cols: int) -> int:
-    """Bytes of a packed matrix: rows padded to 16."""
-    return -(-rows // 16) * tile_bytes(scheme, cols)
-
-
 BFLOAT16, FLOAT16 = 1, 2
-"""Ids of the dtypes of weights to be encoded; FLOAT32 is the third."""
+"""Ids of the dtypes of weights to be encoded; 0 is float32."""
 
 CODEBOOK_CANDIDATES, LINEAR_CANDIDATES, LINEAR_STEP = 7, 19, 0.1
 """Scales tried around either end of a grid, a step apart (1 for the codebook)."""

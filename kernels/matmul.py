@@ -21,20 +21,15 @@ fixed order, so results depend neither on the threads nor on the batch.
 
 from numba import float32
 
+from edge_lfm.kernels import schemes
 from edge_lfm.kernels.layout import (
     ACTIVATION_BYTES,
     CODEBOOK,
-    CODEBOOK4_G16,
-    CODEBOOK4_G32,
     CODEBOOK_SHIFT,
     CONTEXT,
     GROUP,
-    INT4_G32,
-    INT8_G32,
     MATRIX,
     MOST_SCALE,
-    TILE_BYTES_PER_GROUP,
-    TILE_HEADER_BYTES,
     offsets,
 )
 from edge_lfm.kernels.lowering import DOT_READS_SIGNED, ISA, SIGNED_ZERO_POINT
@@ -67,9 +62,11 @@ from edge_lfm.kernels.simd import (
 from edge_lfm.kernels.sync import claim_run
 
 CTX, MAT = offsets(CONTEXT), offsets(MATRIX)
-INT4_BYTES, INT8_BYTES = TILE_BYTES_PER_GROUP[INT4_G32], TILE_BYTES_PER_GROUP[INT8_G32]
-CODEBOOK_G32_BYTES, CODEBOOK_G16_BYTES = TILE_BYTES_PER_GROUP[CODEBOOK4_G32], TILE_BYTES_PER_GROUP[CODEBOOK4_G16]
-CODEBOOK_HEADER, NIBBLE_BYTES = TILE_HEADER_BYTES[CODEBOOK4_G32], 16 * GROUP // 2
+INT8_G32, INT4_G32 = schemes.INT8_G32.id, schemes.INT4_G32.id
+CODEBOOK4_G32, CODEBOOK4_G16 = schemes.CODEBOOK4_G32.id, schemes.CODEBOOK4_G16.id
+INT4_BYTES, INT8_BYTES = schemes.INT4_G32.group_bytes, schemes.INT8_G32.group_bytes
+CODEBOOK_G32_BYTES, CODEBOOK_G16_BYTES = schemes.CODEBOOK4_G32.group_bytes, schemes.CODEBOOK4_G16.group_bytes
+CODEBOOK_HEADER, NIBBLE_BYTES = schemes.CODEBOOK4_G32.header_bytes, schemes.CODEBOOK4_G32.value_bytes
 INT4_ZERO_POINT = 8
 AHEAD = 4096
 """Bytes that weights are prefetched ahead: a page, which hardware prefetchers do not cross. For tiles of many tokens

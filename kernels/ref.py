@@ -128,13 +128,13 @@ def attention(q: F32, keys: F32, values: F32, position: int) -> F32:
     """
     tokens, heads, width = q.shape
     group = heads // keys.shape[1]
-    keys, values = np.repeat(keys, group, axis=1), np.repeat(values, group, axis=1)
-    scores = np.einsum("thd,phd->htp", q, keys) / np.float32(np.sqrt(width))
-    later = np.arange(len(keys))[None, :] > position + np.arange(tokens)[:, None]
+    keys, values = (np.repeat(x, group, axis=1).transpose(1, 0, 2) for x in (keys, values))  # [heads, P, hd]
+    scores = q.transpose(1, 0, 2) @ keys.transpose(0, 2, 1) / np.float32(np.sqrt(width))
+    later = np.arange(keys.shape[1])[None, :] > position + np.arange(tokens)[:, None]
     scores = np.where(later[None], -np.inf, scores)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
-    out: F32 = np.einsum("htp,phd->thd", weights, values).reshape(tokens, -1).astype(np.float32)
+    out: F32 = (weights @ values).transpose(1, 0, 2).reshape(tokens, -1).astype(np.float32)
     return out
 
 

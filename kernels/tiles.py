@@ -14,18 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.kernels.layout import (
-    CODEBOOK,
-    CODEBOOK_BLOCK,
-    CODEBOOK_SHIFT,
-    FLOAT32,
-    GROUP,
-    INT4_G32,
-    MOST_SCALE,
-    TILE_HEADER_BYTES,
-    tile_bytes,
-)
+from edge_lfm.kernels.layout import CODEBOOK, CODEBOOK_SHIFT, GROUP, MOST_SCALE
 from edge_lfm.kernels.ref import F32, Quantized
+from edge_lfm.kernels.schemes import FLOAT32, INT4_G32, Scheme
 
 U8 = NDArray[np.uint8]
 LEVELS = np.array(CODEBOOK, np.int8)
@@ -47,7 +38,7 @@ class Coded:
         return Quantized(LEVELS[self.index] + shift, multiple * self.row_scale[:, None])
 
 
-def pack_tiles(weights: F32 | Quantized | Coded, scheme: int) -> U8:
+def pack_tiles(weights: F32 | Quantized | Coded, scheme: Scheme) -> U8:
     """Weights [N, K] as tiles, rows padded with zeros -> uint8 [bytes].
 
     int4 values are -8..7, int8 values -127..127, with scales that are stored as float16.
@@ -60,22 +51,22 @@ def pack_tiles(weights: F32 | Quantized | Coded, scheme: int) -> U8:
     groups = weights.q.shape[1] // GROUP
     q = _to_vectors(_padded(weights.q))
     scales = _padded(weights.scale).reshape(-1, 16, groups).transpose(0, 2, 1).astype(np.float16)
-    values = _nibbles((q + 8).astype(np.uint8)) if scheme == INT4_G32 else np.ascontiguousarray(q).view(np.uint8)
+    values = _nibbles((q + 8).astype(np.uint8)) if scheme is INT4_G32 else np.ascontiguousarray(q).view(np.uint8)
     scale_bytes = np.ascontiguousarray(scales).view(np.uint8)
     return np.concatenate([values.reshape(len(q), groups, -1), scale_bytes], axis=2).reshape(-1)
 
 
-def unpack_tiles(packed: U8, scheme: int, rows: int, cols: int) -> F32 | Quantized:
+def unpack_tiles(packed: U8, scheme: Scheme, rows: int, cols: int) -> F32 | Quantized:
     """The inverse of `pack_tiles`: float32 [rows, cols], or integers with their scales."""
-    if scheme in CODEBOOK_BLOCK:
+    if scheme.codebook:
         return unpack_coded(packed, scheme, rows, cols).quantized()
     groups = cols // GROUP
-    if scheme == FLOAT32:
+    if scheme is FLOAT32:
         return packed.view(np.float32).reshape(-1, cols, 16).transpose(0, 2, 1).reshape(-1, cols)[:rows]
-    blocks = packed.reshape(-1, groups, packed.size // (-(-rows // 16) * groups))
-    values, scale_bytes = np.split(blocks, [blocks.shape[2] - 32], axis=2)
+    blocks = packed.reshape(-1, groups, scheme.group_bytes)
+    values, scale_bytes = np.split(blocks, [scheme.value_bytes], axis=2)
     vectors = np.ascontiguousarray(values).reshape(-1, groups, values.shape[2] // 64, 64)
-    if scheme == INT4_G32:
+    if scheme is INT4_G32:
         q = _from_nibbles(vectors).astype(np.int8) - np.int8(8)
     else:
         q = vectors.view(np.int8)
@@ -83,11 +74,11 @@ def unpack_tiles(packed: U8, scheme: int, rows: int, cols: int) -> F32 | Quantiz
     return Quantized(_from_vectors(q, cols)[:rows], scale[:rows].astype(np.float32))
 
 
-def unpack_coded(packed: U8, scheme: int, rows: int, cols: int) -> Coded:
+def unpack_coded(packed: U8, scheme: Scheme, rows: int, cols: int) -> Coded:
     """Codebook tiles as what they store."""
-    blocks, header, groups = cols // CODEBOOK_BLOCK[scheme], TILE_HEADER_BYTES[scheme], cols // GROUP
-    row_scale, rest = np.split(packed.reshape(-1, tile_bytes(scheme, cols)), [header], axis=1)
-    values, codes = np.split(rest.reshape(len(rest), groups, -1), [16 * GROUP // 2], axis=2)
+    blocks, groups = cols // scheme.block, cols // GROUP
+    row_scale, rest = np.split(packed.reshape(-1, scheme.tile_bytes(cols)), [scheme.header_bytes], axis=1)
+    values, codes = np.split(rest.reshape(len(rest), groups, -1), [scheme.value_bytes], axis=2)
     index = _from_vectors(_from_nibbles(values.reshape(-1, groups, 4, 64)), cols)
     codes = codes.reshape(-1, blocks, 16).transpose(0, 2, 1).reshape(-1, blocks)
     return Coded(index[:rows], codes[:rows], np.ascontiguousarray(row_scale).view(np.float32).reshape(-1)[:rows])

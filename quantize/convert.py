@@ -1,39 +1,92 @@
-"""From a Hugging Face checkpoint to a packed model: the work behind `edge-lfm quantize`."""
+"""From a Hugging Face checkpoint to a packed model: the work behind `edge-lfm quantize`.
+
+Pieces are packed by a few threads in any order and written where they belong; the journal says which ones are on
+disk. What comes out depends on the checkpoint, the recipe and the calibration alone: not on threads, time, or how
+often the run was resumed.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edge_lfm import __version__
 from edge_lfm.config import ModelConfig
+from edge_lfm.devices.threads import choose_threads
 from edge_lfm.errors import OutputError
 from edge_lfm.formats.checkpoint import TOKENIZER_FILES, Checkpoint
 from edge_lfm.formats.packed import PackedWriter
+from edge_lfm.kernels.layout import LAYOUT_VERSION
+from edge_lfm.kernels.library import Kernels, load_kernels
 from edge_lfm.memory.budget import peak_memory_bytes
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
-from edge_lfm.model.plan import plan_pieces
+from edge_lfm.model.plan import Piece, plan_pieces
 from edge_lfm.model.sizes import SizeReport, measure_sizes, slot_of
-from edge_lfm.quantize.output import check_output, staged_folder, write_json
-from edge_lfm.quantize.pack import ErrorSum, pack_piece
-from edge_lfm.quantize.recipes import Recipe
+from edge_lfm.quantize.calibration import Calibration
+from edge_lfm.quantize.feedback import FeedbackPacker
+from edge_lfm.quantize.journal import Journal, Unit
+from edge_lfm.quantize.output import JOURNAL, check_output, staged_folder, write_json
+from edge_lfm.quantize.pack import ErrorSum, Packed, pack_piece
+from edge_lfm.quantize.recipe import Recipe
 
 Progress = Callable[[int], object]
+METADATA = {"format": "edge_lfm"}
 
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """`quantization_report.json`."""
+    """`quantization_report.json`, less the last three: what a run took does not belong to what it made."""
 
-    recipe: str
+    recipe: dict[str, Any]
+    provenance: dict[str, Any]
     size: SizeReport
     relative_rmse_by_class: dict[str, float]
-    seconds: float
-    peak_memory_bytes: int
+    relative_rmse_by_layer: dict[str, dict[str, float]]  # class -> layer -> error
+    feedback_kept: str  # "kept of tried", matrices
     warnings: tuple[str, ...]
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    resumed_pieces: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """What is stored."""
+        return {k: v for k, v in asdict(self).items() if k not in ("seconds", "peak_memory_bytes", "resumed_pieces")}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """All that packing a piece needs."""
+
+    pieces: list[Piece]
+    weights: CheckpointWeights
+    recipe: Recipe
+    kernels: Kernels
+    calibration: Calibration | None
+    writer: PackedWriter
+
+    def pack(self, index: int) -> Unit:
+        """Pack and write one piece; runs in a thread of the pool."""
+        piece = self.pieces[index]
+        packed, kept = self._packed(piece)
+        checksum = self.writer.write(index, packed.data)
+        for used in piece.sources:
+            self.weights.forget(used.name)
+        return Unit(index, checksum, packed.error.error, packed.error.signal, packed.sources, kept)
+
+    def _packed(self, piece: Piece) -> tuple[Packed, tuple[bool, ...]]:
+        calibration = self.calibration
+        if calibration is None:
+            return pack_piece(piece, self.weights, self.recipe, self.kernels, {}), ()
+        if self.recipe.feedback and piece.kind == "experts" and calibration.has_inputs:
+            return FeedbackPacker(self.weights, self.recipe, self.kernels, calibration).pack(piece)
+        return pack_piece(piece, self.weights, self.recipe, self.kernels, calibration.importance_of(piece)), ()
 
 
 def plan_conversion(source: Path, recipe: Recipe) -> SizeReport:
@@ -50,7 +103,10 @@ def convert(
     output: Path,
     recipe: Recipe,
     *,
+    calibration: Path | None = None,
+    resume: bool = False,
     force: bool = False,
+    threads: int | None = None,
     progress: Callable[[int], Progress] | None = None,
 ) -> ConversionReport:
     """Quantize a checkpoint into a packed model folder.
@@ -59,59 +115,151 @@ def convert(
         source: folder of the checkpoint.
         output: folder to make; appears only when the model is whole.
         recipe: the schemes and rounding.
-        force: replace an existing model.
+        calibration: file that `edge-lfm calibrate` made from the same checkpoint.
+        resume: go on with an interrupted run of the same source, recipe and calibration.
+        force: replace an existing model or an interrupted run.
+        threads: default: the physical cores that this process may use.
         progress: called once with the number of bytes to write; the function that it returns is called
             with the bytes of each finished piece.
 
     Raises:
-        EdgeLfmError: the checkpoint is unusable, or the output cannot be written. Nothing is left behind.
+        EdgeLfmError: the checkpoint is unusable, or the output cannot be written. Nothing is left behind but, of
+            an interrupted run, finished pieces to resume from.
     """
-    started = time.perf_counter()
+    started, count = time.perf_counter(), choose_threads(threads)
     check_output(output, source, force)
     with Checkpoint(source) as checkpoint:
         config = ModelConfig.from_dict(checkpoint.raw_config, str(source / "config.json"))
         pieces = plan_pieces(config, recipe.schemes)
         weights = CheckpointWeights(checkpoint, config, pieces)
+        known = Calibration.load(calibration, checkpoint, config) if calibration else None
+        fingerprint = _fingerprint(checkpoint, recipe, known)
+        warnings = tuple(_warnings(source, recipe, known))
         sizes = measure_sizes(config, pieces)
-        advance = progress(sum(p.nbytes for p in pieces)) if progress else lambda _bytes: None
-        errors: dict[str, ErrorSum] = {}
-        warnings = tuple(f"{name} is missing: {why}" for name, why in _missing_files(source))
-        with staged_folder(output) as stage:
-            check_room(stage, sizes.file_bytes)
-            with PackedWriter(stage / "model.safetensors", [slot_of(p) for p in pieces], {"format": "edge_lfm"}) as out:
-                for piece in pieces:
-                    out.write(pack_piece(piece, weights, recipe, errors))
-                    for used in piece.sources:
-                        weights.forget(used.name)
-                    advance(piece.nbytes)
-            report = ConversionReport(
-                recipe.name,
-                sizes,
-                {kind: total.relative_rmse for kind, total in errors.items()},
-                time.perf_counter() - started,
-                peak_memory_bytes(),
-                warnings,
-            )
-            write_metadata(stage, checkpoint.raw_config, recipe, report)
-            for name in TOKENIZER_FILES:
-                if (source / name).exists():
-                    shutil.copyfile(source / name, stage / name)
-    return report
+        kernels = load_kernels()
+        with staged_folder(output, fingerprint, resume, force) as stage:
+            check_room(stage, sizes.file_bytes, stage / "model.safetensors")
+            slots = [slot_of(piece) for piece in pieces]
+            with Journal(stage / JOURNAL, fingerprint) as journal:
+                with PackedWriter(stage / "model.safetensors", slots, METADATA, resume) as writer:
+                    journal.flush = writer.flush
+                    job = _Job(pieces, weights, recipe, kernels, known, writer)
+                    units, resumed = _run(job, journal, count, progress)
+                report = _report(recipe, checkpoint, known, sizes, pieces, units, warnings)
+                _write_model(stage, source, checkpoint, recipe, report)
+            (stage / JOURNAL).unlink()
+    took = time.perf_counter() - started
+    return ConversionReport(**vars(report) | {"seconds": took, "peak_memory_bytes": peak_memory_bytes(), "resumed_pieces": resumed})
+
+
+def _run(
+    job: _Job, journal: Journal, threads: int, progress: Callable[[int], Progress] | None
+) -> tuple[list[Unit], int]:
+    """Pack every piece that the journal does not have; the units of all pieces in order, and how many it had."""
+    advance = progress(sum(p.nbytes for p in job.pieces)) if progress else lambda _bytes: None
+    units = {n: unit for n, unit in journal.units.items() if job.writer.accept(n, unit.checksum)}
+    for n in units:
+        advance(job.pieces[n].nbytes)
+    resumed = len(units)
+    for unit in _in_threads(job.pack, (n for n in range(len(job.pieces)) if n not in units), threads):
+        units[unit.index] = unit
+        journal.note(unit)
+        advance(job.pieces[unit.index].nbytes)
+    journal.sync()
+    return [units[n] for n in range(len(job.pieces))], resumed
+
+
+def _in_threads(work: Callable[[int], Unit], indices: Iterable[int], threads: int) -> Iterator[Unit]:
+    """Results as they come, with two pieces a thread under way at most; an exception ends all."""
+    waiting = iter(indices)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="edge-lfm-pack")
+    running: set[Future[Unit]] = set()
+    try:
+        while True:
+            while len(running) < 2 * threads and (index := next(waiting, None)) is not None:
+                running.add(pool.submit(work, index))
+            if not running:
+                return
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _fingerprint(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None) -> str:
+    parts = {
+        "source": checkpoint.fingerprint(),
+        "recipe": recipe.to_json(),
+        "layout_version": LAYOUT_VERSION,
+        "calibration": calibration.hash if calibration else None,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _report(
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    calibration: Calibration | None,
+    sizes: SizeReport,
+    pieces: list[Piece],
+    units: list[Unit],
+    warnings: tuple[str, ...],
+) -> ConversionReport:
+    by_class: dict[str, ErrorSum] = {}
+    by_layer: dict[str, dict[str, ErrorSum]] = {}
+    for piece, unit in zip(pieces, units, strict=True):
+        if piece.matrices:
+            by_class.setdefault(piece.kind, ErrorSum()).add(unit.error, unit.signal)
+            if piece.layer is not None:
+                layers = by_layer.setdefault(piece.kind, {})
+                layers.setdefault(str(piece.layer), ErrorSum()).add(unit.error, unit.signal)
+    sources = hashlib.sha256()
+    for piece, unit in zip(pieces, units, strict=True):
+        for source, digest in zip(piece.sources, unit.sources, strict=True):
+            sources.update(f"{source.name} {list(source.shape)} {digest}\n".encode())
+    provenance = {
+        "source": checkpoint.folder.resolve().name,
+        "source_hash": sources.hexdigest(),
+        "recipe_hash": hashlib.sha256(json.dumps(recipe.to_json(), sort_keys=True).encode()).hexdigest(),
+        "edge_lfm_version": __version__,
+        "calibration": calibration.provenance if calibration else None,
+    }
+    kept = [decision for unit in units for decision in unit.feedback]
+    return ConversionReport(
+        recipe.to_json(),
+        provenance,
+        sizes,
+        {kind: total.relative_rmse for kind, total in by_class.items()},
+        {kind: {n: total.relative_rmse for n, total in layers.items()} for kind, layers in by_layer.items()},
+        f"{sum(kept)} of {len(kept)}",
+        warnings,
+    )
+
+
+def _write_model(stage: Path, source: Path, checkpoint: Checkpoint, recipe: Recipe, report: ConversionReport) -> None:
+    for name in TOKENIZER_FILES:
+        if (source / name).exists():
+            shutil.copyfile(source / name, stage / name)
+    write_metadata(stage, checkpoint.raw_config, recipe, report)
 
 
 def write_metadata(folder: Path, raw_config: dict[str, Any], recipe: Recipe, report: ConversionReport) -> None:
-    """`config.json` with its `quantization_config`, and the report."""
-    write_json(folder / "config.json", raw_config | {"quantization_config": recipe.schemes.to_json()})
-    write_json(folder / "quantization_report.json", asdict(report))
+    """The report, then `config.json` with its `quantization_config`, which makes the folder a model."""
+    write_json(folder / "quantization_report.json", report.to_json())
+    packing = recipe.schemes.to_json() | {"provenance": report.provenance}
+    write_json(folder / "config.json", raw_config | {"quantization_config": packing})
 
 
-def check_room(folder: Path, needed_bytes: int) -> None:
-    """Refuse before any work if the disk cannot hold the result.
+def check_room(folder: Path, needed_bytes: int, existing: Path | None = None) -> None:
+    """Refuse before any work if the disk cannot hold the result; `existing`: a file whose room will be used.
 
     Raises:
         OutputError: it cannot.
     """
     free = shutil.disk_usage(folder).free
+    if existing is not None and existing.exists():
+        free += existing.stat().st_blocks * 512
     if free < needed_bytes:
         raise OutputError(
             f"{folder.parent}: {needed_bytes / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free",
@@ -119,9 +267,10 @@ def check_room(folder: Path, needed_bytes: int) -> None:
         )
 
 
-def _missing_files(source: Path) -> Iterable[tuple[str, str]]:
+def _warnings(source: Path, recipe: Recipe, calibration: Calibration | None) -> Iterable[str]:
     if not (source / "tokenizer.json").exists():
-        yield "tokenizer.json", "the model runs on token ids only"
-    has_template = (source / "chat_template.jinja").exists() or (source / "tokenizer_config.json").exists()
-    if not has_template:
-        yield "chat_template.jinja", "chat needs --raw"
+        yield "tokenizer.json is missing: the model runs on token ids only"
+    if not (source / "chat_template.jinja").exists() and not (source / "tokenizer_config.json").exists():
+        yield "chat_template.jinja is missing: chat needs --raw"
+    if recipe.feedback and (calibration is None or not calibration.has_inputs):
+        yield f"recipe {recipe.name} rounds better with a calibration: edge-lfm calibrate {source} --text FILE -o CAL"

@@ -1,7 +1,7 @@
 """The output folder of a quantization: staged as `NAME.partial`, renamed into place only when whole.
 
-An exception, Ctrl-C included, removes the stage; a killed process leaves only `NAME.partial`, which the
-next run replaces.
+A run that was interrupted leaves its stage, if there is finished work in it, to be resumed; any other failure
+removes it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from typing import Any
 from edge_lfm.errors import OutputError
 from edge_lfm.formats.packed import sync_folder
 
+JOURNAL = "journal.jsonl"
+"""The file of a stage that says what is finished; it goes before the stage becomes the output."""
 
-def check_output(output: Path, source: Path | None, force: bool) -> None:
-    """Refuse an output that exists, or that lies in the source.
+
+def check_output(output: Path, source: Path | None, force: bool, mark: str = "config.json") -> None:
+    """Refuse an output that exists, or that lies in the source; `mark`: the file by which a former output is known.
 
     Raises:
         OutputError: it does.
@@ -33,7 +36,7 @@ def check_output(output: Path, source: Path | None, force: bool) -> None:
             )
     try:
         taken = output.exists()
-        is_model = taken and output.is_dir() and (not any(output.iterdir()) or (output / "config.json").exists())
+        is_model = taken and output.is_dir() and (not any(output.iterdir()) or (output / mark).exists())
     except OSError as error:
         raise OutputError(
             f"{output} cannot be looked at: {error.strerror}", hint="check the folder's permissions"
@@ -41,21 +44,38 @@ def check_output(output: Path, source: Path | None, force: bool) -> None:
     if taken and not force:
         raise OutputError(f"{output} exists", hint="choose another folder, or add --force to replace it")
     if taken and not is_model:
-        raise OutputError(f"{output} is not a model folder", hint="--force replaces only models; choose another name")
+        raise OutputError(
+            f"{output} is not a model folder" if mark == "config.json" else f"{output} has no {mark}",
+            hint="--force replaces only what this command makes; choose another name",
+        )
+
+
+def stage_of(output: Path) -> Path:
+    """Where an output is made."""
+    return output.with_name(output.name + ".partial")
 
 
 @contextmanager
-def staged_folder(output: Path) -> Iterator[Path]:
+def staged_folder(output: Path, fingerprint: str = "", resume: bool = False, force: bool = False) -> Iterator[Path]:
     """A folder to write into, which becomes `output` when the block ends without an exception.
 
+    Args:
+        output: the folder to be made.
+        fingerprint: what an unfinished run must have begun with to be resumed.
+        resume: go on with an unfinished run.
+        force: throw away an unfinished run.
+
     Raises:
-        OutputError: the folder cannot be made or renamed.
+        OutputError: the folder cannot be made or renamed, or an unfinished run stands in the way.
     """
-    stage = output.with_name(output.name + ".partial")
+    stage = stage_of(output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(stage, ignore_errors=True)
-        stage.mkdir()
+        if (stage / JOURNAL).exists() and not resume and not force:
+            raise OutputError(f"{stage} is an unfinished run", hint="--resume goes on with it, --force starts anew")
+        if not resume:
+            shutil.rmtree(stage, ignore_errors=True)
+        stage.mkdir(exist_ok=resume)
     except OSError as error:
         raise OutputError(f"{stage} cannot be made: {error.strerror}", hint="check the folder's permissions") from None
     try:
@@ -63,11 +83,24 @@ def staged_folder(output: Path) -> Iterator[Path]:
         sync_folder(stage)
         _replace(stage, output)
     except OSError as error:
-        shutil.rmtree(stage, ignore_errors=True)
+        _leave(stage)
         raise OutputError(f"{output} cannot be written: {error.strerror}", hint="check space and permissions") from None
+    except (KeyboardInterrupt, SystemExit, OutputError):
+        _leave(stage)
+        raise
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
         raise
+
+
+def _leave(stage: Path) -> None:
+    """Keep an interrupted stage only if it holds work that can be resumed."""
+    try:
+        worth = len((stage / JOURNAL).read_bytes().splitlines()) > 1
+    except OSError:
+        worth = False
+    if not worth:
+        shutil.rmtree(stage, ignore_errors=True)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -1,73 +1,166 @@
-"""Turning the pieces of a plan into packed bytes, with the error that rounding left."""
+"""Turning the pieces of a plan into packed bytes, with the error that rounding left.
+
+Weights come as they are stored; the compiled encoder widens, searches and packs them. Safe to call from several
+threads; the bytes depend on nothing but the weights, the recipe and the calibration.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from edge_lfm.errors import UnsupportedModelError
-from edge_lfm.kernels.layout import SCHEME_IDS
-from edge_lfm.kernels.ref import F32, Quantized
+from edge_lfm.kernels.layout import BFLOAT16, FLOAT16, SCALE_TOO_LARGE, WEIGHTS_NOT_FINITE, encode_scratch_bytes
+from edge_lfm.kernels.library import Kernels
+from edge_lfm.kernels.ref import F32
+from edge_lfm.kernels.schemes import FLOAT32, SCHEMES, TILE_ROWS, Scheme
 from edge_lfm.kernels.tiles import pack_tiles
-from edge_lfm.model.plan import Matrix, Piece
-from edge_lfm.model.reference import Weights
-from edge_lfm.quantize.recipes import Recipe
+from edge_lfm.model.checkpoint_weights import CheckpointWeights
+from edge_lfm.model.plan import Matrix, Piece, Source
+from edge_lfm.quantize.recipe import Recipe
 
 _ROWS_AT_A_TIME = 2048
-"""Rows that are rounded together, whole tiles: the search keeps several copies of them."""
+"""Rows that are encoded by one call: long enough for a call to cost nothing, short enough for Ctrl-C."""
+
+_DTYPE_IDS = {np.dtype(np.uint16): BFLOAT16, np.dtype(np.float16): FLOAT16, np.dtype(np.float32): FLOAT32.id}
 
 
 @dataclass
 class ErrorSum:
-    """Squared error and squared weights of a class, summed over its tensors."""
+    """Squared error and squared weights, summed."""
 
     error: float = 0.0
     signal: float = 0.0
 
-    def add(self, exact: F32, stored: F32 | Quantized) -> None:
-        if isinstance(stored, Quantized):
-            difference = (exact - stored.values()).ravel()
-            self.error += float(np.dot(difference, difference))
-        self.signal += float(np.dot(exact.ravel(), exact.ravel()))
+    def add(self, error: float, signal: float) -> None:
+        self.error, self.signal = self.error + error, self.signal + signal
 
     @property
     def relative_rmse(self) -> float:
         """Root mean square error over root mean square weight."""
-        return (self.error / self.signal) ** 0.5 if self.signal else 0.0
+        return float((self.error / self.signal) ** 0.5) if self.signal else 0.0
 
 
-def pack_piece(piece: Piece, weights: Weights, recipe: Recipe, errors: dict[str, ErrorSum]) -> NDArray[np.generic]:
-    """The bytes of one piece (uint8), or its float32 array."""
+@dataclass(frozen=True)
+class Packed:
+    """The bytes of one piece (uint8, or float32 for arrays), its rounding error, and the hashes of its sources."""
+
+    data: NDArray[Any]
+    error: ErrorSum
+    sources: tuple[str, ...]
+
+
+class NotFiniteError(Exception):
+    """Weights hold NaN or infinity; whoever knows the tensor's name says so."""
+
+
+def pack_piece(
+    piece: Piece, weights: CheckpointWeights, recipe: Recipe, kernels: Kernels, importance: Mapping[str, F32]
+) -> Packed:
+    """Pack one piece; `importance`: by tensor name, the mean square of each input column, float32 [cols].
+
+    Raises:
+        EdgeLfmError: weights are not finite or beyond the scheme, by tensor name.
+    """
     if piece.floats is not None:
-        return np.ascontiguousarray(_float_array(weights, piece.floats.name))
-    total = errors.setdefault(piece.kind, ErrorSum())
-    return np.concatenate([_pack_matrix(m, piece, weights, recipe, total) for m in piece.matrices])
+        values = np.ascontiguousarray(weights(piece.floats.name))
+        return Packed(values, ErrorSum(signal=float(np.vdot(values, values))), (_hash(weights, piece.floats),))
+    total, scheme = ErrorSum(), SCHEMES[piece.scheme]
+    parts = [
+        _pack_matrix(matrix, scheme, weights, recipe.plain, kernels, importance, total) for matrix in piece.matrices
+    ]
+    return Packed(np.concatenate(parts), total, tuple(_hash(weights, source) for source in piece.sources))
 
 
-def _float_array(weights: Weights, name: str) -> F32:
-    value = weights(name)
-    assert not isinstance(value, Quantized)
-    return value
+def encode(
+    values: NDArray[Any], scheme: Scheme, kernels: Kernels, plain: bool = False, importance: F32 | None = None
+) -> tuple[NDArray[np.uint8], ErrorSum]:
+    """Weights [rows, cols] (uint16: bfloat16; float16; float32) as packed tiles.
+
+    Raises:
+        NotFiniteError: a weight is NaN or infinite.
+        UnsupportedModelError: a scale is beyond float16.
+    """
+    rows, cols = values.shape
+    padded = -(-rows // TILE_ROWS) * TILE_ROWS
+    values = np.ascontiguousarray(values if padded == rows else np.pad(values, ((0, padded - rows), (0, 0))))
+    if scheme is FLOAT32:
+        exact = _floats(values)
+        if not np.isfinite(exact).all():
+            raise NotFiniteError
+        return pack_tiles(exact, scheme), ErrorSum(0.0, float(np.vdot(exact, exact)))
+    weight = None if importance is None else np.ascontiguousarray(importance, np.float32)
+    out = np.empty(scheme.matrix_bytes(rows, cols), np.uint8)
+    scratch = np.empty(encode_scratch_bytes(cols), np.uint8)
+    total = ErrorSum()
+    for first in range(0, padded, _ROWS_AT_A_TIME):
+        part = values[first : first + _ROWS_AT_A_TIME]
+        tiles = len(part) // TILE_ROWS
+        errors = np.empty((tiles, 2, TILE_ROWS), np.float32)
+        status = kernels.encode_rows(
+            scheme.id,
+            int(plain),
+            _DTYPE_IDS[part.dtype],
+            part.ctypes.data,
+            0 if weight is None else weight.ctypes.data,
+            tiles,
+            cols,
+            out.ctypes.data + first // TILE_ROWS * scheme.tile_bytes(cols),
+            errors.ctypes.data,
+            scratch.ctypes.data,
+        )
+        if status == WEIGHTS_NOT_FINITE:
+            raise NotFiniteError
+        if status == SCALE_TOO_LARGE:
+            raise UnsupportedModelError(
+                f"{scheme.name} has no scale for weights of {np.abs(_floats(part)).max():.3g}",
+                hint="such weights are outliers beyond any use; is the checkpoint damaged?",
+            )
+        total.add(*(float(n) for n in errors.sum(axis=(0, 2), dtype=np.float64)))
+    return out, total
 
 
-def _pack_matrix(matrix: Matrix, piece: Piece, weights: Weights, recipe: Recipe, total: ErrorSum) -> NDArray[np.uint8]:
-    scheme = SCHEME_IDS[piece.scheme]
+def interleave(parts: list[NDArray[np.uint8]], scheme: Scheme, cols: int) -> NDArray[np.uint8]:
+    """The tiles of several matrices in turn."""
+    return np.stack([part.reshape(-1, scheme.tile_bytes(cols)) for part in parts], axis=1).reshape(-1)
+
+
+def _pack_matrix(
+    matrix: Matrix,
+    scheme: Scheme,
+    weights: CheckpointWeights,
+    plain: bool,
+    kernels: Kernels,
+    importance: Mapping[str, F32],
+    total: ErrorSum,
+) -> NDArray[np.uint8]:
     parts = []
     for source in matrix.sources:
-        exact = _float_array(weights, source.name)
-        packed = []
-        for first in range(0, len(exact), _ROWS_AT_A_TIME):
-            rows = exact[first : first + _ROWS_AT_A_TIME]
-            try:
-                stored = rows if piece.scheme == "float32" else recipe.rounding(piece.scheme)(rows)
-            except UnsupportedModelError as error:
-                raise UnsupportedModelError(f"tensor {source.name}: {error.message}", error.hint) from None
-            total.add(rows, stored)
-            packed.append(pack_tiles(stored, scheme))
-        parts.append(np.concatenate(packed))
-    if not matrix.interleave:
-        return np.concatenate(parts)  # sources have whole tiles of 16 rows, but for a lone embedding
-    tiles = matrix.sources[0].shape[0] // 16
-    return np.stack([part.reshape(tiles, -1) for part in parts], axis=1).reshape(-1)
+        try:
+            packed, error = encode(weights.stored(source.name), scheme, kernels, plain, importance.get(source.name))
+        except NotFiniteError:
+            raise weights.not_finite(source.name) from None
+        except UnsupportedModelError as error:
+            raise UnsupportedModelError(f"tensor {source.name}: {error.message}", error.hint) from None
+        total.add(error.error, error.signal)
+        parts.append(packed)
+    if matrix.interleave:
+        return interleave(parts, scheme, matrix.cols)
+    return np.concatenate(parts)  # sources have whole tiles of 16 rows, but for a lone embedding
+
+
+def _floats(values: NDArray[Any]) -> F32:
+    if values.dtype == np.uint16:
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32)
+
+
+def _hash(weights: CheckpointWeights, source: Source) -> str:
+    """A hash of a source tensor's bytes as they are stored."""
+    values = np.ascontiguousarray(weights.stored(source.name))
+    return str(xxhash.xxh3_128_hexdigest(values.view(np.uint8).data if values.ndim else values.tobytes()))

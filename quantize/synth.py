@@ -17,16 +17,18 @@ from numpy.typing import NDArray
 
 from edge_lfm.config import ModelConfig
 from edge_lfm.formats.packed import PackedWriter
-from edge_lfm.kernels.layout import GROUP, SCHEME_IDS, TILE_BYTES_PER_GROUP
+from edge_lfm.kernels.layout import CODEBOOK, GROUP
+from edge_lfm.kernels.schemes import SCHEMES, TILE_ROWS
 from edge_lfm.memory.budget import peak_memory_bytes
 from edge_lfm.model.plan import ROUTER_CLASS, Matrix, Piece, plan_pieces
 from edge_lfm.model.sizes import measure_sizes, slot_of
-from edge_lfm.quantize.convert import ConversionReport, Progress, check_room, write_metadata
+from edge_lfm.quantize.convert import METADATA, ConversionReport, Progress, check_room, write_metadata
 from edge_lfm.quantize.output import check_output, staged_folder
-from edge_lfm.quantize.recipes import Recipe
+from edge_lfm.quantize.recipe import Recipe
 
 _INT4_SPREAD = 4.61  # standard deviation of a uniform -8..7
 _INT8_SPREAD = 73.9  # of a uniform -128..127
+_CODEBOOK_SPREAD = float(np.sqrt(np.mean(np.square(np.array(CODEBOOK, np.float64) + 2)))) * _INT8_SPREAD
 
 
 def synthesize(
@@ -49,21 +51,17 @@ def synthesize(
     pieces = plan_pieces(config, recipe.schemes)
     sizes = measure_sizes(config, pieces)
     advance = progress(sum(p.nbytes for p in pieces)) if progress else lambda _bytes: None
-    with staged_folder(output) as stage:
+    warnings = ("random weights: for measurements only",)
+    named = replace(recipe, schemes=replace(recipe.schemes, recipe=f"{recipe.name}, random weights"))
+    report = ConversionReport(named.to_json(), {"source": "random weights"}, sizes, {}, {}, "", warnings)
+    with staged_folder(output, force=force) as stage:
         check_room(stage, sizes.file_bytes)
-        with PackedWriter(stage / "model.safetensors", [slot_of(p) for p in pieces], {"format": "edge_lfm"}) as out:
+        with PackedWriter(stage / "model.safetensors", [slot_of(p) for p in pieces], METADATA) as out:
             for n, piece in enumerate(pieces):
-                out.write(random_piece(piece, np.random.Generator(np.random.SFC64([seed, n]))))
+                out.write(n, random_piece(piece, np.random.Generator(np.random.SFC64([seed, n]))))
                 advance(piece.nbytes)
-        report = ConversionReport(
-            recipe.name,
-            sizes,
-            {},
-            time.perf_counter() - started,
-            peak_memory_bytes(),
-            ("random weights: for measurements only",),
-        )
-        write_metadata(stage, raw_config, replace(recipe, name=f"{recipe.name}, random weights"), report)
+        write_metadata(stage, raw_config, named, report)
+    report = replace(report, seconds=time.perf_counter() - started, peak_memory_bytes=peak_memory_bytes())
     return report
 
 
@@ -78,15 +76,18 @@ def random_piece(piece: Piece, rng: np.random.Generator) -> NDArray[Any]:
 
 
 def _random_matrix(matrix: Matrix, piece: Piece, rng: np.random.Generator) -> NDArray[np.uint8]:
-    scheme = SCHEME_IDS[piece.scheme]
-    groups = -(-matrix.rows // 16) * (matrix.cols // GROUP)
-    spread = matrix.cols**-0.5
+    scheme, spread = SCHEMES[piece.scheme], matrix.cols**-0.5
+    tiles = -(-matrix.rows // TILE_ROWS)
     if piece.scheme == "float32":
         if piece.kind == ROUTER_CLASS:
             spread *= 4  # logits wide enough to tell experts apart
-        return (rng.standard_normal(groups * 16 * GROUP, np.float32) * np.float32(spread)).view(np.uint8)
-    raw = rng.bit_generator.random_raw(-(-groups * TILE_BYTES_PER_GROUP[scheme] // 8)).view(np.uint8)
-    blocks = raw[: groups * TILE_BYTES_PER_GROUP[scheme]].reshape(groups, -1)
+        return (rng.standard_normal(tiles * TILE_ROWS * matrix.cols, np.float32) * np.float32(spread)).view(np.uint8)
+    count = tiles * scheme.tile_bytes(matrix.cols)
+    raw = rng.bit_generator.random_raw(-(-count // 8)).view(np.uint8)[:count].reshape(tiles, -1)
+    if scheme.codebook:
+        raw[:, : scheme.header_bytes] = np.full(TILE_ROWS, spread / _CODEBOOK_SPREAD, np.float32).view(np.uint8)
+        return raw.reshape(-1)
+    blocks = raw.reshape(-1, scheme.group_bytes)
     values = np.float16(spread / (_INT4_SPREAD if piece.scheme == "int4_g32" else _INT8_SPREAD))
     # Random signs, for uniform nibbles have a mean of -0.5: their own last bytes give them.
     signs = (blocks[:, -32::2] & 1).astype(np.uint16) << 15

@@ -16,7 +16,7 @@ from edge_lfm.config import ModelConfig
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.model.plan import TENSOR_CLASSES, Schemes, plan_pieces
 from edge_lfm.quantize.convert import convert
-from edge_lfm.quantize.recipes import find_recipe
+from edge_lfm.quantize.recipe import find_recipe
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"

@@ -26,7 +26,7 @@ from edge_lfm.formats.safetensors import SafetensorsFile
 from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
 from edge_lfm.model.plan import BLOCK_ALIGNMENT
 from edge_lfm.quantize.convert import convert
-from edge_lfm.quantize.recipes import find_recipe
+from edge_lfm.quantize.recipe import find_recipe
 
 
 def hostile(header: bytes | dict, body: bytes = b"", length: int | None = None) -> bytes:

@@ -25,7 +25,7 @@ from edge_lfm.model.sizes import measure_sizes
 from edge_lfm.quantize import rounding
 from edge_lfm.quantize.convert import convert, plan_conversion
 from edge_lfm.quantize.families import family_config
-from edge_lfm.quantize.recipes import RECIPES, find_recipe
+from edge_lfm.quantize.recipe import RECIPES, find_recipe
 from edge_lfm.quantize.synth import synthesize
 
 

@@ -1,4 +1,4 @@
-"""`edge-lfm inspect`: what a packed model is, and whether its bytes are whole."""
+"""`edge-lfm inspect`: what a packed model is."""
 
 from __future__ import annotations
 
@@ -6,35 +6,31 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from edge_lfm.cli.arguments import print_json, progress_bar
+from edge_lfm.cli.arguments import print_json
 from edge_lfm.cli.quantize import describe_sizes
 from edge_lfm.demo import packed_demo
-from edge_lfm.errors import ModelFileError
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.sizes import measure_sizes
 
 HELP = "show a packed model's architecture and sizes"
-EXAMPLE = "edge-lfm inspect lfm2-24b-int4 --verify"
+EXAMPLE = "edge-lfm inspect lfm2-24b"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", type=Path, help="folder of a packed model (default: the demo model)")
-    parser.add_argument("--verify", action="store_true", help="read every block and check its checksum")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> None:
     with PackedModel(args.model or packed_demo()) as model:
         config, sizes = model.config, measure_sizes(model.config, list(model.pieces.values()))
-        if args.verify:
-            _verify(model)
         if args.json:
             print_json(
                 {
                     "config": asdict(config),
                     "schemes": model.schemes.to_json(),
+                    "provenance": model.provenance,
                     "size": asdict(sizes),
-                    "verified": args.verify,
                 }
             )
             return
@@ -51,14 +47,5 @@ def run(args: argparse.Namespace) -> None:
                 f"{config.num_experts_per_tok} per token; {config.num_dense_layers} dense layers"
             )
         print(f"  {describe_sizes(sizes)}")
-        if args.verify:
-            print("  every block has its checksum")
-
-
-def _verify(model: PackedModel) -> None:
-    broken = model.verify(progress_bar("verifying")(sum(piece.nbytes for piece in model.pieces.values())))
-    if broken:
-        raise ModelFileError(
-            f"{model.folder}: {len(broken)} blocks are damaged, the first is {broken[0]}",
-            hint="copy the model again, or quantize it anew",
-        )
+        for name, value in model.provenance.items():
+            print(f"  {name.replace('_', ' ')}: {value}")

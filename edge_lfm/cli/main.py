@@ -13,13 +13,15 @@ from collections.abc import Sequence
 from types import FrameType, ModuleType
 
 from edge_lfm import __version__
-from edge_lfm.cli import bench, chat, inspect, quantize, run, synth
+from edge_lfm.cli import bench, calibrate, chat, inspect, quantize, run, synth, verify
 from edge_lfm.errors import EdgeLfmError
 
 VERBS: dict[str, ModuleType] = {
     "run": run,
     "chat": chat,
     "quantize": quantize,
+    "calibrate": calibrate,
+    "verify": verify,
     "inspect": inspect,
     "synth": synth,
     "bench": bench,

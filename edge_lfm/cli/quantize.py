@@ -10,25 +10,32 @@ from pathlib import Path
 from edge_lfm.cli.arguments import gigabytes, print_json, progress_bar
 from edge_lfm.model.sizes import SizeReport
 from edge_lfm.quantize.convert import ConversionReport, convert, plan_conversion
-from edge_lfm.quantize.recipes import RECIPES, find_recipe
+from edge_lfm.quantize.output import JOURNAL, stage_of
+from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe, recipe_names
 
 HELP = "pack a Hugging Face checkpoint into int4 or int8"
-EXAMPLE = "edge-lfm quantize LFM2-24B-A2B -o lfm2-24b-int4 --scheme int4"
+EXAMPLE = "edge-lfm quantize LFM2-24B-A2B -o lfm2-24b --recipe balanced"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="folder of the checkpoint (config.json and safetensors)")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to make")
-    parser.add_argument(
-        "--scheme", default="int4", metavar="SCHEME", help="; ".join(f"{r.name}: {r.summary}" for r in RECIPES.values())
-    )
+    add_recipe_argument(parser)
+    parser.add_argument("--calibration", type=Path, metavar="FOLDER", help="what edge-lfm calibrate made")
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     parser.add_argument("--force", action="store_true", help="replace the output if it is a model")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads (default: the cores of this machine)")
     parser.add_argument("--dry-run", action="store_true", help="check the checkpoint and print sizes only")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
+def add_recipe_argument(parser: argparse.ArgumentParser) -> None:
+    recipes = "; ".join(f"{name}: {find_recipe(name).summary}" for name in recipe_names())
+    parser.add_argument("--recipe", default=DEFAULT_RECIPE, metavar="NAME", help=f"a .toml file, or {recipes}")
+
+
 def run(args: argparse.Namespace) -> None:
-    recipe = find_recipe(args.scheme)
+    recipe = find_recipe(args.recipe)
     if args.dry_run:
         sizes = plan_conversion(args.source, recipe)
         if args.json:
@@ -36,7 +43,21 @@ def run(args: argparse.Namespace) -> None:
         else:
             print(describe_sizes(sizes))
         return
-    report = convert(args.source, args.output, recipe, force=args.force, progress=progress_bar("quantizing"))
+    try:
+        report = convert(
+            args.source,
+            args.output,
+            recipe,
+            calibration=args.calibration,
+            resume=args.resume,
+            force=args.force,
+            threads=args.threads,
+            progress=progress_bar("quantizing"),
+        )
+    except (KeyboardInterrupt, SystemExit):
+        if (stage_of(args.output) / JOURNAL).exists():
+            print("\nedge-lfm: stopped; the same command with --resume goes on", file=sys.stderr)
+        raise
     show_report(report, args.output, args.json)
 
 
@@ -50,6 +71,8 @@ def show_report(report: ConversionReport, output: Path, as_json: bool) -> None:
     print(f"{output}: {describe_sizes(report.size)}")
     for kind, error in report.relative_rmse_by_class.items():
         print(f"  {kind:10} relative error {error:.4f}")
+    if not report.feedback_kept.endswith("of 0") and report.feedback_kept:
+        print(f"  error feedback kept for {report.feedback_kept} expert matrices")
     print(f"  {report.seconds:.1f} s, peak memory {gigabytes(report.peak_memory_bytes)}")
 
 
@@ -60,5 +83,8 @@ def describe_sizes(sizes: SizeReport) -> str:
         f"  {gigabytes(sizes.file_bytes)} in the file, {sizes.bits_per_weight:.3f} bits per weight, "
         f"{gigabytes(sizes.bytes_per_token)} read per token",
     ]
-    lines += [f"  {kind:10} {gigabytes(count)}" for kind, count in sizes.bytes_by_class.items()]
+    lines += [
+        f"  {kind:10} {gigabytes(count):>10}, {sizes.bits_by_class[kind]:.2f} bits per weight"
+        for kind, count in sizes.bytes_by_class.items()
+    ]
     return "\n".join(lines)

@@ -64,7 +64,7 @@ class Runner:
             if self._sync[ERROR // 8]:
                 raise NumericalError(
                     "a NaN or an infinity appeared in the activations",
-                    hint="check the model with edge-lfm inspect --verify",
+                    hint="check the model with edge-lfm verify",
                 )
             state.position += len(token_ids)
             logits = self._logits[:, :vocab]

@@ -5,6 +5,8 @@ Knows the hub's layout; does not know what the tensors mean.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +18,8 @@ from numpy.typing import NDArray
 from edge_lfm.config import read_json
 from edge_lfm.errors import ModelFileError
 from edge_lfm.formats.safetensors import SafetensorsFile, TensorInfo
+
+WEIGHT_DTYPES = ("BF16", "F16", "F32")
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -58,27 +62,52 @@ class Checkpoint:
         place = self.tensors.get(name)
         return place.info.shape if place else None
 
+    def stored(self, name: str, index: int | None = None) -> NDArray[Any]:
+        """A tensor as it is stored (uint16: bfloat16; float16 or float32), or one entry along its first axis; a view.
+
+        Raises:
+            ModelFileError: it is missing or has an unsupported dtype.
+        """
+        place = self._place(name)
+        values: NDArray[Any] = place.file.stored(name, index)
+        if place.info.dtype not in WEIGHT_DTYPES:
+            raise ModelFileError(
+                f"{place.file.path}: tensor {name} has dtype {place.info.dtype}",
+                hint="weights must be BF16, F16 or F32; quantize from the original checkpoint",
+            )
+        return values
+
     def read(self, name: str, index: int | None = None) -> NDArray[np.float32]:
         """A tensor as float32, or one entry along its first axis.
 
         Raises:
             ModelFileError: it is missing, has an unsupported dtype, or holds NaN or infinity.
         """
+        self.stored(name, index)
+        values: NDArray[Any] = self._place(name).file.read(name, index)
+        if not np.isfinite(values).all():
+            raise self.not_finite(name)
+        return values
+
+    def not_finite(self, name: str) -> ModelFileError:
+        """The error of a tensor with NaN or infinity."""
+        return ModelFileError(
+            f"{self._place(name).file.path}: tensor {name} holds NaN or infinity",
+            hint="the checkpoint is damaged or its training diverged",
+        )
+
+    def fingerprint(self) -> str:
+        """A hash of config, headers and samples of the weights: cheap, and different for a different checkpoint."""
+        digest = hashlib.sha256(json.dumps(self.raw_config, sort_keys=True).encode())
+        for file in self._files:
+            digest.update(file.path.name.encode() + file.sample())
+        return digest.hexdigest()
+
+    def _place(self, name: str) -> _Place:
         place = self.tensors.get(name)
         if place is None:
             raise ModelFileError(f"{self.folder}: tensor {name} is missing", hint="is the checkpoint complete?")
-        values: NDArray[Any] = place.file.read(name, index)
-        if values.dtype != np.float32:
-            raise ModelFileError(
-                f"{place.file.path}: tensor {name} has dtype {place.info.dtype}",
-                hint="weights must be BF16, F16 or F32; quantize from the original checkpoint",
-            )
-        if not np.isfinite(values).all():
-            raise ModelFileError(
-                f"{place.file.path}: tensor {name} holds NaN or infinity",
-                hint="the checkpoint is damaged or its training diverged",
-            )
-        return values
+        return place
 
     def forget(self, name: str) -> None:
         """Release the memory of a tensor that has been read."""

@@ -2,8 +2,8 @@
 
 Pieces are uint8 or float32 tensors in a fixed order; `padding.N` tensors fill the gaps before aligned
 ones, and the last tensor, `checksums`, holds the CRC-32 of every piece in order. The writer knows the
-whole layout before the first byte, writes piece by piece to `.partial`, never through a map, and gives
-the file its name only when it is whole and on disk. Knows no model.
+whole layout before the first byte, writes pieces in any order, never through a map, and writes the header last,
+when all else is on disk: a file that is not whole is no safetensors file. Knows no model.
 """
 
 from __future__ import annotations
@@ -43,55 +43,82 @@ class Slot:
 
 
 class PackedWriter:
-    """Writes one file; a context manager: leaving it normally finishes the file, an exception removes it.
+    """Writes one file; a context manager: leaving it normally finishes the file, an exception leaves it unfinished.
+
+    `write` may be called from several threads. `resume`: keep the bytes of an unfinished file.
 
     Raises:
         OutputError: the disk is full, permission is missing, or a write fails.
     """
 
-    def __init__(self, path: Path, slots: Sequence[Slot], metadata: dict[str, str]) -> None:
-        self.path, self.partial = path, path.with_name(path.name + ".partial")
-        self.slots = list(slots)
+    def __init__(self, path: Path, slots: Sequence[Slot], metadata: dict[str, str], resume: bool = False) -> None:
+        self.path, self.slots = path, list(slots)
         self._header, self._offsets, self.size = _layout(self.slots, metadata)
         self._checksums = np.zeros(len(self.slots), np.uint32)
-        self._written = 0
+        self._done = np.zeros(len(self.slots), bool)
+        existed = path.exists()
         try:
-            self._file = os.open(self.partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | (0 if resume else os.O_TRUNC), 0o644)
             try:
                 os.posix_fallocate(self._file, 0, self.size)  # a full disk shows now, not in an hour
-                self._write(self._header, 0)
+                os.ftruncate(self._file, self.size)
+                self._write(bytes(min(len(self._header), 4096)), 0)
             except BaseException:
-                self._abandon()
+                self.close()
+                if not existed:
+                    path.unlink(missing_ok=True)
                 raise
         except OSError as error:
             raise self._failure(error) from None
 
-    def write(self, data: NDArray[Any]) -> None:
-        """Write the next piece; its bytes must be exactly those of its slot."""
-        slot = self.slots[self._written]
+    def write(self, index: int, data: NDArray[Any]) -> int:
+        """Write piece `index`; its bytes must be exactly those of its slot. Returns its checksum."""
+        slot = self.slots[index]
         raw = np.ascontiguousarray(data).view(np.uint8).reshape(-1)
         assert raw.nbytes == slot.nbytes, f"{slot.name}: {raw.nbytes} bytes for a slot of {slot.nbytes}"
-        self._checksums[self._written] = zlib.crc32(raw.data)
         try:
-            self._write(raw.data, self._offsets[self._written])
+            self._write(raw.data, self._offsets[index])
         except OSError as error:
             raise self._failure(error) from None
-        self._written += 1
+        checksum = zlib.crc32(raw.data)
+        self._checksums[index], self._done[index] = checksum, True
+        return checksum
+
+    def accept(self, index: int, checksum: int) -> bool:
+        """Take piece `index` as written before, if its bytes in the file have this checksum."""
+        try:
+            found = zlib.crc32(os.pread(self._file, self.slots[index].nbytes, self._offsets[index]))
+        except OSError as error:
+            raise self._failure(error) from None
+        self._checksums[index], self._done[index] = checksum, found == checksum
+        return found == checksum
+
+    def flush(self) -> None:
+        """Wait until all that was written is on disk."""
+        try:
+            os.fdatasync(self._file)
+        except OSError as error:
+            raise self._failure(error) from None
 
     def finish(self) -> None:
-        """Write the checksums, flush to disk, and give the file its name."""
-        assert self._written == len(self.slots), "not every piece was written"
+        """Write the checksums, then, when they and all pieces are on disk, the header."""
+        assert self._done.all(), "not every piece was written"
         try:
             self._write(self._checksums.view(np.uint8).data, self.size - self._checksums.nbytes)
             os.fsync(self._file)
+            self._write(self._header, 0)
+            os.fsync(self._file)
             # Written pages stay in the cache as small ones; read anew they come in 2 MB pages (memory/prefault.py).
             os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(self._file)
-            self._file = -1
-            os.rename(self.partial, self.path)
-            sync_folder(self.path.parent)
         except OSError as error:
             raise self._failure(error) from None
+        self.close()
+
+    def close(self) -> None:
+        """Close the file as it is."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
 
     def __enter__(self) -> PackedWriter:
         return self
@@ -99,26 +126,17 @@ class PackedWriter:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            try:
+        try:
+            if kind is None:
                 self.finish()
-            except BaseException:
-                self._abandon()
-                raise
-        else:
-            self._abandon()
+        finally:
+            self.close()
 
     def _write(self, data: bytes | memoryview, offset: int) -> None:
         view = memoryview(data)
         while view:
             count = os.pwrite(self._file, view[: 1 << 26], offset)
             view, offset = view[count:], offset + count
-
-    def _abandon(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
-        self.partial.unlink(missing_ok=True)
 
     def _failure(self, error: OSError) -> OutputError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

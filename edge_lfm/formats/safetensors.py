@@ -39,7 +39,7 @@ _ITEM_BYTES = {
     "I64": 8,
     "U64": 8,
 }
-_NUMPY = {"F16": np.float16, "F32": np.float32, "U8": np.uint8, "U32": np.uint32}
+_NUMPY = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "U8": np.uint8, "U32": np.uint32}
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ class SafetensorsFile:
         """Address and bytes of the map."""
         return np.frombuffer(self._map, np.uint8).ctypes.data, self.size
 
-    def read(self, name: str, index: int | None = None) -> NDArray[Any]:
-        """A tensor as float32 (from BF16, F16, F32) or as stored (U8, U32); a copy only where it must be.
+    def stored(self, name: str, index: int | None = None) -> NDArray[Any]:
+        """A tensor as it is stored, BF16 as uint16: a view of the map.
 
         `index` reads one entry along the first axis and touches no other byte.
 
@@ -108,17 +108,30 @@ class SafetensorsFile:
         info = self.tensors.get(name)
         if info is None:
             raise ModelFileError(f"{self.path}: tensor {name} is missing", hint="is the checkpoint complete?")
+        if info.dtype not in _NUMPY:
+            raise ModelFileError(
+                f"{self.path}: tensor {name} has dtype {info.dtype}",
+                hint="weights must be BF16, F16 or F32; quantize from the original checkpoint",
+            )
         raw, shape = self.bytes_of(info), info.shape
         if index is not None:
             raw, shape = raw.reshape(shape[0], -1)[index], shape[1:]
-        if info.dtype == "BF16":
-            return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(shape)
-        if info.dtype not in _NUMPY:
-            raise ModelFileError(
-                f"{self.path}: tensor {name} has dtype {info.dtype}", hint="weights must be BF16, F16 or F32"
-            )
-        values = raw.view(_NUMPY[info.dtype]).reshape(shape)
-        return values.astype(np.float32) if info.dtype == "F16" else values
+        return raw.view(_NUMPY[info.dtype]).reshape(shape)
+
+    def read(self, name: str, index: int | None = None) -> NDArray[Any]:
+        """A tensor as float32 (from BF16, F16, F32) or as stored (U8, U32); a copy only where it must be.
+
+        Arguments and errors as in `stored`.
+        """
+        values = self.stored(name, index)
+        if values.dtype == np.uint16:
+            return (values.astype(np.uint32) << 16).view(np.float32)
+        return values.astype(np.float32) if values.dtype == np.float16 else values
+
+    def sample(self) -> bytes:
+        """The header, and a few bytes of every tensor."""
+        first = min((info.start for info in self.tensors.values()), default=self.size)
+        return self._map[:first] + b"".join(self._map[t.start : min(t.start + 64, t.end)] for t in self.tensors.values())
 
     def forget(self, info: TensorInfo) -> None:
         """Tell the kernel that these pages are not needed again (keeps resident memory low)."""

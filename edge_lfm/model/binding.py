@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.kernels.layout import FLOAT32, LAYER, MATRIX
+from edge_lfm.kernels.layout import LAYER, MATRIX
+from edge_lfm.kernels.schemes import FLOAT32
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.plan import dense_name, expert_name, head_name
 
@@ -93,7 +94,7 @@ class _Binder:
             names = [expert_name(n, e) for e in range(config.num_experts)]
             layer["is_moe"] = 1
             layer["router"] = self.matrix(f"{at}.gate.weight")
-            assert layer["router"]["scheme"] == FLOAT32
+            assert layer["router"]["scheme"] == FLOAT32.id
             layer["router_bias"] = self.floats(f"{at}.expert_bias")
         blocks = np.array([self.address(self.model.bytes_of(name)) for name in names], np.int64)
         layer["experts"] = self.address(blocks)

@@ -7,9 +7,12 @@ knows nothing of how weights are used.
 from __future__ import annotations
 
 import re
+from typing import Any
+
+from numpy.typing import NDArray
 
 from edge_lfm.config import ModelConfig
-from edge_lfm.errors import UnsupportedModelError
+from edge_lfm.errors import ModelFileError, UnsupportedModelError
 from edge_lfm.formats.checkpoint import Checkpoint
 from edge_lfm.kernels.ref import F32
 from edge_lfm.model.plan import Piece
@@ -55,6 +58,17 @@ class CheckpointWeights:
             return values
         width = self.config.moe_intermediate_size
         return {"w1": values[:width], "w3": values[width:], "w2": values}[part]
+
+    def stored(self, name: str) -> NDArray[Any]:
+        """A tensor in its canonical shape as it is stored: uint16 (bfloat16), float16 or float32; a view."""
+        stored, expert, part = self._locate(name)
+        values = self.checkpoint.stored(stored, expert)
+        width = self.config.moe_intermediate_size
+        return values if expert is None else {"w1": values[:width], "w3": values[width:], "w2": values}[part]
+
+    def not_finite(self, name: str) -> ModelFileError:
+        """The error of a tensor with NaN or infinity."""
+        return self.checkpoint.not_finite(self._locate(name)[0])
 
     def forget(self, name: str) -> None:
         """Release a tensor's memory (a fused one only as a whole, so it is kept)."""

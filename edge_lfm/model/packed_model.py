@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from edge_lfm.config import ModelConfig, read_json
 from edge_lfm.errors import ModelFileError
 from edge_lfm.formats.packed import PackedFile
-from edge_lfm.kernels.layout import LAYOUT_VERSION, SCHEME_IDS
+from edge_lfm.kernels.layout import LAYOUT_VERSION
 from edge_lfm.kernels.ref import F32, Quantized
+from edge_lfm.kernels.schemes import SCHEMES, Scheme
 from edge_lfm.kernels.tiles import unpack_tiles
 from edge_lfm.model.plan import TENSOR_CLASSES, Matrix, Piece, Schemes, plan_pieces
 
@@ -45,6 +46,8 @@ class PackedModel:
         raw = read_json(folder / "config.json")
         self.config = ModelConfig.from_dict(raw, str(folder / "config.json"))
         self.schemes = _read_schemes(raw.get("quantization_config"), folder)
+        provenance = raw["quantization_config"].get("provenance", {})
+        self.provenance: dict[str, Any] = provenance if isinstance(provenance, dict) else {}
         pieces = plan_pieces(self.config, self.schemes)
         self.pieces = {piece.name: piece for piece in pieces}
         self.file = PackedFile(folder / "model.safetensors")
@@ -79,7 +82,7 @@ class PackedModel:
         return self.bytes_of(name).view(np.float32).reshape(source.shape)
 
     def scheme_id(self, name: str) -> int:
-        return SCHEME_IDS[self.pieces[name].scheme]
+        return SCHEMES[self.pieces[name].scheme].id
 
     def verify(self, advance: Callable[[int], object] = lambda _bytes: None) -> list[str]:
         """The names of the pieces whose checksum is wrong; `advance` is called with the bytes of each."""
@@ -129,11 +132,11 @@ class UnpackedWeights:
                 packed = self.model.bytes_of(piece.name)[first : first + size]
                 break
             first += size
-        values = _unpack(packed, matrix, SCHEME_IDS[piece.scheme], name)
+        values = _unpack(packed, matrix, SCHEMES[piece.scheme], name)
         return values.values() if isinstance(values, Quantized) and not self.integers else values
 
 
-def _unpack(packed: NDArray[np.uint8], matrix: Matrix, scheme: int, name: str) -> F32 | Quantized:
+def _unpack(packed: NDArray[np.uint8], matrix: Matrix, scheme: Scheme, name: str) -> F32 | Quantized:
     names = [source.name for source in matrix.sources]
     which = names.index(name)
     if matrix.interleave:
@@ -150,7 +153,7 @@ def _read_schemes(raw: Any, folder: Path) -> Schemes:
     where = f"{folder / 'config.json'}: quantization_config"
     if not isinstance(raw, Mapping) or raw.get("quant_method") != "edge_lfm":
         raise ModelFileError(
-            f"{folder} is not a packed model", hint=f"pack it first: edge-lfm quantize {folder} -o OUT --scheme int4"
+            f"{folder} is not a packed model", hint=f"pack it first: edge-lfm quantize {folder} -o OUT"
         )
     if raw.get("layout_version") != LAYOUT_VERSION:
         raise ModelFileError(
@@ -159,10 +162,10 @@ def _read_schemes(raw: Any, folder: Path) -> Schemes:
         )
     by_class = raw.get("schemes")
     if not isinstance(by_class, Mapping) or any(
-        re.fullmatch("|".join(SCHEME_IDS), str(by_class.get(kind))) is None for kind in TENSOR_CLASSES
+        re.fullmatch("|".join(SCHEMES), str(by_class.get(kind))) is None for kind in TENSOR_CLASSES
     ):
         raise ModelFileError(
-            f"{where} has the schemes {by_class!r}, this edge-lfm knows {', '.join(SCHEME_IDS)}",
+            f"{where} has the schemes {by_class!r}, this edge-lfm knows {', '.join(SCHEMES)}",
             hint="quantize the model again, or install a newer edge-lfm",
         )
     return Schemes(str(raw.get("recipe")), {kind: str(by_class[kind]) for kind in TENSOR_CLASSES})

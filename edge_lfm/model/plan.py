@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from edge_lfm.config import ModelConfig
 from edge_lfm.errors import UnsupportedModelError
-from edge_lfm.kernels.layout import GROUP, LAYOUT_VERSION, SCHEME_IDS, matrix_bytes
+from edge_lfm.kernels.layout import GROUP, LAYOUT_VERSION
+from edge_lfm.kernels.schemes import SCHEMES
 
 TENSOR_CLASSES = ("experts", "ffn", "conv", "attention", "embedding")
 """The classes of quantized tensors; a scheme is chosen for each. All others stay float32."""
@@ -61,12 +62,18 @@ class Piece:
     def nbytes(self) -> int:
         if self.floats is not None:
             return 4 * _product(self.floats.shape)
-        return sum(matrix_bytes(SCHEME_IDS[self.scheme], m.rows, m.cols) for m in self.matrices)
+        return sum(SCHEMES[self.scheme].matrix_bytes(m.rows, m.cols) for m in self.matrices)
 
     @property
     def weights(self) -> int:
         """Number of parameters, padding not counted."""
         return _product(self.floats.shape) if self.floats else sum(m.rows * m.cols for m in self.matrices)
+
+    @property
+    def layer(self) -> int | None:
+        """The number of its layer, if it belongs to one."""
+        parts = self.name.split(".")
+        return int(parts[2]) if parts[1] == "layers" else None
 
     @property
     def sources(self) -> tuple[Source, ...]:

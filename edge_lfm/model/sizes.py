@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from edge_lfm.config import ModelConfig
 from edge_lfm.formats.packed import Slot, packed_size
-from edge_lfm.kernels.layout import SCHEME_IDS, matrix_bytes
+from edge_lfm.kernels.schemes import SCHEMES, TILE_ROWS
 from edge_lfm.model.plan import BLOCK_ALIGNMENT, Piece
 
 
@@ -20,6 +20,7 @@ class SizeReport:
     bytes_per_token: int
     bits_per_weight: float
     bytes_by_class: dict[str, int]
+    bits_by_class: dict[str, float]  # per weight
 
 
 def slot_of(piece: Piece) -> Slot:
@@ -32,15 +33,18 @@ def slot_of(piece: Piece) -> Slot:
 def measure_sizes(config: ModelConfig, pieces: list[Piece]) -> SizeReport:
     """The sizes of a plan; needs no weights."""
     by_class: dict[str, int] = {}
+    weights: dict[str, int] = {}
     active = per_token = 0
     for piece in pieces:
         by_class[piece.kind] = by_class.get(piece.kind, 0) + piece.nbytes
+        weights[piece.kind] = weights.get(piece.kind, 0) + piece.weights
         share = config.num_experts_per_tok / config.num_experts if piece.kind == "experts" else 1.0
         if piece.name == "model.embed_tokens.weight" and not config.tie_word_embeddings:
-            per_token += matrix_bytes(SCHEME_IDS[piece.scheme], 16, config.hidden_size)
+            per_token += SCHEMES[piece.scheme].matrix_bytes(TILE_ROWS, config.hidden_size)
         else:
             active += round(piece.weights * share)
             per_token += round(piece.nbytes * share)
     parameters = sum(piece.weights for piece in pieces)
     file_bytes = packed_size([slot_of(piece) for piece in pieces])
-    return SizeReport(parameters, active, file_bytes, per_token, 8 * file_bytes / parameters, by_class)
+    bits = {kind: 8 * count / weights[kind] for kind, count in by_class.items()}
+    return SizeReport(parameters, active, file_bytes, per_token, 8 * file_bytes / parameters, by_class, bits)

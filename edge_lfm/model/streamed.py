@@ -1,0 +1,111 @@
+"""The network layer by layer over many sequences at once, float32, straight from a checkpoint: calibration, evaluation.
+
+One layer's weights are in memory at a time, one expert's at a time in an FFN, so that a laptop can send text through
+47.7 GB of weights once. The arithmetic is the reference's, with float32 matrix products. An observer is shown what
+every matrix gets to see. Knows nothing of files and of compiled kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_lfm.config import ModelConfig
+from edge_lfm.kernels import ref
+from edge_lfm.kernels.ref import F32, I64, Quantized
+from edge_lfm.model.reference import ReferenceModel, ReferenceState, Weights
+
+
+class Observer(Protocol):
+    """What may be looked at on the way; arrays are not to be changed."""
+
+    def matrix(self, name: str, x: F32) -> None:
+        """Inputs [T, K] of a matrix that every token passes."""
+
+    def routed(self, layer: int, x: F32, chosen: I64, weight: F32) -> None:
+        """Inputs [T, H] of a layer's experts, the chosen ones [T, k] and their weights [T, k]."""
+
+    def expert(self, layer: int, expert: int, x: F32, gated: F32, weight: F32) -> None:
+        """Inputs [t, H] of one expert, of its second matrix [t, I], and its weights [t]."""
+
+
+class StreamedModel(ReferenceModel):
+    """`ModelConfig` + weights by name -> hidden states and logits of whole texts."""
+
+    def __init__(self, config: ModelConfig, weights: Weights, observer: Observer | None = None) -> None:
+        super().__init__(config, weights)
+        self.observer = observer
+        self._kept: dict[str, F32] = {}
+
+    def hidden(
+        self, sequences: Sequence[NDArray[np.int64]], progress: Callable[[int], object] = lambda _layers: None
+    ) -> F32:
+        """The normed hidden states [T, H] of all sequences, one after the other; the head's input.
+
+        `progress` is called with 1 after every layer.
+        """
+        config, bounds = self.config, np.cumsum([0, *(len(s) for s in sequences)])
+        h = self._rows("model.embed_tokens.weight", np.concatenate(sequences))
+        for n in range(config.num_hidden_layers):
+            at, self._kept = f"model.layers.{n}", {}
+            operator = self._attention if config.is_attention(n) else self._conv
+            weight = self._f32(f"{at}.operator_norm.weight")
+            for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+                part = h[first:last]
+                part += operator(n, ref.rms_norm(part, weight, config.norm_eps), ReferenceState())
+            normed = ref.rms_norm(h, self._f32(f"{at}.ffn_norm.weight"), config.norm_eps)
+            h += (self._experts if config.is_moe(n) else self._swiglu)(f"{at}.feed_forward", normed)
+            progress(1)
+        self._kept = {}
+        return ref.rms_norm(h, self._f32("model.embedding_norm.weight"), config.norm_eps)
+
+    def head(self, hidden: F32) -> F32:
+        """Logits [t, vocab] of hidden states [t, H]."""
+        return self._linear("model.embed_tokens" if self.config.tie_word_embeddings else "lm_head", hidden)
+
+    def _linear(self, name: str, x: F32) -> F32:
+        if self.observer is not None:
+            self.observer.matrix(f"{name}.weight", x)
+        return _product(x, self._matrix(f"{name}.weight"))
+
+    def _matrix(self, name: str) -> F32:
+        """A matrix, kept until the next layer."""
+        if name not in self._kept:
+            self._kept[name] = self._f32(name)
+        return self._kept[name]
+
+    def _f32(self, name: str) -> F32:
+        value = self.weights(name)
+        return value.values() if isinstance(value, Quantized) else value
+
+    def _experts(self, at: str, x: F32) -> F32:
+        config, layer = self.config, int(at.split(".")[2])
+        bias = self._f32(f"{at}.expert_bias") if config.use_expert_bias else None
+        logits = _product(x, self._f32(f"{at}.gate.weight"))
+        chosen, weights = ref.route(
+            logits, bias, config.num_experts_per_tok, config.norm_topk_prob, config.routed_scaling_factor
+        )
+        if self.observer is not None:
+            self.observer.routed(layer, x, chosen, weights)
+        out = np.zeros_like(x)
+        for e in np.unique(chosen):
+            token, slot = np.nonzero(chosen == e)
+            w1, w3, w2 = (self._f32(f"{at}.experts.{e}.{w}.weight") for w in ("w1", "w3", "w2"))
+            gated = gate(x[token], w1, w3)
+            if self.observer is not None:
+                self.observer.expert(layer, int(e), x[token], gated, weights[token, slot])
+            out[token] += weights[token, slot, None] * _product(gated, w2)
+        return out
+
+
+def gate(x: F32, w1: F32, w3: F32) -> F32:
+    """silu(w1 x) * w3 x, [t, I]: the input of an expert's second matrix."""
+    return ref.silu(_product(x, w1)) * _product(x, w3)
+
+
+def _product(x: F32, weights: F32) -> F32:
+    out: F32 = x @ weights.T
+    return out

@@ -1,0 +1,51 @@
+"""Text for calibration and evaluation: files read strictly, and cut into windows of tokens as llama-perplexity does.
+
+The text is tokenized once; windows are consecutive, and the first token of each is replaced by the token that begins
+a text. What is left over at the end is dropped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_lfm.errors import UsageError
+from edge_lfm.text.tokenizer import Tokenizer
+
+
+def read_text(path: Path) -> str:
+    """A text file.
+
+    Raises:
+        UsageError: it cannot be read, or it is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", hint="give the name of a text file") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8: byte {error.start}", hint=f"iconv -t UTF-8 {path} > text.txt") from None
+
+
+def windows_of(folder: Path, text: str, length: int, most: int) -> list[NDArray[np.int64]]:
+    """Windows of `length` tokens, `most` at the most, by the tokenizer in `folder`.
+
+    Raises:
+        UsageError: the text is shorter than a window, or there is no tokenizer.
+    """
+    if not (folder / "tokenizer.json").exists():
+        raise UsageError(f"{folder} has no tokenizer.json", hint="copy the tokenizer's files there")
+    tokenizer = Tokenizer(folder)
+    ids = np.array(tokenizer.encode(text, bos=True, special=False), np.int64)
+    count = min(most, len(ids) // length)
+    if count == 0:
+        raise UsageError(
+            f"the text has {len(ids)} tokens, less than a window of {length}", hint="give more text, or a smaller --window"
+        )
+    windows = ids[: count * length].reshape(count, length).copy()
+    bos = tokenizer.special_id(tokenizer.bos)
+    if bos is not None:
+        windows[:, 0] = bos
+    return list(windows)

@@ -1,0 +1,235 @@
+"""What calibration text showed of a checkpoint: which inputs of each matrix matter, and what the experts get to see.
+
+A folder: `statistics.safetensors` holds, for every matrix, the mean square of each input column, of experts weighted
+by the square of their routing weight, and how many tokens each expert saw; `inputs-N.safetensors`, if kept, the inputs
+of layer N's experts and where each token went. Made by `collect`, read by the quantizer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from edge_lfm.config import ModelConfig
+from edge_lfm.errors import ModelFileError, UsageError
+from edge_lfm.formats.checkpoint import Checkpoint
+from edge_lfm.kernels.ref import F32, I64
+from edge_lfm.model.checkpoint_weights import CheckpointWeights
+from edge_lfm.model.plan import Piece, plan_pieces
+from edge_lfm.model.streamed import StreamedModel
+from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe
+
+STATISTICS = "statistics.safetensors"
+PRIOR_TOKENS = 64
+"""An expert's own statistics weigh as much as its layer's when it saw this many tokens: importance weights reach their
+full gain with about 64 (quantization facts, section 6)."""
+FEW_TOKENS = 64
+"""Experts that saw fewer tokens are reported."""
+_FLOOR = 1e-3
+"""The least importance of a column, as a share of the mean: a column that calibration never saw still matters."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What one expert got to see: inputs float32 [t, H] and routing weights [t]."""
+
+    x: F32
+    weight: F32
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """An open calibration; `provenance` is what a packed model remembers of it."""
+
+    folder: Path
+    provenance: dict[str, Any]
+    squares: dict[str, F32]  # matrix -> mean square of each input column
+    tokens: dict[str, F32]  # expert matrix -> sum of squared routing weights, in tokens
+
+    @classmethod
+    def load(cls, folder: Path, checkpoint: Checkpoint, config: ModelConfig) -> Calibration:
+        """Open what `collect` wrote.
+
+        Raises:
+            ModelFileError: it is missing or damaged.
+            UsageError: it was made from another checkpoint.
+        """
+        path = folder / STATISTICS
+        try:
+            with safe_open(path, "numpy") as file:
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                provenance = json.loads(file.metadata()["provenance"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ModelFileError(f"{path} is no calibration: {error}", hint="make one with edge-lfm calibrate") from None
+        if provenance.get("checkpoint") != checkpoint.fingerprint():
+            raise UsageError(
+                f"{folder} was made from another checkpoint than {checkpoint.folder}",
+                hint=f"calibrate this one: edge-lfm calibrate {checkpoint.folder} --text FILE -o CAL",
+            )
+        squares = {name.removeprefix("squares/"): a for name, a in arrays.items() if name.startswith("squares/")}
+        tokens = {name.removeprefix("tokens/"): a for name, a in arrays.items() if name.startswith("tokens/")}
+        return cls(folder, provenance, squares, tokens)
+
+    @property
+    def hash(self) -> str:
+        """What the packed bytes depend on."""
+        return hashlib.sha256(json.dumps(self.provenance, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def has_inputs(self) -> bool:
+        return bool(self.provenance["inputs"])
+
+    def importance_of(self, piece: Piece) -> dict[str, F32]:
+        """The weights of the columns of each of a piece's tensors, for the search of scales."""
+        found = {}
+        for source in piece.sources:
+            name = source.name.replace(".w3.", ".w1.")  # the same inputs
+            layer = _layer_name(name)
+            if name not in self.squares and layer not in self.squares:
+                continue
+            squares = self.squares.get(name, np.float32(0))
+            if name in self.tokens and layer in self.squares:
+                seen = float(self.tokens[name][0])
+                squares = (seen * squares + PRIOR_TOKENS * self.squares[layer]) / np.float32(seen + PRIOR_TOKENS)
+            elif name not in self.squares:
+                squares = self.squares[layer]
+            found[source.name] = (squares + _FLOOR * squares.mean()).astype(np.float32)
+        return found
+
+    def inputs_of(self, layer: int, expert: int) -> Inputs:
+        """What an expert saw; empty if nothing."""
+        with safe_open(_inputs_path(self.folder, layer), "numpy") as file:
+            chosen, weight = file.get_tensor("chosen"), file.get_tensor("weight")
+            token, slot = np.nonzero(chosen == expert)
+            rows = file.get_slice("x")
+            x = np.stack([rows[int(t)] for t in token]) if len(token) < len(chosen) // 64 else file.get_tensor("x")[token]
+        return Inputs(x.astype(np.float32), weight[token, slot])
+
+
+@dataclass
+class _Sums:
+    """Weighted sums of squares of a matrix's inputs."""
+
+    squares: Any = 0.0
+    weight: float = 0.0
+
+    def add(self, x: F32, weight: F32 | None = None) -> None:
+        if weight is None:
+            self.squares = self.squares + np.einsum("tk,tk->k", x, x, dtype=np.float64)
+            self.weight += len(x)
+        else:
+            self.squares = self.squares + np.einsum("t,tk,tk->k", weight.astype(np.float64), x, x)
+            self.weight += float(weight.sum())
+
+    @property
+    def mean(self) -> F32:
+        return np.asarray(self.squares / max(self.weight, 1e-30), np.float32)
+
+
+@dataclass
+class _Collector:
+    """The observer of `StreamedModel` that adds everything up."""
+
+    folder: Path
+    keep_inputs: bool
+    sums: dict[str, _Sums] = field(default_factory=dict)
+    seen: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def matrix(self, name: str, x: F32) -> None:
+        self.sums.setdefault(name, _Sums()).add(x)
+
+    def routed(self, layer: int, x: F32, chosen: I64, weight: F32) -> None:
+        if self.keep_inputs:
+            arrays = {"x": x.astype(np.float16), "chosen": chosen.astype(np.uint8 if chosen.max() < 256 else np.int64)}
+            save_file(arrays | {"weight": weight}, _inputs_path(self.folder, layer))
+
+    def expert(self, layer: int, expert: int, x: F32, gated: F32, weight: F32) -> None:
+        at, power = f"model.layers.{layer}.feed_forward.experts", np.square(weight)
+        self.seen[layer, expert] = len(x)
+        for name, values in (("w1", x), ("w2", gated)):
+            self.sums.setdefault(f"{at}.{expert}.{name}.weight", _Sums()).add(values, power)
+            self.sums.setdefault(_layer_name(f"{at}.{expert}.{name}.weight"), _Sums()).add(values, power)
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """What `edge-lfm calibrate` tells."""
+
+    tokens: int
+    text_sha256: str
+    experts: int
+    rare_experts: tuple[str, ...]  # "layer L expert E: n tokens"
+    fewest_tokens: int
+
+
+def collect(
+    source: Path,
+    text: bytes,
+    windows: Sequence[NDArray[np.int64]],
+    output: Path,
+    keep_inputs: bool,
+    progress: Callable[[int], Callable[[int], object]] | None = None,
+) -> CalibrationReport:
+    """Send token windows through a checkpoint, layer by layer, and write a calibration folder.
+
+    Args:
+        source: folder of the checkpoint.
+        text: the bytes that the windows were made from, for the record.
+        windows: token ids of each sequence.
+        output: folder to make; its parent exists.
+        keep_inputs: also keep the experts' inputs, which error feedback needs.
+        progress: called with the number of layers; what it returns, with 1 after each.
+
+    Raises:
+        EdgeLfmError: the checkpoint cannot be read.
+    """
+    with Checkpoint(source) as checkpoint:
+        config = ModelConfig.from_dict(checkpoint.raw_config, str(source / "config.json"))
+        weights = CheckpointWeights(checkpoint, config, plan_pieces(config, find_recipe(DEFAULT_RECIPE).schemes))
+        collector = _Collector(output, keep_inputs)
+        advance = progress(config.num_hidden_layers) if progress else lambda _n: None
+        model = StreamedModel(config, weights, collector)
+        hidden = model.hidden(windows, advance)
+        collector.matrix("lm_head.weight" if not config.tie_word_embeddings else "model.embed_tokens.weight", hidden)
+        digest = hashlib.sha256(text).hexdigest()
+        provenance = {
+            "checkpoint": checkpoint.fingerprint(),
+            "text_sha256": digest,
+            "tokens": sum(len(w) for w in windows),
+            "window": max(len(w) for w in windows),
+            "inputs": keep_inputs and bool(config.num_experts),
+        }
+    arrays: dict[str, F32] = {}
+    for name, sums in collector.sums.items():
+        arrays[f"squares/{name}"] = sums.mean
+        if ".experts." in name:
+            arrays[f"tokens/{name}"] = np.array([sums.weight], np.float32)
+    save_file(arrays, output / STATISTICS, metadata={"provenance": json.dumps(provenance, sort_keys=True)})
+    return _report(config, collector, provenance)
+
+
+def _report(config: ModelConfig, collector: _Collector, provenance: dict[str, Any]) -> CalibrationReport:
+    moe = [n for n in range(config.num_hidden_layers) if config.is_moe(n)]
+    counts = {(n, e): collector.seen.get((n, e), 0) for n in moe for e in range(config.num_experts)}
+    rare = tuple(f"layer {n} expert {e}: {c} tokens" for (n, e), c in counts.items() if c < FEW_TOKENS)
+    fewest = min(counts.values(), default=0)
+    return CalibrationReport(provenance["tokens"], provenance["text_sha256"], len(counts), rare, fewest)
+
+
+def _layer_name(name: str) -> str:
+    """Where the statistics of all of a layer's experts together stand."""
+    before, found, after = name.partition(".experts.")
+    return f"{before}.experts.all.{after.split('.', 1)[1]}" if found else name
+
+
+def _inputs_path(folder: Path, layer: int) -> Path:
+    return folder / f"inputs-{layer}.safetensors"

@@ -1,0 +1,85 @@
+"""Recipes: which scheme each class of tensors gets, and how it is rounded. TOML files, built in or the user's own.
+
+    [schemes]            # one for each class: experts, ffn, conv, attention, embedding
+    experts = "codebook4_g32"
+    [rounding]           # optional
+    plain = true         # ggml's Q4_0 grid for int4_g32, without a search
+    feedback = true      # with a calibration that has inputs: GPTQ on experts, kept where it helps
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_lfm.errors import UsageError
+from edge_lfm.kernels.schemes import SCHEMES
+from edge_lfm.model.plan import TENSOR_CLASSES, Schemes
+
+DEFAULT_RECIPE = "balanced"
+_FOLDER = Path(__file__).parent / "recipes"
+_ROUNDING = ("plain", "feedback")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe as read; `feedback` and `plain` as in the file."""
+
+    name: str
+    summary: str
+    schemes: Schemes
+    plain: bool = False
+    feedback: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """What decides the packed bytes."""
+        return asdict(self) | {"schemes": dict(self.schemes.by_class)}
+
+
+def recipe_names() -> tuple[str, ...]:
+    """The built-in recipes, the default first."""
+    names = sorted(path.stem for path in _FOLDER.glob("*.toml"))
+    return (DEFAULT_RECIPE, *(name for name in names if name != DEFAULT_RECIPE))
+
+
+def find_recipe(name: str) -> Recipe:
+    """The built-in recipe of that name, or the one in the file of that name (`*.toml`).
+
+    Raises:
+        UsageError: there is none, or it names an unknown class or scheme.
+    """
+    path = Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
+    if not name.endswith(".toml") and name not in recipe_names():
+        raise UsageError(f"unknown recipe '{name}'", hint=f"choose one of {', '.join(recipe_names())}, or a .toml file")
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"recipe {path} cannot be read: {error}", hint="is it a TOML file?") from None
+    return _parse(content, path)
+
+
+def _parse(content: Mapping[str, Any], path: Path) -> Recipe:
+    _check_keys(content, ("summary", "schemes", "rounding"), path, "a recipe")
+    by_class, rounding = content.get("schemes", {}), content.get("rounding", {})
+    if not isinstance(by_class, dict) or not isinstance(rounding, dict):
+        raise UsageError(f"recipe {path}: [schemes] and [rounding] must be tables", hint="see quantize/recipes/*.toml")
+    _check_keys(by_class, TENSOR_CLASSES, path, "[schemes]")
+    _check_keys(rounding, _ROUNDING, path, "[rounding]")
+    for kind in TENSOR_CLASSES:
+        if by_class.get(kind) not in SCHEMES:
+            what = f"the unknown scheme {by_class[kind]!r}" if kind in by_class else "no scheme"
+            raise UsageError(f"recipe {path}: class {kind} has {what}", hint=f"choose one of {', '.join(SCHEMES)}")
+    for key, value in rounding.items():
+        if not isinstance(value, bool):
+            raise UsageError(f"recipe {path}: {key} is {value!r}", hint="it must be true or false")
+    schemes = Schemes(path.stem, {kind: by_class[kind] for kind in TENSOR_CLASSES})
+    return Recipe(path.stem, str(content.get("summary", "")), schemes, **rounding)
+
+
+def _check_keys(table: Mapping[str, Any], known: tuple[str, ...], path: Path, where: str) -> None:
+    for key in table:
+        if key not in known:
+            raise UsageError(f"recipe {path}: {where} has no '{key}'", hint=f"it knows {', '.join(known)}")
