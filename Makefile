@@ -9,8 +9,8 @@ EDITABLE ?= --editable
 
 # Quantize the embedded demo model to int4 and chat with it.
 demo: $(VENV)/.installed
-	$(BIN)/edge-lfm quantize edge_lfm/demo_model -o build/demo-int4 --scheme int4 --force
-	$(BIN)/edge-lfm chat build/demo-int4 --echo < examples/demo_chat.txt
+	$(BIN)/edge-lfm quantize edge_lfm/demo_model -o build/demo --force
+	$(BIN)/edge-lfm chat build/demo --echo < examples/demo_chat.txt
 
 # The whole test suite.
 test: $(VENV)/.installed

@@ -18,6 +18,8 @@ from edge_lfm.kernels.layout import (
     CODEBOOK_SHIFT,
     FLOAT16,
     GROUP,
+    INT8_CANDIDATES,
+    INT8_STEP,
     LINEAR_CANDIDATES,
     LINEAR_STEP,
     MOST_SCALE,
@@ -159,7 +161,7 @@ def search_block(scheme, plain, x, w, columns, best, scale, shifts):
     store_f32(shifts, zero_f32())
     none = zero_f32()
     if scheme == INT8_G32:
-        search_int8(x, w, columns, float32(127.0), int64(5), float32(0.25), none, best, scale, shifts)
+        search_int8(x, w, columns, float32(127.0), INT8_CANDIDATES, float32(INT8_STEP), none, best, scale, shifts)
     elif scheme == INT4_G32 and plain != 0:
         store_f32(scale, largest_weight(x, columns) * splat_f32(float32(-0.125)))
     elif scheme == INT4_G32:

@@ -144,8 +144,10 @@ the codebook is shifted."""
 BFLOAT16, FLOAT16 = 1, 2
 """Ids of the dtypes of weights to be encoded; 0 is float32."""
 
-CODEBOOK_CANDIDATES, LINEAR_CANDIDATES, LINEAR_STEP = 7, 19, 0.1
-"""Scales tried around either end of a grid, a step apart (1 for the codebook)."""
+CODEBOOK_CANDIDATES = 7  # a step of 1 apart
+LINEAR_CANDIDATES, LINEAR_STEP = 19, 0.1
+INT8_CANDIDATES, INT8_STEP = 5, 0.25
+"""Scales tried around an end of a grid. 15 instead of 7 gain 0.03 dB for twice the time."""
 
 WEIGHTS_NOT_FINITE, SCALE_TOO_LARGE = 1, 2
 """What can be wrong with weights to be encoded: NaN or infinity; a scale beyond float16."""

@@ -70,7 +70,7 @@ def packed_cases(
     """scheme -> case -> packed model."""
     base = tmp_path_factory.mktemp("packed")
     made: dict[str, dict[str, Path]] = {}
-    for scheme in ("float32", "int8", "int4"):
+    for scheme in ("float32", "int8", "int4", "balanced"):
         made[scheme] = {}
         for case, source in case_checkpoints.items():
             made[scheme][case] = base / scheme / case
@@ -82,7 +82,7 @@ def packed_cases(
 def demo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """scheme -> packed demo model."""
     base = tmp_path_factory.mktemp("demo")
-    made = {scheme: base / scheme for scheme in ("float32", "int8", "int4", "q4_0")}
+    made = {scheme: base / scheme for scheme in ("float32", "int8", "int4", "balanced", "quality", "q4_0")}
     for scheme, folder in made.items():
         convert(demo_checkpoint(), folder, find_recipe(scheme))
     return made

@@ -95,18 +95,18 @@ def test_quantize_then_run(tmp_path: Path) -> None:
     plan = edge_lfm("quantize", source, "-o", tmp_path / "m", "--dry-run", "--json")
     assert json.loads(plan.stdout)["parameters"] == 8_290_784
     assert not (tmp_path / "m").exists()
-    done = edge_lfm("quantize", source, "-o", tmp_path / "m", "--scheme", "int8")
+    done = edge_lfm("quantize", source, "-o", tmp_path / "m", "--recipe", "int8")
     assert done.returncode == 0 and "bits per weight" in done.stdout
     assert (
         edge_lfm("run", tmp_path / "m", "What is the capital of France?").stdout == "The capital of France is Paris.\n"
     )
     assert_one_line_error(edge_lfm("quantize", source, "-o", tmp_path / "m"), 3, "exists", "--force")
-    shown = json.loads(edge_lfm("inspect", tmp_path / "m", "--verify", "--json").stdout)
+    shown = json.loads(edge_lfm("inspect", tmp_path / "m", "", "--json").stdout)
     assert shown["verified"] and shown["size"]["active_parameters"] == 4_751_840
     raw = bytearray((tmp_path / "m/model.safetensors").read_bytes())
     raw[-100_000] ^= 1
     (tmp_path / "m/model.safetensors").write_bytes(raw)
-    assert_one_line_error(edge_lfm("inspect", tmp_path / "m", "--verify"), 3, "damaged")
+    assert_one_line_error(edge_lfm("inspect", tmp_path / "m", ""), 3, "damaged")
 
 
 def test_inspect_for_people() -> None:
@@ -116,7 +116,7 @@ def test_inspect_for_people() -> None:
 
 
 def test_synth_and_bench(tmp_path: Path) -> None:
-    assert edge_lfm("synth", "lfm2-350m", "-o", tmp_path / "s", "--scheme", "int4").returncode == 0
+    assert edge_lfm("synth", "lfm2-350m", "-o", tmp_path / "s", "--recipe", "int4").returncode == 0
     done = edge_lfm("bench", tmp_path / "s", "-p", "16", "-n", "4", "-d", "0,32", "-t", "1,2", "-r", "2", "--json")
     rows = json.loads(done.stdout)["results"]
     assert [(r["test"], r["depth"], r["threads"]) for r in rows] == [
@@ -145,7 +145,7 @@ ERRORS = [
     (("run", ""), 2, "empty"),
     (("run",), 2, "empty"),
     (("quantize", "absent", "-o", "out"), 3, "absent does not exist"),
-    (("quantize", "absent", "-o", "out", "--scheme", "int3"), 2, "int3"),
+    (("quantize", "absent", "-o", "out", "--recipe", "int3"), 2, "int3"),
     (("inspect", "/"), 3, "config.json"),
 ]
 

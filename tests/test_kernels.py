@@ -7,6 +7,7 @@ order of additions differs); exp to 3e-7.
 from __future__ import annotations
 
 import itertools
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -18,19 +19,13 @@ from edge_lfm.kernels.layout import (
     ATTENTION_SCRATCH_BYTES,
     CONTEXT,
     ERROR,
-    FLOAT32,
-    CODEBOOK4_G16,
-    CODEBOOK4_G32,
-    CODEBOOK_BLOCK,
-    INT4_G32,
-    INT8_G32,
     LAYER,
     MATRIX,
     STATE,
     SYNC_BYTES,
-    matrix_bytes,
 )
 from edge_lfm.kernels.library import Kernels, load_kernels
+from edge_lfm.kernels.schemes import CODEBOOK4_G16, CODEBOOK4_G32, FLOAT32, INT4_G32, INT8_G32, Scheme
 from edge_lfm.kernels.team import Team
 from edge_lfm.kernels.tiles import Coded, pack_tiles, unpack_coded, unpack_tiles
 
@@ -68,21 +63,21 @@ class Step:
         return self.context.ctypes.data
 
 
-def matrix_record(packed: np.ndarray, scheme: int, rows: int, cols: int, bias: np.ndarray | None = None) -> np.ndarray:
+def matrix_record(packed: np.ndarray, scheme: Scheme, rows: int, cols: int, bias: np.ndarray | None = None) -> np.ndarray:
     record = np.zeros(1, MATRIX)
-    record["scheme"], record["address"], record["rows"], record["cols"] = scheme, packed.ctypes.data, rows, cols
+    record["scheme"], record["address"], record["rows"], record["cols"] = scheme.id, packed.ctypes.data, rows, cols
     record["bias"] = 0 if bias is None else bias.ctypes.data
     return record
 
 
-def random_weights(rng: np.random.Generator, scheme: int, rows: int, cols: int, extreme: bool = False):
-    if scheme == FLOAT32:
+def random_weights(rng: np.random.Generator, scheme: Scheme, rows: int, cols: int, extreme: bool = False):
+    if scheme is FLOAT32:
         return rng.standard_normal((rows, cols)).astype(np.float32)
-    if scheme in CODEBOOK_BLOCK:
+    if scheme.codebook:
         index = rng.choice([0, 15], (rows, cols)) if extreme else rng.integers(0, 16, (rows, cols))
-        codes = rng.integers(0, 256, (rows, cols // CODEBOOK_BLOCK[scheme]))
+        codes = rng.integers(0, 256, (rows, cols // scheme.block))
         return Coded(index.astype(np.uint8), codes.astype(np.uint8), rng.standard_normal(rows).astype(np.float32))
-    low, high = (-8, 7) if scheme == INT4_G32 else (-127, 127)
+    low, high = (-8, 7) if scheme is INT4_G32 else (-127, 127)
     q = rng.choice([low, high], (rows, cols)) if extreme else rng.integers(low, high + 1, (rows, cols))
     scale = rng.standard_normal((rows, cols // 32)).astype(np.float16).astype(np.float32)
     return ref.Quantized(q.astype(np.int8), scale)
@@ -96,16 +91,16 @@ def plain(weights):
 def run_multiply(
     kernels: Kernels,
     weights,
-    scheme: int,
+    scheme: Scheme,
     x: np.ndarray,
     add: np.ndarray | None = None,
     bias: np.ndarray | None = None,
     threads: int = 1,
 ) -> np.ndarray:
-    rows, cols = plain(weights).shape if scheme == FLOAT32 else plain(weights).q.shape
+    rows, cols = plain(weights).shape if scheme is FLOAT32 else plain(weights).q.shape
     padded = -(-rows // 16) * 16
     packed = pack_tiles(weights, scheme)
-    assert packed.nbytes == matrix_bytes(scheme, rows, cols)
+    assert packed.nbytes == scheme.matrix_bytes(rows, cols)
     step = Step(threads)
     q, s = quantized(kernels, x)
     out = np.full((len(x), padded), np.nan, np.float32) if add is None else np.pad(add, ((0, 0), (0, padded - rows)))
@@ -137,10 +132,10 @@ def quantized(kernels: Kernels, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return q, s
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", SCHEMES, ids=attrgetter("name"))
 @pytest.mark.parametrize(("rows", "cols"), [(1, 32), (16, 32), (17, 96), (48, 256), (100, 1536)])
 @pytest.mark.parametrize("tokens", [1, 2, 3, 5, 13, 31])
-def test_multiply(kernels: Kernels, scheme: int, rows: int, cols: int, tokens: int) -> None:
+def test_multiply(kernels: Kernels, scheme: Scheme, rows: int, cols: int, tokens: int) -> None:
     rng = np.random.default_rng(rows * cols + tokens)
     weights, x = random_weights(rng, scheme, rows, cols), rng.standard_normal((tokens, cols)).astype(np.float32)
     expected = ref.multiply(plain(weights), x)
@@ -148,8 +143,8 @@ def test_multiply(kernels: Kernels, scheme: int, rows: int, cols: int, tokens: i
     assert np.abs(found - expected).max() <= SUM_TOLERANCE * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("scheme", SCHEMES[1:])
-def test_multiply_is_exact_at_the_corners_of_int8(kernels: Kernels, scheme: int) -> None:
+@pytest.mark.parametrize("scheme", SCHEMES[1:], ids=attrgetter("name"))
+def test_multiply_is_exact_at_the_corners_of_int8(kernels: Kernels, scheme: Scheme) -> None:
     """Weights at both ends against activations of +-127: where vpmaddubsw would saturate. One group, so
     that the integer sum times two powers of two is exact in float32."""
     rng = np.random.default_rng(5)
@@ -166,8 +161,8 @@ def test_multiply_is_exact_at_the_corners_of_int8(kernels: Kernels, scheme: int)
     assert np.array_equal(run_multiply(kernels, weights, scheme, x), expected)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_multiply_adds_and_biases(kernels: Kernels, scheme: int) -> None:
+@pytest.mark.parametrize("scheme", SCHEMES, ids=attrgetter("name"))
+def test_multiply_adds_and_biases(kernels: Kernels, scheme: Scheme) -> None:
     rng = np.random.default_rng(7)
     weights, x = random_weights(rng, scheme, 48, 64), rng.standard_normal((5, 64)).astype(np.float32)
     before, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((5, 48), (48,)))
@@ -176,8 +171,8 @@ def test_multiply_adds_and_biases(kernels: Kernels, scheme: int) -> None:
     assert np.abs(found - expected).max() <= SUM_TOLERANCE * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_multiply_depends_neither_on_threads_nor_on_the_batch(kernels: Kernels, scheme: int) -> None:
+@pytest.mark.parametrize("scheme", SCHEMES, ids=attrgetter("name"))
+def test_multiply_depends_neither_on_threads_nor_on_the_batch(kernels: Kernels, scheme: Scheme) -> None:
     rng = np.random.default_rng(8)
     weights, x = random_weights(rng, scheme, 700, 128), rng.standard_normal((29, 128)).astype(np.float32)
     whole = run_multiply(kernels, weights, scheme, x)
@@ -186,23 +181,23 @@ def test_multiply_depends_neither_on_threads_nor_on_the_batch(kernels: Kernels, 
     assert np.array_equal(whole, np.stack(one_by_one))
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_unpack_row(kernels: Kernels, scheme: int) -> None:
+@pytest.mark.parametrize("scheme", SCHEMES, ids=attrgetter("name"))
+def test_unpack_row(kernels: Kernels, scheme: Scheme) -> None:
     rng = np.random.default_rng(9)
     weights = random_weights(rng, scheme, 37, 96)
     packed, out = pack_tiles(weights, scheme), np.zeros(96, np.float32)
     record = matrix_record(packed, scheme, 37, 96)
-    expected = weights if scheme == FLOAT32 else plain(weights).values()
+    expected = weights if scheme is FLOAT32 else plain(weights).values()
     for row in (0, 15, 16, 36):
         kernels.unpack_row(record.ctypes.data, row, out.ctypes.data)
         assert np.array_equal(out, expected[row])
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_tiles_round_trip(scheme: int) -> None:
+@pytest.mark.parametrize("scheme", SCHEMES, ids=attrgetter("name"))
+def test_tiles_round_trip(scheme: Scheme) -> None:
     weights = random_weights(np.random.default_rng(1), scheme, 33, 64)
     back = unpack_tiles(pack_tiles(weights, scheme), scheme, 33, 64)
-    if scheme == FLOAT32:
+    if scheme is FLOAT32:
         assert np.array_equal(back, weights)
     elif isinstance(weights, Coded):
         stored = unpack_coded(pack_tiles(weights, scheme), scheme, 33, 64)

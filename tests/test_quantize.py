@@ -18,75 +18,13 @@ from conftest import GOLDEN_CASES, goldens_tool, write_checkpoint
 from edge_lfm.config import ModelConfig
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import EdgeLfmError, OutputError, UnsupportedModelError, UsageError
-from edge_lfm.kernels.layout import GROUP
 from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
 from edge_lfm.model.plan import plan_pieces
 from edge_lfm.model.sizes import measure_sizes
-from edge_lfm.quantize import rounding
 from edge_lfm.quantize.convert import convert, plan_conversion
 from edge_lfm.quantize.families import family_config
-from edge_lfm.quantize.recipe import RECIPES, find_recipe
+from edge_lfm.quantize.recipe import find_recipe, recipe_names
 from edge_lfm.quantize.synth import synthesize
-
-
-def signal_to_noise(x: np.ndarray, quantized) -> float:
-    """dB."""
-    return float(-20 * np.log10(np.linalg.norm(x - quantized.values()) / np.linalg.norm(x)))
-
-
-ANCHORS = {  # dB on 524,288 samples, from published and recomputed tables: normal, Laplace
-    rounding.q4_0: (21.29, 19.41),
-    rounding.int4: (21.82, 19.82),
-}
-
-
-@pytest.mark.parametrize("method", ANCHORS)
-def test_rounding_meets_the_anchors(method) -> None:
-    rng = np.random.default_rng(1)
-    for x, anchor in zip(
-        (rng.standard_normal((256, 2048)), rng.laplace(size=(256, 2048))), ANCHORS[method], strict=True
-    ):
-        assert signal_to_noise(x.astype(np.float32), method(x.astype(np.float32))) == pytest.approx(anchor, abs=0.1)
-
-
-def test_the_search_beats_absmax() -> None:
-    x = np.random.default_rng(2).standard_normal((64, 512)).astype(np.float32)
-    groups = x.reshape(64, -1, GROUP)
-    for method, top in ((rounding.int4, 7), (rounding.int8, 127)):
-        scale = (np.abs(groups).max(-1) / top).astype(np.float16).astype(np.float32)
-        absmax = np.clip(np.rint(groups / scale[..., None]), -top, top) * scale[..., None]
-        error = ((groups - absmax) ** 2).sum(-1)
-        searched = ((groups - method(x).values().reshape(groups.shape)) ** 2).sum(-1)
-        assert searched.sum() < error.sum()
-
-
-@pytest.mark.parametrize("method", [rounding.q4_0, rounding.int4, rounding.int8])
-def test_rounding_of_strange_groups(method) -> None:
-    rows = np.zeros((7, 64), np.float32)
-    rows[1] = 0.25  # constant
-    rows[2, 5] = 3.0  # a single outlier
-    rows[3] = 1e-42  # denormal
-    rows[4, ::2], rows[4, 1::2] = 1e4, -1e4
-    rows[5] = np.float32(1e-9)
-    rows[6, 0] = -2.0
-    quantized = method(rows)
-    values = quantized.values()
-    assert np.isfinite(values).all()
-    assert np.array_equal(values[0], np.zeros(64))
-    assert np.abs(values[1] - 0.25).max() < 0.02
-    assert values[2, 5] == pytest.approx(3.0, rel=0.01)
-    assert np.array_equal(quantized.scale, quantized.scale.astype(np.float16).astype(np.float32))
-    low, high = (-127, 127) if method is rounding.int8 else (-8, 7)
-    assert low <= quantized.q.min() and quantized.q.max() <= high
-
-
-@pytest.mark.parametrize("method", [rounding.q4_0, rounding.int4, rounding.int8])
-def test_rounding_again_loses_no_more_than_a_step(method) -> None:
-    x = np.random.default_rng(3).standard_normal((32, 256)).astype(np.float32)
-    once = method(x)
-    again = method(once.values())
-    lost, again_lost = (np.linalg.norm(a - b) for a, b in ((x, once.values()), (once.values(), again.values())))
-    assert again_lost < lost / 2
 
 
 def test_weights_beyond_float16_are_refused_by_name(tmp_path: Path) -> None:
@@ -94,7 +32,7 @@ def test_weights_beyond_float16_are_refused_by_name(tmp_path: Path) -> None:
     config = ModelConfig.from_dict(raw)
     tensors = {
         s.name: goldens_tool.random_weights(s.name, s.shape)
-        for p in plan_pieces(config, RECIPES["int4"].schemes)
+        for p in plan_pieces(config, find_recipe("int4").schemes)
         for s in p.sources
     }
     tensors["model.layers.1.feed_forward.w3.weight"][0, 0] = 1e8
@@ -103,7 +41,7 @@ def test_weights_beyond_float16_are_refused_by_name(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
 
 
-@pytest.mark.parametrize("scheme", RECIPES)
+@pytest.mark.parametrize("scheme", recipe_names())
 def test_the_report_tells_what_is_in_the_file(scheme: str, tmp_path: Path) -> None:
     done: list[int] = []
     totals: list[int] = []

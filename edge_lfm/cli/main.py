@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from types import FrameType, ModuleType
 
 from edge_lfm import __version__
-from edge_lfm.cli import bench, calibrate, chat, inspect, quantize, run, synth, verify
+from edge_lfm.cli import bench, calibrate, chat, eval, inspect, quantize, run, synth, verify
 from edge_lfm.errors import EdgeLfmError
 
 VERBS: dict[str, ModuleType] = {
@@ -21,6 +21,7 @@ VERBS: dict[str, ModuleType] = {
     "chat": chat,
     "quantize": quantize,
     "calibrate": calibrate,
+    "eval": eval,
     "verify": verify,
     "inspect": inspect,
     "synth": synth,

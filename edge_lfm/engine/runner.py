@@ -6,6 +6,7 @@ One runner serves one model, one step at a time. Knows token ids and states; kno
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -20,6 +21,8 @@ from edge_lfm.kernels.team import Team
 from edge_lfm.model.binding import bind
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.state import State
+
+Routing = Callable[[int, NDArray[np.int64]], object]
 
 CHUNK = 512
 """Tokens of a prefill step. 512 give a 64-expert layer 32 tokens per expert, enough for its kernels to
@@ -46,8 +49,16 @@ class Runner:
         self._logits = np.zeros((0, 0), np.float32)
         self.stages = 2 + 2 * model.config.num_hidden_layers
 
-    def run(self, token_ids: NDArray[np.int64], state: State, all_logits: bool = False) -> NDArray[np.float32]:
+    def run(
+        self,
+        token_ids: NDArray[np.int64],
+        state: State,
+        all_logits: bool = False,
+        routing: Routing | None = None,
+    ) -> NDArray[np.float32]:
         """Feed tokens [T], T <= chunk, to a state; logits [vocab] of the last, or [T, vocab] of all.
+
+        `routing`: called with each layer that has experts and the chosen ones [T, k], in order of their score.
 
         Raises:
             UsageError: a token id is not of this model.
@@ -59,8 +70,10 @@ class Runner:
             raise UsageError(f"token ids must be 0..{vocab - 1}", hint="does the tokenizer belong to this model?")
         with self._turn:
             self._prepare(token_ids, state, all_logits)
-            address, forward = self._context.ctypes.data, self.kernels.forward
-            self.team.run(lambda n: forward(address, n, 0, self.stages))
+            if routing is None:
+                self._run_stages(0, self.stages)
+            else:
+                self._run_and_show(len(token_ids), routing)
             if self._sync[ERROR // 8]:
                 raise NumericalError(
                     "a NaN or an infinity appeared in the activations",
@@ -69,6 +82,21 @@ class Runner:
             state.position += len(token_ids)
             logits = self._logits[:, :vocab]
             return logits[: len(token_ids)].copy() if all_logits else logits[0].copy()
+
+    def _run_stages(self, first: int, last: int) -> None:
+        address, forward = self._context.ctypes.data, self.kernels.forward
+        self.team.run(lambda n: forward(address, n, first, last))
+
+    def _run_and_show(self, tokens: int, routing: Routing) -> None:
+        """All stages, with a stop after each choice of experts (stage 1 + 2n of layer n)."""
+        config, done = self.model.config, 0
+        shown = self._chosen[: tokens * config.num_experts_per_tok].reshape(tokens, -1)
+        for n in range(config.num_hidden_layers):
+            if config.is_moe(n):
+                self._run_stages(done, 2 + 2 * n)
+                done = 2 + 2 * n
+                routing(n, shown.copy())
+        self._run_stages(done, self.stages)
 
     def close(self) -> None:
         """End the threads."""
@@ -96,11 +124,12 @@ class Runner:
         c["norm_eps"], c["route_scale"] = config.norm_eps, config.routed_scaling_factor
         c["normalize_routes"] = int(config.norm_topk_prob)
 
-    def _allocate(self, field: str, count: int, dtype: type) -> None:
+    def _allocate(self, field: str, count: int, dtype: type) -> NDArray[Any]:
         """Zeroed scratch behind a field of the context; the system gives pages only when they are touched."""
         array: NDArray[Any] = np.zeros(count, dtype)
         self._keep.append(array)
         self._context[field] = array.ctypes.data
+        return array
 
     def _activations(self, field: str, values: int) -> None:
         """A float32 buffer, its int8 form (_q), and the record of each group (_s)."""
@@ -116,7 +145,7 @@ class Runner:
         self._allocate("wide", tokens * self.binding.widest_in_proj, np.float32)
         self._activations("mixed", tokens * hidden)
         self._allocate("router_logits", tokens * -(-config.max_experts // 16) * 16, np.float32)
-        self._allocate("chosen", pairs, np.int64)
+        self._chosen = self._allocate("chosen", pairs, np.int64)
         self._allocate("chosen_weight", pairs, np.float32)
         self._allocate("segments", config.max_experts + 1, np.int64)
         self._allocate("pair_token", pairs, np.int64)

@@ -1,0 +1,156 @@
+"""`edge-lfm eval`: how far a packed model is from its reference, on text and on tasks."""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_lfm.api import Model
+from edge_lfm.cli.arguments import print_json, progress_bar
+from edge_lfm.cli.eval_report import describe, write_report
+from edge_lfm.config import ModelConfig
+from edge_lfm.demo import demo_checkpoint
+from edge_lfm.engine.evaluate import (
+    PackedScorer,
+    StreamedScorer,
+    divergence_step,
+    measure_divergence,
+    measure_perplexity,
+)
+from edge_lfm.engine.tasks import Task, compare, judge, read_tasks
+from edge_lfm.errors import UsageError
+from edge_lfm.formats.checkpoint import Checkpoint
+from edge_lfm.kernels.ref import I64
+from edge_lfm.model.checkpoint_weights import CheckpointWeights
+from edge_lfm.model.packed_model import is_packed
+from edge_lfm.model.plan import plan_pieces
+from edge_lfm.model.streamed import StreamedModel
+from edge_lfm.text.windows import read_text, windows_of
+
+HELP = "measure perplexity, divergence from a reference, and tasks"
+EXAMPLE = "edge-lfm eval lfm2-24b --against LFM2-24B-A2B --text wiki.test.raw --report eval.html"
+GREEDY_PROMPTS, GREEDY_PROMPT_TOKENS, GREEDY_TOKENS = 50, 32, 64
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", help="folder of a packed model (default: the demo model)")
+    parser.add_argument("--against", type=Path, metavar="REF", help="packed model or checkpoint to compare with")
+    parser.add_argument("--text", type=Path, action="append", default=[], metavar="FILE", help="UTF-8 text; repeatable")
+    parser.add_argument("--windows", type=int, default=64, metavar="N", help="windows of each text (default 64)")
+    parser.add_argument("--window", type=int, default=512, metavar="N", help="tokens of a window (default 512)")
+    parser.add_argument(
+        "--tasks",
+        type=Path,
+        nargs="?",
+        const=demo_checkpoint() / "tasks.jsonl",
+        metavar="FILE",
+        help="also answer task samples and check them (default: those of the demo model)",
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE.html", help="write a page with tables and plots")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads (default: the cores of this machine)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> None:
+    if not args.text and args.tasks is None:
+        raise UsageError("nothing to evaluate on", hint="give --text FILE, --tasks, or both")
+    if args.window < 4 or args.windows < 1:
+        raise UsageError("--window and --windows", hint="give windows of at least 4 tokens, and at least one")
+    result: dict[str, Any] = {"model": str(args.model or "demo"), "against": str(args.against or ""), "texts": {}}
+    with Model.load(args.model, threads=args.threads) as model, ExitStack() as stack:
+        reference = stack.enter_context(_open_reference(args.against, args.threads)) if args.against else None
+        result["model"] = str(model.folder)
+        for path in args.text:
+            windows = windows_of(model.folder, read_text(path), args.window, args.windows)
+            result["texts"][path.name] = _evaluate(model, reference, windows, path.name)
+        if args.tasks is not None:
+            result["tasks"] = _run_tasks(model, reference, read_tasks(args.tasks))
+        if args.report:
+            write_report(args.report, result, model.folder)
+    if args.json:
+        print_json(result)
+    else:
+        print(describe(result))
+
+
+@contextmanager
+def _open_reference(folder: Path, threads: int | None) -> Iterator[Model | StreamedScorer]:
+    """A packed model, or a checkpoint as a stream of layers."""
+    if folder.is_dir() and is_packed(folder):
+        with Model.load(folder, threads=threads) as model:
+            yield model
+        return
+    with Checkpoint(folder) as checkpoint:
+        config = ModelConfig.from_dict(checkpoint.raw_config, str(folder / "config.json"))
+        pieces = plan_pieces(config, _float_schemes())
+        yield StreamedScorer(StreamedModel(config, CheckpointWeights(checkpoint, config, pieces)), config.vocab_size)
+
+
+def _float_schemes() -> Any:
+    from edge_lfm.quantize.recipe import find_recipe
+
+    return find_recipe("float32").schemes
+
+
+def _evaluate(
+    model: Model, reference: Model | StreamedScorer | None, windows: Sequence[I64], name: str
+) -> dict[str, Any]:
+    scorer = PackedScorer(model._runner, model.vocab)
+    advance = progress_bar(name, "window")(len(windows))
+    if reference is None:
+        return asdict(measure_perplexity(scorer, windows, advance))
+    if isinstance(reference, StreamedScorer):
+        layers = progress_bar(f"{name}: reference", "layer")(model.config.num_hidden_layers)
+        reference.vocab = model.vocab
+        reference.prepare(windows, layers)
+        return asdict(measure_divergence(scorer, reference, windows, advance))
+    other = PackedScorer(reference._runner, model.vocab)
+    found = asdict(measure_divergence(scorer, other, windows, advance))
+    prompts = [window[:GREEDY_PROMPT_TOKENS] for window in windows[:GREEDY_PROMPTS]]
+    steps = divergence_step(scorer, other, prompts, GREEDY_TOKENS)
+    same = float(np.mean([step == GREEDY_TOKENS for step in steps]))
+    return found | {"greedy_agreed_median": float(np.median(steps)), "greedy_same": same, "greedy_tokens": GREEDY_TOKENS}
+
+
+def _run_tasks(model: Model, reference: Model | StreamedScorer | None, tasks: Sequence[Task]) -> dict[str, Any]:
+    verdicts = _answer_all(model, tasks, "tasks")
+    found: dict[str, Any] = {"accuracy": float(np.mean(verdicts)), "samples": len(tasks)}
+    found["by_task"] = _by_task(tasks, verdicts)
+    found["mean_of_tasks"] = float(np.mean([entry["accuracy"] for entry in found["by_task"].values()]))
+    if isinstance(reference, Model):
+        before = _answer_all(reference, tasks, "tasks: reference")
+        theirs = _by_task(tasks, before)
+        found["reference_accuracy"] = float(np.mean(before))
+        found["reference_mean_of_tasks"] = float(np.mean([entry["accuracy"] for entry in theirs.values()]))
+        found["paired"] = asdict(compare(before, verdicts))
+        for name, entry in found["by_task"].items():
+            entry["reference"] = theirs[name]["accuracy"]
+    return found
+
+
+def _answer_all(model: Model, tasks: Sequence[Task], label: str) -> list[bool]:
+    """Greedy answers, special tokens kept, judged."""
+    if model.tokenizer is None:
+        raise UsageError(f"{model.folder} has no tokenizer.json", hint="tasks are text; copy the tokenizer there")
+    advance, answers = progress_bar(label, "task")(len(tasks)), []
+    for task in tasks:
+        prompt = model.tokenizer.encode(task.prompt, special=True)
+        done = model.generate(prompt, max_tokens=task.max_tokens, temperature=0.0, repeat_penalty=1.0).result()
+        ids = [i for i in done.token_ids if i not in model.stop_ids]
+        answers.append(model.tokenizer.decode(ids, special=True))
+        advance(1)
+    return judge(tasks, answers)
+
+
+def _by_task(tasks: Sequence[Task], verdicts: Sequence[bool]) -> dict[str, dict[str, Any]]:
+    groups: dict[str, list[bool]] = defaultdict(list)
+    for task, verdict in zip(tasks, verdicts, strict=True):
+        groups[task.task].append(verdict)
+    return {name: {"n": len(group), "accuracy": float(np.mean(group))} for name, group in groups.items()}
