@@ -123,7 +123,7 @@ def main() -> None:
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     report = json.loads(done.stdout)
     limits = {"disk": nbytes / disk, "arithmetic": report["size"]["parameters"] / arithmetic}
-    print(f"{nbytes / 1e9:.1f} GB; disk {disk / 1e9:.2f} GB/s, arithmetic {arithmetic / 1e6:.0f} M weights/s, {threads} threads")
+    print(f"{nbytes / 1e9:.1f} GB; disk {disk / 1e9:.2f} GB/s, {threads} threads: {arithmetic / 1e6:.0f} M weights/s")
     print(f"limits: disk {limits['disk']:.0f} s, arithmetic {limits['arithmetic']:.0f} s")
     print(f"quantize: {report['seconds']:.0f} s, {max(limits.values()) / report['seconds']:.0%} of the slower limit")
     print(f"peak resident memory {report['peak_memory_bytes'] / 1e9:.2f} GB")

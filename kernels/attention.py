@@ -285,4 +285,6 @@ def attend_tokens(ctx, state, scratch):
             attend_int8(q, state, g, capacity, hd, group, limit, scale, scratch, out)
         else:
             attend_float16(q, state, g, capacity, hd, group, limit, scale, scratch, out)
-        quantize_row(ctx, out, i64(ctx + CTX.mixed_q) + at, i64(ctx + CTX.mixed_s) + at // GROUP * ACTIVATION_BYTES, group * hd)
+        quantize_row(
+            ctx, out, i64(ctx + CTX.mixed_q) + at, i64(ctx + CTX.mixed_s) + at // GROUP * ACTIVATION_BYTES, group * hd
+        )

@@ -9,6 +9,8 @@ Rows are divided by their largest weight first, so that nothing overflows on the
 `importance`, the mean square of each input, or are 1.
 """
 
+from itertools import pairwise
+
 from numba import float32, int32, int64
 
 from edge_lfm.kernels.layout import (
@@ -56,7 +58,6 @@ from edge_lfm.kernels.simd import (
     max_i32,
     min_f32,
     round_i32,
-
     shift_left,
     splat_f32,
     splat_i32,
@@ -64,7 +65,6 @@ from edge_lfm.kernels.simd import (
     store_f32,
     store_i32,
     store_i32_as_i8,
-
     to_f32,
     where_above,
     zero_f32,
@@ -73,7 +73,7 @@ from edge_lfm.kernels.simd import (
 
 LOWEST, HIGHEST = CODEBOOK[0], CODEBOOK[-1]
 MIDDLE = (CODEBOOK[7] + CODEBOOK[8]) / 2
-middles = lookup_floats((*((a + b) / 2 for a, b in zip(CODEBOOK[:-1], CODEBOOK[1:], strict=True)), 0.0))
+middles = lookup_floats((*((a + b) / 2 for a, b in pairwise(CODEBOOK)), 0.0))
 levels = lookup_floats(tuple(float(level) for level in CODEBOOK))
 SMALLEST = 1e-30
 """Rows with no larger weight are stored as zeros."""
@@ -269,7 +269,11 @@ def encode_codebook(scheme, x, importance, cols, row_peak, out, scratch, errors)
     store_f32(out, row * row_peak)
     size = CODEBOOK_G32_BYTES if scheme == CODEBOOK4_G32 else CODEBOOK_G16_BYTES
     for n in range(blocks):
-        at, group, first = x + n * columns * 64, out + CODEBOOK_HEADER + n * columns // GROUP * size, n * columns % GROUP
+        at, group, first = (
+            x + n * columns * 64,
+            out + CODEBOOK_HEADER + n * columns // GROUP * size,
+            n * columns % GROUP,
+        )
         weigh(at, w, importance + n * columns * 4 if importance != 0 else int64(0), columns)
         store_codes(at, w, columns, row, scales + 64 * n, group + NIBBLE_BYTES + first, stored, shifts)
         scale, shift = load_f32(stored), load_f32(shifts)
@@ -352,7 +356,7 @@ def encode_rows(scheme, plain, dtype, x, importance, tiles, cols, out, errors, s
         found = errors + t * 128
         store_f32(found, zero_f32())
         store_f32(found + 64, zero_f32())
-        if scheme == CODEBOOK4_G32 or scheme == CODEBOOK4_G16:
+        if scheme in (CODEBOOK4_G32, CODEBOOK4_G16):
             encode_codebook(scheme, turned, importance, cols, row_peak, out, rest, found)
         else:
             status = encode_linear(scheme, plain, turned, importance, cols, row_peak, out, rest, found)

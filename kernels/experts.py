@@ -66,7 +66,9 @@ def gate_up_rows(ctx, layer, block, first, last, row, x, x_q, x_s, shared, scrat
             to = (p + m) * width + row
             store_f32(i64(ctx + CTX.gated) + to * 4, a)
             store_f32(i64(ctx + CTX.gated) + to * 4 + 64, b)
-            quantize_group(ctx, a, b, i64(ctx + CTX.gated_q) + to, i64(ctx + CTX.gated_s) + to // GROUP * ACTIVATION_BYTES)
+            quantize_group(
+                ctx, a, b, i64(ctx + CTX.gated_q) + to, i64(ctx + CTX.gated_s) + to // GROUP * ACTIVATION_BYTES
+            )
 
 
 @kernel

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from edge_lfm.errors import IsaError
 
+
 @dataclass(frozen=True)
 class Isa:
     """One tier: `requires` are the flags of /proc/cpuinfo without which it must not run."""

@@ -1,4 +1,4 @@
-"""What differs between processors: the 4-way integer dot product, table look-ups, float16, and the pause of a spin loop.
+"""What differs between processors: the 4-way integer dot product, look-ups, float16, the pause of a spin loop.
 
 One function per operation, with one branch per tier; everything else is plain LLVM vector code that its
 back ends lower well by themselves. Every dot product is exact: no tier saturates (see `dot`).

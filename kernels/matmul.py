@@ -87,7 +87,7 @@ def int4_tile(count):
         """w: the row tile; x: int8 [count, cols]; s: records of groups [count, cols / 32]. Returns a Tile."""
         total = zeros()
         groups = cols // GROUP
-        for g in range(groups):
+        for _g in range(groups):
             acc = zero_ints()
             for j in range(4):
                 prefetch(w + AHEAD + 64 * j)
@@ -115,7 +115,7 @@ def int8_tile(count):
     def tile(w, x, s, cols):
         total = zeros()
         groups = cols // GROUP
-        for g in range(groups):
+        for _g in range(groups):
             acc = zero_ints()
             for j in range(8):
                 prefetch(w + AHEAD + 64 * j)
@@ -156,7 +156,7 @@ def codebook_g32_tile(count):
         groups = cols // GROUP
         row_scale, stride = load_f32(w), groups * ACTIVATION_BYTES
         w += CODEBOOK_HEADER
-        for g in range(groups):
+        for _g in range(groups):
             acc = zero_ints()
             for j in range(4):
                 prefetch(w + AHEAD + 64 * j)
@@ -187,7 +187,7 @@ def codebook_g16_tile(count):
         groups = cols // GROUP
         row_scale, stride = load_f32(w), groups * ACTIVATION_BYTES
         w += CODEBOOK_HEADER
-        for g in range(groups):
+        for _g in range(groups):
             acc = zero_ints()
             for j in range(4):
                 prefetch(w + AHEAD + 64 * j)

@@ -37,4 +37,10 @@ def norm_tokens(ctx, weight, first, count):
             return
         out = i64(ctx + CTX.normed) + t * hidden * 4
         rms_norm(i64(ctx + CTX.x) + (first + t) * hidden * 4, weight, out, hidden, f32(ctx + CTX.norm_eps))
-        quantize_row(ctx, out, i64(ctx + CTX.normed_q) + t * hidden, i64(ctx + CTX.normed_s) + t * hidden // GROUP * ACTIVATION_BYTES, hidden)
+        quantize_row(
+            ctx,
+            out,
+            i64(ctx + CTX.normed_q) + t * hidden,
+            i64(ctx + CTX.normed_s) + t * hidden // GROUP * ACTIVATION_BYTES,
+            hidden,
+        )

@@ -8,7 +8,6 @@ Legend: T tokens, N rows (outputs), K columns (inputs), G groups of 32 columns, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +31,7 @@ class Quantized:
     @property
     def block(self) -> int:
         """Columns that share a scale."""
-        return self.q.shape[1] // self.scale.shape[1]
+        return int(self.q.shape[1] // self.scale.shape[1])
 
     def values(self) -> F32:
         """float32 [N, K]."""

@@ -6,7 +6,10 @@ weights x [N, K] and, optionally, the importance of columns [K]; they know no la
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_lfm.kernels.layout import (
     CODEBOOK_CANDIDATES,
@@ -65,7 +68,15 @@ def codebook(x: F32, block: int, importance: F32 | None = None) -> Coded:
     return Coded(index.reshape(x.shape).astype(np.uint8), codes.astype(np.uint8), row.astype(np.float32))
 
 
-def _search(x, block, importance, level, ends, candidates, step):  # type: ignore[no-untyped-def]
+def _search(
+    x: F32,
+    block: int,
+    importance: F32 | None,
+    level: Callable[[F32, float], F32],
+    ends: Sequence[tuple[float, float]],
+    candidates: int,
+    step: float,
+) -> tuple[F32, F32]:
     """Scale and shift of every block: the candidate that explains most of the weighted squares."""
     blocks, weights = _blocks(x, block), _weights(x, block, importance)
     inverse_peak = _reciprocal(_peak(blocks))
@@ -82,13 +93,13 @@ def _search(x, block, importance, level, ends, candidates, step):  # type: ignor
     return scale, shifts
 
 
-def _linear(low: int, high: int):  # type: ignore[no-untyped-def]
+def _linear(low: int, high: int) -> Callable[[F32, float], F32]:
     return lambda t, _shift: np.clip(np.rint(t), low, high)
 
 
-def _index(t: F32) -> F32:
+def _index(t: F32) -> NDArray[np.int64]:
     """The nearest codebook entry; on a tie, the lower one."""
-    return np.searchsorted(_MIDDLES, t)
+    return np.searchsorted(_MIDDLES, t).astype(np.int64)
 
 
 def _level(t: F32, shift: float) -> F32:

@@ -288,9 +288,7 @@ load_bf16 = operation(
     F32,
     [types.int64],
     lambda b, a: b.bitcast(
-        b.shl(
-            b.zext(b.load(pointer(b, a[0], ir.VectorType(LL["i16"], LANES)), align=1), I32.ll), _constant(I32, 16)
-        ),
+        b.shl(b.zext(b.load(pointer(b, a[0], ir.VectorType(LL["i16"], LANES)), align=1), I32.ll), _constant(I32, 16)),
         F32.ll,
     ),
 )
@@ -332,9 +330,7 @@ shift_left_23 = operation(I32, [I32], lambda b, a: b.shl(a[0], _constant(I32, 23
 shift_left = operation(I32, [I32, types.int32], lambda b, a: b.shl(a[0], splat_of(b, a[1], I32)))
 max_f32 = operation(F32, [F32, F32], lambda b, a: b.select(b.fcmp_ordered(">", a[0], a[1]), a[0], a[1]))
 min_f32 = operation(F32, [F32, F32], lambda b, a: b.select(b.fcmp_ordered("<", a[0], a[1]), a[0], a[1]))
-where_above = operation(
-    F32, [F32, F32, F32, F32], lambda b, a: b.select(b.fcmp_ordered(">", a[0], a[1]), a[2], a[3])
-)
+where_above = operation(F32, [F32, F32, F32, F32], lambda b, a: b.select(b.fcmp_ordered(">", a[0], a[1]), a[2], a[3]))
 """where_above(a, b, x, y): x in the lanes where a > b, otherwise y."""
 where_odd = operation(
     F32,

@@ -105,7 +105,7 @@ def _from_vectors(vectors: NDArray[Any], cols: int) -> NDArray[Any]:
 
 def _nibbles(q: U8) -> U8:
     """Eight vectors of 0..15 as four of bytes: the first four are the low halves."""
-    return q[:, :, :4] | q[:, :, 4:] << 4
+    return q[:, :, :4] | q[:, :, 4:] << np.uint8(4)
 
 
 def _from_nibbles(packed: U8) -> U8:

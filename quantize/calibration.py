@@ -69,7 +69,9 @@ class Calibration:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
                 provenance = json.loads(file.metadata()["provenance"])
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ModelFileError(f"{path} is no calibration: {error}", hint="make one with edge-lfm calibrate") from None
+            raise ModelFileError(
+                f"{path} is no calibration: {error}", hint="make one with edge-lfm calibrate"
+            ) from None
         if provenance.get("checkpoint") != checkpoint.fingerprint():
             raise UsageError(
                 f"{folder} was made from another checkpoint than {checkpoint.folder}",
@@ -111,7 +113,11 @@ class Calibration:
             chosen, weight = file.get_tensor("chosen"), file.get_tensor("weight")
             token, slot = np.nonzero(chosen == expert)
             rows = file.get_slice("x")
-            x = np.stack([rows[int(t)] for t in token]) if len(token) < len(chosen) // 64 else file.get_tensor("x")[token]
+            x = (
+                np.stack([rows[int(t)] for t in token])
+                if len(token) < len(chosen) // 64
+                else file.get_tensor("x")[token]
+            )
         return Inputs(x.astype(np.float32), weight[token, slot])
 
 

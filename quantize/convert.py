@@ -149,7 +149,9 @@ def convert(
                 _write_model(stage, source, checkpoint, recipe, report)
             (stage / JOURNAL).unlink()
     took = time.perf_counter() - started
-    return ConversionReport(**vars(report) | {"seconds": took, "peak_memory_bytes": peak_memory_bytes(), "resumed_pieces": resumed})
+    return ConversionReport(
+        **vars(report) | {"seconds": took, "peak_memory_bytes": peak_memory_bytes(), "resumed_pieces": resumed}
+    )
 
 
 def _run(

@@ -142,12 +142,12 @@ def _pack_matrix(
     parts = []
     for source in matrix.sources:
         try:
-            packed, error = encode(weights.stored(source.name), scheme, kernels, plain, importance.get(source.name))
+            packed, lost = encode(weights.stored(source.name), scheme, kernels, plain, importance.get(source.name))
         except NotFiniteError:
             raise weights.not_finite(source.name) from None
         except UnsupportedModelError as error:
             raise UnsupportedModelError(f"tensor {source.name}: {error.message}", error.hint) from None
-        total.add(error.error, error.signal)
+        total.add(lost.error, lost.signal)
         parts.append(packed)
     if matrix.interleave:
         return interleave(parts, scheme, matrix.cols)

@@ -1,10 +1,10 @@
 """Recipes: which scheme each class of tensors gets, and how it is rounded. TOML files, built in or the user's own.
 
-    [schemes]            # one for each class: experts, ffn, conv, attention, embedding
-    experts = "codebook4_g32"
-    [rounding]           # optional
-    plain = true         # ggml's Q4_0 grid for int4_g32, without a search
-    feedback = true      # with a calibration that has inputs: GPTQ on experts, kept where it helps
+[schemes]            # one for each class: experts, ffn, conv, attention, embedding
+experts = "codebook4_g32"
+[rounding]           # optional
+plain = true         # ggml's Q4_0 grid for int4_g32, without a search
+feedback = true      # with a calibration that has inputs: GPTQ on experts, kept where it helps
 """
 
 from __future__ import annotations

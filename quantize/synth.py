@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edge_lfm.config import ModelConfig
 from edge_lfm.formats.packed import PackedWriter
-from edge_lfm.kernels.layout import CODEBOOK, GROUP
+from edge_lfm.kernels.layout import CODEBOOK
 from edge_lfm.kernels.schemes import SCHEMES, TILE_ROWS
 from edge_lfm.memory.budget import peak_memory_bytes
 from edge_lfm.model.plan import ROUTER_CLASS, Matrix, Piece, plan_pieces
@@ -61,8 +61,7 @@ def synthesize(
                 out.write(n, random_piece(piece, np.random.Generator(np.random.SFC64([seed, n]))))
                 advance(piece.nbytes)
         write_metadata(stage, raw_config, named, report)
-    report = replace(report, seconds=time.perf_counter() - started, peak_memory_bytes=peak_memory_bytes())
-    return report
+    return replace(report, seconds=time.perf_counter() - started, peak_memory_bytes=peak_memory_bytes())
 
 
 def random_piece(piece: Piece, rng: np.random.Generator) -> NDArray[Any]:

@@ -101,12 +101,16 @@ def test_quantize_then_run(tmp_path: Path) -> None:
         edge_lfm("run", tmp_path / "m", "What is the capital of France?").stdout == "The capital of France is Paris.\n"
     )
     assert_one_line_error(edge_lfm("quantize", source, "-o", tmp_path / "m"), 3, "exists", "--force")
-    shown = json.loads(edge_lfm("inspect", tmp_path / "m", "", "--json").stdout)
-    assert shown["verified"] and shown["size"]["active_parameters"] == 4_751_840
+    shown = json.loads(edge_lfm("inspect", tmp_path / "m", "--json").stdout)
+    assert shown["provenance"]["source"] == "demo_model" and len(shown["provenance"]["source_hash"]) == 64
+    assert edge_lfm("verify", tmp_path / "m").returncode == 0
+    assert shown["size"]["active_parameters"] == 4_751_840
     raw = bytearray((tmp_path / "m/model.safetensors").read_bytes())
     raw[-100_000] ^= 1
     (tmp_path / "m/model.safetensors").write_bytes(raw)
-    assert_one_line_error(edge_lfm("inspect", tmp_path / "m", ""), 3, "damaged")
+    assert_one_line_error(edge_lfm("verify", tmp_path / "m"), 3, "damaged")
+    damaged = edge_lfm("verify", tmp_path / "m", "--json")
+    assert damaged.returncode == 3 and len(json.loads(damaged.stdout)["damaged"]) == 1
 
 
 def test_inspect_for_people() -> None:
@@ -147,6 +151,11 @@ ERRORS = [
     (("quantize", "absent", "-o", "out"), 3, "absent does not exist"),
     (("quantize", "absent", "-o", "out", "--recipe", "int3"), 2, "int3"),
     (("inspect", "/"), 3, "config.json"),
+    (("verify", "/"), 3, "config.json"),
+    (("eval",), 2, "--text"),
+    (("eval", "--text", "absent.txt"), 2, "absent.txt"),
+    (("eval", "--tasks", "absent.jsonl"), 2, "absent.jsonl"),
+    (("calibrate", "absent", "--text", "absent.txt", "-o", "out"), 2, "absent.txt"),
 ]
 
 

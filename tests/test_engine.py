@@ -77,7 +77,7 @@ def test_float32_model_equals_transformers(
     assert np.abs(found - expected).max() <= FLOAT16_STEP * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("scheme", ["int8", "int4"])
+@pytest.mark.parametrize("scheme", ["int8", "int4", "balanced"])
 @pytest.mark.parametrize("case", GOLDEN_CASES)
 def test_quantized_model_follows_the_reference(
     case: str, scheme: str, packed_cases: dict[str, dict[str, Path]]
@@ -92,7 +92,7 @@ def test_quantized_model_follows_the_reference(
     assert gap.mean() < effect.mean() / 2
 
 
-@pytest.mark.parametrize("scheme", ["float32", "int8", "int4"])
+@pytest.mark.parametrize("scheme", ["float32", "int8", "int4", "balanced"])
 @pytest.mark.parametrize("case", ["dense-group3", "moe", "moe-untied-conv4"])
 def test_chunks_threads_and_batch_change_nothing(
     case: str, scheme: str, packed_cases: dict[str, dict[str, Path]]
@@ -103,7 +103,7 @@ def test_chunks_threads_and_batch_change_nothing(
         assert np.array_equal(engine_logits(folder, ids, splits, threads), whole)
 
 
-@pytest.mark.parametrize("scheme", ["float32", "int8", "int4", "q4_0"])
+@pytest.mark.parametrize("scheme", ["float32", "int8", "int4", "balanced", "quality", "q4_0"])
 def test_demo_follows_the_reference_and_its_greedy_text(
     scheme: str, demo: dict[str, Path], demo_goldens: dict[str, dict]
 ) -> None:

@@ -63,7 +63,9 @@ class Step:
         return self.context.ctypes.data
 
 
-def matrix_record(packed: np.ndarray, scheme: Scheme, rows: int, cols: int, bias: np.ndarray | None = None) -> np.ndarray:
+def matrix_record(
+    packed: np.ndarray, scheme: Scheme, rows: int, cols: int, bias: np.ndarray | None = None
+) -> np.ndarray:
     record = np.zeros(1, MATRIX)
     record["scheme"], record["address"], record["rows"], record["cols"] = scheme.id, packed.ctypes.data, rows, cols
     record["bias"] = 0 if bias is None else bias.ctypes.data

@@ -19,7 +19,9 @@ EXAMPLE = "edge-lfm calibrate LFM2-24B-A2B --text calibration.txt -o lfm2-24b-ca
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="folder of the checkpoint (config.json, safetensors, tokenizer.json)")
-    parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="UTF-8 text like what the model is for")
+    parser.add_argument(
+        "--text", type=Path, required=True, metavar="FILE", help="UTF-8 text like what the model is for"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to make")
     parser.add_argument("--tokens", type=int, default=65536, metavar="N", help="the most tokens to use (default 65536)")
     parser.add_argument("--window", type=int, default=512, metavar="N", help="tokens of a sequence (default 512)")

@@ -116,7 +116,11 @@ def _evaluate(
     prompts = [window[:GREEDY_PROMPT_TOKENS] for window in windows[:GREEDY_PROMPTS]]
     steps = divergence_step(scorer, other, prompts, GREEDY_TOKENS)
     same = float(np.mean([step == GREEDY_TOKENS for step in steps]))
-    return found | {"greedy_agreed_median": float(np.median(steps)), "greedy_same": same, "greedy_tokens": GREEDY_TOKENS}
+    return found | {
+        "greedy_agreed_median": float(np.median(steps)),
+        "greedy_same": same,
+        "greedy_tokens": GREEDY_TOKENS,
+    }
 
 
 def _run_tasks(model: Model, reference: Model | StreamedScorer | None, tasks: Sequence[Task]) -> dict[str, Any]:

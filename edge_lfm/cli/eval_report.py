@@ -1,4 +1,4 @@
-"""An evaluation as text for a terminal, and as one HTML page with tables and plots. Knows how results are shown only."""
+"""An evaluation as text for a terminal, and as one HTML page with tables and plots. Knows only how results look."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def write_report(path: Path, result: dict[str, Any], folder: Path) -> None:
         parts.append(f"<p>against {html.escape(result['against'])}</p>")
     for name, found in result["texts"].items():
         parts += [f"<h2>{html.escape(name)}</h2>", _table(_rows(found))]
-        if "routing_same" in found and found["routing_same"]:
+        if found.get("routing_same"):
             parts += [_picture(_plot_routing(found)), _picture(_plot_use(found["expert_use"]))]
     if "tasks" in result:
         rows = [(k, _task_row(v)) for k, v in result["tasks"]["by_task"].items()]

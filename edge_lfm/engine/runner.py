@@ -14,7 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.errors import NumericalError, UsageError
-from edge_lfm.kernels.layout import ACTIVATION_BYTES, ATTENTION_SCRATCH_BYTES, CONTEXT, ERROR, EXPERT_SCRATCH_BYTES, GROUP, SYNC_BYTES
+from edge_lfm.kernels.layout import (
+    ACTIVATION_BYTES,
+    ATTENTION_SCRATCH_BYTES,
+    CONTEXT,
+    ERROR,
+    EXPERT_SCRATCH_BYTES,
+    GROUP,
+    SYNC_BYTES,
+)
 from edge_lfm.kernels.library import Kernels
 from edge_lfm.kernels.ref import rope_table
 from edge_lfm.kernels.team import Team

@@ -131,7 +131,9 @@ class SafetensorsFile:
     def sample(self) -> bytes:
         """The header, and a few bytes of every tensor."""
         first = min((info.start for info in self.tensors.values()), default=self.size)
-        return self._map[:first] + b"".join(self._map[t.start : min(t.start + 64, t.end)] for t in self.tensors.values())
+        return self._map[:first] + b"".join(
+            self._map[t.start : min(t.start + 64, t.end)] for t in self.tensors.values()
+        )
 
     def forget(self, info: TensorInfo) -> None:
         """Tell the kernel that these pages are not needed again (keeps resident memory low)."""

@@ -8,6 +8,7 @@ every matrix gets to see. Knows nothing of files and of compiled kernels.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -53,7 +54,7 @@ class StreamedModel(ReferenceModel):
             at, self._kept = f"model.layers.{n}", {}
             operator = self._attention if config.is_attention(n) else self._conv
             weight = self._f32(f"{at}.operator_norm.weight")
-            for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+            for first, last in pairwise(bounds):
                 part = h[first:last]
                 part += operator(n, ref.rms_norm(part, weight, config.norm_eps), ReferenceState())
             normed = ref.rms_norm(h, self._f32(f"{at}.ffn_norm.weight"), config.norm_eps)

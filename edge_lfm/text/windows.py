@@ -42,7 +42,8 @@ def windows_of(folder: Path, text: str, length: int, most: int) -> list[NDArray[
     count = min(most, len(ids) // length)
     if count == 0:
         raise UsageError(
-            f"the text has {len(ids)} tokens, less than a window of {length}", hint="give more text, or a smaller --window"
+            f"the text has {len(ids)} tokens, less than a window of {length}",
+            hint="give more text, or a smaller --window",
         )
     windows = ids[: count * length].reshape(count, length).copy()
     bos = tokenizer.special_id(tokenizer.bos)

@@ -1,0 +1,167 @@
+"""A quantization that is interrupted at any moment, and resumed: what comes out is what an undisturbed run makes.
+
+EDGE_LFM_KILLS sets how many kills are tried (default 8; `make test-resume` tries 100).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from edge_lfm.demo import demo_checkpoint
+from edge_lfm.errors import EdgeLfmError, OutputError
+from edge_lfm.model.packed_model import PackedModel
+from edge_lfm.quantize.convert import convert
+from edge_lfm.quantize.output import JOURNAL
+from edge_lfm.quantize.recipe import find_recipe
+
+KILLS = int(os.environ.get("EDGE_LFM_KILLS", "8"))
+# Small enough a model that it would be done before the first sync, so syncs come at once, and pieces slowly.
+SLOWLY = """
+import sys, time
+from edge_lfm.quantize import convert, journal
+journal.SYNC_SECONDS = 0.0
+pack = convert.pack_piece
+def slow(*args):
+    time.sleep(0.004)
+    return pack(*args)
+convert.pack_piece = slow
+from edge_lfm.cli.main import main
+sys.exit(main(["quantize", *sys.argv[1:]]))
+"""
+
+
+def start(output: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-P", "-c", SLOWLY, str(demo_checkpoint()), "-o", str(output), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def stage(output: Path) -> Path:
+    return output.with_name(f"{output.name}.partial")
+
+
+def wait_for_units(output: Path, process: subprocess.Popen[str], count: int = 3) -> None:
+    journal = stage(output) / JOURNAL
+    while process.poll() is None:
+        if journal.exists() and len(journal.read_bytes().splitlines()) > count:
+            return
+        time.sleep(0.002)
+    pytest.fail(f"ended early: {process.communicate()[1]}")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("whole") / "m"
+    convert(demo_checkpoint(), folder, find_recipe("balanced"), threads=1)
+    return content(folder)
+
+
+def test_kills_at_random_moments(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    rng, resumed, killed = random.Random(7), 0, 0
+    output = tmp_path / "m"
+    while killed < KILLS:
+        process = start(output, "--resume", "--threads", str(rng.randint(1, 3)))
+        try:
+            _, err = process.communicate(timeout=rng.uniform(0.1, 1.4))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            killed += 1
+            _, err = process.communicate()
+        if process.returncode == 0:  # done before its kill: begin anew
+            assert content(output) == undisturbed
+            for path in output.iterdir():
+                path.unlink()
+            output.rmdir()
+            continue
+        assert process.returncode == -signal.SIGKILL, err
+        assert not output.exists()
+        with pytest.raises(EdgeLfmError):
+            PackedModel(stage(output))
+        journal = stage(output) / JOURNAL
+        resumed += journal.exists() and len(journal.read_bytes().splitlines()) > 1
+    assert resumed >= KILLS // 4
+    report = convert(demo_checkpoint(), output, find_recipe("balanced"), resume=True)
+    assert content(output) == undisturbed
+    assert report.resumed_pieces > 0 or not resumed
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+@pytest.mark.parametrize(("kill", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupts_leave_what_can_be_resumed(
+    kill: signal.Signals, code: int, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    output = tmp_path / "m"
+    process = start(output)
+    wait_for_units(output, process)
+    process.send_signal(kill)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == code, err
+    assert "--resume goes on" in err and "Traceback" not in err
+    with pytest.raises(OutputError, match="unfinished run"):
+        convert(demo_checkpoint(), output, find_recipe("balanced"))
+    report = convert(demo_checkpoint(), output, find_recipe("balanced"), resume=True)
+    assert report.resumed_pieces >= 3
+    assert content(output) == undisturbed
+
+
+def test_an_unfinished_run_is_resumed_by_the_same_request_only(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    output = tmp_path / "m"
+    process = start(output)
+    wait_for_units(output, process)
+    with pytest.raises(OutputError, match="another edge-lfm"):
+        convert(demo_checkpoint(), output, find_recipe("balanced"), resume=True)
+    process.kill()
+    process.communicate()
+    with pytest.raises(OutputError, match="another source, recipe"):
+        convert(demo_checkpoint(), output, find_recipe("int8"), resume=True)
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in demo_checkpoint().iterdir():
+        if path.is_file():
+            (other / path.name).write_bytes(path.read_bytes())
+    raw = bytearray((other / "model.safetensors").read_bytes())
+    raw[-1] ^= 1  # the header stays the same
+    raw[int.from_bytes(raw[:8], "little") + 8] ^= 1
+    (other / "model.safetensors").write_bytes(raw)
+    with pytest.raises(OutputError, match="another source, recipe"):
+        convert(other, output, find_recipe("balanced"), resume=True)
+    convert(demo_checkpoint(), output, find_recipe("balanced"), force=True)
+    assert content(output) == undisturbed
+
+
+def test_damage_to_an_unfinished_file_is_found(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    """A piece whose bytes changed after its journal line was written is packed again; so is one with a torn line."""
+    output = tmp_path / "m"
+    process = start(output)
+    wait_for_units(output, process, 10)
+    process.kill()
+    process.communicate()
+    weights, journal = stage(output) / "model.safetensors", stage(output) / JOURNAL
+    raw = bytearray(weights.read_bytes())
+    raw[70_000:80_000] = bytes(10_000)
+    weights.write_bytes(raw)
+    text = journal.read_text(encoding="utf-8")
+    journal.write_text(text[:-20], encoding="utf-8")
+    known = len(text.splitlines()) - 2
+    report = convert(demo_checkpoint(), output, find_recipe("balanced"), resume=True)
+    assert 0 < report.resumed_pieces < known
+    assert content(output) == undisturbed
+
+
+def test_resume_without_an_unfinished_run_just_runs(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    convert(demo_checkpoint(), tmp_path / "m", find_recipe("balanced"), resume=True, threads=3)
+    assert content(tmp_path / "m") == undisturbed
+    stored = json.loads(undisturbed["config.json"])["quantization_config"]
+    assert stored["recipe"] == "balanced" and stored["provenance"]["calibration"] is None
