@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Empty: install a built wheel in place of the checkout, as a user would.
 EDITABLE ?= --editable
 
-.PHONY: demo test check wheel goldens bench clean
+.PHONY: demo test test-resume check wheel goldens bench clean
 
 # Quantize the embedded demo model to int4 and chat with it.
 demo: $(VENV)/.installed
@@ -15,6 +15,10 @@ demo: $(VENV)/.installed
 # The whole test suite.
 test: $(VENV)/.installed
 	$(BIN)/pytest -q
+
+# A hundred kills of a quantization, resumed each time (the suite tries eight).
+test-resume: $(VENV)/.installed
+	EDGE_LFM_KILLS=100 $(BIN)/pytest -q tests/test_resume.py
 
 # Lint, types and layer rules, on the installed package.
 check: $(VENV)/.installed

@@ -30,6 +30,7 @@ from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.plan import Piece, plan_pieces
 from edge_lfm.model.sizes import SizeReport, measure_sizes, slot_of
 from edge_lfm.quantize.calibration import Calibration
+from edge_lfm.quantize.card import CARD, model_card
 from edge_lfm.quantize.feedback import FeedbackPacker
 from edge_lfm.quantize.journal import Journal, Unit
 from edge_lfm.quantize.output import JOURNAL, check_output, staged_folder, write_json
@@ -247,8 +248,9 @@ def _write_model(stage: Path, source: Path, checkpoint: Checkpoint, recipe: Reci
 
 
 def write_metadata(folder: Path, raw_config: dict[str, Any], recipe: Recipe, report: ConversionReport) -> None:
-    """The report, then `config.json` with its `quantization_config`, which makes the folder a model."""
+    """Report and card, then `config.json` with its `quantization_config`, which makes the folder a model."""
     write_json(folder / "quantization_report.json", report.to_json())
+    (folder / CARD).write_text(model_card(report.to_json()), encoding="utf-8")
     packing = recipe.schemes.to_json() | {"provenance": report.provenance}
     write_json(folder / "config.json", raw_config | {"quantization_config": packing})
 

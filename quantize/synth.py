@@ -53,7 +53,7 @@ def synthesize(
     advance = progress(sum(p.nbytes for p in pieces)) if progress else lambda _bytes: None
     warnings = ("random weights: for measurements only",)
     named = replace(recipe, schemes=replace(recipe.schemes, recipe=f"{recipe.name}, random weights"))
-    report = ConversionReport(named.to_json(), {"source": "random weights"}, sizes, {}, {}, "", warnings)
+    report = ConversionReport(named.to_json(), {"source": "random weights"}, sizes, {}, {}, "0 of 0", warnings)
     with staged_folder(output, force=force) as stage:
         check_room(stage, sizes.file_bytes)
         with PackedWriter(stage / "model.safetensors", [slot_of(p) for p in pieces], METADATA) as out:

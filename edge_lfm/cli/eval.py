@@ -15,7 +15,7 @@ import numpy as np
 from edge_lfm.api import Model
 from edge_lfm.cli.arguments import print_json, progress_bar
 from edge_lfm.cli.eval_report import describe, write_report
-from edge_lfm.config import ModelConfig
+from edge_lfm.config import ModelConfig, read_json
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.engine.evaluate import (
     PackedScorer,
@@ -25,13 +25,15 @@ from edge_lfm.engine.evaluate import (
     measure_perplexity,
 )
 from edge_lfm.engine.tasks import Task, compare, judge, read_tasks
-from edge_lfm.errors import UsageError
+from edge_lfm.errors import OutputError, UsageError
 from edge_lfm.formats.checkpoint import Checkpoint
 from edge_lfm.kernels.ref import I64
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.packed_model import is_packed
 from edge_lfm.model.plan import plan_pieces
 from edge_lfm.model.streamed import StreamedModel
+from edge_lfm.quantize.card import CARD, model_card
+from edge_lfm.quantize.recipe import find_recipe
 from edge_lfm.text.windows import read_text, windows_of
 
 HELP = "measure perplexity, divergence from a reference, and tasks"
@@ -54,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also answer task samples and check them (default: those of the demo model)",
     )
     parser.add_argument("--report", type=Path, metavar="FILE.html", help="write a page with tables and plots")
+    parser.add_argument("--card", action="store_true", help="put the figures into the model's README.md")
     parser.add_argument("--threads", type=int, metavar="N", help="threads (default: the cores of this machine)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -74,10 +77,21 @@ def run(args: argparse.Namespace) -> None:
             result["tasks"] = _run_tasks(model, reference, read_tasks(args.tasks))
         if args.report:
             write_report(args.report, result, model.folder)
+        if args.card:
+            _write_card(model.folder, result)
     if args.json:
         print_json(result)
     else:
         print(describe(result))
+
+
+def _write_card(folder: Path, result: dict[str, Any]) -> None:
+    """The model's card again, with what was measured."""
+    report = read_json(folder / "quantization_report.json")
+    try:
+        (folder / CARD).write_text(model_card(report, result), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{folder / CARD} cannot be written: {error.strerror}") from None
 
 
 @contextmanager
@@ -89,14 +103,8 @@ def _open_reference(folder: Path, threads: int | None) -> Iterator[Model | Strea
         return
     with Checkpoint(folder) as checkpoint:
         config = ModelConfig.from_dict(checkpoint.raw_config, str(folder / "config.json"))
-        pieces = plan_pieces(config, _float_schemes())
+        pieces = plan_pieces(config, find_recipe("float32").schemes)
         yield StreamedScorer(StreamedModel(config, CheckpointWeights(checkpoint, config, pieces)), config.vocab_size)
-
-
-def _float_schemes() -> Any:
-    from edge_lfm.quantize.recipe import find_recipe
-
-    return find_recipe("float32").schemes
 
 
 def _evaluate(

@@ -1,0 +1,220 @@
+"""Evaluation: its figures against a direct computation, its tasks against their answers, its page as a person sees it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_lfm.demo import demo_checkpoint
+from edge_lfm.engine.evaluate import (
+    PackedScorer,
+    StreamedScorer,
+    divergence_step,
+    measure_divergence,
+    measure_perplexity,
+)
+from edge_lfm.engine.runner import Runner
+from edge_lfm.engine.tasks import Task, compare, judge, read_tasks
+from edge_lfm.errors import UsageError
+from edge_lfm.kernels.library import load_kernels
+from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
+from edge_lfm.model.reference import ReferenceModel
+from edge_lfm.model.streamed import StreamedModel
+
+TASKS = demo_checkpoint() / "tasks.jsonl"
+
+
+def edge_lfm(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "edge_lfm.cli.main", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+class Fixed:
+    """A scorer with given logits and routing."""
+
+    def __init__(self, logits: list[np.ndarray], experts: list[dict[int, np.ndarray]]) -> None:
+        self.logits, self.experts = logits, experts
+
+    def prepare(self, windows, advance) -> None:
+        pass
+
+    def score(self, n: int, window: np.ndarray):
+        return self.logits[n], self.experts[n]
+
+
+def test_figures_equal_a_direct_computation() -> None:
+    """Written out token by token, by the definitions of llama-perplexity."""
+    rng = np.random.default_rng(0)
+    windows = [rng.integers(0, 50, 16) for _ in range(3)]
+    p = [rng.standard_normal((16, 50)).astype(np.float32) * 4 for _ in windows]
+    q = [x + rng.standard_normal(x.shape).astype(np.float32) * 0.2 for x in p]
+    routes = [{2: np.stack([rng.permutation(8)[:2] for _ in range(16)])} for _ in windows]
+    moved = [{2: np.where(rng.random((16, 1)) < 0.5, r[2][:, ::-1], (r[2] + 1) % 8)} for r in routes]
+    found = measure_divergence(Fixed(q, moved), Fixed(p, routes), windows, lambda _n: None)
+    kls, tops, losses, differences = [], [], [], []
+    for window, a, b in zip(windows, p, q, strict=True):
+        for i in range(8, 15):
+            u, v = np.exp(a[i].astype(float)), np.exp(b[i].astype(float))
+            u, v = u / u.sum(), v / v.sum()
+            keep = np.log(u) > -16
+            kls.append((u * np.log(u / v))[keep].sum())
+            tops.append(u.argmax() == v.argmax())
+            losses.append((-np.log(u[window[i + 1]]), -np.log(v[window[i + 1]])))
+            differences.append(u[window[i + 1]] - v[window[i + 1]])
+    assert found.tokens == 21 and found.windows == 3
+    assert found.kl_mean == pytest.approx(np.mean(kls), rel=1e-5)
+    assert found.kl_max == pytest.approx(np.max(kls), rel=1e-5)
+    assert found.kl_99 == pytest.approx(np.percentile(kls, 99), rel=1e-5)
+    assert found.same_top == np.mean(tops)
+    assert found.reference_perplexity == pytest.approx(np.exp(np.mean([u for u, _ in losses])), rel=1e-5)
+    assert found.perplexity == pytest.approx(np.exp(np.mean([v for _, v in losses])), rel=1e-5)
+    assert found.rms_dp == pytest.approx(np.sqrt(np.mean(np.square(differences))), rel=1e-4)
+    sets = [set(x) == set(y) for m, r in zip(moved, routes, strict=True) for x, y in zip(m[2], r[2], strict=True)]
+    assert found.routing_same == {2: pytest.approx(np.mean(sets))}
+    assert sum(found.expert_use[2]) == pytest.approx(1)
+    alone = measure_perplexity(Fixed(q, moved), windows, lambda _n: None)
+    assert alone.perplexity == pytest.approx(found.perplexity)
+
+
+@pytest.fixture(scope="module")
+def windows() -> list[np.ndarray]:
+    lines = TASKS.read_text(encoding="utf-8")
+    from edge_lfm.text.tokenizer import Tokenizer
+
+    ids = np.array(Tokenizer(demo_checkpoint()).encode(lines[:60_000], bos=True), np.int64)
+    return list(ids[: 8 * 256].reshape(8, 256))
+
+
+def test_routing_is_that_of_the_reference(demo: dict[str, Path], windows: list[np.ndarray]) -> None:
+    """The experts that the compiled kernels chose, against the streamed model's, both float32."""
+    with PackedModel(demo["float32"]) as model, Runner(model, load_kernels(), 2) as runner:
+        scorer = PackedScorer(runner, 4096)
+        streamed = StreamedScorer(StreamedModel(model.config, UnpackedWeights(model, integers=False)), 4096)
+        streamed.prepare(windows[:2], lambda _n: None)
+        for n, window in enumerate(windows[:2]):
+            (logits, experts), (expected, theirs) = scorer.score(n, window), streamed.score(n, window)
+            assert experts.keys() == theirs.keys() == {2, 3, 4, 5, 6, 7}
+            exact = ReferenceModel(model.config, UnpackedWeights(model, integers=False)).logits(window)
+            assert np.abs(expected - exact).max() < 1e-3
+            same = np.stack([(np.sort(experts[n], 1) == np.sort(theirs[n], 1)).all(1) for n in experts])
+            assert same.mean() > 0.99  # the float16 KV cache decides a near tie now and then,
+            before = np.logical_and.accumulate(same.all(0))  # which moves what comes after it
+            assert before.sum() > 20 and np.abs(logits - expected)[before].max() < 0.02
+
+
+def test_recipes_keep_their_promises(demo: dict[str, Path], windows: list[np.ndarray]) -> None:
+    """KL divergence to float32, as shares of Q4_0's: the targets that the recipes were chosen for, on little text."""
+
+    def divergence(name: str) -> float:
+        with (
+            PackedModel(demo[name]) as model,
+            PackedModel(demo["float32"]) as exact,
+            Runner(model, load_kernels(), 1) as runner,
+            Runner(exact, load_kernels(), 1) as reference,
+        ):
+            scorers = PackedScorer(runner, 4096), PackedScorer(reference, 4096)
+            if name == "int8":
+                assert divergence_step(*scorers, [windows[0][:32]], 8)[0] >= 1
+            return measure_divergence(*scorers, windows, lambda _n: None).kl_mean
+
+    base = divergence("q4_0")
+    assert divergence("int8") < 0.006
+    assert divergence("balanced") < 0.7 * base
+    assert divergence("quality") < 0.45 * base
+    assert divergence("float32") == 0
+
+
+def test_answers_of_the_samples_are_judged_right_and_others_wrong() -> None:
+    tasks = read_tasks(TASKS)
+    assert len(tasks) == 1550
+    assert all(judge(tasks, [task.answer for task in tasks]))
+    assert sum(judge(tasks, ["I do not know." for _ in tasks])) < 20
+    assert sum(judge(tasks, ["" for _ in tasks])) == 0
+
+
+HOSTILE = (
+    "    return open('/etc/passwd')",
+    "    import os\n    return os.getcwd()",
+    "    while True: pass",
+    "    return 9 ** 9 ** 9",
+    "    return ().__class__.__bases__",
+    "    return [0] * 10 ** 10",
+    "    raise SystemExit",
+)
+
+
+def test_code_of_a_model_is_run_within_bounds() -> None:
+    expect = {"pre": "def f(x):\n", "post": "", "ref": "def f(x):\n    return x + 1", "name": "f", "tests": [[1], [5]]}
+    right = Task("code", "", 9, "exec", expect, "", raw=True)
+    answers = ["    return x + 1", *HOSTILE, "    return 1 + x"]
+    assert judge([right] * len(answers), answers) == [True, *[False] * len(HOSTILE), True]
+    chat = Task("code", "", 9, "exec", expect | {"pre": ""}, "", raw=False)
+    block = "Here:\n```python\ndef f(x):\n    return x + 1\n```"
+    assert judge([chat, chat], [block, "no code"]) == [True, False]
+
+
+def test_the_sign_test() -> None:
+    """Against the binomial distribution: 8 losses and 2 wins have p = 2 * (1 + 10 + 45) / 1024."""
+    before, now = [True] * 8 + [False] * 2 + [True] * 5, [False] * 8 + [True] * 2 + [True] * 5
+    found = compare(before, now)
+    assert (found.lost, found.won) == (8, 2)
+    assert found.p == pytest.approx(112 / 1024)
+    assert compare([True], [True]).p == 1
+
+
+def test_task_files_that_are_none(tmp_path: Path) -> None:
+    for text, message in (("{", "no task samples"), ('{"task": "x"}', "no task samples"), ("", "unknown checks")):
+        (tmp_path / "t.jsonl").write_text(text, encoding="utf-8")
+        with pytest.raises(UsageError, match=message):
+            read_tasks(tmp_path / "t.jsonl")
+
+
+def test_eval_from_the_command_line(demo: dict[str, Path], tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 200, encoding="utf-8")
+    sample = tmp_path / "t.jsonl"
+    sample.write_text("\n".join(TASKS.read_text(encoding="utf-8").splitlines()[:20]), encoding="utf-8")
+    model = tmp_path / "m"
+    assert edge_lfm("quantize", demo_checkpoint(), "-o", model).returncode == 0
+    common = (model, "--text", text, "--windows", 3, "--window", 64)
+    done = edge_lfm("eval", *common, "--against", demo["float32"], "--tasks", sample, "--card", "--json")
+    found = json.loads(done.stdout)
+    figures = found["texts"]["text.txt"]
+    assert figures["windows"] == 3 and figures["tokens"] == 3 * 31
+    assert 0 < figures["kl_mean"] < 1 and 0 <= figures["greedy_same"] <= 1
+    assert found["tasks"]["samples"] == 20 and "paired" in found["tasks"]
+    card = (model / "README.md").read_text(encoding="utf-8")
+    for word in (
+        "codebook4_g32",
+        "base_model: demo_model",
+        "## Measured against float32",
+        "| text.txt | 93 |",
+        "Tasks: ",
+    ):
+        assert word in card
+    streamed = json.loads(edge_lfm("eval", *common, "--against", demo_checkpoint(), "--json").stdout)
+    assert streamed["texts"]["text.txt"]["kl_mean"] == pytest.approx(figures["kl_mean"], rel=0.05)
+    alone = edge_lfm("eval", *common)
+    assert alone.returncode == 0 and "perplexity" in alone.stdout and "KL" not in alone.stdout
+    wrong = edge_lfm("eval", *common, "--against", tmp_path / "absent")
+    assert wrong.returncode == 3 and "Traceback" not in wrong.stderr
+
+
+def test_the_page(demo: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra `plot`")
+    text = tmp_path / "text.txt"
+    text.write_text("One two three. " * 300, encoding="utf-8")
+    page = tmp_path / "page.html"
+    done = edge_lfm(
+        "eval", demo["balanced"], "--against", demo["float32"], "--text", text, "--window", 64, "--windows", 2,
+        "--report", page,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    content = page.read_text(encoding="utf-8")
+    assert content.count("data:image/png;base64,") == 3
+    assert "KL divergence, mean" in content and "src=http" not in content
