@@ -21,11 +21,13 @@ from edge_lfm.config import ModelConfig, as_ids, read_json
 from edge_lfm.devices.threads import choose_threads
 from edge_lfm.engine.generate import Timings, check_length, decode, prefill
 from edge_lfm.engine.lookup import decode_with_lookup
+from edge_lfm.engine.paged import kv_cache_bytes, paged_runner
 from edge_lfm.engine.runner import Runner
 from edge_lfm.engine.sampling import Sampler, SamplingOptions
 from edge_lfm.errors import TemplateError, UsageError
 from edge_lfm.kernels.library import load_kernels
-from edge_lfm.memory.budget import check_budget
+from edge_lfm.memory.budget import Budget
+from edge_lfm.memory.paging import PagingStats
 from edge_lfm.memory.prefault import Prefault
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.sizes import measure_sizes
@@ -36,6 +38,8 @@ from edge_lfm.text.tokenizer import Decoder, Tokenizer
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 DEFAULT_CONTEXT = 32768
 """What the cards of LFM2 state; the configs' 128,000 is the positions' range."""
+PAGED_CONTEXT = 4096
+"""When experts are paged, every token of context takes memory from them: 20 KB a token in the 24B."""
 _OVERHEAD_BYTES = 200 << 20  # interpreter, scratch, KV cache: a bench of the 24B peaked 0.20 GB above its file
 _BYTES_PER_THREAD = 8 << 20
 """Weights that a token must read for each further thread to pay: 0.3 ms of one core, against 0.2 ms to wake and
@@ -106,7 +110,7 @@ class Model:
     def __init__(self, packed: PackedModel, runner: Runner, context: int, kv_dtype: str = "float16") -> None:
         self.packed, self._runner, self.context = packed, runner, context
         self.kv_dtype = kv_dtype
-        self._prefault = Prefault(*packed.span)
+        self._prefault = Prefault(*packed.span) if runner.pager is None else None
         self.config: ModelConfig = packed.config
         self.folder = packed.folder
         has_text = (packed.folder / "tokenizer.json").exists()
@@ -129,9 +133,10 @@ class Model:
 
         Args:
             path: folder that `edge-lfm quantize` made.
-            ram: the most memory that the model may take, as bytes or like "4G"; default: what is available.
+            ram: the most memory that the model may take, as bytes or like "4G"; default ("auto"): what is available.
+                A mixture of experts that is larger is paged: the experts that are used most stay in memory.
             threads: default: the physical cores that this process may use, fewer for a very small model.
-            context: the most tokens of a conversation; default: 32768, or less if the model says so.
+            context: the most tokens of a conversation; default: 32768, or 4096 when experts are paged.
             kv_dtype: "float16", or "int8" for a KV cache of half the size.
 
         Raises:
@@ -148,12 +153,19 @@ class Model:
             positions = packed.config.max_position_embeddings
             if context is not None and not 1 <= context <= positions:
                 raise UsageError(f"a context of {context}", hint=f"this model can do 1..{positions}")
-            check_budget(packed.nbytes + _OVERHEAD_BYTES, ram)
             if threads is None:
                 sizes = measure_sizes(packed.config, list(packed.pieces.values()))
                 count = min(count, 1 + sizes.bytes_per_token // _BYTES_PER_THREAD)
-            runner = Runner(packed, load_kernels(), count)
-            return cls(packed, runner, context or min(DEFAULT_CONTEXT, positions), kv_dtype)
+            budget, needed = Budget.of(ram), packed.nbytes + _OVERHEAD_BYTES
+            if needed <= budget.nbytes:
+                runner = Runner(packed, load_kernels(), count)
+                return cls(packed, runner, context or min(DEFAULT_CONTEXT, positions), kv_dtype)
+            if not packed.config.num_experts:
+                raise budget.refuse(needed, "a smaller model, or a recipe with fewer bits")
+            context = context or min(PAGED_CONTEXT, positions)
+            kv_bytes = kv_cache_bytes(packed.config, context, kv_dtype)
+            runner = paged_runner(packed, load_kernels(), count, budget, kv_bytes)
+            return cls(packed, runner, context, kv_dtype)
         except BaseException:
             packed.close()
             raise
@@ -172,6 +184,11 @@ class Model:
     @property
     def threads(self) -> int:
         return self._runner.team.count
+
+    @property
+    def paging(self) -> PagingStats | None:
+        """Counters of expert paging, or None when the whole model is in memory."""
+        return self._runner.pager.stats if self._runner.pager else None
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Logits [tokens, vocab_size] of a sequence from its start, float32.
@@ -244,7 +261,8 @@ class Model:
 
     def close(self) -> None:
         """End the threads and unmap the file."""
-        self._prefault.close()
+        if self._prefault is not None:
+            self._prefault.close()
         self._runner.close()
         self.packed.close()
 

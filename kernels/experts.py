@@ -3,7 +3,8 @@
 A block holds one expert: the row tiles of w1 and w3 in turn (tile 0 of w1, tile 0 of w3, tile 1 of w1,
 ...), then w2. Two phases: `gate_up` draws (expert, 32 rows) items, so that a hot expert is shared by the
 team; `down` draws runs of rows of the output and adds the experts in rising order, so that sums do not depend
-on the threads. A dense FFN is one expert with weight 1.
+on the threads. A dense FFN is one expert with weight 1. Both phases leave out experts that are not `present`: when
+experts are paged, a step calls them for those that are there while others are read; in rising order, sums stay the same.
 """
 
 from numba import int64
@@ -16,6 +17,14 @@ from edge_lfm.kernels.simd import copy_bytes, f32, fma, i64, kernel, load_f32, s
 from edge_lfm.kernels.sync import claim, claim_run
 
 CTX, LAY = offsets(CONTEXT), offsets(LAYER)
+
+
+@kernel
+def is_active(ctx, layer, e):
+    """Whether an expert has tokens in this step and is to be computed now."""
+    segments = i64(ctx + CTX.segments)
+    present = i64(layer + LAY.is_moe) == 0 or i64(i64(ctx + CTX.present) + 8 * e) != 0
+    return present and i64(segments + 8 * (e + 1)) > i64(segments + 8 * e)
 
 
 @kernel
@@ -84,12 +93,12 @@ def gate_up(ctx, layer, scratch):
     items, e, begin = width // GROUP, int64(0), int64(0)  # items of expert e: [begin, begin + items)
     active_experts = int64(0)
     for other in range(experts):
-        active_experts += 1 if i64(segments + 8 * (other + 1)) > i64(segments + 8 * other) else 0
+        active_experts += 1 if is_active(ctx, layer, other) else 0
     while True:
         first, run = claim_run(ctx, items * active_experts)
         for item in range(first, first + run):
             while e < experts:
-                active = i64(segments + 8 * (e + 1)) > i64(segments + 8 * e)
+                active = is_active(ctx, layer, e)
                 if active and item < begin + items:
                     break
                 begin += items if active else 0
@@ -137,9 +146,9 @@ def down(ctx, layer, scratch):
         if first * 16 >= hidden:
             return
         for e in range(experts):
-            begin, end = i64(segments + 8 * e), i64(segments + 8 * (e + 1))
-            if begin == end:
+            if not is_active(ctx, layer, e):
                 continue
+            begin, end = i64(segments + 8 * e), i64(segments + 8 * (e + 1))
             w = i64(i64(layer + LAY.experts) + 8 * e) + gate_bytes
             for tile in range(first, smaller(first + run, hidden // 16)):
                 for p in range(begin, end, EXPERT_BATCH):

@@ -1,7 +1,7 @@
 """The forward pass of a step, as every thread of the team runs it: embedding, layers, head.
 
-Stages: 0 is the embedding; 1 + 2n the operator of layer n and the choice of its experts; 2 + 2n its FFN;
-1 + 2N the final norm and the head. A resident model runs all stages in one call; a paged one stops
+Stages: 0 is the embedding; 1 + 3n the operator of layer n and the choice of its experts; 2 + 3n and 3 + 3n the two
+phases of its FFN; 1 + 3N the final norm and the head. A resident model runs all stages in one call; a paged one stops
 after each choice of experts, so that Python can bring the missing ones in.
 
     h = h + operator(norm(h));  h = h + ffn(norm(h));  logits = head(norm(h))
@@ -85,11 +85,14 @@ def choose_experts(ctx, layer, thread):
     if thread == 0:
         route(ctx, layer)
     barrier(ctx)
+    if i64(layer + LAY.is_moe) != 0 and i64(ctx + CTX.tokens) > 1:
+        gather_pairs(ctx)
+        barrier(ctx)
 
 
 @kernel
 def apply_ffn(ctx, layer, scratch):
-    """x += the chosen experts of normed, or the dense FFN."""
+    """x += the chosen experts of normed, or the dense FFN; for tests."""
     if i64(layer + LAY.is_moe) != 0 and i64(ctx + CTX.tokens) > 1:
         gather_pairs(ctx)
         barrier(ctx)
@@ -129,15 +132,19 @@ def forward(ctx, thread, first, last):
     scratch = i64(ctx + CTX.scratch) + thread * i64(ctx + CTX.scratch_bytes)
     layers = i64(ctx + CTX.layer_count)
     for stage in range(first, last):
-        n = (stage - 1) // 2
+        n, part = (stage - 1) // 3, (stage - 1) % 3
         layer, state = i64(ctx + CTX.layers) + n * LAYER_BYTES, i64(ctx + CTX.states) + n * STATE_BYTES
         if stage == 0:
             embed_tokens(ctx)
             barrier(ctx)
-        elif stage == 1 + 2 * layers:
+        elif stage == 1 + 3 * layers:
             compute_logits(ctx)
-        elif stage % 2 == 1:
+        elif part == 0:
             apply_operator(ctx, layer, state, scratch)
             choose_experts(ctx, layer, thread)
+        elif part == 1:
+            gate_up(ctx, layer, scratch)
+            barrier(ctx)
         else:
-            apply_ffn(ctx, layer, scratch)
+            down(ctx, layer, scratch)
+            barrier(ctx)

@@ -94,6 +94,7 @@ CONTEXT = np.dtype(
         ("chosen", "i8"),
         ("chosen_weight", "i8"),  # int64 and float32 [T, top_k]
         ("segments", "i8"),  # int64 [E + 1]: pairs of expert e are segments[e] .. segments[e + 1]
+        ("present", "i8"),  # int64 [E]: the experts that the FFN's stages are to compute, 1 or 0
         ("pair_token", "i8"),
         ("pair_weight", "i8"),  # int64 and float32 [T * top_k], sorted by expert
         ("pairs", "i8"),

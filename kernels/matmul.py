@@ -68,9 +68,9 @@ INT4_BYTES, INT8_BYTES = schemes.INT4_G32.group_bytes, schemes.INT8_G32.group_by
 CODEBOOK_G32_BYTES, CODEBOOK_G16_BYTES = schemes.CODEBOOK4_G32.group_bytes, schemes.CODEBOOK4_G16.group_bytes
 CODEBOOK_HEADER, NIBBLE_BYTES = schemes.CODEBOOK4_G32.header_bytes, schemes.CODEBOOK4_G32.value_bytes
 INT4_ZERO_POINT = 8
-AHEAD = 4096
-"""Bytes that weights are prefetched ahead: a page, which hardware prefetchers do not cross. For tiles of many tokens
-too: each weight comes from memory once per chunk (prefill of 128 tokens of the 24B on one core: 54 to 66 tok/s)."""
+AHEAD = 10240
+"""Bytes that weights are prefetched ahead: past the page that hardware prefetchers do not leave. On one core of a
+Sapphire Rapids, single tokens read codebook weights at 16.2 GB/s with 4096, 18.0 with 10240; int8 at 15.4 and 18.1."""
 
 LEVELS = tuple(level + SIGNED_ZERO_POINT for level in CODEBOOK)
 low_levels, high_levels = lookup_nibbles(LEVELS, high=False), lookup_nibbles(LEVELS, high=True)

@@ -1,4 +1,4 @@
-"""Evaluation: its figures against a direct computation, its tasks against their answers, its page as a person sees it."""
+"""Evaluation: figures against a direct computation, tasks against their answers, the page as a person sees it."""
 
 from __future__ import annotations
 

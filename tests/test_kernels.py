@@ -396,6 +396,7 @@ def test_route_notices_nan(kernels: Kernels) -> None:
         chosen=np.zeros(2, np.int64),
         chosen_weight=np.zeros(2, np.float32),
         segments=np.zeros(9, np.int64),
+        present=np.ones(8, np.int64),
         pair_token=np.zeros(2, np.int64),
         pair_weight=np.zeros(2, np.float32),
     )

@@ -6,7 +6,7 @@ One runner serves one model, one step at a time. Knows token ids and states; kno
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -26,6 +26,7 @@ from edge_lfm.kernels.layout import (
 from edge_lfm.kernels.library import Kernels
 from edge_lfm.kernels.ref import rope_table
 from edge_lfm.kernels.team import Team
+from edge_lfm.memory.paging import ExpertPager
 from edge_lfm.model.binding import bind
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.state import State
@@ -45,6 +46,8 @@ class Runner:
 
     def __init__(self, model: PackedModel, kernels: Kernels, threads: int, chunk: int = CHUNK) -> None:
         self.model, self.kernels, self.chunk = model, kernels, chunk
+        self.pager: ExpertPager | None = None
+        """Brings experts into memory; None: all are mapped."""
         self.binding = bind(model)
         self.team = Team(threads)
         self._turn = threading.Lock()
@@ -55,7 +58,12 @@ class Runner:
         self._make_scratch(threads)
         self._rope = np.zeros((0, model.config.head_dim), np.float32)
         self._logits = np.zeros((0, 0), np.float32)
-        self.stages = 2 + 2 * model.config.num_hidden_layers
+        self.stages = 2 + 3 * model.config.num_hidden_layers
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Memory for activations, all of it touched by a step of `chunk` tokens."""
+        return sum(array.nbytes for array in self._keep)
 
     def run(
         self,
@@ -78,10 +86,11 @@ class Runner:
             raise UsageError(f"token ids must be 0..{vocab - 1}", hint="does the tokenizer belong to this model?")
         with self._turn:
             self._prepare(token_ids, state, all_logits)
-            if routing is None:
+            self._present[:] = 1
+            if routing is None and self.pager is None:
                 self._run_stages(0, self.stages)
             else:
-                self._run_and_show(len(token_ids), routing)
+                self._run_by_layers(len(token_ids), routing)
             if self._sync[ERROR // 8]:
                 raise NumericalError(
                     "a NaN or an infinity appeared in the activations",
@@ -95,20 +104,67 @@ class Runner:
         address, forward = self._context.ctypes.data, self.kernels.forward
         self.team.run(lambda n: forward(address, n, first, last))
 
-    def _run_and_show(self, tokens: int, routing: Routing) -> None:
-        """All stages, with a stop after each choice of experts (stage 1 + 2n of layer n)."""
+    def _run_by_layers(self, tokens: int, routing: Routing | None) -> None:
+        """All stages, with a stop after each choice of experts (stage 1 + 3n of layer n)."""
         config, done = self.model.config, 0
         shown = self._chosen[: tokens * config.num_experts_per_tok].reshape(tokens, -1)
-        for n in range(config.num_hidden_layers):
-            if config.is_moe(n):
-                self._run_stages(done, 2 + 2 * n)
-                done = 2 + 2 * n
-                routing(n, shown.copy())
-        self._run_stages(done, self.stages)
+        paging: Iterator[int] = iter(())
+        try:
+            for n in range(config.num_hidden_layers):
+                if not config.is_moe(n):
+                    continue
+                self._run_stages(done, 2 + 3 * n)
+                done = 2 + 3 * n
+                for _ in paging:  # the layer before is computed: its experts may be given up
+                    pass
+                if routing is not None:
+                    routing(n, shown.copy())
+                if self.pager is not None:
+                    paging = self._page(self.pager, n, shown)
+                    done = next(paging)
+            self._run_stages(done, self.stages)
+            for _ in paging:
+                pass
+        except BaseException:
+            if self.pager is not None:
+                self.pager.abandon()
+            raise
+
+    def _page(self, pager: ExpertPager, n: int, chosen: NDArray[np.int64]) -> Iterator[int]:
+        """Compute what must be computed of layer n before all of its experts are there.
+
+        Gives the first stage that is left to be run; goes on when that has been done.
+        """
+        gate_up, down, end = 2 + 3 * n, 3 + 3 * n, 4 + 3 * n
+        for wave in pager.waves(n, chosen):
+            if wave.only and not wave.missing:
+                yield gate_up
+                continue
+            if wave.ready:
+                self._show(wave.ready)
+                self._run_stages(gate_up, down)
+            pager.wait(n, wave)
+            self._show(wave.missing)
+            self._run_stages(gate_up, down)
+            if wave.only:
+                self._present[:] = 1
+                yield down
+            else:
+                self._show(wave.ready + wave.missing)
+                self._run_stages(down, end)
+        self._present[:] = 1
+        yield end
+
+    def _show(self, experts: list[int]) -> None:
+        """The experts that the next stages are to compute."""
+        self._present[:] = 0
+        self._present[experts] = 1
 
     def close(self) -> None:
         """End the threads."""
         self.team.close()
+        if self.pager is not None:
+            self.pager.close()
 
     def __enter__(self) -> Runner:
         return self
@@ -156,6 +212,7 @@ class Runner:
         self._chosen = self._allocate("chosen", pairs, np.int64)
         self._allocate("chosen_weight", pairs, np.float32)
         self._allocate("segments", config.max_experts + 1, np.int64)
+        self._present = self._allocate("present", config.max_experts, np.int64)
         self._allocate("pair_token", pairs, np.int64)
         self._allocate("pair_weight", pairs, np.float32)
         self._activations("pairs", pairs * hidden)

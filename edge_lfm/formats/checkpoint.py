@@ -109,10 +109,10 @@ class Checkpoint:
             raise ModelFileError(f"{self.folder}: tensor {name} is missing", hint="is the checkpoint complete?")
         return place
 
-    def forget(self, name: str) -> None:
-        """Release the memory of a tensor that has been read."""
+    def forget(self, name: str, index: int | None = None) -> None:
+        """Release the memory of a tensor that has been read, or of one entry along its first axis."""
         place = self.tensors[name]
-        place.file.forget(place.info)
+        place.file.forget(place.info, index)
 
     def close(self) -> None:
         for file in self._files:

@@ -135,11 +135,14 @@ class SafetensorsFile:
             self._map[t.start : min(t.start + 64, t.end)] for t in self.tensors.values()
         )
 
-    def forget(self, info: TensorInfo) -> None:
-        """Tell the kernel that these pages are not needed again (keeps resident memory low)."""
-        page = mmap.PAGESIZE
-        start = -(-info.start // page) * page
-        length = info.end // page * page - start
+    def forget(self, info: TensorInfo, index: int | None = None) -> None:
+        """Tell the kernel that these pages are not needed again (keeps resident memory low); `index` as in `stored`."""
+        page, first, last = mmap.PAGESIZE, info.start, info.end
+        if index is not None:
+            size = info.nbytes // info.shape[0]
+            first, last = info.start + index * size, info.start + (index + 1) * size
+        start = -(-first // page) * page
+        length = last // page * page - start
         if length > 0:
             self._map.madvise(mmap.MADV_DONTNEED, start, length)
 

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import re
 import resource
+from dataclasses import dataclass
 from pathlib import Path
 
 from edge_lfm.errors import DoesNotFitError, UsageError
+
+RING_SLOTS = 16
+"""Slots beyond what layers keep: two waves of reads, and more than any decode step misses in one layer."""
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -48,19 +52,60 @@ def available_memory(root: Path = Path("/")) -> int:
     return available
 
 
-def check_budget(needed_bytes: int, ram: str | int | None) -> None:
-    """Refuse a model that does not fit into the stated budget, or, without one, into this machine.
+RESERVE_BYTES = 512 << 20
+"""What `auto` leaves to the rest of the machine."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most memory that a model may take; `stated`: by the user, not by this machine."""
+
+    nbytes: int
+    stated: bool
+
+    @classmethod
+    def of(cls, ram: str | int | None) -> Budget:
+        """From what the user said (`4G`, a number, `auto` or nothing).
+
+        Raises:
+            UsageError: it is not a size.
+        """
+        if ram is None or ram == "auto":
+            return cls(max(0, available_memory() - RESERVE_BYTES), stated=False)
+        return cls(parse_size(ram), stated=True)
+
+    def refuse(self, needed_bytes: int, hint: str) -> DoesNotFitError:
+        """The error of a model that needs more."""
+        whose = "the budget" if self.stated else "the memory available"
+        gib = 1 << 30
+        return DoesNotFitError(
+            f"the model needs {needed_bytes / gib:.2f} GiB, {whose} is {self.nbytes / gib:.2f} GiB: "
+            f"{(needed_bytes - self.nbytes) / gib:.2f} GiB are missing",
+            hint=hint,
+        )
+
+
+@dataclass(frozen=True)
+class PagingPlan:
+    """How a budget is spent when experts are paged."""
+
+    keep: int  # experts that each layer keeps
+    slots: int
+    fixed_bytes: int  # trunk, KV cache, scratch, interpreter
+
+
+def plan_paging(budget: Budget, fixed_bytes: int, slot_bytes: int, layers: int, experts: int, top_k: int) -> PagingPlan:
+    """Slots for experts from what the fixed parts leave.
 
     Raises:
-        DoesNotFitError: it does not.
+        DoesNotFitError: less than a step's experts of every layer would fit.
     """
-    budget = parse_size(ram) if ram is not None else available_memory()
-    if needed_bytes > budget:
-        whose = "the budget" if ram is not None else "the memory available"
-        raise DoesNotFitError(
-            f"the model needs {needed_bytes / (1 << 30):.2f} GiB, {whose} is {budget / (1 << 30):.2f} GiB",
-            hint=f"{(needed_bytes - budget) / (1 << 30):.2f} GiB more, a smaller model, or a scheme with fewer bits",
-        )
+    ring = min(RING_SLOTS, experts)
+    floor = fixed_bytes + (ring + layers * top_k) * slot_bytes
+    if budget.nbytes < floor:
+        raise budget.refuse(floor, "more memory, a smaller --context, --kv-dtype int8, or a recipe with fewer bits")
+    keep = min(experts, ((budget.nbytes - fixed_bytes) // slot_bytes - ring) // layers)
+    return PagingPlan(keep, keep * layers + ring, fixed_bytes)
 
 
 def peak_memory_bytes() -> int:

@@ -26,6 +26,8 @@ class Binding:
     head: NDArray[Any]
     final_norm: NDArray[np.float32]
     keep: list[NDArray[Any]]
+    tables: dict[int, NDArray[np.int64]]
+    """Of each layer that has experts, their addresses [E]; a pager changes them."""
 
     @property
     def widest_in_proj(self) -> int:
@@ -45,13 +47,14 @@ def bind(model: PackedModel) -> Binding:
     embedding = binder.matrix("model.embed_tokens.weight")
     head = binder.matrix(head_name(model.config))
     final_norm = model.floats("model.embedding_norm.weight")
-    return Binding(layers, embedding, head, final_norm, binder.keep)
+    return Binding(layers, embedding, head, final_norm, binder.keep, binder.tables)
 
 
 class _Binder:
     def __init__(self, model: PackedModel) -> None:
         self.model = model
         self.keep: list[NDArray[Any]] = []
+        self.tables: dict[int, NDArray[np.int64]] = {}
 
     def address(self, array: NDArray[Any]) -> int:
         self.keep.append(array)
@@ -98,5 +101,7 @@ class _Binder:
             layer["router_bias"] = self.floats(f"{at}.expert_bias")
         blocks = np.array([self.address(self.model.bytes_of(name)) for name in names], np.int64)
         layer["experts"] = self.address(blocks)
+        if config.is_moe(n):
+            self.tables[n] = blocks
         layer["expert_scheme"] = self.model.scheme_id(names[0])
         layer["expert_width"] = self.model.pieces[names[0]].matrices[1].cols

@@ -54,6 +54,7 @@ class CheckpointWeights:
         """A tensor in its canonical shape, float32; one expert's part of a fused tensor."""
         stored, expert, part = self._locate(name)
         values = self.checkpoint.read(stored, expert)
+        self.checkpoint.forget(stored, expert)  # what is read again comes from the page cache
         if expert is None:
             return values
         width = self.config.moe_intermediate_size
@@ -71,10 +72,9 @@ class CheckpointWeights:
         return self.checkpoint.not_finite(self._locate(name)[0])
 
     def forget(self, name: str) -> None:
-        """Release a tensor's memory (a fused one only as a whole, so it is kept)."""
+        """Release a tensor's memory; of a fused one, the expert's part."""
         stored, expert, _ = self._locate(name)
-        if expert is None:
-            self.checkpoint.forget(stored)
+        self.checkpoint.forget(stored, expert)
 
     def _locate(self, name: str) -> tuple[str, int | None, str]:
         """Where a canonical name is stored: tensor, index of the expert in it if it is fused, part."""

@@ -21,7 +21,7 @@ from edge_lfm.kernels.layout import LAYOUT_VERSION
 from edge_lfm.kernels.ref import F32, Quantized
 from edge_lfm.kernels.schemes import SCHEMES, Scheme
 from edge_lfm.kernels.tiles import unpack_tiles
-from edge_lfm.model.plan import TENSOR_CLASSES, Matrix, Piece, Schemes, plan_pieces
+from edge_lfm.model.plan import EXPERT_CLASS, TENSOR_CLASSES, Matrix, Piece, Schemes, plan_pieces
 
 
 def is_packed(folder: Path) -> bool:
@@ -51,6 +51,7 @@ class PackedModel:
         pieces = plan_pieces(self.config, self.schemes)
         self.pieces = {piece.name: piece for piece in pieces}
         self.file = PackedFile(folder / "model.safetensors")
+        self._trunk: NDArray[np.uint8] | None = None
         try:
             for piece in pieces:
                 self.bytes_of(piece.name)
@@ -71,9 +72,26 @@ class PackedModel:
         return name in self.pieces
 
     def bytes_of(self, name: str) -> NDArray[np.uint8]:
-        """A piece's bytes, a view of the map."""
+        """A piece's bytes, a view of the map, or of the copy of the trunk."""
         piece = self.pieces[name]
+        if self._trunk is not None and piece.kind != EXPERT_CLASS:
+            first = self.offset_of(name)
+            return self._trunk[first : first + piece.nbytes]
         return self.file.piece(name, "F32" if piece.floats else "U8", piece.nbytes)
+
+    def offset_of(self, name: str) -> int:
+        """Where a piece begins in the file."""
+        return self.file.file.tensors[name].start
+
+    @property
+    def trunk_bytes(self) -> int:
+        """Bytes of the file before the first expert: all that every token needs."""
+        experts = [name for name, piece in self.pieces.items() if piece.kind == EXPERT_CLASS]
+        return min((self.offset_of(name) for name in experts), default=self.nbytes)
+
+    def use_trunk(self, copy: NDArray[np.uint8]) -> None:
+        """From now on, give out everything but experts from a copy of the file's first `trunk_bytes` bytes."""
+        self._trunk = copy
 
     def floats(self, name: str) -> NDArray[np.float32]:
         """A float32 piece in its shape."""

@@ -17,6 +17,7 @@ from edge_lfm.kernels.schemes import SCHEMES
 TENSOR_CLASSES = ("experts", "ffn", "conv", "attention", "embedding")
 """The classes of quantized tensors; a scheme is chosen for each. All others stay float32."""
 
+EXPERT_CLASS = "experts"
 FLOAT_CLASS = "float"
 ROUTER_CLASS = "router"
 BLOCK_ALIGNMENT = 16384

@@ -1,0 +1,79 @@
+"""Which expert is in which slot of memory: pure bookkeeping, no bytes.
+
+Slots are interchangeable. Every layer keeps a number of experts of its own; a few more slots take what is being read.
+After use, an expert that was read takes the place of a kept one with a lower score, or leaves. So the slots of a
+layer are never thrashed by another layer, and an expert that is used once in a while passes through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_lfm.memory.policy import DecayedUse
+
+
+@dataclass
+class _Layer:
+    """One layer: expert -> slot, and what its experts are worth."""
+
+    policy: DecayedUse
+    kept: dict[int, int] = field(default_factory=dict)
+    passing: dict[int, int] = field(default_factory=dict)  # read for this step, not yet kept
+
+
+class Residency:
+    """`keep`: experts that each layer may keep; `layers`: numbers of the layers that have experts."""
+
+    def __init__(self, layers: Iterable[int], experts: int, keep: int, slots: int) -> None:
+        self.keep = keep
+        self.layers = {n: _Layer(DecayedUse(experts)) for n in layers}
+        self.free = list(range(slots - 1, -1, -1))
+        assert slots > keep * len(self.layers)
+
+    def slot(self, layer: int, expert: int) -> int | None:
+        """Where an expert is, or None."""
+        found = self.layers[layer]
+        return found.kept.get(expert, found.passing.get(expert))
+
+    def note(self, layer: int, chosen: NDArray[np.int64]) -> None:
+        """A step's choices [tokens, k] of a layer; call before `admit` and `settle`."""
+        self.layers[layer].policy.note(chosen)
+
+    def admit(self, layer: int, expert: int) -> int:
+        """A free slot for an expert that is to be read."""
+        slot = self.free.pop()
+        self.layers[layer].passing[expert] = slot
+        return slot
+
+    def drop(self, layer: int, expert: int) -> None:
+        """Take back a slot whose read failed."""
+        self.free.append(self.layers[layer].passing.pop(expert))
+
+    def settle(self, layer: int, used: Iterable[int], later: Iterable[int] = ()) -> None:
+        """Decide which of the experts that were read stay; `later`: experts that this step still needs."""
+        found, needed = self.layers[layer], set(later)
+        scores = found.policy.scores
+        for expert in used:
+            slot = found.passing.pop(expert, None)
+            if slot is None:
+                continue
+            if len(found.kept) < self.keep:
+                found.kept[expert] = slot
+                continue
+            weakest = min((e for e in found.kept if e not in needed), key=lambda e: scores[e], default=None)
+            if weakest is None or scores[weakest] >= scores[expert]:
+                self.free.append(slot)
+            else:
+                self.free.append(found.kept.pop(weakest))
+                found.kept[expert] = slot
+
+    def shrink(self, keep: int) -> None:
+        """Keep fewer experts a layer from now on; the least worth leave."""
+        self.keep = keep
+        for found in self.layers.values():
+            for expert in sorted(found.kept, key=lambda e: found.policy.scores[e])[: max(0, len(found.kept) - keep)]:
+                self.free.append(found.kept.pop(expert))
