@@ -59,25 +59,21 @@ def main() -> None:
     args = parser.parse_args()
     models = {name: open_model(args.work, args.shape, name) for name in args.recipes.split(",")}
     ids = np.random.default_rng(0).integers(100, 60000, args.prompt).tolist()
-    print(
-        "| recipe | threads | GB per token | prefill tok/s | ratio | decode tok/s | ratio |\n|---|---|---|---|---|---|---|"
-    )
+    print("| recipe | threads | GB per token | prefill tok/s | ratio | decode tok/s | ratio |")
+    print("|---|---|---|---|---|---|---|")
     for threads in map(int, args.threads.split(",")):
         speeds: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for _ in range(args.rounds):
             for name, model in models.items():
                 with Runner(model, load_kernels(), threads) as runner:
                     speeds[name].append(once(runner, ids, args.decode))
-        medians = {
-            name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in speeds.items()
-        }
+        columns = {name: list(zip(*rows, strict=True)) for name, rows in speeds.items()}
+        medians = {name: [statistics.median(column) for column in both] for name, both in columns.items()}
         first = next(iter(medians.values()))
         for name, (read, made) in medians.items():
             size = measure_sizes(models[name].config, list(models[name].pieces.values())).bytes_per_token / 1e9
-            print(
-                f"| {name} | {threads} | {size:.3f} | {read:.1f} | {read / first[0]:.2f} | {made:.2f} | {made / first[1]:.2f} |",
-                flush=True,
-            )
+            cells = (f"{read:.1f}", f"{read / first[0]:.2f}", f"{made:.2f}", f"{made / first[1]:.2f}")
+            print(f"| {name} | {threads} | {size:.3f} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ A block holds one expert: the row tiles of w1 and w3 in turn (tile 0 of w1, tile
 ...), then w2. Two phases: `gate_up` draws (expert, 32 rows) items, so that a hot expert is shared by the
 team; `down` draws runs of rows of the output and adds the experts in rising order, so that sums do not depend
 on the threads. A dense FFN is one expert with weight 1. Both phases leave out experts that are not `present`: when
-experts are paged, a step calls them for those that are there while others are read; in rising order, sums stay the same.
+experts are paged, a step calls them for those that are there while others are read, and sums keep their order.
 """
 
 from numba import int64

@@ -74,7 +74,7 @@ class ExpertPager:
         missing = [e for e in needed if residency.slot(layer, e) is None]
         self.stats.hits[row] += len(needed) - len(missing)
         self.stats.misses[row] += len(missing)
-        waves = _split(needed, set(missing), len(residency.free))
+        waves = _split(needed, set(missing), len(residency.free), residency.room(layer))
         self._begin(layer, waves[0])
         for n, wave in enumerate(waves):
             if n + 1 < len(waves):
@@ -119,9 +119,12 @@ class ExpertPager:
             wave.reads[expert] = self.reader.read(int(self.offsets[layer][expert]), self.block_bytes, address)
 
 
-def _split(needed: list[int], missing: set[int], free: int) -> list[Wave]:
-    """Waves in rising order: one if all that is missing fits, else of half of the free slots each."""
-    most = free if len(missing) <= free else free // 2
+def _split(needed: list[int], missing: set[int], free: int, room: int) -> list[Wave]:
+    """Waves in rising order: one if all that is missing fits, else of half of the slots that come back each.
+
+    `room`: free slots that the layer may keep for itself on the way.
+    """
+    most = free if len(missing) <= free else (free - room) // 2
     waves = [Wave([], [], only=len(missing) <= free)]
     for expert in needed:
         if expert in missing and len(waves[-1].missing) == most:

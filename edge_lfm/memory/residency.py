@@ -39,6 +39,10 @@ class Residency:
         found = self.layers[layer]
         return found.kept.get(expert, found.passing.get(expert))
 
+    def room(self, layer: int) -> int:
+        """How many more experts a layer may keep."""
+        return self.keep - len(self.layers[layer].kept)
+
     def note(self, layer: int, chosen: NDArray[np.int64]) -> None:
         """A step's choices [tokens, k] of a layer; call before `admit` and `settle`."""
         self.layers[layer].policy.note(chosen)

@@ -1,0 +1,218 @@
+"""Expert paging: the same numbers under any budget, slots kept in order, faults that hurt one request only."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import GOLDEN_CASES, goldens_tool
+
+from edge_lfm.api import Model
+from edge_lfm.engine import paged
+from edge_lfm.engine.generate import prefill
+from edge_lfm.engine.runner import Runner
+from edge_lfm.errors import DoesNotFitError, ModelFileError, UsageError
+from edge_lfm.kernels.library import load_kernels
+from edge_lfm.memory.budget import Budget, PagingPlan, plan_paging
+from edge_lfm.memory.policy import HALF_LIVES, WEIGHTS, DecayedUse
+from edge_lfm.memory.reader import BlockReader, Slots
+from edge_lfm.memory.residency import Residency
+from edge_lfm.model.packed_model import PackedModel
+from edge_lfm.model.state import State
+
+
+@contextmanager
+def paged_model(folder: Path, keep: int, ring: int = 4, threads: int = 1, chunk: int = 512) -> Iterator[Runner]:
+    """A runner whose layers keep `keep` experts, whatever that takes."""
+    with PackedModel(folder) as model:
+        layers = [n for n in range(model.config.num_hidden_layers) if model.config.is_moe(n)]
+        reader = BlockReader(model.folder / "model.safetensors")
+        model.use_trunk(paged._read_trunk(reader, model))
+        with Runner(model, load_kernels(), threads, chunk) as runner:
+            plan = PagingPlan(keep, keep * len(layers) + ring, 0)
+            runner.pager = paged._make_pager(model, runner, reader, plan, layers)
+            yield runner
+
+
+def logits_of(runner: Runner, ids: np.ndarray, splits: list[int]) -> np.ndarray:
+    state = State(runner.model.config, 2048)
+    return np.concatenate([runner.run(part, state, all_logits=True) for part in np.split(ids, splits)])
+
+
+@pytest.fixture(scope="module")
+def ids() -> np.ndarray:
+    return np.random.default_rng(3).integers(14, 4096, 150)
+
+
+@pytest.fixture(scope="module")
+def resident(demo: dict[str, Path], ids: np.ndarray) -> np.ndarray:
+    with PackedModel(demo["balanced"]) as model, Runner(model, load_kernels(), 1) as runner:
+        return logits_of(runner, ids, [100])
+
+
+@pytest.mark.parametrize(("keep", "ring"), [(0, 4), (1, 5), (4, 4), (8, 16), (15, 4), (16, 4)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_budget_gives_the_same_numbers(
+    keep: int, ring: int, threads: int, demo: dict[str, Path], ids: np.ndarray, resident: np.ndarray
+) -> None:
+    """A prefill in two chunks (all 16 experts, in waves where they do not fit), and tokens one by one."""
+    with paged_model(demo["balanced"], keep, ring, threads) as runner:
+        pager = runner.pager
+        assert pager is not None
+        assert np.array_equal(logits_of(runner, ids, [100]), resident)
+        first = pager.stats.misses.copy()
+        assert (first <= 2 * 16).all(), "an expert is read at most once a chunk"
+        assert np.array_equal(logits_of(runner, ids[:40], list(range(1, 40))), resident[:40])
+        kept = [layer.kept for layer in pager.residency.layers.values()]
+        assert all(len(experts) <= keep for experts in kept)
+        slots = [*pager.residency.free, *(slot for experts in kept for slot in experts.values())]
+        assert sorted(slots) == list(range(keep * 6 + ring)), "no slot is lost or used twice"
+        if keep == 16:
+            before = pager.stats.bytes_read
+            logits_of(runner, ids[:40], [20])
+            assert pager.stats.bytes_read == before
+        assert pager.stats.bytes_read == int(pager.stats.misses.sum()) * pager.block_bytes
+
+
+@pytest.mark.parametrize("case", [name for name, raw in GOLDEN_CASES.items() if raw.get("num_experts")])
+def test_paged_models_of_every_shape_equal_transformers(
+    case: str, packed_cases: dict[str, dict[str, Path]], golden_logits: dict[str, np.ndarray]
+) -> None:
+    token_ids, expected = goldens_tool.token_ids(case), golden_logits[case]
+    with paged_model(packed_cases["float32"][case], 1, 8, chunk=64) as runner:
+        found = logits_of(runner, token_ids, [len(token_ids) // 2])
+    assert np.abs(found - expected).max() <= 2e-3 * np.abs(expected).max()
+
+
+def test_budgets(demo: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paged, "INTERPRETER_BYTES", 0)
+    monkeypatch.setattr("edge_lfm.api._OVERHEAD_BYTES", 200 << 20)
+    with Model.load(demo["balanced"]) as whole, Model.load(demo["balanced"], ram="64M", context=256) as small:
+        assert whole.paging is None and small.paging is not None
+        question = "What is the capital of France?"
+        assert small.generate(question, temperature=0.0).result().text == "The capital of France is Paris."
+        assert whole.generate(question, temperature=0.0).result().text == "The capital of France is Paris."
+        assert small.paging.hit_rate < 1 and small.paging.bytes_read > 0
+        assert small.context == 256 and whole.context == 2048
+    with pytest.raises(DoesNotFitError, match=r"0\.0\d GiB are missing"):
+        Model.load(demo["balanced"], ram="4M", context=256)
+    with pytest.raises(UsageError):
+        Model.load(demo["balanced"], ram="much")
+    auto = Budget.of("auto")
+    assert not auto.stated and auto == Budget.of(None)
+
+
+def test_a_budget_is_spent_whole_and_never_exceeded() -> None:
+    for gib in (4, 6, 8, 12):
+        budget = Budget(gib << 30, stated=True)
+        plan = plan_paging(budget, 800 << 20, 5_033_984, 38, 64, 4)
+        used = plan.fixed_bytes + plan.slots * 5_033_984
+        assert used <= budget.nbytes
+        assert plan.keep == 64 or budget.nbytes - used < 38 * 5_033_984 + 1
+    with pytest.raises(DoesNotFitError, match=r"budget is 1\.00 GiB"):
+        plan_paging(Budget(1 << 30, stated=True), 800 << 20, 5_033_984, 38, 64, 4)
+
+
+def test_the_score_is_the_weighted_sum_of_decayed_uses() -> None:
+    rng = np.random.default_rng(0)
+    steps = [np.stack([rng.permutation(8)[:2] for _ in range(tokens)]) for tokens in (1, 5, 1, 3)]
+    policy = DecayedUse(8)
+    for chosen in steps:
+        policy.note(chosen)
+    together = np.concatenate(steps)
+    expected = np.zeros(8)
+    for age, row in enumerate(together[::-1]):
+        expected[row] += (WEIGHTS * 0.5 ** (age / HALF_LIVES)).sum()
+    assert np.allclose(policy.scores, expected)
+
+
+def test_an_expert_stays_only_if_it_is_worth_more() -> None:
+    residency = Residency([5], 8, keep=2, slots=4)
+    for expert in (0, 1):
+        residency.note(5, np.array([[expert]] * 3))
+        residency.admit(5, expert)
+        residency.settle(5, [expert])
+    residency.note(5, np.array([[2]]))
+    slot = residency.admit(5, 2)
+    residency.settle(5, [2], later=[0, 1])
+    assert residency.slot(5, 2) is None and slot in residency.free, "both others are still needed"
+    for _ in range(8):
+        residency.note(5, np.array([[2]]))
+    residency.admit(5, 2)
+    residency.settle(5, [2])
+    assert residency.slot(5, 2) is not None and residency.slot(5, 0) is None
+    residency.shrink(1)
+    assert len(residency.layers[5].kept) == 1 and len(residency.free) == 3
+    residency.admit(5, 6)
+    residency.drop(5, 6)
+    assert len(residency.free) == 3
+
+
+def test_direct_reads(tmp_path: Path) -> None:
+    content = np.random.default_rng(0).integers(0, 256, 100_000, np.uint8)
+    path = tmp_path / "blocks"
+    content.tofile(path)
+    slots, reader = Slots(3, 20_000), BlockReader(path)
+    assert slots.slot_bytes == 20_480 and slots.address % 4096 == 0
+    reads = [reader.read(n * 16_384, 20_000, slots.address_of(n)) for n in range(3)]
+    for n, read in enumerate(reads):
+        read.result()
+        assert np.array_equal(slots.array()[n * 20_480 :][:20_000], content[n * 16_384 :][:20_000])
+    assert reader.bytes_read == 60_000
+    with pytest.raises(ModelFileError, match="inside a block"):
+        reader.read(90_112, 20_000, slots.address_of(0)).result()
+    with pytest.raises(ModelFileError, match="inside a block"):
+        reader.read(200_704, 20_000, slots.address_of(0)).result()
+    reader.close()
+    with pytest.raises(ModelFileError):
+        BlockReader(tmp_path / "absent")
+
+
+def test_a_file_that_is_cut_while_running_fails_the_request_only(
+    demo: dict[str, Path], tmp_path: Path, ids: np.ndarray, resident: np.ndarray
+) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(demo["balanced"], folder)
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    with paged_model(folder, 2) as runner:
+        pager = runner.pager
+        assert pager is not None
+        state = State(runner.model.config, 2048)
+        prefill(runner, state, ids[:50].tolist())
+        os.truncate(weights, len(whole) // 2)
+        for _ in range(2):
+            with pytest.raises(ModelFileError, match="truncated"):
+                prefill(runner, State(runner.model.config, 2048), ids[:50].tolist())
+            assert all(not layer.passing for layer in pager.residency.layers.values())
+        weights.write_bytes(whole)  # the same file, whole again
+        assert np.array_equal(logits_of(runner, ids, [100]), resident)
+        weights.unlink()  # an open file stays readable
+        assert np.array_equal(logits_of(runner, ids, [100]), resident)
+
+
+def test_an_interrupted_step_loses_no_slot(demo: dict[str, Path], ids: np.ndarray, resident: np.ndarray) -> None:
+    with paged_model(demo["balanced"], 2) as runner:
+        pager = runner.pager
+        assert pager is not None
+        wait, calls = pager.wait, 0
+
+        def interrupted(layer, wave) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == 4:
+                raise KeyboardInterrupt
+            wait(layer, wave)
+
+        pager.wait = interrupted  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            logits_of(runner, ids, [100])
+        pager.wait = wait  # type: ignore[method-assign]
+        assert np.array_equal(logits_of(runner, ids, [100]), resident)
+        kept = [slot for layer in pager.residency.layers.values() for slot in layer.kept.values()]
+        assert sorted([*pager.residency.free, *kept]) == list(range(2 * 6 + 4))
