@@ -26,9 +26,9 @@ from edge_lfm.quantize.recipe import find_recipe
 from edge_lfm.quantize.synth import synthesize
 
 PEER = "llama-cpp-python==0.3.36"
-FORMATS = {  # name -> (matrices, embedding, our scheme, extra arguments of llama-bench)
-    "Q4_0": ("Q4_0", "Q6_K", "int4", []),
-    "Q4_K no repack": ("Q4_K", "Q6_K", "int4", ["--repack", "0"]),
+FORMATS = {  # name -> (matrices, embedding, our recipe, extra arguments of llama-bench)
+    "Q4_0": ("Q4_0", "Q6_K", "balanced", []),
+    "Q4_K no repack": ("Q4_K", "Q6_K", "balanced", ["--repack", "0"]),
     "Q8_0": ("Q8_0", "Q8_0", "int8", []),
 }
 
@@ -39,7 +39,10 @@ def build_peer(work: Path) -> Path:
     if found:
         return found[-1]
     pip = [sys.executable, "-m", "pip"]
-    subprocess.run([*pip, "download", "-q", "--no-deps", "--no-binary", ":all:", "-d", str(work), PEER], check=True)
+    # Without build isolation: pip would build CMake itself from source to read the package's name.
+    subprocess.run([*pip, "install", "-q", "scikit-build-core"], check=True)
+    fetch = ["download", "-q", "--no-deps", "--no-build-isolation", "--no-binary", "llama-cpp-python", "-d", str(work)]
+    subprocess.run([*pip, *fetch, PEER], check=True)
     archive = next(work.glob("llama_cpp_python-*.tar.gz"))
     subprocess.run(["tar", "xf", archive.name], cwd=work, check=True)
     source = next(work.glob("llama_cpp_python-*/vendor/llama.cpp"))
@@ -52,17 +55,24 @@ def build_peer(work: Path) -> Path:
 
 def prepare(work: Path, shape: str, name: str) -> tuple[Path, Path]:
     """The two model files of a format, written once: ours and the peer's."""
+    recipe = FORMATS[name][2]
+    ours = work / f"{shape}-{recipe}"
+    if not ours.exists():
+        synthesize(family_config(shape), ours, find_recipe(recipe))
+    return ours, prepare_peer(work, shape, name)
+
+
+def prepare_peer(work: Path, shape: str, name: str) -> Path:
+    """The peer's model file."""
     import gguf
     from gguf_synth import write_gguf
 
-    kind, embedding, scheme, _ = FORMATS[name]
-    ours, theirs = work / f"{shape}-{scheme}", work / f"{shape}-{kind}.gguf"
-    if not ours.exists():
-        synthesize(family_config(shape), ours, find_recipe(scheme))
+    kind, embedding, _, _ = FORMATS[name]
+    theirs = work / f"{shape}-{kind}.gguf"
     if not theirs.exists():
         types = gguf.GGMLQuantizationType
         write_gguf(ModelConfig.from_dict(family_config(shape)), theirs, types[kind], types[embedding])
-    return ours, theirs
+    return theirs
 
 
 def fill_page_cache(model: Path) -> None:

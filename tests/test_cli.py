@@ -56,7 +56,7 @@ def test_run_reads_standard_input(demo: dict[str, Path]) -> None:
 def test_run_json(demo: dict[str, Path]) -> None:
     done = edge_lfm("run", demo["int4"], "What is the capital of France?", "--json", "-n", 4, "--seed", 1)
     answer = json.loads(done.stdout)
-    assert set(answer) == {"text", "token_ids", "usage", "timings", "finish_reason"}
+    assert set(answer) == {"text", "token_ids", "usage", "timings", "finish_reason", "paging"}
     assert len(answer["token_ids"]) == answer["usage"]["completion_tokens"] == 4
     assert answer["finish_reason"] == "length"
     assert answer["timings"]["prefill_tps"] > 0

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from edge_lfm.api import Model
 from edge_lfm.engine.generate import Timings
+from edge_lfm.memory.paging import PagingStats
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "lookup")
 
@@ -80,6 +81,15 @@ def describe_timings(t: Timings) -> str:
     return (
         f"prompt {t.prompt_tokens - t.cached_tokens}{cached} tokens, {t.prefill_tps:.1f} tok/s; "
         f"answer {t.completion_tokens} tokens, {t.decode_tps:.1f} tok/s"
+    )
+
+
+def describe_paging(paging: PagingStats, tokens: int) -> str:
+    """One line: how often experts were in memory, and what the others cost."""
+    per_token = paging.bytes_read / max(1, tokens) / 1e6
+    return (
+        f"experts in memory {paging.hit_rate:.1%}, {per_token:.1f} MB read per token, "
+        f"{paging.stall_s.sum():.2f} s waited for the disk"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", "--depth", default="0", metavar="N,...", help="tokens of context before each test")
     parser.add_argument("-t", "--threads", default="", metavar="N,...", help="default: the cores of this machine")
     parser.add_argument("-r", "--repeat", type=int, default=5, metavar="N", help="runs of each test")
-    parser.add_argument("--ram", metavar="SIZE", help="the most memory to use, like 4G")
+    parser.add_argument("--ram", default="all", metavar="SIZE,...", help="budgets to try, like 4G,8G,all (default all)")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw a roofline")
     style = parser.add_mutually_exclusive_group()
     style.add_argument("--json", action="store_true", help="print JSON")
@@ -32,20 +33,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     reports = []
     counts: list[int | None] = [*_numbers(args.threads, "-t", 1)]
-    for threads in counts or [None]:
-        with Model.load(args.model, ram=args.ram, threads=threads, context=None) as model:
+    prompts, generates, depths = (
+        _numbers(args.prompt, "-p", 1),
+        _numbers(args.generate, "-n", 1),
+        _numbers(args.depth, "-d", 0),
+    )
+    longest = max([0, *depths]) + max([1, *prompts, *generates]) + 1
+    for threads, ram in itertools.product(counts or [None], args.ram.split(",")):
+        budget = None if ram == "all" else ram
+        with Model.load(args.model, ram=budget, threads=threads, context=longest if budget else None) as model:
             reports.append(
                 measure(
                     model.packed,
                     model._runner,
-                    _numbers(args.prompt, "-p", 1),
-                    _numbers(args.generate, "-n", 1),
-                    _numbers(args.depth, "-d", 0),
+                    prompts,
+                    generates,
+                    depths,
                     args.repeat,
                     lambda line: print(line, file=sys.stderr, flush=True),
+                    ram,
                 )
             )
-    if args.plot:
+    if args.plot and all(report.storage_gbps is None for report in reports):
         from edge_lfm.cli.roofline import draw
 
         draw(reports, args.plot)
@@ -66,21 +75,26 @@ def _numbers(text: str, flag: str, least: int) -> list[int]:
 
 
 def _print_table(reports: list[BenchReport], edge: str) -> None:
-    names = ("test", "depth", "threads", "tok/s", "min", "max", "share of limit", "limit")
+    names = ("test", "depth", "threads", "ram", "tok/s", "min", "max", "share of limit", "limit", "hits", "MB/tok")
     lines = [names, tuple("---" for _ in names)] if edge else [names]
     for report in reports:
         for row in report.rows():
-            limit = f"{row['read_gbps']:.1f} GB/s" if row["bound"] == "bandwidth" else f"{row['int8_gops']:.0f} GOPS"
+            limit = f"{row['int8_gops']:.0f} GOPS" if row["bound"] == "compute" else ""
+            limit = f"{row['read_gbps']:.1f} GB/s" if row["bound"] == "bandwidth" else limit
+            limit = f"{row['storage_gbps']:.2f} GB/s disk" if row["bound"] == "storage" else limit
             lines.append(
                 (
                     row["test"],
                     row["depth"],
                     row["threads"],
+                    row["ram"],
                     f"{row['tokens_per_second']:.1f}",
                     f"{row['min']:.1f}",
                     f"{row['max']:.1f}",
                     f"{row['share_of_limit']:.0%}",
                     limit,
+                    f"{row['hit_rate']:.0%}" if "hit_rate" in row else "",
+                    f"{row['bytes_read_per_token'] / 1e6:.0f}" if "hit_rate" in row else "",
                 )
             )
     for line in lines:

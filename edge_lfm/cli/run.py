@@ -9,6 +9,7 @@ import sys
 from edge_lfm.cli.arguments import (
     add_model_arguments,
     add_sampling_arguments,
+    describe_paging,
     describe_timings,
     open_model,
     prefill_bar,
@@ -78,10 +79,15 @@ def run(args: argparse.Namespace) -> None:
                     "usage": answer.usage,
                     "timings": timings_json(answer.timings),
                     "finish_reason": answer.finish_reason,
+                    "paging": model.paging.to_json() if model.paging else None,
                 }
             )
             return
         for text in generation:
             print(text, end="", flush=True)
         print(flush=True)
-        print(describe_timings(generation.result().timings), file=sys.stderr)
+        timings = generation.result().timings
+        print(describe_timings(timings), file=sys.stderr)
+        if model.paging:
+            tokens = timings.prompt_tokens + timings.completion_tokens
+            print(describe_paging(model.paging, tokens), file=sys.stderr)

@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from edge_lfm.engine.generate import prefill
 from edge_lfm.engine.runner import Runner
 from edge_lfm.memory.budget import peak_memory_bytes
+from edge_lfm.memory.paging import ExpertPager, PagingStats
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.sizes import measure_sizes
 from edge_lfm.model.state import State
 
 _STREAM_BYTES = 512 << 20  # far beyond any last-level cache
+_PROBE_SLOTS = 8
 _PEAK_ROUNDS = 1_000_000
 _OPS_PER_ROUND = 2 * 16 * 12 * 4  # rows x tokens x columns of measure.dot_many
 
@@ -37,18 +39,21 @@ class TestResult:
     tokens: int
     read_gbps: float
     int8_gops: float
+    paging: PagingStats | None = None  # of the runs that count
 
 
 @dataclass(frozen=True)
 class BenchReport:
-    """All tests of one model with one number of threads."""
+    """All tests of one model with one number of threads and one budget; `storage_gbps`: of random reads of experts."""
 
     model: str
+    ram: str
     isa: str
     threads: int
     bytes_per_token: int
     ops_per_token: int  # of a prefill, which needs the head for its last token only
     peak_memory_bytes: int
+    storage_gbps: float | None
     results: tuple[TestResult, ...]
 
     def rows(self) -> list[dict[str, Any]]:
@@ -60,7 +65,24 @@ class BenchReport:
         rate = statistics.median(rates)
         decode = result.test.startswith("tg")
         read, work = rate * self.bytes_per_token / 1e9, rate * self.ops_per_token / 1e9
-        return {
+        limits: dict[str, Any] = {
+            "read_gbps": result.read_gbps,
+            "int8_gops": result.int8_gops,
+            "bound": "bandwidth" if decode else "compute",
+            "share_of_limit": read / result.read_gbps if decode else work / result.int8_gops,
+        }
+        if result.paging is not None and self.storage_gbps is not None:
+            seconds = sum(result.seconds)
+            limits = {
+                "bound": "storage",
+                "storage_gbps": self.storage_gbps,
+                "share_of_limit": result.paging.bytes_read / seconds / 1e9 / self.storage_gbps,
+                "hit_rate": result.paging.hit_rate,
+                "bytes_read_per_token": result.paging.bytes_read / (result.tokens * len(result.seconds)),
+                "stall_share": float(result.paging.stall_s.sum()) / seconds,
+            }
+        return limits | {
+            "ram": self.ram,
             "test": result.test,
             "depth": result.depth,
             "threads": self.threads,
@@ -70,10 +92,6 @@ class BenchReport:
             "isa": self.isa,
             "model": self.model,
             "bytes_per_token": self.bytes_per_token,
-            "read_gbps": result.read_gbps,
-            "int8_gops": result.int8_gops,
-            "bound": "bandwidth" if decode else "compute",
-            "share_of_limit": read / result.read_gbps if decode else work / result.int8_gops,
             "peak_memory_bytes": self.peak_memory_bytes,
         }
 
@@ -86,10 +104,12 @@ def measure(
     depths: list[int],
     repeat: int,
     announce: Callable[[str], object],
+    ram: str = "all",
 ) -> BenchReport:
     """Run every test `repeat` times, after one run that does not count."""
-    rng = np.random.default_rng(0)
-    stream = np.ones(_STREAM_BYTES, np.uint8)
+    rng, pager = np.random.default_rng(0), runner.pager
+    stream = np.ones(_STREAM_BYTES if pager is None else 0, np.uint8)  # a budget has no room for it
+    storage = None if pager is None else storage_rate(pager)
     config = model.config
     limit = config.vocab_size
     sizes = measure_sizes(config, list(model.pieces.values()))
@@ -101,12 +121,15 @@ def measure(
             ids = rng.integers(0, limit, depth + tokens)
             state = State(config, depth + tokens + 1)
             seconds, bandwidth, peak = [], [], []
+            before = None
             for n in range(repeat + 1):
+                if n == 1 and pager is not None:
+                    before = pager.stats.copy()
                 elapsed = _run_once(runner, state, ids, depth, kind == "tg")
                 if n:
                     seconds.append(elapsed)
-                    bandwidth.append(read_bandwidth(runner, stream))
-                    peak.append(int8_peak(runner))
+                    bandwidth.append(read_bandwidth(runner, stream) if pager is None else 0.0)
+                    peak.append(int8_peak(runner) if pager is None else 0.0)
             results.append(
                 TestResult(
                     f"{kind}{tokens}",
@@ -115,17 +138,36 @@ def measure(
                     tokens,
                     statistics.median(bandwidth),
                     statistics.median(peak),
+                    pager.stats.since(before) if pager is not None and before is not None else None,
                 )
             )
     return BenchReport(
         model.folder.name,
+        ram,
         runner.kernels.isa.name,
         runner.team.count,
         sizes.bytes_per_token,
         2 * (sizes.active_parameters - config.vocab_size * config.hidden_size),
-        peak_memory_bytes() - _STREAM_BYTES,
+        peak_memory_bytes() - stream.nbytes,
+        storage,
         tuple(results),
     )
+
+
+def storage_rate(pager: ExpertPager) -> float:
+    """GB/s of reading experts in random order, as many at a time as the pager does."""
+    rng, slots = np.random.default_rng(0), pager.residency.free[-_PROBE_SLOTS:]
+    places = [(n, int(e)) for n in pager.offsets for e in rng.permutation(len(pager.offsets[n]))[:2]]
+    rng.shuffle(places)
+    started = time.perf_counter()
+    for first in range(0, len(places), len(slots)):
+        reads = [
+            pager.reader.read(int(pager.offsets[n][e]), pager.block_bytes, pager.slots.address_of(slot))
+            for (n, e), slot in zip(places[first : first + len(slots)], slots, strict=False)
+        ]
+        for read in reads:
+            read.result()
+    return len(places) * pager.block_bytes / (time.perf_counter() - started) / 1e9
 
 
 def read_bandwidth(runner: Runner, stream: NDArray[np.uint8]) -> float:

@@ -52,7 +52,7 @@ class PackedScorer:
         for first in range(0, len(window), self.runner.chunk):
             chunk = window[first : first + self.runner.chunk]
             logits = self.runner.run(
-                chunk, state, all_logits=True, routing=lambda layer, e: experts.setdefault(layer, []).append(e)
+                chunk, state, all_logits=True, routing=lambda n, e: experts.setdefault(n, []).append(e)
             )
             parts.append(logits[:, : self.vocab])
         return np.concatenate(parts), {layer: np.concatenate(e) for layer, e in experts.items()}

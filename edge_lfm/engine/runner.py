@@ -31,7 +31,8 @@ from edge_lfm.model.binding import bind
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.state import State
 
-Routing = Callable[[int, NDArray[np.int64]], object]
+Routing = Callable[[int, NDArray[np.int64]], "NDArray[np.int64] | None"]
+"""`(layer, chosen experts [T, k]) -> None`, or, for a step of one token, other experts to take at the same weights."""
 
 CHUNK = 512
 """Tokens of a prefill step. 512 give a 64-expert layer 32 tokens per expert, enough for its kernels to
@@ -74,7 +75,8 @@ class Runner:
     ) -> NDArray[np.float32]:
         """Feed tokens [T], T <= chunk, to a state; logits [vocab] of the last, or [T, vocab] of all.
 
-        `routing`: called with each layer that has experts and the chosen ones [T, k], in order of their score.
+        `routing`: called with each layer that has experts and the chosen ones [T, k], in order of their score; what it
+            gives replaces them (steps of one token).
 
         Raises:
             UsageError: a token id is not of this model.
@@ -117,8 +119,9 @@ class Runner:
                 done = 2 + 3 * n
                 for _ in paging:  # the layer before is computed: its experts may be given up
                     pass
-                if routing is not None:
-                    routing(n, shown.copy())
+                instead = routing(n, shown.copy()) if routing is not None else None
+                if instead is not None:
+                    self._take(instead)
                 if self.pager is not None:
                     paging = self._page(self.pager, n, shown)
                     done = next(paging)
@@ -154,6 +157,14 @@ class Runner:
                 self._run_stages(down, end)
         self._present[:] = 1
         yield end
+
+    def _take(self, experts: NDArray[np.int64]) -> None:
+        """Route the one token of this step to other experts [1, k], with the weights that the router gave."""
+        assert len(experts) == 1
+        top_k = experts.shape[1]
+        self._chosen[:top_k] = experts[0]
+        self._segments[:] = np.searchsorted(np.sort(experts[0]), np.arange(len(self._segments)))
+        self._pair_weight[:top_k] = self._chosen_weight[:top_k][np.argsort(experts[0], kind="stable")]
 
     def _show(self, experts: list[int]) -> None:
         """The experts that the next stages are to compute."""
@@ -210,11 +221,11 @@ class Runner:
         self._activations("mixed", tokens * hidden)
         self._allocate("router_logits", tokens * -(-config.max_experts // 16) * 16, np.float32)
         self._chosen = self._allocate("chosen", pairs, np.int64)
-        self._allocate("chosen_weight", pairs, np.float32)
-        self._allocate("segments", config.max_experts + 1, np.int64)
+        self._chosen_weight = self._allocate("chosen_weight", pairs, np.float32)
+        self._segments = self._allocate("segments", config.max_experts + 1, np.int64)
         self._present = self._allocate("present", config.max_experts, np.int64)
         self._allocate("pair_token", pairs, np.int64)
-        self._allocate("pair_weight", pairs, np.float32)
+        self._pair_weight = self._allocate("pair_weight", pairs, np.float32)
         self._activations("pairs", pairs * hidden)
         dense = tokens * config.intermediate_size if config.num_dense_layers else 0
         self._activations("gated", max(pairs * config.moe_intermediate_size, dense))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import resource
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,17 +40,34 @@ def available_memory(root: Path = Path("/")) -> int:
                 available = int(line.split()[1]) * 1024
     except OSError:
         pass
-    for limit, usage in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
+    for group, limit, usage in _memory_groups(root):
         try:
-            most = int((root / "sys/fs/cgroup" / limit).read_text(encoding="ascii"))
-            used = int((root / "sys/fs/cgroup" / usage).read_text(encoding="ascii"))
+            most = int((group / limit).read_text(encoding="ascii"))
+            used = int((group / usage).read_text(encoding="ascii"))
         except (OSError, ValueError):  # no such group, or "max"
             continue
         available = min(available, max(0, most - used))
     return available
+
+
+def _memory_groups(root: Path) -> Iterator[tuple[Path, str, str]]:
+    """The memory cgroups that this process is in, version 1 or 2, with their parents: folder, limit, usage."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    for line in [*lines, "0::/", "0:memory:/"]:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base, names = root / "sys/fs/cgroup", ("memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            base, names = root / "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        group = base / path.lstrip("/")
+        while group != base.parent:
+            yield group, *names
+            group = group.parent
 
 
 RESERVE_BYTES = 512 << 20

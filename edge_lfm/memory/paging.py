@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,28 @@ class PagingStats:
     def hit_rate(self) -> float:
         total = int(self.hits.sum() + self.misses.sum())
         return float(self.hits.sum()) / total if total else 1.0
+
+    def copy(self) -> PagingStats:
+        """The counters as they are now."""
+        return PagingStats(self.hits.copy(), self.misses.copy(), self.stall_s.copy(), self.bytes_read)
+
+    def since(self, before: PagingStats) -> PagingStats:
+        """What has been added since a copy was taken."""
+        return PagingStats(
+            self.hits - before.hits,
+            self.misses - before.misses,
+            self.stall_s - before.stall_s,
+            self.bytes_read - before.bytes_read,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "hit_rate": self.hit_rate,
+            "hits": self.hits.tolist(),
+            "misses": self.misses.tolist(),
+            "stall_s": float(self.stall_s.sum()),
+            "bytes_read": self.bytes_read,
+        }
 
 
 @dataclass

@@ -1,8 +1,9 @@
-"""Which experts are worth their memory: a score that rises with use and decays with time.
+"""Which experts are worth their memory: scores from past use, or a forecast of future use.
 
-Each use of an expert adds to several counters that halve after 1, 4, 16, 64 and 256 tokens; the score is their
-weighted sum, close to a power law of the time since each use. On the traces of GPT-OSS-20B (`benchmarks/replay.py`)
-that misses 8 to 17 % less than least-recently-used, and 1 to 2 % less than any single half-life.
+`DecayedUse` needs nothing but the past: each use of an expert adds to counters that halve after 1, 4, 16, 64 and 256
+tokens; the score is their weighted sum, close to a power law of the time since each use. `LearnedUse` forecasts the
+uses to come from the same counters and from what all layers chose last, with linear weights that were fitted to the
+model's own routing (`quantize/forecast.py`). Hit rates of both on recorded routing: `benchmarks/replay.py`.
 """
 
 from __future__ import annotations
@@ -12,22 +13,49 @@ from numpy.typing import NDArray
 
 HALF_LIVES = np.array([1, 4, 16, 64, 256], np.float64)
 WEIGHTS = np.array([1, 0.6, 0.3, 0.2, 0.1])
-_DECAY = 0.5 ** (1 / HALF_LIVES)
+DECAY = 0.5 ** (1 / HALF_LIVES)
 
 
 class DecayedUse:
     """Scores of the experts of one layer, [experts]."""
 
     def __init__(self, experts: int) -> None:
-        self._counters = np.zeros((len(HALF_LIVES), experts))
-        self.scores = np.zeros(experts)
+        self.counters = np.zeros((len(HALF_LIVES), experts))
 
     def note(self, chosen: NDArray[np.int64]) -> None:
         """A step's choices [tokens, k], oldest first."""
-        tokens, experts = len(chosen), self._counters.shape[1]
-        ages = np.arange(tokens - 1, -1, -1)
-        used = np.zeros((tokens, experts))
+        tokens = len(chosen)
+        used = np.zeros((tokens, self.counters.shape[1]))
         np.put_along_axis(used, chosen, 1.0, axis=1)
-        self._counters *= (_DECAY**tokens)[:, None]
-        self._counters += (_DECAY[:, None] ** ages) @ used
-        self.scores = WEIGHTS @ self._counters
+        self.counters *= (DECAY**tokens)[:, None]
+        self.counters += (DECAY[:, None] ** np.arange(tokens - 1, -1, -1)) @ used
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        return WEIGHTS @ self.counters
+
+
+class LearnedUse(DecayedUse):
+    """Forecasts of the experts of layer `row` of those that have experts.
+
+    weights: float32 [1 + layers * experts + half-lives * experts, experts], rows for: a constant, the last choices of
+    every layer, and this layer's counters as shares. latest: bool [layers, experts], shared by all layers.
+    """
+
+    def __init__(self, row: int, weights: NDArray[np.float32], latest: NDArray[np.bool_]) -> None:
+        super().__init__(latest.shape[1])
+        self.row, self.latest = row, latest
+        self._constant, self._choices = weights[0], weights[1 : 1 + latest.size]
+        self._shares = weights[1 + latest.size :]
+
+    def note(self, chosen: NDArray[np.int64]) -> None:
+        super().note(chosen)
+        self.latest[self.row] = False
+        self.latest[self.row, chosen[-1]] = True
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        shares = (self.counters * (1 - DECAY)[:, None]).ravel()
+        chosen = np.flatnonzero(self.latest)
+        out: NDArray[np.float64] = self._constant + self._choices[chosen].sum(axis=0) + shares @ self._shares
+        return out

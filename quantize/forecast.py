@@ -1,0 +1,55 @@
+"""Fitting the forecast of expert use that paging evicts by: ridge regression on a model's own routing.
+
+For every layer, from what all layers chose for a token and the layer's decayed counts, to the discounted uses of each
+expert in the tokens to come. Data are the choices that calibration text showed; features are those of
+`memory/policy.py`. Knows no files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_lfm.memory.policy import DECAY
+
+DISCOUNT = 0.6
+"""How much less each later token counts: caches of a quarter to a half of the experts look about ten tokens ahead."""
+RIDGE = 10.0
+
+Used = NDArray[np.bool_]
+"""Choices of one sequence, [tokens, layers, experts]."""
+
+
+def fit_forecast(sequences: Sequence[Used]) -> NDArray[np.float32]:
+    """Weights [layers, features, experts] as `LearnedUse` takes them."""
+    return np.stack([fit_layer(sequences, layer) for layer in range(sequences[0].shape[1])])
+
+
+def fit_layer(sequences: Sequence[Used], layer: int) -> NDArray[np.float32]:
+    """The weights of one layer, [features, experts]."""
+    gram, side = np.float32(0), np.float32(0)
+    for used in sequences:
+        x = features(used, layer)
+        gram, side = gram + x.T @ x, side + x.T @ future_use(used[:, layer])
+    return np.linalg.solve(gram + np.float32(RIDGE) * np.eye(len(gram), dtype=np.float32), side).astype(np.float32)
+
+
+def features(used: Used, layer: int) -> NDArray[np.float32]:
+    """[tokens, features] after each token of a sequence."""
+    tokens, own = len(used), used[:, layer].astype(np.float64)
+    counters = np.zeros((tokens, len(DECAY), own.shape[1]))
+    for t in range(tokens):
+        counters[t] = (counters[t - 1] * DECAY[:, None] if t else 0) + own[t]
+    shares = counters * (1 - DECAY)[:, None]
+    parts = (np.ones((tokens, 1)), used.reshape(tokens, -1), shares.reshape(tokens, -1))
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def future_use(own: Used) -> NDArray[np.float32]:
+    """[tokens, experts]: the discounted uses after each token, in shares."""
+    ahead = np.zeros((len(own) + 1, own.shape[1]), np.float32)
+    for t in range(len(own) - 1, 0, -1):
+        ahead[t] = ahead[t + 1] * DISCOUNT + own[t] * (1 - DISCOUNT)
+    return ahead[1:]
