@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
 from edge_lfm.memory.policy import DECAY, WEIGHTS, LearnedUse
 from edge_lfm.quantize.forecast import fit_forecast
@@ -69,7 +70,7 @@ class Replay:
 
     def learned(self, weights: NDArray[np.float32]) -> Score:
         """As the runtime does: layers above a layer are known of the token before only."""
-        tokens, sequences, layers, experts = self.used.shape
+        _, sequences, layers, experts = self.used.shape
         latest = [np.zeros((layers, experts), bool) for _ in range(sequences)]
         policies = [[LearnedUse(n, weights[n], latest[s]) for n in range(layers)] for s in range(sequences)]
 
@@ -118,7 +119,10 @@ def main() -> None:
         f"half-life {h}": lambda h=h: replay.decayed(np.array([0.5 ** (1 / h)]), np.ones(1)) for h in (4, 16, 64)
     }
     policies["decayed use"] = lambda: replay.decayed(DECAY, WEIGHTS)
-    if args.fit:
+    if args.forecast:
+        fitted = load_file(args.forecast)["weights"].astype(np.float32)
+        policies["learned"] = lambda: replay.learned(fitted)
+    elif args.fit:
         others = [s for n, s in enumerate(sequences) if n not in set(picks)]
         model = fit_forecast(others[:: max(1, len(others) // args.fit)])
         policies["learned"] = lambda: replay.learned(model)

@@ -185,6 +185,15 @@ class Model:
     def threads(self) -> int:
         return self._runner.team.count
 
+    def change_budget(self, ram: str | int) -> None:
+        """Give memory back while running, or take again what was given back; for models whose experts are paged.
+
+        Raises:
+            UsageError: the whole model is in memory, or `ram` is not a size.
+            DoesNotFitError: the budget is too small.
+        """
+        self._runner.change_budget(Budget.of(ram))
+
     @property
     def paging(self) -> PagingStats | None:
         """Counters of expert paging, or None when the whole model is in memory."""

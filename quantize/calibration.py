@@ -23,9 +23,11 @@ from edge_lfm.config import ModelConfig
 from edge_lfm.errors import ModelFileError, UsageError
 from edge_lfm.formats.checkpoint import Checkpoint
 from edge_lfm.kernels.ref import F32, I64
+from edge_lfm.memory.policy import FORECAST_FILE
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.plan import Piece, plan_pieces
 from edge_lfm.model.streamed import StreamedModel
+from edge_lfm.quantize.forecast import fit_forecast
 from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe
 
 STATISTICS = "statistics.safetensors"
@@ -149,6 +151,7 @@ class _Collector:
     keep_inputs: bool
     sums: dict[str, _Sums] = field(default_factory=dict)
     seen: dict[tuple[int, int], int] = field(default_factory=dict)
+    choices: dict[int, I64] = field(default_factory=dict)
 
     def matrix(self, name: str, x: F32) -> None:
         self.sums.setdefault(name, _Sums()).add(x)
@@ -157,6 +160,8 @@ class _Collector:
         if self.keep_inputs:
             arrays = {"x": x.astype(np.float16), "chosen": chosen.astype(np.uint8 if chosen.max() < 256 else np.int64)}
             save_file(arrays | {"weight": weight}, _inputs_path(self.folder, layer))
+
+        self.choices[layer] = chosen
 
     def expert(self, layer: int, expert: int, x: F32, gated: F32, weight: F32) -> None:
         at, power = f"model.layers.{layer}.feed_forward.experts", np.square(weight)
@@ -219,8 +224,22 @@ def collect(
         arrays[f"squares/{name}"] = sums.mean
         if ".experts." in name:
             arrays[f"tokens/{name}"] = np.array([sums.weight], np.float32)
+    if collector.choices:
+        _save_forecast(config, collector.choices, windows, output)
     save_file(arrays, output / STATISTICS, metadata={"provenance": json.dumps(provenance, sort_keys=True)})
     return _report(config, collector, provenance)
+
+
+def _save_forecast(
+    config: ModelConfig, choices: dict[int, I64], windows: Sequence[NDArray[np.int64]], output: Path
+) -> None:
+    """Fit which experts will be used again to what the text chose; paging evicts by it."""
+    layers = sorted(choices)
+    used = np.zeros((len(choices[layers[0]]), len(layers), config.num_experts), bool)
+    for row, n in enumerate(layers):
+        np.put_along_axis(used[:, row], choices[n], True, axis=1)
+    sequences = np.split(used, np.cumsum([len(w) for w in windows])[:-1])
+    save_file({"weights": fit_forecast(sequences).astype(np.float16)}, output / FORECAST_FILE)
 
 
 def _report(config: ModelConfig, collector: _Collector, provenance: dict[str, Any]) -> CalibrationReport:

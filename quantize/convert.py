@@ -26,6 +26,7 @@ from edge_lfm.formats.packed import PackedWriter
 from edge_lfm.kernels.layout import LAYOUT_VERSION
 from edge_lfm.kernels.library import Kernels, load_kernels
 from edge_lfm.memory.budget import peak_memory_bytes
+from edge_lfm.memory.policy import FORECAST_FILE
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.plan import Piece, plan_pieces
 from edge_lfm.model.sizes import SizeReport, measure_sizes, slot_of
@@ -147,6 +148,8 @@ def convert(
                     job = _Job(pieces, weights, recipe, kernels, known, writer)
                     units, resumed = _run(job, journal, count, progress)
                 report = _report(recipe, checkpoint, known, sizes, pieces, units, warnings)
+                if known is not None and (known.folder / FORECAST_FILE).exists():
+                    shutil.copyfile(known.folder / FORECAST_FILE, stage / FORECAST_FILE)
                 _write_model(stage, source, checkpoint, recipe, report)
             (stage / JOURNAL).unlink()
     took = time.perf_counter() - started

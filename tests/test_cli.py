@@ -129,6 +129,13 @@ def test_synth_and_bench(tmp_path: Path) -> None:
     assert all(0 < r["min"] <= r["tokens_per_second"] <= r["max"] for r in rows)
     assert_one_line_error(edge_lfm("synth", "lfm9", "-o", tmp_path / "x"), 2, "lfm9", "lfm2-24b-a2b")
     assert_one_line_error(edge_lfm("bench", "-p", "many"), 2, "-p many")
+    paged = edge_lfm("bench", "-p", "16", "-n", "4", "-t", "1", "-r", "2", "--ram", "190M,all", "--json")
+    rows = json.loads(paged.stdout)["results"]
+    assert [(r["ram"], r["bound"]) for r in rows] == [
+        ("190M", "storage"), ("190M", "storage"), ("all", "compute"), ("all", "bandwidth")
+    ]  # fmt: skip
+    assert 0 <= rows[1]["hit_rate"] <= 1 and rows[0]["storage_gbps"] > 0
+    assert "190M" in edge_lfm("bench", "-p", "16", "-n", "4", "-t", "1", "-r", "1", "--ram", "190M").stdout
 
 
 def test_piped_chat_remembers() -> None:

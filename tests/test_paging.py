@@ -15,6 +15,7 @@ from conftest import GOLDEN_CASES, goldens_tool
 from edge_lfm.api import Model
 from edge_lfm.engine import paged
 from edge_lfm.engine.generate import prefill
+from edge_lfm.engine.lookahead import Lookahead
 from edge_lfm.engine.runner import Runner
 from edge_lfm.errors import DoesNotFitError, ModelFileError, UsageError
 from edge_lfm.kernels.library import load_kernels
@@ -34,7 +35,7 @@ def paged_model(folder: Path, keep: int, ring: int = 4, threads: int = 1, chunk:
         reader = BlockReader(model.folder / "model.safetensors")
         model.use_trunk(paged._read_trunk(reader, model))
         with Runner(model, load_kernels(), threads, chunk) as runner:
-            plan = PagingPlan(keep, keep * len(layers) + ring, 0)
+            plan = PagingPlan(keep, keep * len(layers) + ring, 0, paged.slot_bytes_of(model), len(layers))
             runner.pager = paged._make_pager(model, runner, reader, plan, layers)
             yield runner
 
@@ -132,7 +133,7 @@ def test_the_score_is_the_weighted_sum_of_decayed_uses() -> None:
 
 
 def test_an_expert_stays_only_if_it_is_worth_more() -> None:
-    residency = Residency([5], 8, keep=2, slots=4)
+    residency = Residency({5: DecayedUse(8)}, keep=2, slots=4)
     for expert in (0, 1):
         residency.note(5, np.array([[expert]] * 3))
         residency.admit(5, expert)
@@ -146,11 +147,39 @@ def test_an_expert_stays_only_if_it_is_worth_more() -> None:
     residency.admit(5, 2)
     residency.settle(5, [2])
     assert residency.slot(5, 2) is not None and residency.slot(5, 0) is None
-    residency.shrink(1)
-    assert len(residency.layers[5].kept) == 1 and len(residency.free) == 3
+    assert len(residency.resize(1, 3)) == 1
+    assert set(residency.layers[5].kept) == {2} and len(residency.free) == 2
     residency.admit(5, 6)
     residency.drop(5, 6)
-    assert len(residency.free) == 3
+    assert len(residency.free) == 2
+    assert residency.resize(2, 4) == [] and len(residency.free) == 3
+    slots = [*residency.free, *residency.layers[5].kept.values()]
+    assert sorted(slots) == [0, 1, 2, 3]
+
+
+def test_a_budget_that_is_lowered_while_running(
+    demo: dict[str, Path], ids: np.ndarray, resident: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paged, "INTERPRETER_BYTES", 0)
+    monkeypatch.setattr("edge_lfm.api._OVERHEAD_BYTES", 1 << 30)
+    with Model.load(demo["balanced"], ram="900M", context=256) as model:
+        runner = model._runner
+        pager = runner.pager
+        assert pager is not None and pager.residency.keep == 16
+        assert np.array_equal(logits_of(runner, ids, [100]), resident)
+        fixed, slot = pager.plan.fixed_bytes, pager.plan.slot_bytes
+        model.change_budget(fixed + (16 + 6 * 5) * slot)
+        assert pager.residency.keep == 5
+        assert all(len(layer.kept) == 5 for layer in pager.residency.layers.values())
+        assert len(pager.residency.free) == 16
+        assert np.array_equal(logits_of(runner, ids, [100]), resident)
+        with pytest.raises(DoesNotFitError):
+            model.change_budget("1M")
+        model.change_budget("900M")
+        assert pager.residency.keep == 16
+        assert np.array_equal(logits_of(runner, ids, [100]), resident)
+    with Model.load(demo["int8"], ram="2G") as whole, pytest.raises(UsageError, match="whole model"):
+        whole.change_budget("1G")
 
 
 def test_direct_reads(tmp_path: Path) -> None:
@@ -216,3 +245,41 @@ def test_an_interrupted_step_loses_no_slot(demo: dict[str, Path], ids: np.ndarra
         assert np.array_equal(logits_of(runner, ids, [100]), resident)
         kept = [slot for layer in pager.residency.layers.values() for slot in layer.kept.values()]
         assert sorted([*pager.residency.free, *kept]) == list(range(2 * 6 + 4))
+
+
+def test_reading_ahead_changes_no_number_and_loses_no_slot(
+    demo: dict[str, Path], ids: np.ndarray, resident: np.ndarray
+) -> None:
+    with paged_model(demo["balanced"], 4, 16) as runner:
+        pager = runner.pager
+        assert pager is not None
+        runner.lookahead = Lookahead(runner.model)
+        assert np.array_equal(logits_of(runner, ids, [100]), resident)
+        assert np.array_equal(logits_of(runner, ids[:60], list(range(1, 60))), resident[:60])
+        assert pager.stats.ahead_used > 0
+        assert all(not layer.passing for layer in pager.residency.layers.values())
+        kept = [slot for layer in pager.residency.layers.values() for slot in layer.kept.values()]
+        assert sorted([*pager.residency.free, *kept]) == list(range(4 * 6 + 16))
+
+
+def test_guesses_name_most_of_the_next_experts(demo: dict[str, Path], demo_goldens: dict[str, dict]) -> None:
+    """With the hidden state of the layer itself the guess is the router's own choice; one layer before, mostly."""
+    with PackedModel(demo["balanced"]) as model, Runner(model, load_kernels(), 1) as runner:
+        lookahead, right, total = Lookahead(model), 0, 0
+        guessed: dict[int, set[int]] = {}
+
+        def watch(layer: int, chosen: np.ndarray) -> None:
+            nonlocal right, total
+            if layer in guessed:
+                right += len(guessed[layer] & set(chosen[0].tolist()))
+                total += len(chosen[0])
+            guess = lookahead.guess(layer, runner._x)
+            assert (guess is None) == (layer == 7)
+            if guess:
+                guessed[guess[0]] = set(guess[1].tolist())
+
+        state = State(model.config, 512)
+        for token in demo_goldens["story"]["prompt_ids"] + demo_goldens["story"]["greedy_ids"]:
+            guessed.clear()
+            runner.run(np.array([token]), state, routing=watch)
+    assert total > 500 and right / total > 0.5  # by chance: 0.25

@@ -63,25 +63,7 @@ class BenchReport:
     def _row(self, result: TestResult) -> dict[str, Any]:
         rates = [result.tokens / s for s in result.seconds]
         rate = statistics.median(rates)
-        decode = result.test.startswith("tg")
-        read, work = rate * self.bytes_per_token / 1e9, rate * self.ops_per_token / 1e9
-        limits: dict[str, Any] = {
-            "read_gbps": result.read_gbps,
-            "int8_gops": result.int8_gops,
-            "bound": "bandwidth" if decode else "compute",
-            "share_of_limit": read / result.read_gbps if decode else work / result.int8_gops,
-        }
-        if result.paging is not None and self.storage_gbps is not None:
-            seconds = sum(result.seconds)
-            limits = {
-                "bound": "storage",
-                "storage_gbps": self.storage_gbps,
-                "share_of_limit": result.paging.bytes_read / seconds / 1e9 / self.storage_gbps,
-                "hit_rate": result.paging.hit_rate,
-                "bytes_read_per_token": result.paging.bytes_read / (result.tokens * len(result.seconds)),
-                "stall_share": float(result.paging.stall_s.sum()) / seconds,
-            }
-        return limits | {
+        return self._limit(result, rate) | {
             "ram": self.ram,
             "test": result.test,
             "depth": result.depth,
@@ -94,6 +76,25 @@ class BenchReport:
             "bytes_per_token": self.bytes_per_token,
             "peak_memory_bytes": self.peak_memory_bytes,
         }
+
+    def _limit(self, result: TestResult, rate: float) -> dict[str, Any]:
+        """What bounds the test, and the share of it that was reached."""
+        if result.paging is not None and self.storage_gbps is not None:
+            seconds = sum(result.seconds)
+            return {
+                "bound": "storage",
+                "storage_gbps": self.storage_gbps,
+                "share_of_limit": result.paging.bytes_read / seconds / 1e9 / self.storage_gbps,
+                "hit_rate": result.paging.hit_rate,
+                "bytes_read_per_token": result.paging.bytes_read / (result.tokens * len(result.seconds)),
+                "stall_share": float(result.paging.stall_s.sum()) / seconds,
+            }
+        hardware = {"read_gbps": result.read_gbps, "int8_gops": result.int8_gops}
+        if result.test.startswith("tg"):
+            share = rate * self.bytes_per_token / 1e9 / result.read_gbps
+            return hardware | {"bound": "bandwidth", "share_of_limit": share}
+        share = rate * self.ops_per_token / 1e9 / result.int8_gops
+        return hardware | {"bound": "compute", "share_of_limit": share}
 
 
 def measure(

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from edge_lfm.engine.runner import Runner
 from edge_lfm.errors import ModelFileError
+from edge_lfm.formats.safetensors import SafetensorsFile
 from edge_lfm.kernels.library import Kernels
 from edge_lfm.memory.budget import Budget, PagingPlan, plan_paging
 from edge_lfm.memory.paging import ExpertPager
+from edge_lfm.memory.policy import FORECAST_FILE, HALF_LIVES, DecayedUse, LearnedUse
 from edge_lfm.memory.reader import READ_ALIGNMENT, BlockReader, Slots
 from edge_lfm.memory.residency import Residency
 from edge_lfm.model.packed_model import PackedModel
@@ -69,9 +71,24 @@ def _make_pager(
     if any((table % READ_ALIGNMENT).any() for table in offsets.values()):
         raise ModelFileError(f"{model.folder}: experts are not aligned for direct reads", hint="quantize it again")
     slots = Slots(plan.slots, slot_bytes_of(model))
-    residency = Residency(layers, model.config.num_experts, plan.keep, plan.slots)
+    residency = Residency(_policies(model, layers), plan.keep, plan.slots)
     nbytes = next(piece.nbytes for piece in model.pieces.values() if piece.kind == "experts")
-    return ExpertPager(reader, slots, residency, nbytes, offsets, runner.binding.tables)
+    return ExpertPager(reader, slots, residency, plan, nbytes, offsets, runner.binding.tables)
+
+
+def _policies(model: PackedModel, layers: list[int]) -> dict[int, DecayedUse]:
+    """The model's own forecast of expert use, if its calibration left one; else decayed use."""
+    experts, path = model.config.num_experts, model.folder / FORECAST_FILE
+    if not path.exists():
+        return {n: DecayedUse(experts) for n in layers}
+    with SafetensorsFile(path) as file:
+        weights = file.read("weights").astype(np.float32)
+    latest = np.zeros((len(layers), experts), bool)
+    if weights.shape != (len(layers), 1 + (len(layers) + len(HALF_LIVES)) * experts, experts):
+        raise ModelFileError(
+            f"{path} is a forecast of another shape, {list(weights.shape)}", hint="remove it, or quantize again"
+        )
+    return {n: LearnedUse(row, weights[row], latest) for row, n in enumerate(layers)}
 
 
 def kv_cache_bytes(config: Any, context: int, kv_dtype: str) -> int:

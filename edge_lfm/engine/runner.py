@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_lfm.engine.lookahead import Lookahead
 from edge_lfm.errors import NumericalError, UsageError
 from edge_lfm.kernels.layout import (
     ACTIVATION_BYTES,
@@ -26,6 +27,7 @@ from edge_lfm.kernels.layout import (
 from edge_lfm.kernels.library import Kernels
 from edge_lfm.kernels.ref import rope_table
 from edge_lfm.kernels.team import Team
+from edge_lfm.memory.budget import Budget
 from edge_lfm.memory.paging import ExpertPager
 from edge_lfm.model.binding import bind
 from edge_lfm.model.packed_model import PackedModel
@@ -49,6 +51,8 @@ class Runner:
         self.model, self.kernels, self.chunk = model, kernels, chunk
         self.pager: ExpertPager | None = None
         """Brings experts into memory; None: all are mapped."""
+        self.lookahead: Lookahead | None = None
+        """Guesses the next layer's experts, for the pager to read ahead; None: nothing is read on a guess."""
         self.binding = bind(model)
         self.team = Team(threads)
         self._turn = threading.Lock()
@@ -140,6 +144,10 @@ class Runner:
         """
         gate_up, down, end = 2 + 3 * n, 3 + 3 * n, 4 + 3 * n
         for wave in pager.waves(n, chosen):
+            if self.lookahead is not None and len(chosen) == 1:
+                guess = self.lookahead.guess(n, self._x)
+                if guess is not None:
+                    pager.read_ahead(guess[0], guess[1].tolist())
             if wave.only and not wave.missing:
                 yield gate_up
                 continue
@@ -170,6 +178,20 @@ class Runner:
         """The experts that the next stages are to compute."""
         self._present[:] = 0
         self._present[experts] = 1
+
+    def change_budget(self, budget: Budget) -> None:
+        """Spend less memory on experts, or again as much as at the start; waits for the step under way.
+
+        Raises:
+            UsageError: the experts of this model are not paged.
+            DoesNotFitError: the budget is too small.
+        """
+        if self.pager is None:
+            raise UsageError("the whole model is in memory", hint="load it with a budget (ram) to page its experts")
+        config = self.model.config
+        with self._turn:
+            plan = self.pager.plan.changed(budget, config.num_experts, config.num_experts_per_tok)
+            self.pager.resize(min(plan.keep, self.pager.plan.keep), min(plan.slots, self.pager.plan.slots))
 
     def close(self) -> None:
         """End the threads."""
@@ -215,7 +237,7 @@ class Runner:
     def _make_scratch(self, threads: int) -> None:
         config, c, tokens = self.model.config, self._context, self.chunk
         hidden, pairs = config.hidden_size, tokens * max(1, config.num_experts_per_tok)
-        self._allocate("x", tokens * hidden, np.float32)
+        self._x = self._allocate("x", tokens * hidden, np.float32)[:hidden]
         self._activations("normed", tokens * hidden)
         self._allocate("wide", tokens * self.binding.widest_in_proj, np.float32)
         self._activations("mixed", tokens * hidden)

@@ -110,6 +110,16 @@ class PagingPlan:
     keep: int  # experts that each layer keeps
     slots: int
     fixed_bytes: int  # trunk, KV cache, scratch, interpreter
+    slot_bytes: int
+    layers: int
+
+    def changed(self, budget: Budget, experts: int, top_k: int) -> PagingPlan:
+        """The same with another budget, which cannot be larger than the first.
+
+        Raises:
+            DoesNotFitError: it is too small.
+        """
+        return plan_paging(budget, self.fixed_bytes, self.slot_bytes, self.layers, experts, top_k)
 
 
 def plan_paging(budget: Budget, fixed_bytes: int, slot_bytes: int, layers: int, experts: int, top_k: int) -> PagingPlan:
@@ -123,7 +133,7 @@ def plan_paging(budget: Budget, fixed_bytes: int, slot_bytes: int, layers: int, 
     if budget.nbytes < floor:
         raise budget.refuse(floor, "more memory, a smaller --context, --kv-dtype int8, or a recipe with fewer bits")
     keep = min(experts, ((budget.nbytes - fixed_bytes) // slot_bytes - ring) // layers)
-    return PagingPlan(keep, keep * layers + ring, fixed_bytes)
+    return PagingPlan(keep, keep * layers + ring, fixed_bytes, slot_bytes, layers)
 
 
 def peak_memory_bytes() -> int:

@@ -8,14 +8,15 @@ Knows slots, offsets and addresses; does not know what an expert computes.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_lfm.memory.budget import RING_SLOTS, PagingPlan
 from edge_lfm.memory.reader import BlockReader, Slots
 from edge_lfm.memory.residency import Residency
 
@@ -28,6 +29,8 @@ class PagingStats:
     misses: NDArray[np.int64]
     stall_s: NDArray[np.float64]
     bytes_read: int = 0
+    ahead_used: int = 0  # experts that were read on a guess, and needed
+    ahead_wasted: int = 0
 
     @property
     def hit_rate(self) -> float:
@@ -36,7 +39,7 @@ class PagingStats:
 
     def copy(self) -> PagingStats:
         """The counters as they are now."""
-        return PagingStats(self.hits.copy(), self.misses.copy(), self.stall_s.copy(), self.bytes_read)
+        return replace(self, hits=self.hits.copy(), misses=self.misses.copy(), stall_s=self.stall_s.copy())
 
     def since(self, before: PagingStats) -> PagingStats:
         """What has been added since a copy was taken."""
@@ -45,6 +48,8 @@ class PagingStats:
             self.misses - before.misses,
             self.stall_s - before.stall_s,
             self.bytes_read - before.bytes_read,
+            self.ahead_used - before.ahead_used,
+            self.ahead_wasted - before.ahead_wasted,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -54,6 +59,8 @@ class PagingStats:
             "misses": self.misses.tolist(),
             "stall_s": float(self.stall_s.sum()),
             "bytes_read": self.bytes_read,
+            "ahead_used": self.ahead_used,
+            "ahead_wasted": self.ahead_wasted,
         }
 
 
@@ -75,16 +82,19 @@ class ExpertPager:
         reader: BlockReader,
         slots: Slots,
         residency: Residency,
+        plan: PagingPlan,
         block_bytes: int,
         offsets: Mapping[int, NDArray[np.int64]],
         tables: Mapping[int, NDArray[np.int64]],
     ) -> None:
         self.reader, self.slots, self.residency, self.block_bytes = reader, slots, residency, block_bytes
+        self.plan = plan
         self.offsets, self.tables = offsets, tables
         self._row = {n: row for row, n in enumerate(sorted(tables))}
         count = len(tables)
         self.stats = PagingStats(np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count))
         self._open: list[tuple[int, Wave]] = []
+        self._ahead: dict[int, dict[int, Future[None]]] = {}  # layer -> reads begun on a guess
 
     def waves(self, layer: int, chosen: NDArray[np.int64]) -> Iterator[Wave]:
         """The experts that a step chose [tokens, k]; after each wave was computed, `settle` is called by the iterator.
@@ -94,10 +104,14 @@ class ExpertPager:
         residency, row = self.residency, self._row[layer]
         residency.note(layer, chosen)
         needed = [int(e) for e in np.unique(chosen)]
-        missing = [e for e in needed if residency.slot(layer, e) is None]
+        guessed = self._ahead.pop(layer, {})
+        missing = [e for e in needed if e in guessed or residency.slot(layer, e) is None]
+        self._drop_wrong(layer, {e: read for e, read in guessed.items() if e not in missing})
+        self.stats.ahead_used += sum(e in guessed for e in missing)
         self.stats.hits[row] += len(needed) - len(missing)
         self.stats.misses[row] += len(missing)
         waves = _split(needed, set(missing), len(residency.free), residency.room(layer))
+        waves[0].reads.update((e, read) for e, read in guessed.items() if e in missing)
         self._begin(layer, waves[0])
         for n, wave in enumerate(waves):
             if n + 1 < len(waves):
@@ -106,6 +120,28 @@ class ExpertPager:
             later = [e for other in waves[n + 1 :] for e in (*other.ready, *other.missing)]
             residency.settle(layer, wave.missing, later)
             self._open.pop(0)
+
+    def read_ahead(self, layer: int, experts: Sequence[int]) -> None:
+        """Begin to read what a later layer will probably need and does not have, behind all other reads.
+
+        Only while slots are plenty: what is read on a guess must not crowd out what is needed.
+        """
+        reads = self._ahead.setdefault(layer, {})
+        for expert in experts:
+            if len(self.residency.free) <= RING_SLOTS // 2 or self.residency.slot(layer, expert) is not None:
+                continue
+            address = self.slots.address_of(self.residency.admit(layer, expert))
+            self.tables[layer][expert] = address
+            reads[expert] = self.reader.read(int(self.offsets[layer][expert]), self.block_bytes, address)
+
+    def _drop_wrong(self, layer: int, reads: Mapping[int, Future[None]]) -> None:
+        """Give up experts that were guessed and are not needed."""
+        for expert, read in reads.items():
+            if not read.cancel():
+                read.exception()  # waits: the slot is being written to
+                self.stats.ahead_wasted += 1
+                self.stats.bytes_read += self.block_bytes
+            self.residency.drop(layer, expert)
 
     def wait(self, layer: int, wave: Wave) -> None:
         """Return when a wave's experts are in memory.
@@ -127,7 +163,14 @@ class ExpertPager:
                 if not read.cancel():
                     read.exception()  # waits
                 self.residency.drop(layer, expert)
-        self._open = []
+        for layer, reads in self._ahead.items():
+            self._drop_wrong(layer, reads)
+        self._open, self._ahead = [], {}
+
+    def resize(self, keep: int, slots: int) -> None:
+        """Spend more or less memory from now on; call between steps. Slots that are given up go back to the system."""
+        for slot in self.residency.resize(keep, slots):
+            self.slots.release(slot)
 
     def close(self) -> None:
         """Wait for reads under way; must come before the slots go."""
@@ -136,6 +179,8 @@ class ExpertPager:
     def _begin(self, layer: int, wave: Wave) -> None:
         self._open.append((layer, wave))
         for expert in wave.missing:
+            if expert in wave.reads:
+                continue
             slot = self.residency.admit(layer, expert)
             address = self.slots.address_of(slot)
             self.tables[layer][expert] = address

@@ -11,6 +11,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+FORECAST_FILE = "forecast.safetensors"
+"""Beside a packed model: the weights of `LearnedUse`, float16 [layers, features, experts]."""
+
 HALF_LIVES = np.array([1, 4, 16, 64, 256], np.float64)
 WEIGHTS = np.array([1, 0.6, 0.3, 0.2, 0.1])
 DECAY = 0.5 ** (1 / HALF_LIVES)

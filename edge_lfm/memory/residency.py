@@ -7,7 +7,7 @@ layer are never thrashed by another layer, and an expert that is used once in a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,12 +26,13 @@ class _Layer:
 
 
 class Residency:
-    """`keep`: experts that each layer may keep; `layers`: numbers of the layers that have experts."""
+    """`keep`: experts that each layer may keep; `policies`: of each layer that has experts, by its number."""
 
-    def __init__(self, layers: Iterable[int], experts: int, keep: int, slots: int) -> None:
+    def __init__(self, policies: Mapping[int, DecayedUse], keep: int, slots: int) -> None:
         self.keep = keep
-        self.layers = {n: _Layer(DecayedUse(experts)) for n in layers}
+        self.layers = {n: _Layer(policy) for n, policy in policies.items()}
         self.free = list(range(slots - 1, -1, -1))
+        self._unused: list[int] = []
         assert slots > keep * len(self.layers)
 
     def slot(self, layer: int, expert: int) -> int | None:
@@ -60,6 +61,8 @@ class Residency:
     def settle(self, layer: int, used: Iterable[int], later: Iterable[int] = ()) -> None:
         """Decide which of the experts that were read stay; `later`: experts that this step still needs."""
         found, needed = self.layers[layer], set(later)
+        if not found.passing:
+            return
         scores = found.policy.scores
         for expert in used:
             slot = found.passing.pop(expert, None)
@@ -75,9 +78,20 @@ class Residency:
                 self.free.append(found.kept.pop(weakest))
                 found.kept[expert] = slot
 
-    def shrink(self, keep: int) -> None:
-        """Keep fewer experts a layer from now on; the least worth leave."""
+    def resize(self, keep: int, slots: int) -> list[int]:
+        """Keep `keep` experts a layer in `slots` slots from now on; the slots that are no longer used.
+
+        The least worth leave first. Slots that were given up before come back first.
+        """
         self.keep = keep
         for found in self.layers.values():
-            for expert in sorted(found.kept, key=lambda e: found.policy.scores[e])[: max(0, len(found.kept) - keep)]:
+            scores = found.policy.scores
+            for expert in sorted(found.kept, key=lambda e: scores[e])[: max(0, len(found.kept) - keep)]:
                 self.free.append(found.kept.pop(expert))
+        used = len(self.free) + sum(len(found.kept) for found in self.layers.values())
+        back = max(0, min(slots - used, len(self._unused)))
+        self.free = [*self._unused[len(self._unused) - back :], *self.free]
+        self._unused = self._unused[: len(self._unused) - back]
+        gone = [self.free.pop(0) for _ in range(used + back - slots)]
+        self._unused += gone
+        return gone
