@@ -283,3 +283,15 @@ def test_guesses_name_most_of_the_next_experts(demo: dict[str, Path], demo_golde
             guessed.clear()
             runner.run(np.array([token]), state, routing=watch)
     assert total > 500 and right / total > 0.5  # by chance: 0.25
+
+
+def test_nothing_is_read_on_a_guess_while_the_disk_is_saturated(demo: dict[str, Path]) -> None:
+    with paged_model(demo["balanced"], 4, 16) as runner:
+        pager = runner.pager
+        assert pager is not None and pager.may_read_ahead
+        for _ in range(60):
+            pager.note_step(1.0, 0.95)
+        assert not pager.may_read_ahead
+        for _ in range(60):
+            pager.note_step(1.0, 0.3)
+        assert pager.may_read_ahead

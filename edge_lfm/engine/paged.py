@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_lfm.engine.lookahead import Lookahead
 from edge_lfm.engine.runner import Runner
 from edge_lfm.errors import ModelFileError
 from edge_lfm.formats.safetensors import SafetensorsFile
@@ -44,6 +45,7 @@ def paged_runner(model: PackedModel, kernels: Kernels, threads: int, budget: Bud
         model.use_trunk(_read_trunk(reader, model))
         runner = Runner(model, kernels, threads)
         runner.pager = _make_pager(model, runner, reader, plan, layers)
+        runner.lookahead = Lookahead(model)
     except BaseException:
         reader.close()
         raise

@@ -6,6 +6,7 @@ One runner serves one model, one step at a time. Knows token ids and states; kno
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
@@ -113,6 +114,7 @@ class Runner:
     def _run_by_layers(self, tokens: int, routing: Routing | None) -> None:
         """All stages, with a stop after each choice of experts (stage 1 + 3n of layer n)."""
         config, done = self.model.config, 0
+        started, stalled = time.perf_counter(), self.pager.stats.stall_s.sum() if self.pager else 0.0
         shown = self._chosen[: tokens * config.num_experts_per_tok].reshape(tokens, -1)
         paging: Iterator[int] = iter(())
         try:
@@ -132,6 +134,8 @@ class Runner:
             self._run_stages(done, self.stages)
             for _ in paging:
                 pass
+            if self.pager is not None and tokens == 1:
+                self.pager.note_step(time.perf_counter() - started, self.pager.stats.stall_s.sum() - stalled)
         except BaseException:
             if self.pager is not None:
                 self.pager.abandon()
@@ -144,7 +148,7 @@ class Runner:
         """
         gate_up, down, end = 2 + 3 * n, 3 + 3 * n, 4 + 3 * n
         for wave in pager.waves(n, chosen):
-            if self.lookahead is not None and len(chosen) == 1:
+            if self.lookahead is not None and len(chosen) == 1 and pager.may_read_ahead:
                 guess = self.lookahead.guess(n, self._x)
                 if guess is not None:
                     pager.read_ahead(guess[0], guess[1].tolist())

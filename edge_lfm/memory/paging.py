@@ -21,6 +21,12 @@ from edge_lfm.memory.reader import BlockReader, Slots
 from edge_lfm.memory.residency import Residency
 
 
+SATURATED = 0.85
+"""Share of a step spent waiting for the disk beyond which nothing is read on a guess: about one guess in seven is wrong
+(24B shape, random weights), so reading ahead costs more than it can hide when less than that is left to hide it in."""
+_SMOOTHING = 0.1
+
+
 @dataclass
 class PagingStats:
     """Counters since the model was loaded; one entry a layer, in layer order."""
@@ -95,6 +101,7 @@ class ExpertPager:
         self.stats = PagingStats(np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count))
         self._open: list[tuple[int, Wave]] = []
         self._ahead: dict[int, dict[int, Future[None]]] = {}  # layer -> reads begun on a guess
+        self._stalled = 0.0  # share of recent one-token steps
 
     def waves(self, layer: int, chosen: NDArray[np.int64]) -> Iterator[Wave]:
         """The experts that a step chose [tokens, k]; after each wave was computed, `settle` is called by the iterator.
@@ -120,6 +127,15 @@ class ExpertPager:
             later = [e for other in waves[n + 1 :] for e in (*other.ready, *other.missing)]
             residency.settle(layer, wave.missing, later)
             self._open.pop(0)
+
+    @property
+    def may_read_ahead(self) -> bool:
+        """Whether the disk has had time to spare in recent steps."""
+        return self._stalled < SATURATED
+
+    def note_step(self, seconds: float, stalled_s: float) -> None:
+        """How long a one-token step took, and how much of that it waited for the disk."""
+        self._stalled += _SMOOTHING * (stalled_s / seconds - self._stalled)
 
     def read_ahead(self, layer: int, experts: Sequence[int]) -> None:
         """Begin to read what a later layer will probably need and does not have, behind all other reads.
