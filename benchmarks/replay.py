@@ -108,6 +108,7 @@ def main() -> None:
     parser.add_argument(
         "--fit", type=int, default=200, help="other sequences that `learned` is fitted to; 0: leave out"
     )
+    parser.add_argument("--forecast", type=Path, help="a calibration's forecast.safetensors, for `learned`")
     args = parser.parse_args()
     sequences, experts = load(args.trace)
     picks = np.linspace(0, len(sequences) - 1, args.sequences).astype(int)

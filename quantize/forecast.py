@@ -29,11 +29,15 @@ def fit_forecast(sequences: Sequence[Used]) -> NDArray[np.float32]:
 
 def fit_layer(sequences: Sequence[Used], layer: int) -> NDArray[np.float32]:
     """The weights of one layer, [features, experts]."""
-    gram, side = np.float32(0), np.float32(0)
+    _, layers, experts = sequences[0].shape
+    width = 1 + (layers + len(DECAY)) * experts
+    gram = np.float32(RIDGE) * np.eye(width, dtype=np.float32)
+    side = np.zeros((width, experts), np.float32)
     for used in sequences:
         x = features(used, layer)
-        gram, side = gram + x.T @ x, side + x.T @ future_use(used[:, layer])
-    return np.linalg.solve(gram + np.float32(RIDGE) * np.eye(len(gram), dtype=np.float32), side).astype(np.float32)
+        gram += x.T @ x
+        side += x.T @ future_use(used[:, layer])
+    return np.linalg.solve(gram, side).astype(np.float32)
 
 
 def features(used: Used, layer: int) -> NDArray[np.float32]:

@@ -145,6 +145,18 @@ def test_piped_chat_remembers() -> None:
     assert "cached" in done.stderr
 
 
+def test_a_budget_smaller_than_the_model_pages_and_says_so() -> None:
+    """190 MiB hold the demo model, but not with what a process is reckoned to need beside it."""
+    done = edge_lfm("run", "What is the capital of France?", "--ram", "190M", "--temp", "0")
+    assert done.stdout == "The capital of France is Paris.\n"
+    assert "experts in memory" in done.stderr and "MB read per token" in done.stderr
+    done = edge_lfm("chat", "--echo", "--ram", "190M", stdin=b"My name is Anna.\nWhat is my name?\n")
+    assert done.stdout.splitlines()[-1] == "Your name is Anna."
+    assert done.stderr.count("experts in memory") == 2
+    found = json.loads(edge_lfm("run", "Hello", "--ram", "190M", "-n", "4", "--json").stdout)["paging"]
+    assert found["bytes_read"] > 0 and len(found["hits"]) == 6
+
+
 ERRORS = [
     (("run", "./absent", "hi"), 3, "absent does not exist"),
     (("run", "hi", "--top-p", "7"), 2, "top_p"),

@@ -10,6 +10,7 @@ from edge_lfm.api import Session
 from edge_lfm.cli.arguments import (
     add_model_arguments,
     add_sampling_arguments,
+    describe_paging,
     describe_timings,
     open_model,
     prefill_bar,
@@ -61,6 +62,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _answer(session: Session, messages: list[dict[str, Any]], args: argparse.Namespace) -> str:
     """Stream one answer; the text that came before Ctrl-C, if that stopped it."""
+    paging = session.model.paging
+    before = paging.copy() if paging is not None else None
     generation = session.generate(messages, max_tokens=args.max_tokens, progress=prefill_bar(), **sampling_of(args))
     text = []
     try:
@@ -86,4 +89,8 @@ def _answer(session: Session, messages: list[dict[str, Any]], args: argparse.Nam
     else:
         print(flush=True)
         print(f"[{describe_timings(answer.timings)}]", file=sys.stderr, flush=True)
+        if paging is not None and before is not None:
+            t = answer.timings
+            computed = t.prompt_tokens - t.cached_tokens + t.completion_tokens
+            print(f"[{describe_paging(paging.since(before), computed)}]", file=sys.stderr, flush=True)
     return answer.text

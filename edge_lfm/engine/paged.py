@@ -38,9 +38,7 @@ def paged_runner(model: PackedModel, kernels: Kernels, threads: int, budget: Bud
     layers = [n for n in range(config.num_hidden_layers) if config.is_moe(n)]
     reader = BlockReader(model.folder / "model.safetensors")
     try:
-        probe = Runner(model, kernels, 1)  # its scratch memory is not touched before the first step
-        fixed = model.trunk_bytes + probe.scratch_bytes + kv_bytes + INTERPRETER_BYTES
-        probe.close()
+        fixed = fixed_bytes(model, kernels, threads) + kv_bytes
         plan = plan_paging(budget, fixed, slot_bytes, len(layers), config.num_experts, config.num_experts_per_tok)
         model.use_trunk(_read_trunk(reader, model))
         runner = Runner(model, kernels, threads)
@@ -50,6 +48,12 @@ def paged_runner(model: PackedModel, kernels: Kernels, threads: int, budget: Bud
         reader.close()
         raise
     return runner
+
+
+def fixed_bytes(model: PackedModel, kernels: Kernels, threads: int) -> int:
+    """What a paged model takes beside its experts and the KV cache."""
+    with Runner(model, kernels, threads) as probe:  # its scratch memory is not touched before the first step
+        return model.trunk_bytes + probe.scratch_bytes + INTERPRETER_BYTES
 
 
 def slot_bytes_of(model: PackedModel) -> int:

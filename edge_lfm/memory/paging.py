@@ -20,7 +20,6 @@ from edge_lfm.memory.budget import RING_SLOTS, PagingPlan
 from edge_lfm.memory.reader import BlockReader, Slots
 from edge_lfm.memory.residency import Residency
 
-
 SATURATED = 0.85
 """Share of a step spent waiting for the disk beyond which nothing is read on a guess: about one guess in seven is wrong
 (24B shape, random weights), so reading ahead costs more than it can hide when less than that is left to hide it in."""

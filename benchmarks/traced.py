@@ -1,0 +1,102 @@
+"""Paged decode with the routing of recorded traces, beside the same model wholly in memory.
+
+    python benchmarks/traced.py MODEL TRACE.npz --shares 0.25,0.5,0.75
+
+MODEL is a packed model of the 24B's shape (`edge-lfm synth`); its own routers are overruled. A trace of 32 experts is
+mapped to the model's 64 by running two of its sequences at once: each token takes the two heaviest experts of both, the
+second sequence's numbered from 32 on. Layers are stretched over the model's. Nothing is read on a guess, for a guess
+comes from the routers. A stress case and no trace of LFM2: name GPT-OSS-20B beside the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_lfm.devices.threads import choose_threads
+from edge_lfm.engine.paged import fixed_bytes, paged_runner, slot_bytes_of
+from edge_lfm.engine.runner import Runner
+from edge_lfm.kernels.library import load_kernels
+from edge_lfm.memory.budget import RING_SLOTS, Budget
+from edge_lfm.memory.prefault import Prefault
+from edge_lfm.model.packed_model import PackedModel
+from edge_lfm.model.state import State
+
+CONTEXT = 1024
+
+
+def mapped_trace(path: Path, layers: int, tokens: int) -> NDArray[np.int64]:
+    """[tokens, layers, 4]: pairs of sequences until there are enough tokens."""
+    with np.load(path, allow_pickle=False) as file:
+        chosen, offsets = file["experts"].astype(np.int64), file["offsets"]
+    stretch = np.arange(layers) * chosen.shape[1] // layers
+    parts, found = [], 0
+    for n in range(0, len(offsets) - 2, 2):
+        a, b = chosen[offsets[n] : offsets[n + 1]], chosen[offsets[n + 1] : offsets[n + 2]]
+        count = min(len(a), len(b))
+        parts.append(np.concatenate([a[:count, stretch, :2], b[:count, stretch, :2] + 32], axis=2))
+        found += count
+        if found >= tokens:
+            break
+    return np.concatenate(parts)[:tokens]
+
+
+def decode(runner: Runner, trace: NDArray[np.int64]) -> float:
+    """Tokens per second of the trace's second half; the first fills the caches."""
+    rows = {n: row for row, n in enumerate(sorted(runner.binding.tables))}
+    state = State(runner.model.config, CONTEXT)
+    half, started = len(trace) // 2, 0.0
+    for t, step in enumerate(trace):
+        if t == half:
+            started = time.perf_counter()
+        take: Callable[[int, NDArray[np.int64]], NDArray[np.int64]] = lambda n, _, s=step: s[rows[n]][None]  # type: ignore[misc]  # noqa: E731
+        runner.run(np.array([100 + 7 * t]), state, routing=take)
+    return (len(trace) - half) / (time.perf_counter() - started)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("trace", type=Path)
+    parser.add_argument("--shares", default="0.25,0.5,0.75")
+    parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--threads", type=int)
+    args = parser.parse_args()
+    threads = choose_threads(args.threads)
+    with PackedModel(args.model) as model:
+        layers = [n for n in range(model.config.num_hidden_layers) if model.config.is_moe(n)]
+        trace = mapped_trace(args.trace, len(layers), args.tokens)
+        prefault = Prefault(*model.span)
+        prefault.wait()
+        with Runner(model, load_kernels(), threads) as runner:
+            whole = decode(runner, trace)
+        prefault.close()
+    print(f"{args.model.name}, {args.trace.name}, {threads} threads; wholly in memory {whole:.2f} tok/s\n")
+    print("| share kept | tok/s | of the whole | hits | MB a token | stalled |\n|---|---|---|---|---|---|")
+    for share in map(float, args.shares.split(",")):
+        with PackedModel(args.model) as model:
+            slots = RING_SLOTS + round(share * model.config.num_experts) * len(layers)
+            fixed = fixed_bytes(model, load_kernels(), threads)
+            budget = Budget(fixed + slots * slot_bytes_of(model), stated=True)
+            with paged_runner(model, load_kernels(), threads, budget, 0) as runner:
+                assert runner.pager is not None
+                runner.lookahead = None
+                before, rate = runner.pager.stats.copy(), decode(runner, trace)
+                stats = runner.pager.stats.since(before)
+                cells = (
+                    f"{rate:.2f}",
+                    f"{rate / whole:.0%}",
+                    f"{stats.hit_rate:.1%}",
+                    f"{stats.bytes_read / len(trace) / 1e6:.0f}",
+                    f"{stats.stall_s.sum() * rate / len(trace):.0%}",
+                )
+                print(f"| {share:.0%} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
