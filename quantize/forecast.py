@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge_lfm.memory.policy import DECAY
 
-DISCOUNT = 0.6
+DISCOUNT = 0.9
 """How much less each later token counts: caches of a quarter to a half of the experts look about ten tokens ahead."""
 RIDGE = 10.0
 
