@@ -39,6 +39,7 @@ from edge_lfm.quantize.pack import ErrorSum, Packed, pack_piece
 from edge_lfm.quantize.recipe import Recipe
 
 Progress = Callable[[int], object]
+_JOURNAL_LINE_BYTES = 512
 METADATA = {"format": "edge_lfm"}
 
 
@@ -140,7 +141,9 @@ def convert(
         sizes = measure_sizes(config, pieces)
         kernels = load_kernels()
         with staged_folder(output, fingerprint, resume, force) as stage:
-            check_room(stage, sizes.file_bytes, stage / "model.safetensors")
+            beside = sum((source / name).stat().st_size for name in TOKENIZER_FILES if (source / name).exists())
+            beside += _JOURNAL_LINE_BYTES * len(pieces)
+            check_room(stage, sizes.file_bytes + beside, stage / "model.safetensors")
             slots = [slot_of(piece) for piece in pieces]
             with Journal(stage / JOURNAL, fingerprint) as journal:
                 with PackedWriter(stage / "model.safetensors", slots, METADATA, resume) as writer:

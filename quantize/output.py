@@ -83,8 +83,8 @@ def staged_folder(output: Path, fingerprint: str = "", resume: bool = False, for
         sync_folder(stage)
         _replace(stage, output)
     except OSError as error:
-        _leave(stage)
-        raise OutputError(f"{output} cannot be written: {error.strerror}", hint="check space and permissions") from None
+        hint = "make room and add --resume" if _leave(stage) else "check space and permissions"
+        raise OutputError(f"{output} cannot be written: {error.strerror}", hint=hint) from None
     except (KeyboardInterrupt, SystemExit, OutputError):
         _leave(stage)
         raise
@@ -93,14 +93,15 @@ def staged_folder(output: Path, fingerprint: str = "", resume: bool = False, for
         raise
 
 
-def _leave(stage: Path) -> None:
-    """Keep an interrupted stage only if it holds work that can be resumed."""
+def _leave(stage: Path) -> bool:
+    """Keep an interrupted stage only if it holds work that can be resumed; whether it does."""
     try:
         worth = len((stage / JOURNAL).read_bytes().splitlines()) > 1
     except OSError:
         worth = False
     if not worth:
         shutil.rmtree(stage, ignore_errors=True)
+    return worth
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +16,9 @@ import pytest
 from conftest import GOLDEN_CASES, goldens_tool
 
 from edge_lfm.api import Model
+from edge_lfm.config import ModelConfig
 from edge_lfm.engine import paged
+from edge_lfm.engine.cached_routing import choose_cached, parse_routing
 from edge_lfm.engine.generate import prefill
 from edge_lfm.engine.lookahead import Lookahead
 from edge_lfm.engine.runner import Runner
@@ -295,3 +300,67 @@ def test_nothing_is_read_on_a_guess_while_the_disk_is_saturated(demo: dict[str, 
         for _ in range(60):
             pager.note_step(1.0, 0.3)
         assert pager.may_read_ahead
+
+
+@pytest.mark.parametrize("text", ["cached", "cached:", "cached:0", "cached:2", "cached:x", "fast", ""])
+def test_routings_that_there_are_not(text: str) -> None:
+    with pytest.raises(UsageError, match="routing"):
+        parse_routing(text)
+
+
+def test_cached_routing_prefers_what_is_there_within_its_margin() -> None:
+    config = ModelConfig.from_dict(next(raw for raw in GOLDEN_CASES.values() if raw.get("num_experts") == 8))
+    k = config.num_experts_per_tok
+    scores = np.array([0.5, 0.9, 0.8, 0.78, 0.6, 0.4, 0.3, 0.2], np.float32)
+    nothing, some = np.zeros(8, bool), np.isin(np.arange(8), [3, 4])
+    exact, weights = choose_cached(scores, None, nothing, 0.9, config)
+    assert exact.tolist() == np.argsort(-scores)[:k].tolist()
+    assert weights.sum() == pytest.approx(config.routed_scaling_factor, rel=1e-3)
+    assert choose_cached(scores, None, some, 1.0, config)[0].tolist() == exact.tolist()
+    assert choose_cached(scores, None, some, 0.95, config)[0][:2].tolist() == [1, 3], "0.78 is within 5 % of 0.8"
+    assert choose_cached(scores, None, some, 0.5, config)[0][0] == 1, "the first choice is always taken"
+    biased = choose_cached(scores, np.float32(1) * (np.arange(8) == 7), nothing, 0.9, config)[0]
+    assert biased[0] == 7
+
+
+def test_cached_routing_reads_less_and_ratio_one_is_exact(demo: dict[str, Path], ids: np.ndarray) -> None:
+    def run(ratio: float | None) -> tuple[np.ndarray, int]:
+        with paged_model(demo["balanced"], 4, 16) as runner:
+            runner.cached_ratio = ratio
+            found = logits_of(runner, ids, list(range(1, len(ids))))
+            assert runner.pager is not None
+            return found, int(runner.pager.stats.misses.sum())
+
+    exact, misses = run(None)
+    same, same_misses = run(1.0)
+    assert np.abs(same - exact).max() < 1e-4 and same_misses == misses
+    other, fewer = run(0.8)
+    assert run(0.5)[1] < fewer < misses
+    assert not np.array_equal(other, exact) and np.isfinite(other).all()
+
+
+def test_ctrl_c_while_waiting_for_a_slow_disk_answers_at_once(
+    demo: dict[str, Path], ids: np.ndarray, resident: np.ndarray
+) -> None:
+    """Reads that take 50 ms each, as experts of the 24B do from an SD card."""
+    with paged_model(demo["balanced"], 1, 16, threads=2) as runner:
+        pager = runner.pager
+        assert pager is not None
+        read, sent = pager.reader._read, []
+
+        def slowly(*args: int) -> None:
+            time.sleep(0.05)
+            read(*args)
+
+        def interrupt() -> None:
+            sent.append(time.perf_counter())
+            os.kill(os.getpid(), signal.SIGINT)
+
+        pager.reader._read = slowly  # type: ignore[method-assign]
+        timer = threading.Timer(0.5, interrupt)
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            logits_of(runner, ids, list(range(1, len(ids))))
+        assert time.perf_counter() - sent[0] < 0.2
+        pager.reader._read = read  # type: ignore[method-assign]
+        assert np.array_equal(logits_of(runner, ids, [100]), resident)

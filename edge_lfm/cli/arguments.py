@@ -24,10 +24,17 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context", type=int, metavar="N", help="the most tokens of a conversation")
     parser.add_argument("--kv-dtype", default="float16", metavar="TYPE", help="KV cache: float16 (default) or int8")
 
+    parser.add_argument(
+        "--routing",
+        default="exact",
+        metavar="HOW",
+        help="when experts are paged: exact (default), or cached:0.9 to prefer experts in memory (other answers)",
+    )
+
 
 def open_model(folder: str | None, args: argparse.Namespace) -> Model:
     """Load a model as the arguments of `add_model_arguments` say."""
-    return Model.load(folder, args.ram, args.threads, args.context, args.kv_dtype)
+    return Model.load(folder, args.ram, args.threads, args.context, args.kv_dtype, args.routing)
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-t", "--threads", default="", metavar="N,...", help="default: the cores of this machine")
     parser.add_argument("-r", "--repeat", type=int, default=5, metavar="N", help="runs of each test")
     parser.add_argument("--ram", default="all", metavar="SIZE,...", help="budgets to try, like 4G,8G,all (default all)")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw a roofline")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw a roofline, or hits by layer when paged")
     style = parser.add_mutually_exclusive_group()
     style.add_argument("--json", action="store_true", help="print JSON")
     style.add_argument("--md", action="store_true", help="print a Markdown table")
@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> None:
                     ram,
                 )
             )
-    if args.plot and all(report.storage_gbps is None for report in reports):
-        from edge_lfm.cli.roofline import draw
+    if args.plot:
+        from edge_lfm.cli.bench_plots import draw
 
         draw(reports, args.plot)
     if args.json:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_lfm.engine.cached_routing import choose_cached
 from edge_lfm.engine.lookahead import Lookahead
 from edge_lfm.errors import NumericalError, UsageError
 from edge_lfm.kernels.layout import (
@@ -54,6 +55,8 @@ class Runner:
         """Brings experts into memory; None: all are mapped."""
         self.lookahead: Lookahead | None = None
         """Guesses the next layer's experts, for the pager to read ahead; None: nothing is read on a guess."""
+        self.cached_ratio: float | None = None
+        """Of `cached_routing`, for steps of one token when experts are paged; None: the router's choice."""
         self.binding = bind(model)
         self.team = Team(threads)
         self._turn = threading.Lock()
@@ -127,7 +130,9 @@ class Runner:
                     pass
                 instead = routing(n, shown.copy()) if routing is not None else None
                 if instead is not None:
-                    self._take(instead)
+                    self._take(instead[0], self._chosen_weight[: instead.shape[1]])
+                elif self.pager is not None and self.cached_ratio is not None and tokens == 1:
+                    self._take(*self._cached_choice(self.pager, n, self.cached_ratio))
                 if self.pager is not None:
                     paging = self._page(self.pager, n, shown)
                     done = next(paging)
@@ -170,13 +175,18 @@ class Runner:
         self._present[:] = 1
         yield end
 
-    def _take(self, experts: NDArray[np.int64]) -> None:
-        """Route the one token of this step to other experts [1, k], with the weights that the router gave."""
-        assert len(experts) == 1
-        top_k = experts.shape[1]
-        self._chosen[:top_k] = experts[0]
-        self._segments[:] = np.searchsorted(np.sort(experts[0]), np.arange(len(self._segments)))
-        self._pair_weight[:top_k] = self._chosen_weight[:top_k][np.argsort(experts[0], kind="stable")]
+    def _take(self, experts: NDArray[np.int64], weights: NDArray[np.float32]) -> None:
+        """Route the one token of this step to other experts [k] with these weights [k]."""
+        self._chosen[: len(experts)] = experts
+        self._segments[:] = np.searchsorted(np.sort(experts), np.arange(len(self._segments)))
+        self._pair_weight[: len(experts)] = weights[np.argsort(experts, kind="stable")]
+
+    def _cached_choice(self, pager: ExpertPager, n: int, ratio: float) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """What `cached_routing` chooses for the one token of this step; the router's scores lie in its logits."""
+        experts, bias = self.model.config.num_experts, f"model.layers.{n}.feed_forward.expert_bias"
+        present = np.array([pager.residency.slot(n, e) is not None for e in range(experts)])
+        biases = self.model.floats(bias) if self.model.has(bias) else None
+        return choose_cached(self._scores[:experts], biases, present, ratio, self.model.config)
 
     def _show(self, experts: list[int]) -> None:
         """The experts that the next stages are to compute."""
@@ -245,7 +255,7 @@ class Runner:
         self._activations("normed", tokens * hidden)
         self._allocate("wide", tokens * self.binding.widest_in_proj, np.float32)
         self._activations("mixed", tokens * hidden)
-        self._allocate("router_logits", tokens * -(-config.max_experts // 16) * 16, np.float32)
+        self._scores = self._allocate("router_logits", tokens * -(-config.max_experts // 16) * 16, np.float32)
         self._chosen = self._allocate("chosen", pairs, np.int64)
         self._chosen_weight = self._allocate("chosen_weight", pairs, np.float32)
         self._segments = self._allocate("segments", config.max_experts + 1, np.int64)

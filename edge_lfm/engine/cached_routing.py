@@ -1,0 +1,48 @@
+"""Routing that prefers experts in memory: opt-in, for models whose experts are paged, one token at a time.
+
+`cached:0.9` takes an expert that is in memory in place of a missing one if its score is at least 0.9 of the other's.
+The router's first choice is always taken. Answers then depend on what is in memory: it is never the default, and its
+cost is measured in docs/paging.md. Plain NumPy on the scores of one token.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_lfm.config import ModelConfig
+from edge_lfm.errors import UsageError
+from edge_lfm.kernels.ref import F32, I64
+
+
+def parse_routing(text: str) -> float | None:
+    """The ratio of `cached:RATIO`, or None for `exact`.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if text == "exact":
+        return None
+    match = re.fullmatch(r"cached:(0?\.\d+|1(?:\.0*)?)", text)
+    if match is None or float(match[1]) <= 0:
+        raise UsageError(f"unknown routing '{text}'", hint="choose exact, or cached:RATIO with a ratio like 0.9")
+    return float(match[1])
+
+
+def choose_cached(
+    scores: F32, bias: F32 | None, present: NDArray[np.bool_], ratio: float, config: ModelConfig
+) -> tuple[I64, F32]:
+    """The chosen experts [k] of one token, and their weights [k].
+
+    scores: sigmoid of the router's logits, [experts]; bias: for the selection only; present: experts in memory.
+    """
+    selection = scores if bias is None else scores + bias
+    worth = np.where(present, selection, selection - (1 - ratio) * np.abs(selection))
+    worth[np.argmax(selection)] = np.inf
+    chosen = np.argsort(-worth, kind="stable")[: config.num_experts_per_tok]
+    weights = scores[chosen]
+    if config.norm_topk_prob:
+        weights = weights / (weights.sum() + np.float32(1e-6))
+    return chosen.astype(np.int64), (weights * np.float32(config.routed_scaling_factor)).astype(np.float32)
