@@ -262,6 +262,7 @@ def test_reading_ahead_changes_no_number_and_loses_no_slot(
         assert np.array_equal(logits_of(runner, ids, [100]), resident)
         assert np.array_equal(logits_of(runner, ids[:60], list(range(1, 60))), resident[:60])
         assert pager.stats.ahead_used > 0
+        pager.land(wait=True)
         assert all(not layer.passing for layer in pager.residency.layers.values())
         kept = [slot for layer in pager.residency.layers.values() for slot in layer.kept.values()]
         assert sorted([*pager.residency.free, *kept]) == list(range(4 * 6 + 16))

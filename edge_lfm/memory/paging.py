@@ -100,6 +100,7 @@ class ExpertPager:
         self.stats = PagingStats(np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count))
         self._open: list[tuple[int, Wave]] = []
         self._ahead: dict[int, dict[int, Future[None]]] = {}  # layer -> reads begun on a guess
+        self._landing: list[tuple[int, Future[None]]] = []  # slots that wrong guesses are still written to
         self._stalled = 0.0  # share of recent one-token steps
 
     def waves(self, layer: int, chosen: NDArray[np.int64]) -> Iterator[Wave]:
@@ -108,6 +109,7 @@ class ExpertPager:
         A wave's reads are under way when it comes; those of the next one too.
         """
         residency, row = self.residency, self._row[layer]
+        self.land(wait=len(chosen) > 1)
         residency.note(layer, chosen)
         needed = [int(e) for e in np.unique(chosen)]
         guessed = self._ahead.pop(layer, {})
@@ -150,13 +152,26 @@ class ExpertPager:
             reads[expert] = self.reader.read(int(self.offsets[layer][expert]), self.block_bytes, address)
 
     def _drop_wrong(self, layer: int, reads: Mapping[int, Future[None]]) -> None:
-        """Give up experts that were guessed and are not needed."""
+        """Give up experts that were guessed and are not needed; a slot that is being written to comes back later."""
         for expert, read in reads.items():
-            if not read.cancel():
-                read.exception()  # waits: the slot is being written to
+            if read.cancel():
+                self.residency.drop(layer, expert)
+            else:
                 self.stats.ahead_wasted += 1
                 self.stats.bytes_read += self.block_bytes
-            self.residency.drop(layer, expert)
+                self._landing.append((self.residency.lend(layer, expert), read))
+
+    def land(self, wait: bool = False) -> None:
+        """Take back the slots of wrong guesses whose reads have ended; `wait`: all of them."""
+        under_way = []
+        for slot, read in self._landing:
+            if wait:
+                read.exception()
+            if read.done():
+                self.residency.free.append(slot)
+            else:
+                under_way.append((slot, read))
+        self._landing = under_way
 
     def wait(self, layer: int, wave: Wave) -> None:
         """Return when a wave's experts are in memory.
@@ -181,9 +196,11 @@ class ExpertPager:
         for layer, reads in self._ahead.items():
             self._drop_wrong(layer, reads)
         self._open, self._ahead = [], {}
+        self.land(wait=True)
 
     def resize(self, keep: int, slots: int) -> None:
         """Spend more or less memory from now on; call between steps. Slots that are given up go back to the system."""
+        self.land(wait=True)
         for slot in self.residency.resize(keep, slots):
             self.slots.release(slot)
 

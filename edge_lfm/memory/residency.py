@@ -58,6 +58,10 @@ class Residency:
         """Take back a slot whose read failed."""
         self.free.append(self.layers[layer].passing.pop(expert))
 
+    def lend(self, layer: int, expert: int) -> int:
+        """The slot of an expert that is still being read and not wanted; whoever gets it puts it back to `free`."""
+        return self.layers[layer].passing.pop(expert)
+
     def settle(self, layer: int, used: Iterable[int], later: Iterable[int] = ()) -> None:
         """Decide which of the experts that were read stay; `later`: experts that this step still needs."""
         found, needed = self.layers[layer], set(later)
