@@ -15,12 +15,12 @@ from edge_lfm.kernels.layout import ACTIVATION_BYTES, CONTEXT, GROUP, LAYER, SCO
 from edge_lfm.kernels.maths import exp
 from edge_lfm.kernels.norm import rms_norm
 from edge_lfm.kernels.quantize import INFINITY_BITS, NOT_FINITE, quantize_row
+from edge_lfm.kernels.register_tiles import fma_tile, load_tile, store_tile, zero_tile
 from edge_lfm.kernels.simd import (
     bits_of,
     bits_to_float,
     f32,
     first_lanes,
-    fma_tile,
     i64,
     kernel,
     largest_f32,
@@ -28,7 +28,6 @@ from edge_lfm.kernels.simd import (
     load_f16,
     load_f32,
     load_i8_as_f32,
-    load_tile,
     max_f32,
     max_i32,
     round_i32,
@@ -41,10 +40,8 @@ from edge_lfm.kernels.simd import (
     store_f16,
     store_f32,
     store_i32_as_i8,
-    store_tile,
     sum_f32,
     zero_f32,
-    zero_tile,
 )
 from edge_lfm.kernels.sync import claim, raise_error
 

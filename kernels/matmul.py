@@ -33,31 +33,33 @@ from edge_lfm.kernels.layout import (
     offsets,
 )
 from edge_lfm.kernels.lowering import DOT_READS_SIGNED, ISA, SIGNED_ZERO_POINT
-from edge_lfm.kernels.simd import (
+from edge_lfm.kernels.register_tiles import (
     add_tiles,
     dot_tile,
     fma_tile,
+    load_tile,
+    scale_rows_tile,
+    scale_tile,
+    store_tile,
+    zero_int_tile,
+    zero_tile,
+)
+from edge_lfm.kernels.simd import (
     high_nibbles,
     i64,
     kernel,
     load_f16,
     load_f32,
     load_i8,
-    load_tile,
     load_u8,
     lookup_nibbles,
     low_nibbles,
     prefetch,
-    scale_rows_tile,
-    scale_tile,
     smaller,
     splat_f32,
     store_f32,
-    store_tile,
     to_f32,
     where_odd,
-    zero_int_tile,
-    zero_tile,
 )
 from edge_lfm.kernels.sync import claim_run
 

@@ -2,17 +2,8 @@
 
 from numba import int64
 
-from edge_lfm.kernels.simd import (
-    bits_of,
-    dot_tile,
-    kernel,
-    load_f32,
-    load_i8,
-    sum_i32,
-    sum_tile,
-    zero_i32,
-    zero_int_tile,
-)
+from edge_lfm.kernels.register_tiles import dot_tile, sum_tile, zero_int_tile
+from edge_lfm.kernels.simd import bits_of, kernel, load_f32, load_i8, sum_i32, zero_i32
 
 PEAK_TILE = 12
 zeros, dot, total = zero_int_tile(PEAK_TILE), dot_tile(PEAK_TILE, signed=False), sum_tile(PEAK_TILE)

@@ -113,7 +113,7 @@ def _constant(vec: Vec, value: float) -> ir.Constant:
 # Memory
 
 
-def _scalar_at(b: ir.IRBuilder, address: Any, kind: str) -> Any:
+def scalar_at(b: ir.IRBuilder, address: Any, kind: str) -> Any:
     return b.load(pointer(b, address, LL[kind]), align=1)
 
 
@@ -222,14 +222,12 @@ def _column(kind: str) -> Any:
 load_column = _column("f32")
 """`(address, stride)`: sixteen float32, `stride` bytes apart."""
 
-u8 = operation(types.int32, [types.int64], lambda b, a: b.zext(_scalar_at(b, a[0], "i8"), LL["i32"]))
+u8 = operation(types.int32, [types.int64], lambda b, a: b.zext(scalar_at(b, a[0], "i8"), LL["i32"]))
 """One byte, as an int32 of 0..255."""
 
 
 def _half(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
-    bits = b.insert_element(
-        ir.Constant(ir.VectorType(LL["i16"], LANES), None), _scalar_at(b, a[0], "i16"), LL["i32"](0)
-    )
+    bits = b.insert_element(ir.Constant(ir.VectorType(LL["i16"], LANES), None), scalar_at(b, a[0], "i16"), LL["i32"](0))
     return b.extract_element(lowering.half_to_float(b, bits), LL["i32"](0))
 
 
@@ -383,133 +381,6 @@ smaller = operation(
     types.int64, [types.int64, types.int64], lambda b, a: b.select(b.icmp_signed("<", a[0], a[1]), a[0], a[1])
 )
 """The smaller of two int64."""
-
-
-# Tiles: the same operation for `count` tokens, whose data lie `stride` bytes apart
-
-
-def _each(tile: Tile, build: Callable[..., Any]) -> Build:
-    """`build(b, m, offset of token m in bytes of `a[-1]`, a)` for every token, gathered into a tile."""
-
-    def every(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
-        out = ir.Constant(tile.ll, ir.Undefined)
-        for m in range(tile.count):
-            at = b.mul(a[-1], LL["i64"](m))
-            out = b.insert_value(out, build(b, m, at, a), m)
-        return out
-
-    return every
-
-
-def zero_tile(count: int) -> Any:
-    """float32 accumulators of `count` tokens, all zero."""
-    tile = Tile(F32, count)
-    return operation(tile, [], lambda b, a: ir.Constant(tile.ll, None))
-
-
-def zero_int_tile(count: int) -> Any:
-    """int32 accumulators of `count` tokens, all zero."""
-    tile = Tile(I32, count)
-    return operation(tile, [], lambda b, a: ir.Constant(tile.ll, None))
-
-
-def dot_tile(count: int, signed: bool) -> Any:
-    """`(acc, weights, x, stride)`: add to each token's lanes the dot of 4 weights with its 4 bytes at x.
-
-    `signed`: weights are int8; otherwise they are 0..127. The lowering may read signed weights as
-    unsigned with an offset of `lowering.SIGNED_ZERO_POINT`.
-    """
-    tile = Tile(I32, count)
-
-    def one(b: ir.IRBuilder, m: int, at: Any, a: Sequence[Any]) -> Any:
-        four = b.bitcast(splat_of(b, _scalar_at(b, b.add(a[2], at), "i32"), I32), I8.ll)
-        return lowering.dot(b, b.extract_value(a[0], m), a[1], four, signed)
-
-    return operation(tile, [tile, I8, types.int64, types.int64], _each(tile, one))
-
-
-def scale_tile(count: int) -> Any:
-    """`(total, acc, weight scales, activation scales, stride)` -> total + acc * both scales."""
-    total, acc = Tile(F32, count), Tile(I32, count)
-
-    def one(b: ir.IRBuilder, m: int, at: Any, a: Sequence[Any]) -> Any:
-        scale = b.fmul(a[2], splat_of(b, _scalar_at(b, b.add(a[3], at), "f32"), F32))
-        value = b.sitofp(b.extract_value(a[1], m), F32.ll)
-        return call_of(b, "llvm.fmuladd.v16f32", F32.ll, [scale, value, b.extract_value(a[0], m)])
-
-    return operation(total, [total, acc, F32, types.int64, types.int64], _each(total, one))
-
-
-def fma_tile(count: int) -> Any:
-    """`(acc, v, x, stride)`: acc of each token + v * its float32 at x."""
-    tile = Tile(F32, count)
-
-    def one(b: ir.IRBuilder, m: int, at: Any, a: Sequence[Any]) -> Any:
-        x = splat_of(b, _scalar_at(b, b.add(a[2], at), "f32"), F32)
-        return call_of(b, "llvm.fmuladd.v16f32", F32.ll, [a[1], x, b.extract_value(a[0], m)])
-
-    return operation(tile, [tile, F32, types.int64, types.int64], _each(tile, one))
-
-
-def scale_rows_tile(count: int) -> Any:
-    """`(tile, v)`: each token's vector times v."""
-    tile = Tile(F32, count)
-
-    def build(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
-        out = a[0]
-        for m in range(count):
-            out = b.insert_value(out, b.fmul(b.extract_value(a[0], m), a[1]), m)
-        return out
-
-    return operation(tile, [tile, F32], build)
-
-
-def sum_tile(count: int) -> Any:
-    """The sum of all lanes of int32 accumulators."""
-    tile = Tile(I32, count)
-
-    def build(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
-        out = b.extract_value(a[0], 0)
-        for m in range(1, count):
-            out = b.add(out, b.extract_value(a[0], m))
-        return call_of(b, "llvm.vector.reduce.add.v16i32", LL["i32"], [out])
-
-    return operation(types.int32, [tile], build)
-
-
-def add_tiles(count: int) -> Any:
-    """The sum of two tiles, token by token."""
-    tile = Tile(F32, count)
-
-    def build(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
-        out = a[0]
-        for m in range(count):
-            out = b.insert_value(out, b.fadd(b.extract_value(a[0], m), b.extract_value(a[1], m)), m)
-        return out
-
-    return operation(tile, [tile, tile], build)
-
-
-def load_tile(count: int) -> Any:
-    """`(address, stride)` -> one float32 vector per token."""
-    tile = Tile(F32, count)
-    return operation(
-        tile,
-        [types.int64, types.int64],
-        _each(tile, lambda b, m, at, a: b.load(pointer(b, b.add(a[0], at), F32.ll), align=1)),
-    )
-
-
-def store_tile(count: int) -> Any:
-    """`(address, tile, stride)`: write each token's vector."""
-    tile = Tile(F32, count)
-
-    def build(b: ir.IRBuilder, a: Sequence[Any]) -> None:
-        for m in range(count):
-            at = b.add(a[0], b.mul(a[2], LL["i64"](m)))
-            b.store(b.extract_value(a[1], m), pointer(b, at, F32.ll), align=1)
-
-    return operation(types.void, [types.int64, tile, types.int64], build)
 
 
 # Threads

@@ -13,11 +13,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from edge_lfm import __version__
 from edge_lfm.config import ModelConfig
 from edge_lfm.devices.threads import choose_threads
 from edge_lfm.errors import OutputError
@@ -31,36 +29,16 @@ from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.plan import Piece, plan_pieces
 from edge_lfm.model.sizes import SizeReport, measure_sizes, slot_of
 from edge_lfm.quantize.calibration import Calibration
-from edge_lfm.quantize.card import CARD, model_card
 from edge_lfm.quantize.feedback import FeedbackPacker
 from edge_lfm.quantize.journal import Journal, Unit
-from edge_lfm.quantize.output import JOURNAL, check_output, staged_folder, write_json
-from edge_lfm.quantize.pack import ErrorSum, Packed, pack_piece
+from edge_lfm.quantize.output import JOURNAL, check_output, staged_folder
+from edge_lfm.quantize.pack import Packed, pack_piece
 from edge_lfm.quantize.recipe import Recipe
+from edge_lfm.quantize.report import ConversionReport, make_report, write_metadata
 
 Progress = Callable[[int], object]
 _JOURNAL_LINE_BYTES = 512
 METADATA = {"format": "edge_lfm"}
-
-
-@dataclass(frozen=True)
-class ConversionReport:
-    """`quantization_report.json`, less the last three: what a run took does not belong to what it made."""
-
-    recipe: dict[str, Any]
-    provenance: dict[str, Any]
-    size: SizeReport
-    relative_rmse_by_class: dict[str, float]
-    relative_rmse_by_layer: dict[str, dict[str, float]]  # class -> layer -> error
-    feedback_kept: str  # "kept of tried", matrices
-    warnings: tuple[str, ...]
-    seconds: float = 0.0
-    peak_memory_bytes: int = 0
-    resumed_pieces: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """What is stored."""
-        return {k: v for k, v in asdict(self).items() if k not in ("seconds", "peak_memory_bytes", "resumed_pieces")}
 
 
 @dataclass(frozen=True)
@@ -150,7 +128,7 @@ def convert(
                     journal.flush = writer.flush
                     job = _Job(pieces, weights, recipe, kernels, known, writer)
                     units, resumed = _run(job, journal, count, progress)
-                report = _report(recipe, checkpoint, known, sizes, pieces, units, warnings)
+                report = make_report(recipe, checkpoint, known, sizes, pieces, units, warnings)
                 if known is not None and (known.folder / FORECAST_FILE).exists():
                     shutil.copyfile(known.folder / FORECAST_FILE, stage / FORECAST_FILE)
                 _write_model(stage, source, checkpoint, recipe, report)
@@ -206,59 +184,11 @@ def _fingerprint(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibratio
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _report(
-    recipe: Recipe,
-    checkpoint: Checkpoint,
-    calibration: Calibration | None,
-    sizes: SizeReport,
-    pieces: list[Piece],
-    units: list[Unit],
-    warnings: tuple[str, ...],
-) -> ConversionReport:
-    by_class: dict[str, ErrorSum] = {}
-    by_layer: dict[str, dict[str, ErrorSum]] = {}
-    for piece, unit in zip(pieces, units, strict=True):
-        if piece.matrices:
-            by_class.setdefault(piece.kind, ErrorSum()).add(unit.error, unit.signal)
-            if piece.layer is not None:
-                layers = by_layer.setdefault(piece.kind, {})
-                layers.setdefault(str(piece.layer), ErrorSum()).add(unit.error, unit.signal)
-    sources = hashlib.sha256()
-    for piece, unit in zip(pieces, units, strict=True):
-        for source, digest in zip(piece.sources, unit.sources, strict=True):
-            sources.update(f"{source.name} {list(source.shape)} {digest}\n".encode())
-    provenance = {
-        "source": checkpoint.folder.resolve().name,
-        "source_hash": sources.hexdigest(),
-        "recipe_hash": hashlib.sha256(json.dumps(recipe.to_json(), sort_keys=True).encode()).hexdigest(),
-        "edge_lfm_version": __version__,
-        "calibration": calibration.provenance if calibration else None,
-    }
-    kept = [decision for unit in units for decision in unit.feedback]
-    return ConversionReport(
-        recipe.to_json(),
-        provenance,
-        sizes,
-        {kind: total.relative_rmse for kind, total in by_class.items()},
-        {kind: {n: total.relative_rmse for n, total in layers.items()} for kind, layers in by_layer.items()},
-        f"{sum(kept)} of {len(kept)}",
-        warnings,
-    )
-
-
 def _write_model(stage: Path, source: Path, checkpoint: Checkpoint, recipe: Recipe, report: ConversionReport) -> None:
     for name in TOKENIZER_FILES:
         if (source / name).exists():
             shutil.copyfile(source / name, stage / name)
     write_metadata(stage, checkpoint.raw_config, recipe, report)
-
-
-def write_metadata(folder: Path, raw_config: dict[str, Any], recipe: Recipe, report: ConversionReport) -> None:
-    """Report and card, then `config.json` with its `quantization_config`, which makes the folder a model."""
-    write_json(folder / "quantization_report.json", report.to_json())
-    (folder / CARD).write_text(model_card(report.to_json()), encoding="utf-8")
-    packing = recipe.schemes.to_json() | {"provenance": report.provenance}
-    write_json(folder / "config.json", raw_config | {"quantization_config": packing})
 
 
 def check_room(folder: Path, needed_bytes: int, existing: Path | None = None) -> None:

@@ -22,9 +22,10 @@ from edge_lfm.kernels.schemes import SCHEMES, TILE_ROWS
 from edge_lfm.memory.budget import peak_memory_bytes
 from edge_lfm.model.plan import ROUTER_CLASS, Matrix, Piece, plan_pieces
 from edge_lfm.model.sizes import measure_sizes, slot_of
-from edge_lfm.quantize.convert import METADATA, ConversionReport, Progress, check_room, write_metadata
+from edge_lfm.quantize.convert import METADATA, Progress, check_room
 from edge_lfm.quantize.output import check_output, staged_folder
 from edge_lfm.quantize.recipe import Recipe
+from edge_lfm.quantize.report import ConversionReport, write_metadata
 
 _INT4_SPREAD = 4.61  # standard deviation of a uniform -8..7
 _INT8_SPREAD = 73.9  # of a uniform -128..127

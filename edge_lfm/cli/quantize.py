@@ -9,9 +9,10 @@ from pathlib import Path
 
 from edge_lfm.cli.arguments import gigabytes, print_json, progress_bar
 from edge_lfm.model.sizes import SizeReport
-from edge_lfm.quantize.convert import ConversionReport, convert, plan_conversion
+from edge_lfm.quantize.convert import convert, plan_conversion
 from edge_lfm.quantize.output import JOURNAL, stage_of
 from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe, recipe_names
+from edge_lfm.quantize.report import ConversionReport
 
 HELP = "pack a Hugging Face checkpoint into int4 or int8"
 EXAMPLE = "edge-lfm quantize LFM2-24B-A2B -o lfm2-24b --recipe balanced"

@@ -1,0 +1,91 @@
+"""What a quantization tells of its result: sizes, rounding errors by class and layer, and where everything came from.
+
+Depends on the packed pieces only, not on how long they took, so that equal models have equal reports.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_lfm import __version__
+from edge_lfm.formats.checkpoint import Checkpoint
+from edge_lfm.model.plan import Piece
+from edge_lfm.model.sizes import SizeReport
+from edge_lfm.quantize.calibration import Calibration
+from edge_lfm.quantize.card import CARD, model_card
+from edge_lfm.quantize.journal import Unit
+from edge_lfm.quantize.output import write_json
+from edge_lfm.quantize.pack import ErrorSum
+from edge_lfm.quantize.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """`quantization_report.json`, less the last three: what a run took does not belong to what it made."""
+
+    recipe: dict[str, Any]
+    provenance: dict[str, Any]
+    size: SizeReport
+    relative_rmse_by_class: dict[str, float]
+    relative_rmse_by_layer: dict[str, dict[str, float]]  # class -> layer -> error
+    feedback_kept: str  # "kept of tried", matrices
+    warnings: tuple[str, ...]
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    resumed_pieces: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """What is stored."""
+        return {k: v for k, v in asdict(self).items() if k not in ("seconds", "peak_memory_bytes", "resumed_pieces")}
+
+
+def make_report(
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    calibration: Calibration | None,
+    sizes: SizeReport,
+    pieces: list[Piece],
+    units: list[Unit],
+    warnings: tuple[str, ...],
+) -> ConversionReport:
+    by_class: dict[str, ErrorSum] = {}
+    by_layer: dict[str, dict[str, ErrorSum]] = {}
+    for piece, unit in zip(pieces, units, strict=True):
+        if piece.matrices:
+            by_class.setdefault(piece.kind, ErrorSum()).add(unit.error, unit.signal)
+            if piece.layer is not None:
+                layers = by_layer.setdefault(piece.kind, {})
+                layers.setdefault(str(piece.layer), ErrorSum()).add(unit.error, unit.signal)
+    sources = hashlib.sha256()
+    for piece, unit in zip(pieces, units, strict=True):
+        for source, digest in zip(piece.sources, unit.sources, strict=True):
+            sources.update(f"{source.name} {list(source.shape)} {digest}\n".encode())
+    provenance = {
+        "source": checkpoint.folder.resolve().name,
+        "source_hash": sources.hexdigest(),
+        "recipe_hash": hashlib.sha256(json.dumps(recipe.to_json(), sort_keys=True).encode()).hexdigest(),
+        "edge_lfm_version": __version__,
+        "calibration": calibration.provenance if calibration else None,
+    }
+    kept = [decision for unit in units for decision in unit.feedback]
+    return ConversionReport(
+        recipe.to_json(),
+        provenance,
+        sizes,
+        {kind: total.relative_rmse for kind, total in by_class.items()},
+        {kind: {n: total.relative_rmse for n, total in layers.items()} for kind, layers in by_layer.items()},
+        f"{sum(kept)} of {len(kept)}",
+        warnings,
+    )
+
+
+def write_metadata(folder: Path, raw_config: dict[str, Any], recipe: Recipe, report: ConversionReport) -> None:
+    """Report and card, then `config.json` with its `quantization_config`, which makes the folder a model."""
+    write_json(folder / "quantization_report.json", report.to_json())
+    (folder / CARD).write_text(model_card(report.to_json()), encoding="utf-8")
+    packing = recipe.schemes.to_json() | {"provenance": report.provenance}
+    write_json(folder / "config.json", raw_config | {"quantization_config": packing})
