@@ -169,3 +169,38 @@ def test_texts_that_cannot_serve(tmp_path: Path) -> None:
         windows_of(tmp_path, "text", 512, 4)
     windows = windows_of(demo_checkpoint(), "word " * 2000, 128, 5)
     assert len(windows) == 5 and all(len(w) == 128 and w[0] == 1 for w in windows)
+
+
+def test_dense_and_fused_checkpoints_can_be_calibrated(case_checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    for case, source in case_checkpoints.items():
+        if case not in ("dense", "moe"):
+            continue
+        folder = tmp_path / case
+        folder.mkdir()
+        vocab = GOLDEN_CASES[case]["vocab_size"]
+        report = collect(source, b"", [rng.integers(0, vocab, 40) for _ in range(3)], folder, keep_inputs=True)
+        assert report.tokens == 120 and (report.experts == 0) == (case == "dense")
+        assert (folder / "forecast.safetensors").exists() == (case == "moe")
+        made = convert(source, tmp_path / f"{case}-m", find_recipe("quality"), calibration=folder)
+        assert made.provenance["calibration"]["tokens"] == 120
+        assert (tmp_path / f"{case}-m" / "forecast.safetensors").exists() == (case == "moe")
+
+
+def test_a_paged_model_evicts_by_its_own_forecast(calibrated: Path, tmp_path: Path) -> None:
+    from edge_lfm.engine.paged import _policies
+    from edge_lfm.memory.policy import FORECAST_FILE, DecayedUse, LearnedUse
+    from edge_lfm.model.packed_model import PackedModel
+
+    convert(demo_checkpoint(), tmp_path / "m", find_recipe("balanced"), calibration=calibrated)
+    layers = [2, 3, 4, 5, 6, 7]
+    with PackedModel(tmp_path / "m") as model:
+        learned = _policies(model, layers)
+        assert all(isinstance(policy, LearnedUse) for policy in learned.values())
+        chosen = np.array([[1, 5, 9, 3]])
+        for n in layers:
+            learned[n].note(chosen)
+        scores = learned[4].scores
+        assert scores.shape == (16,) and scores[chosen[0]].mean() > np.delete(scores, chosen[0]).mean()
+        (tmp_path / "m" / FORECAST_FILE).unlink()
+        assert all(type(policy) is DecayedUse for policy in _policies(model, layers).values())
