@@ -41,13 +41,15 @@ def fit_layer(sequences: Sequence[Used], layer: int) -> NDArray[np.float32]:
 
 
 def features(used: Used, layer: int) -> NDArray[np.float32]:
-    """[tokens, features] after each token of a sequence."""
+    """[tokens, features] after each token of a sequence; of layers above, the token before is what is known then."""
     tokens, own = len(used), used[:, layer].astype(np.float64)
     counters = np.zeros((tokens, len(DECAY), own.shape[1]))
     for t in range(tokens):
         counters[t] = (counters[t - 1] * DECAY[:, None] if t else 0) + own[t]
     shares = counters * (1 - DECAY)[:, None]
-    parts = (np.ones((tokens, 1)), used.reshape(tokens, -1), shares.reshape(tokens, -1))
+    known = used.copy()
+    known[1:, layer + 1 :], known[0, layer + 1 :] = used[:-1, layer + 1 :], False
+    parts = (np.ones((tokens, 1)), known.reshape(tokens, -1), shares.reshape(tokens, -1))
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
