@@ -109,8 +109,9 @@ def test_budgets(demo: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None
         Model.load(demo["balanced"], ram="4M", context=256)
     with pytest.raises(UsageError):
         Model.load(demo["balanced"], ram="much")
-    auto = Budget.of("auto")
-    assert not auto.stated and auto == Budget.of(None)
+    for available, budget in ((8 << 30, (8 << 30) - (512 << 20)), (800 << 20, 700 << 20), (0, 0)):
+        monkeypatch.setattr("edge_lfm.memory.budget.available_memory", lambda available=available: available)
+        assert Budget.of("auto") == Budget.of(None) == Budget(budget, stated=False)
 
 
 def test_a_budget_is_spent_whole_and_never_exceeded() -> None:

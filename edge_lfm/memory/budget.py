@@ -71,7 +71,7 @@ def _memory_groups(root: Path) -> Iterator[tuple[Path, str, str]]:
 
 
 RESERVE_BYTES = 512 << 20
-"""What `auto` leaves to the rest of the machine."""
+"""What `auto` leaves to the rest of the machine at most, of an eighth of what is available."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ class Budget:
             UsageError: it is not a size.
         """
         if ram is None or ram == "auto":
-            return cls(max(0, available_memory() - RESERVE_BYTES), stated=False)
+            available = available_memory()
+            return cls(available - min(RESERVE_BYTES, available // 8), stated=False)
         return cls(parse_size(ram), stated=True)
 
     def refuse(self, needed_bytes: int, hint: str) -> DoesNotFitError:
