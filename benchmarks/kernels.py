@@ -17,19 +17,15 @@ import pytest
 from edge_lfm.kernels.layout import (
     ATTENTION_SCRATCH_BYTES,
     CONTEXT,
-    FLOAT32,
-    INT4_G32,
-    INT8_G32,
     LAYER,
     MATRIX,
     STATE,
     SYNC_BYTES,
-    matrix_bytes,
 )
 from edge_lfm.kernels.library import load_kernels
+from edge_lfm.kernels.schemes import SCHEMES, Scheme
 
 HIDDEN = 2048
-NAMES = {FLOAT32: "float32", INT8_G32: "int8_g32", INT4_G32: "int4_g32"}
 
 
 class Step:
@@ -48,15 +44,15 @@ class Step:
 
 
 @pytest.mark.parametrize("tokens", [1, 12, 96])
-@pytest.mark.parametrize("scheme", [INT4_G32, INT8_G32, FLOAT32], ids=NAMES.get)
-def test_multiply(benchmark: Any, scheme: int, tokens: int) -> None:
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+def test_multiply(benchmark: Any, scheme: Scheme, tokens: int) -> None:
     """Weights from memory for one token (256 MB), from cache for many."""
-    rows = 16 * (256_000_000 // matrix_bytes(scheme, 16, HIDDEN) if tokens == 1 else 24)
-    kernels, weights = load_kernels(), np.ones(matrix_bytes(scheme, rows, HIDDEN), np.uint8)
+    rows = 16 * (256_000_000 // scheme.tile_bytes(HIDDEN) if tokens == 1 else 24)
+    kernels, weights = load_kernels(), np.ones(scheme.matrix_bytes(rows, HIDDEN), np.uint8)
     matrix = np.zeros(1, MATRIX)
-    matrix["scheme"], matrix["address"], matrix["rows"], matrix["cols"] = scheme, weights.ctypes.data, rows, HIDDEN
+    matrix["scheme"], matrix["address"], matrix["rows"], matrix["cols"] = scheme.id, weights.ctypes.data, rows, HIDDEN
     f, q = np.ones((tokens, HIDDEN), np.float32), np.ones((tokens, HIDDEN), np.int8)
-    s, out = np.zeros((tokens, HIDDEN // 32, 2), np.float32), np.zeros((tokens, rows), np.float32)
+    s, out = np.zeros((tokens, HIDDEN // 32, 4), np.float32), np.zeros((tokens, rows), np.float32)
     step = Step()
     benchmark(lambda: kernels.multiply(step.address, matrix.ctypes.data, f.ctypes.data, q.ctypes.data, s.ctypes.data,
                                        out.ctypes.data, rows * 4, tokens, 0))  # fmt: skip
@@ -78,7 +74,7 @@ def test_attention(benchmark: Any, positions: int, kept: str) -> None:
     step = Step(head_dim=width, heads=heads, kv_heads=kv, capacity=positions, tokens=1, position=positions - 1,
                 kv_int8=int(kept == "int8"), wide=np.ones((heads + 2 * kv) * width, np.float32),
                 mixed=np.zeros(heads * width, np.float32), mixed_q=np.zeros(heads * width, np.int8),
-                mixed_s=np.zeros(heads * width // 16, np.float32))  # fmt: skip
+                mixed_s=np.zeros(heads * width // 8, np.float32))  # fmt: skip
     kernels, scratch = load_kernels(), np.zeros(ATTENTION_SCRATCH_BYTES, np.uint8)
     benchmark(lambda: kernels.attend_tokens(step.address, state.ctypes.data, scratch.ctypes.data))
     benchmark.extra_info["GB/s"] = 2 * keys.nbytes / benchmark.stats["median"] / 1e9
@@ -91,7 +87,7 @@ def test_short_conv(benchmark: Any, tokens: int) -> None:
     layer["taps"], state["conv"] = taps.ctypes.data, past.ctypes.data
     step = Step(hidden=HIDDEN, conv_width=3, tokens=tokens, wide=np.ones((tokens, 3 * HIDDEN), np.float32),
                 mixed=np.zeros((tokens, HIDDEN), np.float32), mixed_q=np.zeros((tokens, HIDDEN), np.int8),
-                mixed_s=np.zeros((tokens, HIDDEN // 16), np.float32))  # fmt: skip
+                mixed_s=np.zeros((tokens, HIDDEN // 8), np.float32))  # fmt: skip
     kernels = load_kernels()
     benchmark(lambda: kernels.conv_tokens(step.address, layer.ctypes.data, state.ctypes.data))
 
@@ -101,6 +97,6 @@ def test_norm(benchmark: Any, tokens: int) -> None:
     weight = np.ones(HIDDEN, np.float32)
     step = Step(hidden=HIDDEN, norm_eps=1e-5, x=np.ones((tokens, HIDDEN), np.float32),
                 normed=np.zeros((tokens, HIDDEN), np.float32), normed_q=np.zeros((tokens, HIDDEN), np.int8),
-                normed_s=np.zeros((tokens, HIDDEN // 16), np.float32))  # fmt: skip
+                normed_s=np.zeros((tokens, HIDDEN // 8), np.float32))  # fmt: skip
     kernels = load_kernels()
     benchmark(lambda: kernels.norm_tokens(step.address, weight.ctypes.data, 0, tokens))

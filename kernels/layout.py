@@ -148,7 +148,7 @@ BFLOAT16, FLOAT16 = 1, 2
 CODEBOOK_CANDIDATES = 7  # a step of 1 apart
 LINEAR_CANDIDATES, LINEAR_STEP = 19, 0.1
 INT8_CANDIDATES, INT8_STEP = 5, 0.25
-"""Scales tried around an end of a grid. 15 instead of 7 gain 0.03 dB for twice the time."""
+"""Scales tried around an end of a grid, and how far they are apart."""
 
 WEIGHTS_NOT_FINITE, SCALE_TOO_LARGE = 1, 2
 """What can be wrong with weights to be encoded: NaN or infinity; a scale beyond float16."""
