@@ -1,4 +1,4 @@
-"""Perplexity of packed demo models by the conventions of the model card: weights only, float activations, whole windows.
+"""Perplexity of packed demo models by the model card's conventions: weights only, float activations, whole windows.
 
     python benchmarks/card_perplexity.py TEXT... --models float32 balanced
 
