@@ -28,7 +28,7 @@ def main() -> None:
             rates: dict[int, list[float]] = {0: [], 4: [], 8: [], 16: []}
             for _ in range(ROUNDS):
                 for drafts, found in rates.items():
-                    answer = model.generate(prompt, raw=True, max_tokens=TOKENS, lookup=drafts).result()
+                    answer = model.generate(prompt, raw=True, max_tokens=TOKENS, lookup=drafts)
                     found.append(answer.timings.decode_tps)
             plain = statistics.median(rates[0])
             for drafts, found in rates.items():

@@ -2,7 +2,7 @@
 
     from edge_lfm import Model
     with Model.load("lfm2-24b-a2b-int4") as model:
-        for text in model.generate("What is C. elegans?"):
+        for text in model.stream("What is C. elegans?").texts():
             print(text, end="", flush=True)
 
 Importing this package loads neither Numba nor the kernels.
@@ -16,9 +16,32 @@ from typing import TYPE_CHECKING, Any
 from edge_lfm.errors import EdgeLfmError
 
 if TYPE_CHECKING:
-    from edge_lfm.api import Completion, Generation, Model, Session
+    from edge_lfm.api import (
+        AsyncGeneration,
+        Completion,
+        Done,
+        Generation,
+        Model,
+        Progress,
+        Reasoning,
+        Session,
+        Text,
+        ToolCall,
+    )
 
-__all__ = ["Completion", "EdgeLfmError", "Generation", "Model", "Session"]
+__all__ = [
+    "AsyncGeneration",
+    "Completion",
+    "Done",
+    "EdgeLfmError",
+    "Generation",
+    "Model",
+    "Progress",
+    "Reasoning",
+    "Session",
+    "Text",
+    "ToolCall",
+]
 __version__ = version("edge-lfm")
 
 

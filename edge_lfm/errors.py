@@ -82,3 +82,31 @@ class TemplateError(EdgeLfmError):
 
 class NumericalError(EdgeLfmError):
     """A NaN or infinity appeared in the activations."""
+
+
+class CancelledError(EdgeLfmError):
+    """The one who asked has left, or closed the answer."""
+
+    exit_code, http_status = 130, 499
+
+
+class BusyError(EdgeLfmError):
+    """Too many requests are waiting already."""
+
+    http_status = 429
+
+
+class ShuttingDownError(EdgeLfmError):
+    """The model is being closed."""
+
+    http_status = 503
+
+
+class SessionFileError(EdgeLfmError):
+    """A saved conversation is damaged, or belongs to another model."""
+
+    exit_code, http_status = 3, 400
+
+
+class ToolCallError(EdgeLfmError):
+    """The text of a tool call cannot be read."""

@@ -47,7 +47,7 @@ STATE = np.dtype(
 )
 """One layer's state: conv float32 [L-1, H]; keys [kv, C/16, hd, 16] and values [kv, C, hd], float16 or
 int8; for int8 the scales of each head and position, float32 [kv, C]; history: 0, or float32 [R, H], which takes
-the conv input of each token of a step of at most R = history_rows tokens, so that the state can go back."""
+the conv inputs of the tokens that the step is to note, so that the state can go back to them."""
 
 CONTEXT = np.dtype(
     [
@@ -76,7 +76,7 @@ CONTEXT = np.dtype(
         ("states", "i8"),
         ("capacity", "i8"),
         ("kv_int8", "i8"),
-        ("history_rows", "i8"),
+        ("noted", "i8"),  # int64 [T]: the row of `history` that takes each token's conv input, or -1; or 0
         ("rope", "i8"),  # rope: float32 [C, hd] = cos then sin of hd/2 angles
         # the team
         ("threads", "i8"),

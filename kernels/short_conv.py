@@ -43,7 +43,7 @@ def conv_tokens(ctx, layer, state):
     """All tokens of the step: wide [T, 3H] -> mixed [T, H] and its int8 form; the state moves on."""
     hidden, width = i64(ctx + CTX.hidden), i64(ctx + CTX.conv_width)
     taps, bias, past = i64(layer + LAY.taps), i64(layer + LAY.taps_bias), i64(state + STA.conv)
-    history = i64(state + STA.history) if i64(ctx + CTX.tokens) <= i64(ctx + CTX.history_rows) else int64(0)
+    history, rows = i64(state + STA.history), i64(ctx + CTX.noted)
     wide, out = i64(ctx + CTX.wide), i64(ctx + CTX.mixed)
     out_q, out_s = i64(ctx + CTX.mixed_q), i64(ctx + CTX.mixed_s)
     while True:
@@ -53,7 +53,8 @@ def conv_tokens(ctx, layer, state):
         for g in range(group, smaller(group + 4, hidden // GROUP)):
             for t in range(i64(ctx + CTX.tokens)):
                 bcx, row = wide + t * hidden * 12, t * hidden
-                note = history + row * 4 if history != 0 else int64(0)
+                noted = i64(rows + 8 * t) if rows != 0 else int64(-1)
+                note = history + noted * hidden * 4 if noted >= 0 else int64(0)
                 a = conv_lanes(bcx, hidden, taps, bias, past, note, width, g * GROUP)
                 b = conv_lanes(bcx, hidden, taps, bias, past, note, width, g * GROUP + 16)
                 at = row + g * GROUP

@@ -27,7 +27,7 @@ CAPITAL = "What is the capital of France?"
 
 def test_the_embedded_demo_model_answers() -> None:
     with Model.load(threads=1) as demo_model:
-        assert demo_model.generate(CAPITAL).result().text == "The capital of France is Paris."
+        assert demo_model.generate(CAPITAL).text == "The capital of France is Paris."
 
 
 def test_small_models_get_one_thread_unless_asked(demo: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +52,7 @@ def test_importing_the_package_imports_neither_numba_nor_llvm() -> None:
 def test_generating_imports_no_numba(demo: dict[str, Path]) -> None:
     code = (
         f"import sys; from edge_lfm import Model; m = Model.load({str(demo['int4'])!r}); "
-        "m.generate('hi').result(); print('numba' in sys.modules)"
+        "m.generate('hi'); print('numba' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
@@ -75,8 +75,8 @@ def test_long_logits_come_in_chunks(model: Model) -> None:
 
 
 def test_streamed_text_equals_the_result(model: Model) -> None:
-    generation = model.generate(CAPITAL)
-    pieces = list(generation)
+    generation = model.stream(CAPITAL)
+    pieces = list(generation.texts())
     answer = generation.result()
     assert len(pieces) > 3
     assert "".join(pieces) == answer.text
@@ -86,19 +86,19 @@ def test_streamed_text_equals_the_result(model: Model) -> None:
 
 
 def test_limits_and_closing(model: Model) -> None:
-    answer = model.generate(CAPITAL, max_tokens=3).result()
+    answer = model.generate(CAPITAL, max_tokens=3)
     assert answer.finish_reason == "length" and len(answer.token_ids) == 3
-    generation = model.generate(CAPITAL)
+    generation = model.stream(CAPITAL)
     next(generation)
     generation.close()
     with pytest.raises(UsageError, match="stopped"):
         generation.result()
-    assert model.generate(CAPITAL).result().text == "The capital of France is Paris."
+    assert model.generate(CAPITAL).text == "The capital of France is Paris."
 
 
 def test_the_context_ends_an_answer(demo: dict[str, Path]) -> None:
     with Model.load(demo["int4"], context=24, threads=1) as small:
-        answer = small.generate("Once upon a time", raw=True, max_tokens=100).result()
+        answer = small.generate("Once upon a time", raw=True, max_tokens=100)
         assert answer.finish_reason == "length"
         assert answer.usage["total_tokens"] == 25  # the last token needs no room
         with pytest.raises(ContextOverflowError, match="context 24"):
@@ -106,60 +106,28 @@ def test_the_context_ends_an_answer(demo: dict[str, Path]) -> None:
 
 
 def test_prompts_of_every_kind(model: Model) -> None:
-    text = model.generate(CAPITAL).result().text
-    assert model.generate([{"role": "user", "content": CAPITAL}]).result().text == text
-    assert model.generate(model.encode_prompt(CAPITAL)).result().text == text
+    text = model.generate(CAPITAL).text
+    assert model.generate([{"role": "user", "content": CAPITAL}]).text == text
+    assert model.generate(model.encode_prompt(CAPITAL)).text == text
     raw = "<|startoftext|><|fim_pre|>def largest(values):\n<|fim_suf|><|fim_mid|>".removeprefix("<|startoftext|>")
-    assert model.generate(raw, raw=True).result().text
+    assert model.generate(raw, raw=True).text
     with_system = model.encode_prompt(CAPITAL, system="Be brief.")
     assert with_system != model.encode_prompt(CAPITAL)
 
 
-def test_sessions_compute_only_new_tokens_and_change_nothing(model: Model) -> None:
-    session, messages = model.session(), []
-    for question in ("My name is Anna and I live in Paris.", "What is 2 + 2?", "What is my name?"):
-        messages.append({"role": "user", "content": question})
-        answer = session.generate(messages).result()
-        fresh = model.generate(messages).result()
-        assert answer.token_ids == fresh.token_ids
-        messages.append({"role": "assistant", "content": answer.text})
-    assert "Anna" in answer.text
-    assert answer.timings.cached_tokens > 30
-    other = session.generate([{"role": "user", "content": CAPITAL}]).result()  # a prompt that starts anew
-    assert other.timings.cached_tokens == 0 and other.text == "The capital of France is Paris."
-
-
-def test_a_session_goes_on_after_a_stopped_answer(model: Model) -> None:
-    session = model.session()
-    generation = session.generate(CAPITAL)
-    next(generation)
-    generation.close()
-    assert session.generate(CAPITAL).result().text == "The capital of France is Paris."
-
-
-def test_a_session_answers_one_at_a_time(model: Model) -> None:
-    session = model.session()
-    first = session.generate(CAPITAL)
-    next(first)
-    with pytest.raises(UsageError, match="still answering"):
-        session.generate(CAPITAL).result()
-    assert first.result().text == "The capital of France is Paris."
-    assert session.generate(CAPITAL).result().text == "The capital of France is Paris."
-
-
 def test_the_same_seed_gives_the_same_text(model: Model, demo: dict[str, Path]) -> None:
     options = {"temperature": 1.2, "top_k": 50, "seed": 7, "raw": True, "max_tokens": 40}
-    first = model.generate("Once upon a time", **options).result().token_ids
-    assert model.generate("Once upon a time", **options).result().token_ids == first
+    first = model.generate("Once upon a time", **options).token_ids
+    assert model.generate("Once upon a time", **options).token_ids == first
     with Model.load(demo["int4"], threads=1) as other:
-        assert other.generate("Once upon a time", **options).result().token_ids == first
-    assert model.generate("Once upon a time", **(options | {"seed": 8})).result().token_ids != first
+        assert other.generate("Once upon a time", **options).token_ids == first
+    assert model.generate("Once upon a time", **(options | {"seed": 8})).token_ids != first
 
 
 def test_threads_take_turns(model: Model) -> None:
-    expected = model.generate(CAPITAL).result().text
+    expected = model.generate(CAPITAL).text
     found: list[str] = []
-    threads = [threading.Thread(target=lambda: found.append(model.generate(CAPITAL).result().text)) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: found.append(model.generate(CAPITAL).text)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -186,7 +154,7 @@ def test_bad_token_ids(model: Model) -> None:
         with pytest.raises(EdgeLfmError):
             model.logits(ids)
     with pytest.raises(EdgeLfmError):
-        model.generate([]).result()
+        model.generate([])
 
 
 def test_bad_loads(demo: dict[str, Path], tmp_path: Path) -> None:
@@ -213,7 +181,7 @@ def test_bad_loads(demo: dict[str, Path], tmp_path: Path) -> None:
 
 def test_a_model_without_tokenizer_runs_on_ids(packed_cases: dict[str, dict[str, Path]]) -> None:
     with Model.load(packed_cases["int8"]["moe"], threads=1) as bare:
-        answer = bare.generate([5, 6, 7], max_tokens=4).result()
+        answer = bare.generate([5, 6, 7], max_tokens=4)
         assert 1 <= len(answer.token_ids) <= 4 and answer.text == ""
         with pytest.raises(UsageError, match="no tokenizer"):
             bare.generate("text")
@@ -251,30 +219,14 @@ def test_lookup_changes_nothing_but_the_steps(model: Model, drafts: int) -> None
     """Greedy and drawn, over a text that repeats itself, so that drafts are both accepted and rejected."""
     prompt = "the cat sat on the mat and the dog sat on the log and the cat sat on the mat and"
     for options in ({}, {"temperature": 0.7, "seed": 3}, {"temperature": 1.5, "seed": 4}):
-        plain = model.generate(prompt, raw=True, max_tokens=60, **options).result()
-        drafted = model.generate(prompt, raw=True, max_tokens=60, lookup=drafts, **options).result()
+        plain = model.generate(prompt, raw=True, max_tokens=60, **options)
+        drafted = model.generate(prompt, raw=True, max_tokens=60, lookup=drafts, **options)
         assert drafted.token_ids == plain.token_ids
         assert drafted.finish_reason == plain.finish_reason
-
-
-def test_a_session_goes_on_after_lookup(model: Model) -> None:
-    session, messages = model.session(), []
-    for question in ("My name is Anna and I live in Paris.", "What is my name?", "What is my name?"):
-        messages.append({"role": "user", "content": question})
-        answer = session.generate(messages, lookup=8).result()
-        assert answer.token_ids == model.generate(messages).result().token_ids
-        messages.append({"role": "assistant", "content": answer.text})
-    assert answer.timings.cached_tokens > 30
-    generation = session.generate("the cat the cat the cat the cat", raw=True, lookup=8)
-    next(generation)
-    generation.close()
-    assert session.generate(CAPITAL).result().text == "The capital of France is Paris."
-    with pytest.raises(UsageError, match="lookup"):
-        session.generate(CAPITAL, lookup=-1)
 
 
 def test_lookup_at_the_end_of_the_context(demo: dict[str, Path]) -> None:
     with Model.load(demo["int4"], context=40, threads=1) as small:
         ids = [300, 301, 302, 303] * 8
-        plain = small.generate(ids, max_tokens=100).result()
-        assert small.generate(ids, max_tokens=100, lookup=16).result().token_ids == plain.token_ids
+        plain = small.generate(ids, max_tokens=100)
+        assert small.generate(ids, max_tokens=100, lookup=16).token_ids == plain.token_ids

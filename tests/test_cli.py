@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from edge_lfm.cli.main import VERBS, make_parser
+from edge_lfm.kernels.library import cache_folder
 
 COMMAND = [sys.executable, "-P", "-m", "edge_lfm.cli.main"]
 
@@ -56,7 +57,7 @@ def test_run_reads_standard_input(demo: dict[str, Path]) -> None:
 def test_run_json(demo: dict[str, Path]) -> None:
     done = edge_lfm("run", demo["int4"], "What is the capital of France?", "--json", "-n", 4, "--seed", 1)
     answer = json.loads(done.stdout)
-    assert set(answer) == {"text", "token_ids", "usage", "timings", "finish_reason", "paging"}
+    assert set(answer) == {"text", "token_ids", "usage", "timings", "finish_reason", "tool_calls", "paging"}
     assert len(answer["token_ids"]) == answer["usage"]["completion_tokens"] == 4
     assert answer["finish_reason"] == "length"
     assert answer["timings"]["prefill_tps"] > 0
@@ -253,32 +254,91 @@ def test_ctrl_c_ends_a_run_at_once(demo: dict[str, Path]) -> None:
     assert "Traceback" not in err
 
 
-def test_chat_in_a_terminal(demo: dict[str, Path]) -> None:
-    """On a pseudo-terminal: a prompt, an answer, and the end by Ctrl-D."""
-    parent, child = pty.openpty()
-    process = subprocess.Popen([*COMMAND, "chat", str(demo["int4"])], stdin=child, stdout=child, stderr=child)
-    os.close(child)
+class Terminal:
+    """`edge-lfm chat` on a pseudo-terminal."""
 
-    def read_until(*marks: bytes) -> bytes:
-        text = b""
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        self.parent, child = pty.openpty()
+        self.process = subprocess.Popen(
+            [*COMMAND, "chat", *arguments], stdin=child, stdout=child, stderr=child, env=os.environ | environment
+        )
+        os.close(child)
+
+    def read_until(self, *marks: str) -> str:
+        text = ""
         for mark in marks:
             while mark not in text:
-                text += os.read(parent, 4096)
-        return text
+                text += os.read(self.parent, 4096).decode("utf-8", "replace")
+            rest = text[text.index(mark) + len(mark) :]
+            read, text = text, rest
+        return read
 
-    try:
-        read_until(b"Ctrl-D ends", b"> ")
-        os.write(parent, b"What is the capital of France?\n")
-        text = read_until(b"tok/s]", b"]\r\n")
-        while b"> " not in text[text.index(b"tok/s]") :]:  # only the line editor takes Ctrl-D as the end
-            text += os.read(parent, 4096)
-        os.write(parent, b"\x04")
-        assert b"The capital of France is Paris." in text
-        assert process.wait(timeout=20) == 0
-    finally:
-        process.kill()
-        process.wait()
-    os.close(parent)
+    def say(self, line: str, *marks: str) -> str:
+        """Type a line; what comes up to the marks and the next prompt (only the line editor takes Ctrl-D as the
+        end)."""
+        os.write(self.parent, line.encode() + b"\n")
+        return self.read_until(*marks, "> ")
+
+    def __enter__(self) -> Terminal:
+        self.read_until("/help lists", "> ")
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        if kind is None:
+            os.write(self.parent, b"\x04")
+            assert self.process.wait(timeout=20) == 0
+        self.process.kill()
+        self.process.wait()
+        os.close(self.parent)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> str:
+    """A cache folder of its own, with the kernels that are compiled already."""
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/kernels").symlink_to(cache_folder() / "kernels")
+    return str(tmp_path / "cache")
+
+
+def test_chat_in_a_terminal(demo: dict[str, Path], tmp_path: Path, home: str) -> None:
+    """Answers, every command, an unknown one, a stopped answer, and the end by Ctrl-D."""
+    saved = tmp_path / "talk.session"
+    with Terminal(str(demo["int4"]), "--system", "Be brief.", EDGE_LFM_CACHE=home) as chat:
+        chat.say("My name is Anna and I live in Paris.", "tok/s]")
+        os.write(chat.parent, b"What is my name?\n")
+        assert "Anna" in chat.read_until("tok/s]")
+        chat.read_until("> ")
+        for line, answer in (
+            ("/help", "/regenerate"),
+            ("/stats", "messages"),
+            (f"/save {saved}", "saved 5 messages"),
+            ("/undo", "taken back: What is my name?"),
+            ("/regenerate", "tok/s]"),
+            ("/nonsense", "unknown command /nonsense"),
+            ("/save", "needs a file"),
+            ("/load /absent/file", "does not exist"),
+            (f"/load {saved}", "Anna"),
+            ("/reset", "Be brief."),
+            ("/system You are kind.", "You are kind."),
+            ("/undo", "nothing to take back"),
+        ):
+            chat.say(line, answer)
+        assert saved.exists()
+    assert "/system You are kind." in (tmp_path / "cache/chat_history").read_text(encoding="utf-8")
+    with Terminal(str(demo["int4"]), "--load", str(saved), EDGE_LFM_CACHE=home) as chat:
+        text = chat.say("What is my name?", "cached tokens")
+    assert saved.exists() and text
+
+
+def test_ctrl_c_stops_the_answer_only(demo: dict[str, Path], home: str) -> None:
+    options = ("--temp", "5", "--seed", "1", "-n", "100000")
+    with Terminal(str(demo["int4"]), *options, EDGE_LFM_CACHE=home) as chat:
+        os.write(chat.parent, b"Tell me a story.\n")
+        chat.read_until("story.", "\n")
+        time.sleep(0.05)
+        chat.process.send_signal(signal.SIGINT)
+        chat.read_until("[stopped]", "> ")
+        chat.say("/undo", "taken back: Tell me a story.")
 
 
 def test_debug_shows_the_traceback() -> None:

@@ -19,7 +19,6 @@ from edge_lfm.api import Model
 from edge_lfm.config import ModelConfig
 from edge_lfm.engine import paged
 from edge_lfm.engine.cached_routing import choose_cached, parse_routing
-from edge_lfm.engine.generate import prefill
 from edge_lfm.engine.lookahead import Lookahead
 from edge_lfm.engine.runner import Runner
 from edge_lfm.errors import DoesNotFitError, ModelFileError, UsageError
@@ -97,12 +96,12 @@ def test_paged_models_of_every_shape_equal_transformers(
 
 def test_budgets(demo: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paged, "INTERPRETER_BYTES", 0)
-    monkeypatch.setattr("edge_lfm.api._OVERHEAD_BYTES", 200 << 20)
+    monkeypatch.setattr("edge_lfm.api.model._OVERHEAD_BYTES", 200 << 20)
     with Model.load(demo["balanced"]) as whole, Model.load(demo["balanced"], ram="64M", context=256) as small:
         assert whole.paging is None and small.paging is not None
         question = "What is the capital of France?"
-        assert small.generate(question, temperature=0.0).result().text == "The capital of France is Paris."
-        assert whole.generate(question, temperature=0.0).result().text == "The capital of France is Paris."
+        assert small.generate(question, temperature=0.0).text == "The capital of France is Paris."
+        assert whole.generate(question, temperature=0.0).text == "The capital of France is Paris."
         assert small.paging.hit_rate < 1 and small.paging.bytes_read > 0
         assert small.context == 256 and whole.context == 2048
     with pytest.raises(DoesNotFitError, match=r"0\.0\d GiB are missing"):
@@ -167,7 +166,7 @@ def test_a_budget_that_is_lowered_while_running(
     demo: dict[str, Path], ids: np.ndarray, resident: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(paged, "INTERPRETER_BYTES", 0)
-    monkeypatch.setattr("edge_lfm.api._OVERHEAD_BYTES", 1 << 30)
+    monkeypatch.setattr("edge_lfm.api.model._OVERHEAD_BYTES", 1 << 30)
     with Model.load(demo["balanced"], ram="900M", context=256) as model:
         runner = model._runner
         pager = runner.pager
@@ -219,11 +218,11 @@ def test_a_file_that_is_cut_while_running_fails_the_request_only(
         pager = runner.pager
         assert pager is not None
         state = State(runner.model.config, 2048)
-        prefill(runner, state, ids[:50].tolist())
+        runner.read(ids[:50].tolist(), state)
         os.truncate(weights, len(whole) // 2)
         for _ in range(2):
             with pytest.raises(ModelFileError, match="truncated"):
-                prefill(runner, State(runner.model.config, 2048), ids[:50].tolist())
+                runner.read(ids[:50].tolist(), State(runner.model.config, 2048))
             assert all(not layer.passing for layer in pager.residency.layers.values())
         weights.write_bytes(whole)  # the same file, whole again
         assert np.array_equal(logits_of(runner, ids, [100]), resident)

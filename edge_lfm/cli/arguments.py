@@ -11,11 +11,25 @@ from typing import Any
 
 from tqdm import tqdm
 
-from edge_lfm.api import Model
+from edge_lfm.api import Generation, Model, Progress, Reasoning, Text, ToolCall
 from edge_lfm.engine.generate import Timings
 from edge_lfm.memory.paging import PagingStats
+from edge_lfm.text.tool_calls import Call, write_calls
 
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "lookup")
+_SAMPLING = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "dry_multiplier",
+    "xtc_probability",
+    "stop",
+    "seed",
+    "lookup",
+)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +58,13 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, metavar="P", help="keep the likeliest tokens that sum to P")
     parser.add_argument("--min-p", type=float, metavar="P", help="drop tokens below P times the likeliest")
     parser.add_argument("--repeat-penalty", type=float, metavar="R", help="make tokens seen before less likely")
+    parser.add_argument("--presence-penalty", type=float, metavar="P", help="off the logits of tokens in the answer")
+    parser.add_argument("--frequency-penalty", type=float, metavar="P", help="the same, for each time they came")
+    parser.add_argument("--dry", dest="dry_multiplier", type=float, metavar="M", help="DRY: against repeated sequences")
+    parser.add_argument(
+        "--xtc", dest="xtc_probability", type=float, metavar="P", help="XTC: how often to be surprising"
+    )
+    parser.add_argument("--stop", action="append", metavar="TEXT", help="end the answer there (may be repeated)")
     parser.add_argument("--lookup", type=int, metavar="N", help="draft up to N tokens a step from the text so far")
     parser.add_argument("--seed", type=int, metavar="S", help="the same seed draws the same text")
 
@@ -69,17 +90,35 @@ def progress_bar(label: str, unit: str = "B") -> Callable[[int], Callable[[int],
     return start
 
 
-def prefill_bar() -> Callable[[int, int], object]:
-    """`(tokens done, tokens in all) -> ...`: a bar for the prompt, gone when it is read."""
+def prefill_bar() -> Callable[[Progress], object]:
+    """A bar for the prompt, gone when it is read."""
     bar = tqdm(desc="reading the prompt", unit="tok", delay=0.5, file=sys.stderr, leave=False, disable=None)
 
-    def show(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-        if done >= total:
+    def show(progress: Progress) -> None:
+        bar.total, bar.initial = progress.total, progress.cached
+        bar.update(progress.done - bar.n)
+        if progress.done >= progress.total:
             bar.close()
 
     return show
+
+
+def show(generation: Generation, quiet: bool = False) -> None:
+    """Run an answer to its end: its text on standard output as it comes, reasoning dimmed on standard error.
+
+    `quiet`: nothing but the bar of the prompt.
+    """
+    bar, dim = prefill_bar(), ("\x1b[2m", "\x1b[0m") if sys.stderr.isatty() else ("", "")
+    for event in generation:
+        match event:
+            case Progress():
+                bar(event)
+            case Text(text) if not quiet:
+                print(text, end="", flush=True)
+            case Reasoning(text) if not quiet:
+                print(f"{dim[0]}{text}{dim[1]}", end="", file=sys.stderr, flush=True)
+            case ToolCall(name, arguments) if not quiet:
+                print(write_calls([Call(name, arguments)]), flush=True)
 
 
 def describe_timings(t: Timings) -> str:

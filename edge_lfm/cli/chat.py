@@ -1,26 +1,33 @@
-"""`edge-lfm chat`: a conversation in the terminal; plain lines in and answers out when piped."""
+"""`edge-lfm chat`: a conversation in the terminal, with commands; plain lines in and answers out when piped."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from edge_lfm.api import Session
+from edge_lfm.api import Completion, Generation, Model, Session
 from edge_lfm.cli.arguments import (
     add_model_arguments,
     add_sampling_arguments,
     describe_paging,
     describe_timings,
     open_model,
-    prefill_bar,
     print_json,
     sampling_of,
+    show,
     timings_json,
 )
+from edge_lfm.errors import EdgeLfmError, UsageError
+from edge_lfm.kernels.library import cache_folder
 
 HELP = "hold a conversation"
 EXAMPLE = "edge-lfm chat lfm2-24b-int4"
+_HISTORY_LINES = 1000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,69 +35,182 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_sampling_arguments(parser)
     parser.add_argument("--system", help="a system message")
+    parser.add_argument("--load", metavar="FILE", help="go on with a conversation that /save has written")
     parser.add_argument("--echo", action="store_true", help="show piped lines before their answers")
     parser.add_argument("--json", action="store_true", help="print one JSON object per answer")
 
 
 def run(args: argparse.Namespace) -> None:
-    terminal = sys.stdin.isatty()
-    if terminal:
-        import readline  # noqa: F401 (line editing and history for input())
     with open_model(args.model, args) as model:
-        session = model.session()
-        messages: list[dict[str, Any]] = [{"role": "system", "content": args.system}] if args.system else []
-        if terminal:
-            print(
-                f"{model.folder.name}, {model.isa}, {model.threads} threads; Ctrl-C stops an answer, Ctrl-D ends",
-                file=sys.stderr,
-            )
+        _Chat(model, args).run()
+
+
+class _Chat:
+    """The loop: lines in, answers and commands out."""
+
+    def __init__(self, model: Model, args: argparse.Namespace) -> None:
+        self.model, self.args = model, args
+        self.terminal = sys.stdin.isatty()
+        self.last: Completion | None = None
+        self.told_dropped = 0
+        self.session = model.restore(args.load) if args.load else self._new(args.system)
+        self.commands: dict[str, tuple[Callable[[str], None], str]] = {
+            "/help": (self._help, "show this"),
+            "/reset": (lambda _: self._reset(), "forget the conversation, keep the system message"),
+            "/system": (self._system, "TEXT: set the system message and start anew"),
+            "/undo": (lambda _: self._undo(), "take back the last question and its answer"),
+            "/regenerate": (lambda _: self._answer(self.session.regenerate(**self._options())), "answer anew"),
+            "/save": (self._save, "FILE: write the conversation with all that was computed for it"),
+            "/load": (self._load, "FILE: go on with a saved conversation"),
+            "/stats": (lambda _: self._stats(), "tokens, speed, memory"),
+        }
+
+    def run(self) -> None:
+        if not self.terminal:
+            self._loop("")
+            return
+        model = self.model
+        print(
+            f"{model.folder.name}, {model.isa}, {model.threads} threads; Ctrl-C stops an answer, Ctrl-D ends, "
+            "/help lists commands",
+            file=sys.stderr,
+        )
+        with _history():
+            self._loop("> ")
+
+    def _loop(self, prompt: str) -> None:
         while True:
             try:
-                line = input("> " if terminal else "")
+                line = input(prompt)
             except EOFError:
                 return
             except KeyboardInterrupt:
+                if not self.terminal:
+                    raise
                 print(file=sys.stderr)
                 continue
-            if not line.strip():
-                continue
-            if args.echo and not terminal:
-                print(f"> {line}")
-            messages.append({"role": "user", "content": line})
-            messages.append({"role": "assistant", "content": _answer(session, messages, args)})
+            if line.strip():
+                if self.args.echo and not self.terminal:
+                    print(f"> {line}")
+                self._take(line)
 
+    def _take(self, line: str) -> None:
+        """One line of the user. In a terminal an error is told, and the conversation goes on."""
+        try:
+            word, _, rest = line.strip().partition(" ")
+            if word in self.commands:
+                self.commands[word][0](rest.strip())
+            elif self.terminal and word.startswith("/") and word[1:].isalpha():
+                raise UsageError(f"unknown command {word}", hint="/help lists them; a space before it makes it text")
+            else:
+                self._answer(self.session.stream(line, **self._options()))
+        except EdgeLfmError as error:
+            if not self.terminal:
+                raise
+            print(f"[{' '.join(str(error).split())}]", file=sys.stderr)
 
-def _answer(session: Session, messages: list[dict[str, Any]], args: argparse.Namespace) -> str:
-    """Stream one answer; the text that came before Ctrl-C, if that stopped it."""
-    paging = session.model.paging
-    before = paging.copy() if paging is not None else None
-    generation = session.generate(messages, max_tokens=args.max_tokens, progress=prefill_bar(), **sampling_of(args))
-    text = []
-    try:
-        for piece in generation:
-            text.append(piece)
-            if not args.json:
-                print(piece, end="", flush=True)
-    except KeyboardInterrupt:
-        if not sys.stdin.isatty():
-            raise
-        print(" [stopped]", flush=True)
-        return "".join(text)
-    answer = generation.result()
-    if args.json:
-        print_json(
-            {
-                "text": answer.text,
-                "usage": answer.usage,
-                "timings": timings_json(answer.timings),
-                "finish_reason": answer.finish_reason,
-            }
-        )
-    else:
+    def _answer(self, generation: Generation) -> None:
+        paging = self.model.paging
+        before = paging.copy() if paging is not None else None
+        try:
+            show(generation, quiet=self.args.json)
+        except KeyboardInterrupt:
+            generation.close()
+            if not self.terminal:
+                raise
+            print(" [stopped]", flush=True)
+            return
+        answer = self.last = generation.result()
+        if self.args.json:
+            print_json(_as_json(answer))
+            return
         print(flush=True)
-        print(f"[{describe_timings(answer.timings)}]", file=sys.stderr, flush=True)
+        if answer.dropped_messages > self.told_dropped:
+            self._tell(f"the context is full: the oldest {answer.dropped_messages} messages are left out")
+        self.told_dropped = answer.dropped_messages
+        self._tell(describe_timings(answer.timings))
         if paging is not None and before is not None:
             t = answer.timings
-            computed = t.prompt_tokens - t.cached_tokens + t.completion_tokens
-            print(f"[{describe_paging(paging.since(before), computed)}]", file=sys.stderr, flush=True)
-    return answer.text
+            self._tell(describe_paging(paging.since(before), t.prompt_tokens - t.cached_tokens + t.completion_tokens))
+
+    def _new(self, system: str | None) -> Session:
+        return self.model.session(system, overflow="drop_oldest")
+
+    def _options(self) -> dict[str, Any]:
+        return {"max_tokens": self.args.max_tokens, **sampling_of(self.args)}
+
+    def _tell(self, text: str) -> None:
+        print(f"[{text}]", file=sys.stderr, flush=True)
+
+    def _help(self, _: str) -> None:
+        for name, (_action, what) in self.commands.items():
+            print(f"{name:12} {what}", file=sys.stderr)
+
+    def _reset(self) -> None:
+        first = self.session.messages[:1]
+        self._system(str(first[0]["content"]) if first and first[0]["role"] == "system" else "")
+
+    def _system(self, text: str) -> None:
+        self.session = self._new(text or None)
+        self._tell("a new conversation" + (f", with the system message: {text}" if text else ""))
+
+    def _undo(self) -> None:
+        taken = self.session.undo()
+        self._tell(f"taken back: {taken[0]['content']}")
+
+    def _save(self, name: str) -> None:
+        if not name:
+            raise UsageError("/save needs a file", hint="/save talk.session")
+        self.session.save(Path(name).expanduser())
+        self._tell(f"saved {len(self.session.messages)} messages to {name}")
+
+    def _load(self, name: str) -> None:
+        if not name:
+            raise UsageError("/load needs a file", hint="/load talk.session")
+        self.session = self.model.restore(Path(name).expanduser())
+        for message in self.session.messages:
+            print(f"{'> ' if message['role'] == 'user' else ''}{message['content']}")
+
+    def _stats(self) -> None:
+        if self.last is not None:
+            self._tell(describe_timings(self.last.timings))
+        kept, context = self.model.reuse, self.model.context
+        used = self.last.usage["total_tokens"] if self.last is not None else 0
+        self._tell(f"context {used} of {context} tokens, {len(self.session.messages)} messages")
+        self._tell(f"kept for reuse {kept.nbytes / 1e6:.1f} MB, {kept.tokens_reused} prompt tokens not computed again")
+        if self.model.paging is not None:
+            paging = self.model.paging
+            self._tell(
+                f"experts in memory {paging.hit_rate:.1%}, {paging.bytes_read / 1e9:.2f} GB read since the start"
+            )
+
+
+def _as_json(answer: Completion) -> dict[str, Any]:
+    return {
+        "text": answer.text,
+        "usage": answer.usage,
+        "timings": timings_json(answer.timings),
+        "finish_reason": answer.finish_reason,
+        "tool_calls": [asdict(call) for call in answer.tool_calls],
+    }
+
+
+@contextlib.contextmanager
+def _history() -> Any:
+    """Line editing, and the lines of earlier conversations, for `input()`; where there is no readline, neither."""
+    try:
+        import readline
+    except ImportError:
+        yield
+        return
+    path = cache_folder() / "chat_history"
+    with contextlib.suppress(OSError):
+        readline.read_history_file(path)
+    readline.set_history_length(_HISTORY_LINES)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            readline.write_history_file(path)

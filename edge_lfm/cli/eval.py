@@ -154,7 +154,7 @@ def _answer_all(model: Model, tasks: Sequence[Task], label: str) -> list[bool]:
     advance, answers = progress_bar(label, "task")(len(tasks)), []
     for task in tasks:
         prompt = model.tokenizer.encode(task.prompt, special=True)
-        done = model.generate(prompt, max_tokens=task.max_tokens, temperature=0.0, repeat_penalty=1.0).result()
+        done = model.generate(prompt, max_tokens=task.max_tokens, temperature=0.0, repeat_penalty=1.0)
         ids = [i for i in done.token_ids if i not in model.stop_ids]
         answers.append(model.tokenizer.decode(ids, special=True))
         advance(1)

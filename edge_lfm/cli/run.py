@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import asdict
 
 from edge_lfm.cli.arguments import (
     add_model_arguments,
@@ -12,9 +13,9 @@ from edge_lfm.cli.arguments import (
     describe_paging,
     describe_timings,
     open_model,
-    prefill_bar,
     print_json,
     sampling_of,
+    show,
     timings_json,
 )
 from edge_lfm.errors import UsageError
@@ -62,16 +63,12 @@ def run(args: argparse.Namespace) -> None:
     folder, prompt = split_positionals(args.model, args.prompt)
     prompt = read_prompt(prompt)
     with open_model(folder, args) as model:
-        generation = model.generate(
-            prompt,
-            system=args.system,
-            raw=args.raw,
-            max_tokens=args.max_tokens,
-            progress=prefill_bar(),
-            **sampling_of(args),
+        generation = model.stream(
+            prompt, system=args.system, raw=args.raw, max_tokens=args.max_tokens, **sampling_of(args)
         )
+        show(generation, quiet=args.json)
+        answer = generation.result()
         if args.json:
-            answer = generation.result()
             print_json(
                 {
                     "text": answer.text,
@@ -79,15 +76,13 @@ def run(args: argparse.Namespace) -> None:
                     "usage": answer.usage,
                     "timings": timings_json(answer.timings),
                     "finish_reason": answer.finish_reason,
+                    "tool_calls": [asdict(call) for call in answer.tool_calls],
                     "paging": model.paging.to_json() if model.paging else None,
                 }
             )
             return
-        for text in generation:
-            print(text, end="", flush=True)
         print(flush=True)
-        timings = generation.result().timings
-        print(describe_timings(timings), file=sys.stderr)
+        print(describe_timings(answer.timings), file=sys.stderr)
         if model.paging:
-            tokens = timings.prompt_tokens + timings.completion_tokens
+            tokens = answer.timings.prompt_tokens + answer.timings.completion_tokens
             print(describe_paging(model.paging, tokens), file=sys.stderr)

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.engine.generate import prefill
 from edge_lfm.engine.runner import Runner
 from edge_lfm.memory.budget import peak_memory_bytes
 from edge_lfm.memory.paging import ExpertPager, PagingStats
@@ -190,11 +189,11 @@ def int8_peak(runner: Runner) -> float:
 def _run_once(runner: Runner, state: State, ids: NDArray[np.int64], depth: int, decode: bool) -> float:
     state.reset()
     if depth:
-        prefill(runner, state, ids[:depth].tolist())
+        runner.read(ids[:depth].tolist(), state)
     started = time.perf_counter()
     if decode:
         for token in ids[depth:]:
             runner.run(np.array([token]), state)
     else:
-        prefill(runner, state, ids[depth:].tolist())
+        runner.read(ids[depth:].tolist(), state)
     return time.perf_counter() - started

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.engine.generate import prefill
 from edge_lfm.engine.runner import Runner
 from edge_lfm.kernels.ref import F32, I64
 from edge_lfm.model.state import State
@@ -60,7 +59,7 @@ class PackedScorer:
     def greedy(self, prompt: I64, tokens: int) -> list[int]:
         """The likeliest continuation."""
         state = State(self.runner.model.config, len(prompt) + tokens, "float16")
-        logits, out = prefill(self.runner, state, list(prompt)), []
+        logits, out = self.runner.read(prompt.tolist(), state), []
         for _ in range(tokens):
             out.append(int(logits[: self.vocab].argmax()))
             logits = self.runner.run(np.array(out[-1:], np.int64), state)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,12 @@ from numpy.typing import NDArray
 
 from edge_lfm.engine.runner import Runner
 from edge_lfm.engine.sampling import Sampler
+from edge_lfm.engine.sequence import TokenSequence
 from edge_lfm.errors import ContextOverflowError, UsageError
-from edge_lfm.model.state import State
+
+SHARED_CHUNK = 128
+"""Tokens of a prefill step while other answers wait for their turns. Paged models keep whole chunks: each reads
+nearly every expert from the disk, whatever its length."""
 
 
 @dataclass
@@ -22,6 +26,7 @@ class Timings:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    queued_s: float = 0.0
     prefill_s: float = 0.0
     decode_s: float = 0.0
 
@@ -52,45 +57,57 @@ def check_length(tokens: int, context: int) -> None:
 
 
 def prefill(
-    runner: Runner, state: State, token_ids: Sequence[int], progress: Callable[[int, int], object] | None = None
-) -> NDArray[np.float32]:
-    """Feed a prompt in chunks; the logits of its last token [vocab]. `progress`: of tokens done, and of all.
+    runner: Runner,
+    sequence: TokenSequence,
+    token_ids: Sequence[int],
+    turns: Sequence[int] = (),
+    cancelled: Callable[[], bool] | None = None,
+    alone: Callable[[], bool] = lambda: True,
+) -> Generator[int, None, NDArray[np.float32]]:
+    """Feed the rest of a prompt in chunks, one a step: yields the tokens fed; returns the logits of the last [vocab].
+
+    Args:
+        token_ids: the whole prompt; the sequence has read some of it.
+        turns: positions in it that the sequence shall be able to go back to.
+        cancelled: asked between the layers of a chunk.
+        alone: whether no one else waits for a step; else chunks are shorter.
 
     Raises:
         ContextOverflowError: it does not fit into the context.
+        CancelledError: it was cancelled; the sequence holds what was fed until then.
     """
-    check_length(state.position + len(token_ids), state.context)
-    state.reserve(state.position + len(token_ids))
-    ids = np.asarray(token_ids, np.int64)
-    for first in range(0, len(ids), runner.chunk):
-        chunk = ids[first : first + runner.chunk]
-        logits = runner.run(chunk, state)
-        if progress:
-            progress(first + len(chunk), len(ids))
+    check_length(len(token_ids), sequence.state.context)
+    sequence.state.reserve(len(token_ids))
+    places = {*turns, len(token_ids) - 1}
+    while (first := len(sequence.ids)) < len(token_ids):
+        size = runner.chunk if alone() or runner.pager is not None else min(runner.chunk, SHARED_CHUNK)
+        chunk = token_ids[first : first + size]
+        here = sorted(p for p in places if first < p <= first + len(chunk))
+        logits = sequence.feed(runner, chunk, here, cancelled=cancelled)
+        yield len(chunk)
     return logits
 
 
 def decode(
     runner: Runner,
-    state: State,
+    sequence: TokenSequence,
     logits: NDArray[np.float32],
     sampler: Sampler,
-    seen: list[int],
     stop_ids: Sequence[int],
     max_tokens: int,
     timings: Timings,
-) -> Iterator[int]:
-    """Generate until a stop token, `max_tokens`, or the end of the context; `seen` grows with each token.
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Generate until a stop token, `max_tokens`, or the end of the context: tokens, and the logits they were drawn
+    from.
 
-    A stop token is given out too, as the last one. Every token given out but the last has been fed to the state.
+    A stop token is given out too, as the last one. Every token given out but the last has been fed to the sequence.
     """
     for n in range(max_tokens):
-        token = sampler.next(logits, seen)
-        seen.append(token)
+        token = sampler.next(logits)
         timings.completion_tokens = n + 1
-        yield token
-        if token in stop_ids or n + 1 == max_tokens or state.position >= state.context:
+        yield token, logits
+        if token in stop_ids or n + 1 == max_tokens or len(sequence.ids) >= sequence.state.context:
             return
         started = time.perf_counter()
-        logits = runner.run(np.array([token], np.int64), state)
+        logits = sequence.feed(runner, [token])
         timings.decode_s += time.perf_counter() - started

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edge_lfm.engine.generate import Timings
 from edge_lfm.engine.runner import Runner
 from edge_lfm.engine.sampling import Sampler
-from edge_lfm.model.state import State
+from edge_lfm.engine.sequence import TokenSequence
 
 NGRAM = 3
 
@@ -45,50 +45,43 @@ class Lookup:
 
 def decode_with_lookup(
     runner: Runner,
-    state: State,
+    sequence: TokenSequence,
     logits: NDArray[np.float32],
     sampler: Sampler,
-    seen: list[int],
     stop_ids: Sequence[int],
     max_tokens: int,
     timings: Timings,
     most: int,
-) -> Iterator[int]:
-    """As `generate.decode`, with up to `most` drafts a step. The state never holds more than was given out."""
-    state.keep_history(most + 1)
-    lookup, rows = Lookup(seen), logits[None]
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """As `generate.decode`, with up to `most` drafts a step. The sequence never holds more than was given out."""
+    state = sequence.state
+    lookup, rows = Lookup(sampler.seen), logits[None]
     drafts: list[int] = []
     before = state.checkpoint()
     while True:
-        given = _agree(rows, drafts, sampler, seen, stop_ids, max_tokens - timings.completion_tokens)
+        given = _agree(rows, drafts, sampler, stop_ids, max_tokens - timings.completion_tokens)
         timings.completion_tokens += len(given)
         if len(given) < len(rows):
-            state.go_back(before, len(given))
-        for token in given:
+            sequence.undo(state.checkpoint_after(before, len(given)))
+        for token, row in zip(given, rows, strict=False):
             lookup.extend(token)
-            yield token
+            yield token, row
         if given[-1] in stop_ids or timings.completion_tokens >= max_tokens or state.position >= state.context:
             return
         drafts = lookup.propose(min(most, state.context - state.position - 1))
         before = state.checkpoint()
         started = time.perf_counter()
-        rows = runner.run(np.array([given[-1], *drafts], np.int64), state, all_logits=True)
+        rows = sequence.draft(runner, [given[-1], *drafts])
         timings.decode_s += time.perf_counter() - started
 
 
 def _agree(
-    rows: NDArray[np.float32],
-    drafts: list[int],
-    sampler: Sampler,
-    seen: list[int],
-    stop_ids: Sequence[int],
-    most: int,
+    rows: NDArray[np.float32], drafts: list[int], sampler: Sampler, stop_ids: Sequence[int], most: int
 ) -> list[int]:
-    """Sample along the rows as long as the drafts agree; `seen` grows with each token."""
+    """Sample along the rows as long as the drafts agree."""
     given: list[int] = []
     for n, row in enumerate(rows):
-        token = sampler.next(row, seen)
-        seen.append(token)
+        token = sampler.next(row)
         given.append(token)
         if token in stop_ids or len(given) == most or n == len(drafts) or token != drafts[n]:
             break

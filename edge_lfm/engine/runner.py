@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edge_lfm.engine.cached_routing import choose_cached
 from edge_lfm.engine.lookahead import Lookahead
-from edge_lfm.errors import NumericalError, UsageError
+from edge_lfm.errors import CancelledError, NumericalError, UsageError
 from edge_lfm.kernels.layout import (
     ACTIVATION_BYTES,
     ATTENTION_SCRATCH_BYTES,
@@ -41,6 +41,15 @@ Routing = Callable[[int, NDArray[np.int64]], "NDArray[np.int64] | None"]
 CHUNK = 512
 """Tokens of a prefill step. 512 give a 64-expert layer 32 tokens per expert, enough for its kernels to
 be bound by arithmetic; the scratch memory grows with it (82 MB for the 24B, by its fields)."""
+
+_CANCELLABLE = 32
+"""Tokens from which a step is run layer by layer when it can be cancelled. A stop costs 0.1 ms; in one-token steps of
+the 24B that would be a tenth of the time, and they are over in 50 ms anyway."""
+
+
+def _check(cancelled: Callable[[], bool]) -> None:
+    if cancelled():
+        raise CancelledError("the step was cancelled")
 
 
 class Runner:
@@ -80,27 +89,37 @@ class Runner:
         state: State,
         all_logits: bool = False,
         routing: Routing | None = None,
+        noted: Sequence[int] = (),
+        cancelled: Callable[[], bool] | None = None,
     ) -> NDArray[np.float32]:
         """Feed tokens [T], T <= chunk, to a state; logits [vocab] of the last, or [T, vocab] of all.
 
         `routing`: called with each layer that has experts and the chosen ones [T, k], in order of their score; what it
             gives replaces them (steps of one token).
+        `noted`: tokens of this step whose conv inputs are kept, for `State.checkpoint_after`.
+        `cancelled`: asked between layers; when it says yes, the step ends there.
 
         Raises:
             UsageError: a token id is not of this model.
             ContextOverflowError: the state has no room for them.
             NumericalError: a NaN or an infinity appeared; the state must not be used further.
+            CancelledError: the step was cancelled; the state must go back to a checkpoint.
         """
         vocab = self.model.config.vocab_size
         if token_ids.size and not 0 <= int(token_ids.min()) <= int(token_ids.max()) < vocab:
             raise UsageError(f"token ids must be 0..{vocab - 1}", hint="does the tokenizer belong to this model?")
         with self._turn:
+            state.note(noted, len(token_ids))
             self._prepare(token_ids, state, all_logits)
             self._present[:] = 1
-            if routing is None and self.pager is None:
-                self._run_stages(0, self.stages)
+            if routing is not None or self.pager is not None:
+                self._run_by_layers(len(token_ids), routing, cancelled)
+            elif cancelled is not None and len(token_ids) >= _CANCELLABLE:
+                for first in range(0, self.stages, 3):
+                    _check(cancelled)
+                    self._run_stages(first, min(first + 3, self.stages))
             else:
-                self._run_by_layers(len(token_ids), routing)
+                self._run_stages(0, self.stages)
             if self._sync[ERROR // 8]:
                 raise NumericalError(
                     "a NaN or an infinity appeared in the activations",
@@ -110,11 +129,19 @@ class Runner:
             logits = self._logits[:, :vocab]
             return logits[: len(token_ids)].copy() if all_logits else logits[0].copy()
 
+    def read(self, token_ids: Sequence[int], state: State) -> NDArray[np.float32]:
+        """Feed any number of tokens, in steps of `chunk`; the logits [vocab] of the last. Errors as in `run`."""
+        ids = np.asarray(token_ids, np.int64)
+        state.reserve(state.position + len(ids))
+        for first in range(0, len(ids), self.chunk):
+            logits = self.run(ids[first : first + self.chunk], state)
+        return logits
+
     def _run_stages(self, first: int, last: int) -> None:
         address, forward = self._context.ctypes.data, self.kernels.forward
         self.team.run(lambda n: forward(address, n, first, last))
 
-    def _run_by_layers(self, tokens: int, routing: Routing | None) -> None:
+    def _run_by_layers(self, tokens: int, routing: Routing | None, cancelled: Callable[[], bool] | None) -> None:
         """All stages, with a stop after each choice of experts (stage 1 + 3n of layer n)."""
         config, done = self.model.config, 0
         started, stalled = time.perf_counter(), self.pager.stats.stall_s.sum() if self.pager else 0.0
@@ -124,6 +151,8 @@ class Runner:
             for n in range(config.num_hidden_layers):
                 if not config.is_moe(n):
                     continue
+                if cancelled is not None:
+                    _check(cancelled)
                 self._run_stages(done, 2 + 3 * n)
                 done = 2 + 3 * n
                 for _ in paging:  # the layer before is computed: its experts may be given up
@@ -287,5 +316,5 @@ class Runner:
         c["tokens"], c["token_ids"], c["position"] = tokens, ids.ctypes.data, state.position
         c["first_logit"] = 0 if all_logits else tokens - 1
         c["logits"], c["states"] = self._logits.ctypes.data, state.records.ctypes.data
-        c["kv_int8"], c["history_rows"] = int(state.kv_int8), state.history_rows
+        c["kv_int8"], c["noted"] = int(state.kv_int8), state.noted.ctypes.data if state.noted.size else 0
         c["capacity"], c["rope"] = state.capacity, self._rope.ctypes.data

@@ -1,20 +1,24 @@
-"""Choosing the next token: small steps in a fixed order, each with its definition.
+"""Choosing the next token: the steps of `sampling_steps.py` in a fixed order.
 
-Order: padding rows masked, repetition penalty, then temperature 0 takes the largest; otherwise
-temperature, top-k, top-p, min-p, and a draw. Knows logits, no text.
+Order: padding rows cut off, logit bias, repetition penalty, presence and frequency penalty, DRY; then temperature 0
+takes the largest logit; otherwise temperature, top-k, top-p, min-p, XTC, and a draw. Every answer has a generator of
+its own: a seed gives the same text whatever else is running. Knows logits and ids, no text.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_lfm.engine import sampling_steps as steps
 from edge_lfm.errors import NumericalError, UsageError
+
+MOST_BIASED = 4096
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,10 @@ class SamplingOptions:
     top_p: keep the fewest most likely tokens whose probabilities reach p.
     min_p: keep tokens at least min_p times as likely as the most likely one.
     repeat_penalty: logits of tokens seen before are divided (positive) or multiplied (negative) by it.
+    presence_penalty, frequency_penalty: OpenAI's; off the logits of tokens in the answer, once, and for each time.
+    dry_multiplier, dry_base, dry_allowed_length: DRY, against repeated sequences longer than allowed; 0 is off.
+    xtc_probability, xtc_threshold: XTC, how often, and which tokens are likely; 0 is off.
+    logit_bias: token id -> what is added to its logit.
     seed: of the draws; None takes a fresh one.
     """
 
@@ -34,16 +42,26 @@ class SamplingOptions:
     top_p: float = 1.0
     min_p: float = 0.0
     repeat_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        _check("temperature", self.temperature, 0, 100)
-        _check("top_k", self.top_k, 0, 1 << 24, whole=True)
-        _check("top_p", self.top_p, 1e-9, 1)
-        _check("min_p", self.min_p, 0, 1)
-        _check("repeat_penalty", self.repeat_penalty, 1e-3, 100)
-        if self.seed is not None:
-            _check("seed", self.seed, 0, (1 << 64) - 1, whole=True)
+        for name, (low, high, whole) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None:
+                _check(name, value, low, high, whole)
+        if not isinstance(self.logit_bias, Mapping) or len(self.logit_bias) > MOST_BIASED:
+            raise UsageError("logit_bias is no map of token ids", hint=f"give at most {MOST_BIASED} ids with numbers")
+        for token, value in self.logit_bias.items():
+            _check("a token of logit_bias", token, 0, 1 << 31, whole=True)
+            _check(f"logit_bias of token {token}", value, -100, 100)
 
     @classmethod
     def from_generation_config(cls, raw: Mapping[str, Any]) -> SamplingOptions:
@@ -76,62 +94,137 @@ class SamplingOptions:
         return replace(self, **{name: value for name, value in values.items() if value is not None})
 
 
+_RANGES: dict[str, tuple[float, float, bool]] = {
+    "temperature": (0, 100, False),
+    "top_k": (0, 1 << 24, True),
+    "top_p": (1e-9, 1, False),
+    "min_p": (0, 1, False),
+    "repeat_penalty": (1e-3, 100, False),
+    "presence_penalty": (-2, 2, False),
+    "frequency_penalty": (-2, 2, False),
+    "dry_multiplier": (0, 100, False),
+    "dry_base": (1, 10, False),
+    "dry_allowed_length": (1, 1000, True),
+    "xtc_probability": (0, 1, False),
+    "xtc_threshold": (1e-9, 1, False),
+    "seed": (0, (1 << 64) - 1, True),
+}
+
+
 def _check(name: str, value: Any, low: float, high: float, whole: bool = False) -> None:
     number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not low <= value <= high:
+    if not number or not low <= value <= high or not math.isfinite(value):
         kind = "a whole number" if whole else "a number"
-        raise UsageError(f"{name} is {value!r}", hint=f"it must be {kind} of {low:g}..{high:g}")
+        raise UsageError(f"{name} is {_shown(value)}", hint=f"it must be {kind} of {low:g}..{high:g}")
+
+
+def _shown(value: Any) -> str:
+    return "a huge number" if isinstance(value, int) and abs(value) > 10**20 else f"{value!r:.60}"
 
 
 class Sampler:
-    """Draws tokens for one answer. `vocab`: ids that the tokenizer has; logits beyond are padding."""
+    """Draws the tokens of one answer.
 
-    def __init__(self, options: SamplingOptions, vocab: int) -> None:
+    vocab: ids that the tokenizer has; logits beyond are padding. breakers: tokens that DRY does not reach across.
+    """
+
+    def __init__(
+        self, options: SamplingOptions, vocab: int, prompt: Sequence[int] = (), breakers: Iterable[int] = ()
+    ) -> None:
         self.options, self.vocab = options, vocab
+        self.prompt_tokens = len(prompt)
+        self.seen = list(prompt)
         self._rng = np.random.default_rng(options.seed)
+        self._breakers = frozenset(breakers)
+        self._known = np.unique(np.array([i for i in prompt if 0 <= i < vocab], np.int64))
+        self._counts = np.zeros(vocab, np.int64)
+        self._plain = not (
+            options.repeat_penalty != 1.0
+            or options.presence_penalty
+            or options.frequency_penalty
+            or options.dry_multiplier
+            or options.logit_bias
+        )
 
-    def next(self, logits: NDArray[np.float32], seen: Sequence[int]) -> int:
-        """The next token id, from logits [rows] and the ids before it.
+    @property
+    def answer(self) -> list[int]:
+        """The tokens drawn so far."""
+        return self.seen[self.prompt_tokens :]
+
+    def next(self, logits: NDArray[np.float32]) -> int:
+        """Draw the next token from logits [rows], and note it.
 
         Raises:
             NumericalError: the logits hold NaN.
         """
-        values: NDArray[np.float64] = logits[: self.vocab].astype(np.float64)
+        values = logits[: self.vocab]
         if np.isnan(values).any():
-            raise NumericalError("the logits hold NaN", hint="check the model with edge-lfm inspect --verify")
-        if self.options.repeat_penalty != 1.0 and len(seen):
-            penalize(values, seen, self.options.repeat_penalty)
-        if self.options.temperature == 0:
+            raise NumericalError("the logits hold NaN", hint="check the model with edge-lfm verify")
+        token = self._choose(values)
+        self.seen.append(token)
+        self._counts[token] += 1
+        if self._counts[token] == 1 and self.options.repeat_penalty != 1.0:
+            self._known = np.union1d(self._known, [token])
+        return token
+
+    def _choose(self, logits: NDArray[np.float32]) -> int:
+        o = self.options
+        if self._plain and o.temperature == 0:
+            return int(logits.argmax())
+        values = logits.astype(np.float64)
+        if not self._plain:
+            self._penalize(values)
+        if o.temperature == 0:
             return int(values.argmax())
-        return self._draw(values / self.options.temperature)
+        return self._draw(values / o.temperature)
+
+    def _penalize(self, values: NDArray[np.float64]) -> None:
+        o = self.options
+        steps.add_bias(values, o.logit_bias)
+        if o.repeat_penalty != 1.0 and len(self._known):
+            steps.penalize_repetition(values, self._known, o.repeat_penalty)
+        if o.presence_penalty or o.frequency_penalty:
+            steps.penalize_presence(values, self._counts, o.presence_penalty, o.frequency_penalty)
+        if o.dry_multiplier:
+            dry = (o.dry_multiplier, o.dry_base, o.dry_allowed_length)
+            steps.penalize_sequences(values, self.seen, self._breakers, *dry)
 
     def _draw(self, logits: NDArray[np.float64]) -> int:
-        options = self.options
-        order = most_likely(logits, options.top_k)
-        weights = np.exp(logits[order] - logits[order[0]])
-        probabilities = weights / weights.sum()
-        count = keep_top_p(probabilities, options.top_p)
-        count = min(count, max(1, int((probabilities >= options.min_p * probabilities[0]).sum())))
-        cumulative = np.cumsum(probabilities[:count])
-        return int(order[np.searchsorted(cumulative, self._rng.random() * cumulative[-1], side="right")])
+        """Truncate, then draw: the first token, by id, at which the running sum passes a uniform number."""
+        o = self.options
+        tokens = steps.keep_top_k(logits, o.top_k)
+        probabilities = steps.softmax(logits[tokens])
+        if o.top_p < 1:
+            tokens, probabilities = _keep(steps.keep_top_p(probabilities, o.top_p), tokens, probabilities)
+        if o.min_p > 0:
+            tokens, probabilities = _keep(steps.keep_min_p(probabilities, o.min_p), tokens, probabilities)
+        if o.xtc_probability > 0 and self._rng.random() < o.xtc_probability:
+            tokens, probabilities = _keep(steps.keep_xtc(probabilities, o.xtc_threshold), tokens, probabilities)
+        cumulative = np.cumsum(probabilities)
+        at = np.searchsorted(cumulative, self._rng.random() * cumulative[-1], side="right")
+        return int(tokens[min(int(at), len(tokens) - 1)])
 
 
-def penalize(logits: NDArray[np.float64], seen: Sequence[int], penalty: float) -> None:
-    """Repetition penalty of CTRL: seen tokens' logits are divided if positive, multiplied if not. In place."""
-    ids = np.unique(np.asarray(seen, np.int64))
-    ids = ids[ids < len(logits)]
-    values = logits[ids]
-    logits[ids] = np.where(values > 0, values / penalty, values * penalty)
+def _keep(
+    stays: NDArray[np.int64], tokens: NDArray[np.int64], probabilities: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    kept = probabilities[stays]
+    return tokens[stays], kept / kept.sum()
 
 
-def most_likely(logits: NDArray[np.float64], top_k: int) -> NDArray[np.int64]:
-    """Ids by falling logit, ties to the lower id; the first top_k of them, or all."""
-    if 0 < top_k < len(logits):
-        kept = np.sort(np.argpartition(-logits, top_k - 1)[:top_k])
-        return kept[np.argsort(-logits[kept], kind="stable")]
-    return np.argsort(-logits, kind="stable")
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """Natural-log probability of a token, before any sampling option, and of the most likely ones: (id, value)."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
 
 
-def keep_top_p(probabilities: NDArray[np.float64], top_p: float) -> int:
-    """How many of falling probabilities are the fewest whose sum reaches top_p."""
-    return min(len(probabilities), int(np.searchsorted(np.cumsum(probabilities), top_p)) + 1)
+def token_logprobs(logits: NDArray[np.float32], vocab: int, token_id: int, top: int) -> TokenLogprobs:
+    """The log probabilities of one token and of the `top` most likely ones, from logits [rows]."""
+    values = logits[:vocab].astype(np.float64)
+    values -= steps.log_sum_exp(values)
+    best = steps.keep_top_k(values, top) if top else np.zeros(0, np.int64)
+    best = best[np.argsort(-values[best], kind="stable")]
+    return TokenLogprobs(token_id, float(values[token_id]), tuple((int(i), float(values[i])) for i in best))

@@ -9,6 +9,7 @@ when all else is on disk: a file that is not whole is no safetensors file. Knows
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import zlib
 from collections.abc import Sequence
@@ -212,6 +213,12 @@ class PackedFile:
                 hint="quantize the model again",
             )
         return self.file.bytes_of(info)
+
+    def fingerprint(self) -> str:
+        """32 hex digits of the header (names, shapes, metadata) and the checksums of all pieces."""
+        digest = hashlib.sha256(self.file.header())
+        digest.update(self.file.read(CHECKSUMS).tobytes())
+        return digest.hexdigest()[:32]
 
     def verify(self, name: str) -> bool:
         """Whether the bytes of a piece still have their checksum."""

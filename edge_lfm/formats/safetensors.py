@@ -128,12 +128,13 @@ class SafetensorsFile:
             return (values.astype(np.uint32) << 16).view(np.float32)
         return values.astype(np.float32) if values.dtype == np.float16 else values
 
+    def header(self) -> bytes:
+        """All bytes before the first tensor's."""
+        return self._map[: min((info.start for info in self.tensors.values()), default=self.size)]
+
     def sample(self) -> bytes:
         """The header, and a few bytes of every tensor."""
-        first = min((info.start for info in self.tensors.values()), default=self.size)
-        return self._map[:first] + b"".join(
-            self._map[t.start : min(t.start + 64, t.end)] for t in self.tensors.values()
-        )
+        return self.header() + b"".join(self._map[t.start : min(t.start + 64, t.end)] for t in self.tensors.values())
 
     def forget(self, info: TensorInfo, index: int | None = None) -> None:
         """Tell the kernel that these pages are not needed again (keeps resident memory low); `index` as in `stored`."""

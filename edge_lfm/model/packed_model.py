@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -67,6 +68,11 @@ class PackedModel:
     def span(self) -> tuple[int, int]:
         """Address and bytes of the mapped file."""
         return self.file.file.span
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hex digits that tell this model's weights from others: of its header and all of its checksums."""
+        return self.file.fingerprint()
 
     def has(self, name: str) -> bool:
         return name in self.pieces

@@ -5,6 +5,7 @@ The KV cache is float16 or int8 and grows by doubling, up to the context. Layout
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,10 +33,14 @@ def check_kv_dtype(name: str) -> str:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `State.go_back` needs of the state before a step."""
+    """What `State.go_back` needs beside the keys and values: a position, and each conv layer's inputs before it."""
 
     position: int
     conv: dict[int, NDArray[np.float32]]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.conv.values())
 
 
 class State:
@@ -46,7 +51,7 @@ class State:
         self.kv_int8 = check_kv_dtype(kv_dtype) == "int8"
         self.position = 0
         self.capacity = 0
-        self.history_rows = 0
+        self.noted: NDArray[np.int64] = np.zeros(0, np.int64)
         self._history: dict[int, NDArray[np.float32]] = {}
         layers = range(config.num_hidden_layers)
         conv_shape = (max(1, config.conv_L_cache - 1), config.hidden_size)
@@ -94,25 +99,50 @@ class State:
         for array in self.conv.values():
             array[:] = 0
 
-    def keep_history(self, rows: int) -> None:
-        """From now on, note the conv inputs of every step of at most `rows` tokens, for `go_back`."""
-        if rows > self.history_rows:
-            self.history_rows = rows
+    def note(self, tokens: Sequence[int], step: int) -> None:
+        """In the next step of `step` tokens, keep the conv inputs of these, for `conv_after` and `go_back`."""
+        self.noted = np.zeros(0, np.int64)
+        if not tokens:
+            return
+        self.noted = np.full(step, -1, np.int64)
+        self.noted[list(tokens)] = np.arange(len(tokens))
+        if any(len(self._history.get(n, ())) < len(tokens) for n in self.conv):
             for n in self.conv:
-                self._history[n] = np.zeros((rows, self.config.hidden_size), np.float32)
+                self._history[n] = np.zeros((len(tokens), self.config.hidden_size), np.float32)
                 self.records["history"][n] = self._history[n].ctypes.data
 
     def checkpoint(self) -> Checkpoint:
         """The conv state and the position as they are now; keys and values need no copy."""
         return Checkpoint(self.position, {n: array.copy() for n, array in self.conv.items()})
 
-    def go_back(self, before: Checkpoint, kept: int) -> None:
-        """Undo the last step but for its first `kept` tokens; `before` was taken before it."""
+    def checkpoint_after(self, before: Checkpoint, kept: int) -> Checkpoint:
+        """The state after the first `kept` tokens of the last step; `before` was taken before it.
+
+        Of the tokens kept, the last conv_L_cache - 1 must have been noted.
+        """
         assert before.position <= before.position + kept <= self.position
+        conv = {}
         for n, array in self.conv.items():
-            inputs = np.concatenate([before.conv[n], self._history[n][:kept]])
-            array[:] = inputs[len(inputs) - len(array) :]
-        self.position = before.position + kept
+            first = max(0, kept - len(array))
+            rows = self.noted[first:kept]
+            assert (rows >= 0).all(), "these tokens were not noted"
+            inputs = np.concatenate([before.conv[n], self._history[n][rows]]) if kept else before.conv[n]
+            conv[n] = inputs[len(inputs) - len(array) :].copy()
+        return Checkpoint(before.position + kept, conv)
+
+    def go_back(self, to: Checkpoint) -> None:
+        """Be as at a checkpoint again: of this state or of one that had the same tokens up to there."""
+        for n, array in self.conv.items():
+            array[:] = to.conv[n]
+        self.position = to.position
+
+    def copy_from(self, other: State, positions: int) -> None:
+        """Take over the keys and values of another state's first positions; `go_back` sets the rest."""
+        self.reserve(positions)
+        rows = -(-positions // 16) * 16
+        for (n, field), array in self.caches.items():
+            count = rows // 16 if field == "keys" else rows
+            array[:, :count] = other.caches[n, field][:, :count]
 
     def _grow(self, n: int, capacity: int) -> None:
         """Larger caches for layer n, with what the old ones hold."""

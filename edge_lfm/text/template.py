@@ -20,10 +20,15 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from edge_lfm.errors import TemplateError
+from edge_lfm.text.answer import CALL_END, CALL_START
+from edge_lfm.text.deadline import deadline
 from edge_lfm.text.tokenizer import Tokenizer
+from edge_lfm.text.tool_calls import Call, write_calls
 
 Message = Mapping[str, Any]
 _MOST_TEXT = 16_000_000  # characters of a rendered prompt; far above any context
+_MOST_SECONDS = 5.0
+"""A conversation of 30,000 tokens takes 20 ms; only a template that loops comes here."""
 _GENERATION_TAG = re.compile(r"\{%-?\s*(end)?generation\s*-?%\}")
 
 
@@ -39,6 +44,8 @@ class ChatTemplate:
         environment.filters["tojson"] = _to_json
         environment.globals |= {"raise_exception": _raise, "strftime_now": _now}
         self._bos = bos
+        self.renders_calls = "tool_calls" in source
+        """Whether it writes an assistant's calls itself; older ones leave that to the content."""
         try:
             self._template = environment.from_string(_GENERATION_TAG.sub("", source))
         except (jinja2.TemplateError, RecursionError) as error:
@@ -63,18 +70,15 @@ class ChatTemplate:
         """
         _check(messages)
         try:
-            parts, length = [], 0
-            for part in self._template.generate(
-                messages=[dict(m) for m in messages],
-                tools=list(tools) if tools else None,
-                bos_token=self._bos,
-                add_generation_prompt=add_generation_prompt,
-            ):
-                parts.append(part)
-                length += len(part)
-                if length > _MOST_TEXT:
-                    raise TemplateError("the rendered prompt is longer than any context", hint="send less text")
-            return "".join(parts)
+            with deadline(_MOST_SECONDS):
+                return self._join(
+                    messages=[dict(m) for m in messages],
+                    tools=list(tools) if tools else None,
+                    bos_token=self._bos,
+                    add_generation_prompt=add_generation_prompt,
+                )
+        except TimeoutError as error:
+            raise TemplateError(f"the chat template does not end: {error}", hint="check chat_template.jinja") from None
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, RecursionError, OverflowError, MemoryError) as e:
             raise TemplateError(
                 f"the chat template refuses these messages: {e}", hint="check roles and contents"
@@ -88,14 +92,38 @@ class ChatTemplate:
         tools: Sequence[Any] | None = None,
         add_generation_prompt: bool = True,
     ) -> list[int]:
-        """The prompt of a conversation as token ids; special tokens only where the template wrote them."""
+        """The prompt of a conversation as token ids; special tokens only where the template wrote them.
+
+        An assistant's `tool_calls` (OpenAI's form) are rendered by the template, or put in front of its content.
+        """
         shield = _Shield(tokenizer)
         text = self.render(
-            [shield.cover(m) for m in messages],
+            [self._with_calls(m, shield) for m in messages],
             tools=tools and [shield.cover(t) for t in tools],
             add_generation_prompt=add_generation_prompt,
         )
         return shield.encode(text)
+
+    def _join(self, **variables: Any) -> str:
+        parts, length = [], 0
+        for part in self._template.generate(**variables):
+            parts.append(part)
+            length += len(part)
+            if length > _MOST_TEXT:
+                raise TemplateError("the rendered prompt is longer than any context", hint="send less text")
+        return "".join(parts)
+
+    def _with_calls(self, message: Message, shield: _Shield) -> Message:
+        if not isinstance(message, Mapping) or not message.get("tool_calls"):
+            return shield.cover(message)  # type: ignore[no-any-return]
+        calls = _read_calls(message["tool_calls"])
+        rest = {key: value for key, value in message.items() if key != "tool_calls"}
+        covered = shield.cover({"content": "", **rest})
+        covered["content"] = covered["content"] or ""
+        if self.renders_calls:
+            functions = [{"name": call.name, "arguments": shield.cover(call.arguments)} for call in calls]
+            return {**covered, "tool_calls": [{"type": "function", "function": f} for f in functions]}
+        return {**covered, "content": CALL_START + shield.cover(write_calls(calls)) + CALL_END + covered["content"]}
 
 
 class _Shield:
@@ -127,6 +155,22 @@ class _Shield:
                 ids += self._tokenizer.encode(self._covered[n - 1])
             ids += self._tokenizer.encode(part, special=True)
         return ids
+
+
+def _read_calls(value: Any) -> list[Call]:
+    """Calls in OpenAI's form: [{"function": {"name", "arguments": JSON text or an object}}]."""
+    calls = []
+    for item in value if isinstance(value, list | tuple) else [value]:
+        function = item.get("function", item) if isinstance(item, Mapping) else None
+        try:
+            arguments = function["arguments"]  # type: ignore[index]
+            arguments = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments
+            calls.append(Call(str(function["name"]), dict(arguments)))  # type: ignore[index]
+        except (TypeError, KeyError, ValueError):
+            raise TemplateError(
+                "a message's tool_calls are malformed", hint='give [{"function": {"name": ..., "arguments": "{...}"}}]'
+            ) from None
+    return calls
 
 
 def _check(messages: Sequence[Message]) -> None:

@@ -115,6 +115,11 @@ class Tokenizer:
         token = self._inner.id_to_token(token_id)
         return b"" if token is None else bytes(_BYTES[c] for c in token if c in _BYTES)
 
+    def ids_with(self, texts: Sequence[str]) -> frozenset[int]:
+        """The tokens whose text has one of these in it."""
+        wanted = [text.encode() for text in texts]
+        return frozenset(i for i in range(self.size) if any(text in self.bytes_of(i) for text in wanted))
+
     def _special(self, key: str) -> str:
         value = self.settings.get(key, "")
         return str(value.get("content", "")) if isinstance(value, dict) else str(value or "")

@@ -1,0 +1,28 @@
+"""What applications embed: `Model` and `Session`, the events of an answer, and the whole answer.
+
+model.py       a loaded model: generate, stream, logits, budgets
+session.py     a conversation: turns, undo, fork, save and restore
+events.py      what comes while an answer is made
+generation.py  an answer as it comes, for threads and for asyncio
+answering.py   one request, step by step, on the engine thread
+fitting.py     what is done when a conversation is longer than the context
+"""
+
+from edge_lfm.api.events import Completion, Done, Event, Progress, Reasoning, Text, ToolCall
+from edge_lfm.api.generation import AsyncGeneration, Generation
+from edge_lfm.api.model import Model
+from edge_lfm.api.session import Session
+
+__all__ = [
+    "AsyncGeneration",
+    "Completion",
+    "Done",
+    "Event",
+    "Generation",
+    "Model",
+    "Progress",
+    "Reasoning",
+    "Session",
+    "Text",
+    "ToolCall",
+]

@@ -1,0 +1,165 @@
+"""An answer as it comes: events to iterate, from a thread or in asyncio. Closing it stops the engine within a step."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+
+from edge_lfm.api.answering import Events
+from edge_lfm.api.events import Completion, Done, Event, Text
+from edge_lfm.engine.scheduler import Job
+from edge_lfm.errors import CancelledError, EdgeLfmError, UsageError
+
+OnEnd = Callable[[str, Completion | None], object]
+
+
+class _Answer:
+    """What both kinds share: the text so far, the completion, and telling the conversation about the end."""
+
+    def __init__(self, job: Job[Events], on_end: OnEnd | None) -> None:
+        self._job, self._on_end = job, on_end
+        self._ready: deque[Event] = deque()
+        self._text: list[str] = []
+        self._finished: Completion | None = None
+
+    def close(self) -> None:
+        """Stop generating."""
+        self._job.cancel()
+        self._tell_end()
+
+    def _take(self, events: list[Events]) -> None:
+        for event in (event for group in events for event in group):
+            self._ready.append(event)
+
+    def _next_ready(self) -> Event | None:
+        if not self._ready:
+            return None
+        event = self._ready.popleft()
+        if isinstance(event, Text):
+            self._text.append(event.text)
+        elif isinstance(event, Done):
+            self._finished = event.completion
+            self._tell_end()
+        return event
+
+    def _whole(self) -> Completion:
+        if self._finished is None:
+            raise UsageError("the generation was stopped before its end", hint="iterate it to its end")
+        return self._finished
+
+    def _tell_end(self) -> None:
+        on_end, self._on_end = self._on_end, None
+        if on_end:
+            on_end("".join(self._text), self._finished)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # at the interpreter's end anything may be gone
+            self.close()
+
+
+class Generation(_Answer):
+    """Iterate it for events, or `texts()` for the text alone; `result()` for the whole; `close()` to stop.
+
+    An answer that was closed ends the iteration.
+    """
+
+    def __init__(self, job: Job[Events], on_end: OnEnd | None = None) -> None:
+        super().__init__(job, on_end)
+
+    def __iter__(self) -> Iterator[Event]:
+        return self
+
+    def __next__(self) -> Event:
+        while (event := self._next_ready()) is None:
+            try:
+                self._take([next(self._job)])
+            except CancelledError:
+                raise StopIteration from None
+            except EdgeLfmError:
+                self._tell_end()
+                raise
+        return event
+
+    def texts(self) -> Iterator[str]:
+        """The text of the answer, piece by piece."""
+        for event in self:
+            if isinstance(event, Text):
+                yield event.text
+
+    def result(self) -> Completion:
+        """Wait for the end; the whole answer.
+
+        Raises:
+            UsageError: the generation was closed before its end.
+        """
+        for _ in self:
+            pass
+        return self._whole()
+
+    def __enter__(self) -> Generation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncGeneration(_Answer):
+    """The same in asyncio: `async for`, `await result()`, `close()`. Cancelling the task that waits stops the
+    engine."""
+
+    def __init__(self, job: Job[Events], on_end: OnEnd | None = None) -> None:
+        super().__init__(job, on_end)
+        self._loop, self._some = asyncio.get_running_loop(), asyncio.Event()
+        job.listener = self._wake
+        self._wake()
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        while (event := self._next_ready()) is None:
+            self._some.clear()
+            try:
+                groups, ended = self._job.poll()
+            except CancelledError:
+                raise StopAsyncIteration from None
+            except EdgeLfmError:
+                self._tell_end()
+                raise
+            self._take(groups)
+            if groups:
+                continue
+            if ended:
+                raise StopAsyncIteration
+            try:
+                await self._some.wait()
+            except asyncio.CancelledError:
+                self.close()
+                raise
+        return event
+
+    async def texts(self) -> AsyncIterator[str]:
+        """The text of the answer, piece by piece."""
+        async for event in self:
+            if isinstance(event, Text):
+                yield event.text
+
+    async def result(self) -> Completion:
+        """Wait for the end; the whole answer. Raises as `Generation.result`."""
+        async for _ in self:
+            pass
+        return self._whole()
+
+    async def __aenter__(self) -> AsyncGeneration:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def _wake(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._some.set)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            self._job.cancel()

@@ -1,0 +1,137 @@
+"""A sequence on disk: tokens, keys and values, conv states, and the places to go back to, in one safetensors file.
+
+Written aside and renamed, every piece with a checksum; read only for the model, the layout and the dtype that it was
+written for. Whatever else the caller wants to keep goes along as JSON. Knows no messages.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_lfm.engine.sequence import TokenSequence
+from edge_lfm.errors import ModelFileError, OutputError, SessionFileError
+from edge_lfm.formats.packed import PackedFile, PackedWriter, Slot, sync_folder
+from edge_lfm.kernels.layout import LAYOUT_VERSION
+from edge_lfm.model.state import Checkpoint, State
+
+_KEY = "edge_lfm_session"
+_MOST_POSITIONS = 1 << 24
+
+
+def save_sequence(path: Path, sequence: TokenSequence | None, model: str, extra: Any) -> None:
+    """Write a sequence, or none of it, and `extra` (anything that JSON can carry).
+
+    Raises:
+        OutputError: the file cannot be written; what stood there before stays.
+    """
+    arrays = dict(_arrays(sequence)) if sequence is not None else {}
+    header = {
+        "model": model,
+        "layout": LAYOUT_VERSION,
+        "kv": ("int8" if sequence.state.kv_int8 else "float16") if sequence is not None else None,
+        "tokens": len(sequence.ids) if sequence is not None else 0,
+        "checkpoints": sorted(sequence.checkpoints) if sequence is not None else [],
+        "extra": extra,
+    }
+    slots = [Slot(name, "U8", (values.nbytes,)) for name, values in arrays.items()] or [Slot("empty", "U8", (1,))]
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with PackedWriter(partial, slots, {_KEY: json.dumps(header)}) as writer:
+            for n, values in enumerate(arrays.values()):
+                writer.write(n, values)
+            if not arrays:
+                writer.write(0, np.zeros(1, np.uint8))
+        os.replace(partial, path)
+        sync_folder(path.absolute().parent)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}", hint="check the folder") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_sequence(path: Path, state: State, model: str, vocab: int) -> tuple[TokenSequence | None, Any]:
+    """A sequence in a fresh state, and the extra. None: there is nothing to go on from.
+
+    Raises:
+        SessionFileError: the file is missing or damaged, or was saved with another model or version.
+        ContextOverflowError: the state's context is too small.
+    """
+    try:
+        with PackedFile(path) as file:
+            return _read(file, path, state, model, vocab)
+    except ModelFileError as error:
+        raise SessionFileError(
+            f"{path} is not a sound session file: {error.message}", hint="start a new conversation"
+        ) from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise SessionFileError(f"{path} is not a session file: {error}", hint="start a new conversation") from None
+
+
+def _read(file: PackedFile, path: Path, state: State, model: str, vocab: int) -> tuple[TokenSequence | None, Any]:
+    header = json.loads(file.file.metadata[_KEY])
+    if header["model"] != model:
+        raise SessionFileError(f"{path} was saved with another model", hint="load that model, or start anew")
+    if header["layout"] != LAYOUT_VERSION:
+        raise SessionFileError(
+            f"{path} has layout {header['layout']}, this version {LAYOUT_VERSION}", hint="start a new conversation"
+        )
+    damaged = [piece.name for piece in file.pieces if not file.verify(piece.name)]
+    if damaged:
+        raise SessionFileError(f"{path} is damaged: {damaged[0]} fails its checksum", hint="start a new conversation")
+    count, kv = header["tokens"], "int8" if state.kv_int8 else "float16"
+    if not count or header["kv"] != kv:  # a cache of the other dtype is of no use: the prompt is computed anew
+        return None, header["extra"]
+    if not isinstance(count, int) or not 0 < count < _MOST_POSITIONS:
+        raise ValueError("its number of tokens is none")
+    ids = file.piece("ids", "U8", 4 * count).view(np.int32)
+    if ids.min() < 0 or ids.max() >= vocab:
+        raise ValueError("it has token ids that the model does not have")
+    state.reserve(count)
+    sequence = TokenSequence(state)
+    sequence.ids = array("i", ids.tolist())
+    for name, target in _cache_views(state, count):
+        target[...] = file.piece(name, "U8", target.nbytes).view(target.dtype).reshape(target.shape)
+    for position in header["checkpoints"]:
+        if not isinstance(position, int) or not 0 < position <= count:
+            raise ValueError("it has a checkpoint that is none")
+        sequence.checkpoints[position] = _read_conv(file, position, state)
+    state.go_back(_read_conv(file, count, state, "conv"))
+    return sequence, header["extra"]
+
+
+def _read_conv(file: PackedFile, position: int, state: State, name: str | None = None) -> Checkpoint:
+    layers, shape = list(state.conv), next(iter(state.conv.values())).shape if state.conv else (0, 0)
+    raw = file.piece(name or f"checkpoint.{position}", "U8", 4 * len(layers) * shape[0] * shape[1])
+    values = raw.view(np.float32).reshape(len(layers), *shape)
+    if not np.isfinite(values).all():
+        raise ValueError("its state holds NaN or infinity")
+    return Checkpoint(position, {n: values[row].copy() for row, n in enumerate(layers)})
+
+
+def _arrays(sequence: TokenSequence) -> Iterator[tuple[str, NDArray[Any]]]:
+    yield "ids", np.array(sequence.ids, np.int32)
+    yield "conv", _stack(sequence.state.conv.values())
+    for name, view in _cache_views(sequence.state, len(sequence.ids)):
+        yield name, np.ascontiguousarray(view)
+    for position, checkpoint in sorted(sequence.checkpoints.items()):
+        yield f"checkpoint.{position}", _stack(checkpoint.conv.values())
+
+
+def _stack(arrays: Sequence[NDArray[np.float32]] | Any) -> NDArray[np.float32]:
+    arrays = list(arrays)
+    return np.stack(arrays) if arrays else np.zeros(1, np.float32)
+
+
+def _cache_views(state: State, positions: int) -> Iterator[tuple[str, NDArray[Any]]]:
+    """The part of each cache that holds the first positions, in whole blocks of 16."""
+    blocks = -(-positions // 16)
+    for (n, field), values in sorted(state.caches.items()):
+        yield f"{field}.{n}", values[:, : blocks if field == "keys" else blocks * 16]

@@ -1,0 +1,41 @@
+"""Stop strings in a stream of text: nothing of one is given out, and nothing that could become one is given out
+early."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class StopStrings:
+    """`found`: the stop string that ended the text, or None so far."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = [stop for stop in stops if stop]
+        self._held = ""
+        self.found: str | None = None
+
+    def feed(self, text: str) -> str:
+        """The text that is safe to give out now; nothing more after a stop string was found."""
+        if not self._stops or self.found is not None:
+            return text if self.found is None else ""
+        text = self._held + text
+        first = min(((text.find(s) + len(s), -len(s), s) for s in self._stops if s in text), default=None)
+        if first is not None:  # the one that is complete first; of two at once the longer
+            self.found, self._held = first[2], ""
+            return text[: first[0] + first[1]]
+        keep = max(_overlap(text, stop) for stop in self._stops)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def finish(self) -> str:
+        """What was held back and did not become a stop string."""
+        rest, self._held = self._held, ""
+        return rest
+
+
+def _overlap(text: str, stop: str) -> int:
+    """The longest end of `text` that is a beginning of `stop`, and not all of it."""
+    for count in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:count]):
+            return count
+    return 0

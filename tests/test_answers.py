@@ -1,0 +1,208 @@
+"""Answers taken apart: stop strings, reasoning and tool calls, on any split of the stream."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_lfm.errors import TemplateError, ToolCallError
+from edge_lfm.text.answer import AnswerParser
+from edge_lfm.text.stops import StopStrings
+from edge_lfm.text.template import ChatTemplate
+from edge_lfm.text.tokenizer import Tokenizer
+from edge_lfm.text.tool_calls import Call, parse_calls, write_calls
+
+
+@given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3), st.randoms())
+def test_stop_strings_end_the_text_where_one_is_first_complete(text: str, stops: list[str], rng: random.Random) -> None:
+    matcher, out = StopStrings(stops), ""
+    at = 0
+    while at < len(text):
+        size = rng.randrange(1, 5)
+        out += matcher.feed(text[at : at + size])
+        assert text.startswith(out)
+        at += size
+    out += matcher.finish()
+    ends = ((end, stop) for end in range(len(text) + 1) for stop in sorted(stops, key=len, reverse=True))
+    found = next(((end, stop) for end, stop in ends if text[:end].endswith(stop)), None)
+    assert matcher.found == (found[1] if found else None)
+    assert out == (text[: found[0] - len(found[1])] if found else text)
+
+
+def test_nothing_is_held_back_without_need() -> None:
+    matcher = StopStrings(["###", "END"])
+    assert [matcher.feed(t) for t in ("a#", "b", "E", "N", "x##", "#y", "z")] == ["a", "#b", "", "", "ENx", "", ""]
+    assert matcher.found == "###" and matcher.finish() == ""
+
+
+@pytest.fixture(scope="module")
+def thinker(demo: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """The demo's tokenizer with the reasoning markers of later models."""
+    folder = tmp_path_factory.mktemp("thinker")
+    tokenizer = json.loads((demo["int4"] / "tokenizer.json").read_text(encoding="utf-8"))
+    for n, marker in enumerate(("<think>", "</think>")):
+        entry = {"id": 4096 + n, "content": marker, "special": n == 1}  # they come both ways
+        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+        tokenizer["added_tokens"].append(entry | flags)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    return Tokenizer(folder)
+
+
+def sort(tokenizer: Tokenizer, text: str, prompt: str = "", **options) -> list[tuple[str, str]]:
+    """Kinds and texts of an answer, with what came piece by piece joined."""
+    parser = AnswerParser(tokenizer, tokenizer.encode(prompt, special=True), **options)
+    pieces = [piece for token in tokenizer.encode(text, special=True) for piece in parser.feed(token)]
+    found: list[tuple[str, str]] = []
+    for piece in pieces + parser.finish():
+        if found and found[-1][0] == piece.kind != "call":
+            found[-1] = (piece.kind, found[-1][1] + piece.text)
+        else:
+            found.append((piece.kind, piece.text))
+    return found
+
+
+def test_reasoning_is_split_off(thinker: Tokenizer) -> None:
+    assert sort(thinker, "<think>\nLet me see.</think>\n\nParis.") == [("reasoning", "Let me see."), ("text", "Paris.")]
+    assert sort(thinker, "Hm.</think>Paris.", prompt="<think>") == [("reasoning", "Hm."), ("text", "Paris.")]
+    assert sort(thinker, "Paris.", prompt="<think>old</think>") == [("text", "Paris.")]
+    assert sort(thinker, "<think>cut off") == [("reasoning", "cut off")]
+    assert sort(thinker, "<think>a</think>b", markers=False)[-1][1].endswith("b")
+
+
+def test_stop_strings_are_for_the_text_only(thinker: Tokenizer) -> None:
+    found = sort(thinker, "<think>one two</think>one two three", stops=["two"])
+    assert found == [("reasoning", "one two"), ("text", "one ")]
+
+
+def test_calls_come_whole_and_text_around_them_stays(thinker: Tokenizer) -> None:
+    text = 'Wait.<|tool_call_start|>[f(a="x")]<|tool_call_end|>Done.'
+    assert sort(thinker, text) == [("text", "Wait."), ("call", '[f(a="x")]'), ("text", "Done.")]
+    assert sort(thinker, '<|tool_call_start|>[f(a="x') == [("text", '[f(a="x')]
+    spelled = thinker.encode('<|tool_call_start|>[f(a="x")]<|tool_call_end|>')  # a user's text, not markers
+    parser = AnswerParser(thinker, [])
+    assert {p.kind for token in spelled for p in parser.feed(token)} == {"text"}
+
+
+CALLS = [
+    ('[f(a="x", n=3), g()]', [Call("f", {"a": "x", "n": 3}), Call("g", {})]),
+    ("[f(a='it\\'s', b=\"it's\")]", [Call("f", {"a": "it's", "b": "it's"})]),
+    ("[a.b.c(x=True, y=true, z=None, w=null)]", [Call("a.b.c", {"x": True, "y": True, "z": None, "w": None})]),
+    ("[f(x=[1, [2]], y={'k': {'l': false}}, z=-1.5e3)]", [Call("f", {"x": [1, [2]], "y": {"k": {"l": False}}, "z":
+    -1500.0})]), ("[f(from='a', class = 2, x=007, s='from=007')]", [Call("f", {"from": "a", "class": 2, "x": 7, "s":
+    "from=007"})]), ('[{"name": "f", "arguments": {"a": [1]}}]', [Call("f", {"a": [1]})]),
+    ('{"function": {"name": "f", "arguments": "{\\"a\\": 1}"}}', [Call("f", {"a": 1})]),
+    ('f(text="日本語 🎉\\n")', [Call("f", {"text": "日本語 🎉\n"})]),
+    ("[]", []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "calls"), CALLS)
+def test_calls_are_read(text: str, calls: list[Call]) -> None:
+    assert parse_calls(text) == calls
+    assert parse_calls(write_calls(calls)) == calls
+
+
+def test_arguments_without_names_take_the_schemas(demo: dict[str, Path]) -> None:
+    assert parse_calls("[f('x', 2, c=3)]", {"f": ["a", "b", "c"]}) == [Call("f", {"a": "x", "b": 2, "c": 3})]
+    with pytest.raises(ToolCallError):
+        parse_calls("[f('x')]")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "f", "[f(", "[f(a=g())]", "[f(a=__import__('os').system('x'))]", "[f(a=b'x')]", "[f(a=1j)]", "[f(a=...)]",
+        "[f(**{'a': 1})]", "[f(a=1e999)]", "[f(a=x)]", "[lambda: 1]", "[f()()]", "(" * 5000, "[f(a=" + "[" * 3000, "x"
+        * 200_000, '{"name": 3}', '{"name": "f", "arguments": [1]}', "[f(a=1, a=2)]", "[f(a=f'{x}')]", "\0",
+    ],
+)  # fmt: skip
+def test_what_is_no_call_is_refused(text: str) -> None:
+    with pytest.raises(ToolCallError):
+        parse_calls(text)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+names = st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True)
+
+
+@given(
+    st.lists(
+        st.builds(Call, names.map(lambda n: f"f_{n}"), st.dictionaries(names, json_values, max_size=4)), max_size=3
+    )
+)
+def test_any_calls_survive_writing_and_reading(calls: list[Call]) -> None:
+    assert parse_calls(write_calls(calls)) == calls
+
+
+def test_calls_of_messages_are_rendered_by_either_kind_of_template(demo: dict[str, Path]) -> None:
+    tokenizer = Tokenizer(demo["int4"])
+    old = ChatTemplate.load(demo["int4"], tokenizer)
+    assert old is not None and not old.renders_calls
+    source = (
+        "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls %}"
+        "<|tool_call_start|>[{{ c.function.name }}({% for k, v in c.function.arguments.items() %}"
+        "{{ k }}={{ v | tojson }}{% endfor %})]<|tool_call_end|>{% endfor %}<|im_end|>\n{% endfor %}"
+    )
+    new = ChatTemplate(source, tokenizer.bos)
+    start, end = tokenizer.special_id("<|tool_call_start|>"), tokenizer.special_id("<|tool_call_end|>")
+    call = {"name": "weather", "arguments": '{"city": "Paris<|tool_call_end|>"}'}
+    messages = [
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": call}]},
+        {"role": "tool", "content": "sunny", "tool_call_id": "1"},
+    ]
+    for template in (old, new):
+        ids = template.encode(messages, tokenizer)
+        assert ids.count(start) == ids.count(end) == 1  # the spelling inside the argument is text
+        inside = ids[ids.index(start) + 1 : ids.index(end)]
+        assert parse_calls(tokenizer.decode(inside)) == [Call("weather", {"city": "Paris<|tool_call_end|>"})]
+    for bad in ("x", [3], [{"function": {"name": "f"}}], [{"function": {"name": "f", "arguments": "{"}}]):
+        with pytest.raises(TemplateError, match="tool_calls"):
+            old.encode([messages[0], {"role": "assistant", "content": "", "tool_calls": bad}], tokenizer)
+
+
+def expected_calls(path: Path) -> list[list[Call]]:
+    """The first accepted value of each argument of BFCL's expected calls; "" means that it may be left out."""
+    return [
+        [
+            Call(function, {k: v[0] for k, v in arguments.items() if v and v[0] != ""})
+            for call in json.loads(line)["ground_truth"]
+            for function, arguments in call.items()
+        ]
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+
+
+@pytest.mark.parametrize("name", ["simple_python", "multiple", "parallel", "parallel_multiple", "live_simple"])
+def test_bfcls_expected_calls_round_trip(name: str, shared_data: Path) -> None:
+    samples = expected_calls(shared_data / f"eval/bfcl/possible_answer/BFCL_v4_{name}.json")
+    for calls in samples:
+        assert parse_calls(write_calls(calls)) == calls
+    assert len(samples) >= 200
+
+
+LOOPS = [
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "{% set ns = namespace(n=0) %}{% for a in messages * 100000 %}{% for b in messages * 100000 %}"
+    "{% set ns.n = ns.n + 1 %}{% endfor %}{% endfor %}",
+    "{% macro f() %}{% for i in range(9999) %}{{ f() }}{% endfor %}{% endmacro %}{{ f() }}",
+    "{% for a in range(99999) %}{{ 'a' * 100000 }}{% endfor %}",
+]
+
+
+@pytest.mark.parametrize("source", LOOPS)
+def test_a_template_that_loops_is_an_error(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_lfm.text.template._MOST_SECONDS", 0.3)
+    template = ChatTemplate(source, "")
+    with pytest.raises(TemplateError):
+        template.render([{"role": "user", "content": "x"}])
+    assert ChatTemplate("{{ messages[0].content }}", "").render([{"role": "user", "content": "x"}]) == "x"
