@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,10 @@ class Request:
     parameters: Mapping[str, Sequence[str]] = field(default_factory=dict)
     breakers: frozenset[int] = frozenset()
     dropped_messages: int = 0
+
+    def drawn_with(self, seed: int | None) -> Request:
+        """The same, drawn with another seed."""
+        return replace(self, sampling=replace(self.sampling, seed=seed))
 
 
 def answer(

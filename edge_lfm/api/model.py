@@ -234,7 +234,8 @@ class Model:
         if raw:
             if not isinstance(prompt, str):
                 raise UsageError("a raw prompt is a text", hint="give a string")
-            return self.tokenizer.encode(prompt, bos=True, special=True)
+            written = bool(self.tokenizer.bos) and prompt.startswith(self.tokenizer.bos)
+            return self.tokenizer.encode(prompt, bos=not written, special=True)
         if self.template is None:
             raise TemplateError(f"{self.folder} has no chat template", hint="use raw text (--raw)")
         return self.template.encode(_as_messages(prompt, system), self.tokenizer, tools=tools)

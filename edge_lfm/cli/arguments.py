@@ -37,7 +37,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="threads (default: the cores of this machine)")
     parser.add_argument("--context", type=int, metavar="N", help="the most tokens of a conversation")
     parser.add_argument("--kv-dtype", default="float16", metavar="TYPE", help="KV cache: float16 (default) or int8")
-
+    parser.add_argument(
+        "--cache", metavar="SIZE", help="the most memory, of that, to keep for reuse of earlier prompts"
+    )
+    parser.add_argument("--parallel", type=int, metavar="N", help="answers that take turns (default 4; paged 1)")
     parser.add_argument(
         "--routing",
         default="exact",
@@ -48,7 +51,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def open_model(folder: str | None, args: argparse.Namespace) -> Model:
     """Load a model as the arguments of `add_model_arguments` say."""
-    return Model.load(folder, args.ram, args.threads, args.context, args.kv_dtype, args.routing)
+    return Model.load(
+        folder, args.ram, args.threads, args.context, args.kv_dtype, args.routing, args.cache, args.parallel
+    )
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:

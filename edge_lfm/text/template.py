@@ -44,6 +44,7 @@ class ChatTemplate:
         environment.filters["tojson"] = _to_json
         environment.globals |= {"raise_exception": _raise, "strftime_now": _now}
         self._bos = bos
+        self.source = source
         self.renders_calls = "tool_calls" in source
         """Whether it writes an assistant's calls itself; older ones leave that to the content."""
         try:

@@ -102,6 +102,21 @@ class Tokenizer:
         start = self.special_id(self.bos) if bos else None
         return ids if start is None else [start, *ids]
 
+    def encode_gap(self, before: str, after: str) -> list[int]:
+        """Token ids that ask for the text between two texts (fill-in-the-middle).
+
+        Raises:
+            UsageError: the model has no markers for it.
+        """
+        markers = [self.special_id(name) for name in ("<|fim_pre|>", "<|fim_suf|>", "<|fim_mid|>")]
+        if any(marker is None for marker in markers):
+            raise UsageError(
+                "this model cannot fill in the middle", hint="use a model with <|fim_pre|> in its vocabulary"
+            )
+        start = self.special_id(self.bos)
+        head = [i for i in (start, markers[0]) if i is not None]
+        return [*head, *self.encode(before), markers[1], *self.encode(after), markers[2]]  # type: ignore[list-item]
+
     def decode(self, token_ids: Sequence[int], *, special: bool = False) -> str:
         """The text of token ids; control tokens are spelled out if `special`, else left out."""
         decoder = Decoder(self, special=special)

@@ -1,0 +1,16 @@
+"""An OpenAI-compatible local server: HTTP with SSE streams, a WebSocket, metrics, and one static page.
+
+    serve.py        the socket, uvicorn, signals
+    app.py          routes
+    settings.py     what the command line says
+    hosting.py      the model: loaded on demand, unloaded when idle
+    guard.py        who may come in: hosts, origins, keys, sizes
+    schemas.py      requests, checked as they are decoded
+    failures.py     every error as OpenAI's JSON
+    sse.py          event streams that end when the client leaves
+    chat.py  completions.py  responses.py  socket.py  texts.py    one file per interface
+    metrics.py      Prometheus
+    page.html       a chat page
+
+Needs the extra `server`. Knows the Python API and HTTP; does not know how answers are made.
+"""

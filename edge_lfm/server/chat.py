@@ -1,0 +1,155 @@
+"""POST /v1/chat/completions: whole or streamed, any number of choices, log probabilities, tools, reasoning."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from edge_lfm.api import Completion, Done, Event, Model, Progress, Reasoning, Text, ToolCall
+from edge_lfm.api.answering import Request as EngineRequest
+from edge_lfm.engine.sampling import TokenLogprobs
+from edge_lfm.server.schemas import ChatRequest, finite
+from edge_lfm.server.service import Service, read, timings_of, usage_of
+from edge_lfm.server.sse import EventStream, unless_disconnected
+from edge_lfm.text.tokenizer import Tokenizer
+
+Json = dict[str, Any]
+
+
+class Chat:
+    """The route."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def __call__(self, request: Request) -> Response:
+        chat = await read(request, ChatRequest)
+        chat.check()
+        if not chat.stream:
+            return JSONResponse(await unless_disconnected(request, self._whole(chat)))
+        events = self._stream(chat)
+        await anext(events)  # whatever can be refused is refused before the stream begins
+        return EventStream(events, stall_s=self._service.settings.stall_s)
+
+    async def _whole(self, chat: ChatRequest) -> Json:
+        async with self._service.model_for(chat.model) as model:
+            prompt = await run_in_threadpool(prepare, model, chat)
+            head, choices, completions = self._head("chat.completion"), [], []
+            for n in range(chat.n or 1):
+                async with self._service.start(model, choice_of(prompt, chat, n)) as generation:
+                    completions.append(await generation.result())
+                choices.append(_choice(completions[n], n, model.tokenizer))
+            return head | {
+                "choices": choices,
+                "usage": usage_of(completions, chat.n or 1),
+                "timings": timings_of(completions[0]),
+                "dropped_messages": completions[0].dropped_messages,
+            }
+
+    async def _stream(self, chat: ChatRequest) -> AsyncIterator[Json | None]:
+        async with self._service.model_for(chat.model) as model:
+            prompt = await run_in_threadpool(prepare, model, chat)
+            head, completions = self._head("chat.completion.chunk"), []
+            for n in range(chat.n or 1):
+                async with self._service.start(model, choice_of(prompt, chat, n)) as generation:
+                    if n == 0:
+                        yield None
+                    yield head | _delta(n, {"role": "assistant", "content": ""})
+                    calls = 0
+                    async for event in generation:
+                        if isinstance(event, Done):
+                            completions.append(event.completion)
+                            continue
+                        chunk = _chunk(event, n, calls, chat, model.tokenizer)
+                        calls += isinstance(event, ToolCall)
+                        if chunk is not None:
+                            yield head | chunk
+                    end = _delta(n, {}, finish_reason=completions[n].finish_reason)
+                    yield head | end | {"timings": timings_of(completions[n])}
+            if chat.stream_options is not None and chat.stream_options.include_usage:
+                yield head | {"choices": [], "usage": usage_of(completions, chat.n or 1)}
+
+    def _head(self, kind: str) -> Json:
+        number = f"chatcmpl-{uuid.uuid4().hex}"
+        return {"id": number, "object": kind, "created": int(time.time()), "model": self._service.settings.name}
+
+
+def prepare(model: Model, chat: ChatRequest) -> EngineRequest:
+    """The engine's request for a chat."""
+    return model.prepare(
+        chat.plain_messages(),
+        tools=chat.shown_tools,
+        overflow="drop_oldest" if chat.truncation == "auto" else "refuse",
+        max_tokens=chat.limit,
+        stop=chat.stop,
+        logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
+        **chat.options(),
+    )
+
+
+def choice_of(prompt: EngineRequest, chat: ChatRequest, n: int) -> EngineRequest:
+    """The request of the n-th choice: the same with another seed."""
+    return prompt.drawn_with(chat.options(n).get("seed")) if n else prompt
+
+
+def tool_call_json(call: ToolCall) -> Json:
+    """A call as OpenAI's clients know it."""
+    function = {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)}
+    return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
+
+
+def logprobs_json(logprobs: Iterable[TokenLogprobs], tokenizer: Tokenizer) -> list[Json]:
+    """Log probabilities as OpenAI's chat interface tells them."""
+
+    def entry(token_id: int, logprob: float) -> Json:
+        raw = tokenizer.bytes_of(token_id)
+        return {"token": raw.decode("utf-8", "replace"), "logprob": finite(logprob), "bytes": list(raw)}
+
+    return [entry(t.token_id, t.logprob) | {"top_logprobs": [entry(*pair) for pair in t.top]} for t in logprobs]
+
+
+def _choice(completion: Completion, n: int, tokenizer: Tokenizer | None) -> Json:
+    message: Json = {"role": "assistant", "content": completion.text or (None if completion.tool_calls else "")}
+    if completion.reasoning:
+        message["reasoning_content"] = completion.reasoning
+    if completion.tool_calls:
+        message["tool_calls"] = [tool_call_json(call) for call in completion.tool_calls]
+    told = completion.logprobs and tokenizer is not None
+    return {
+        "index": n,
+        "message": message,
+        "logprobs": {"content": logprobs_json(completion.logprobs, tokenizer)} if told and tokenizer else None,
+        "finish_reason": completion.finish_reason,
+    }
+
+
+def _chunk(event: Event, n: int, calls: int, chat: ChatRequest, tokenizer: Tokenizer | None) -> Json | None:
+    """What a stream tells of one event; nothing of some."""
+    match event:
+        case Text(text, logprobs):
+            told: Sequence[Json] | None = logprobs_json(logprobs, tokenizer) if chat.logprobs and tokenizer else None
+            return _delta(n, {"content": text}, told)
+        case Reasoning(text):
+            return _delta(n, {"reasoning_content": text})
+        case ToolCall():
+            return _delta(n, {"tool_calls": [{"index": calls} | tool_call_json(event)]})
+        case Progress() if chat.return_progress:
+            return {"choices": [], "prompt_progress": progress_json(event)}
+    return None
+
+
+def progress_json(progress: Progress) -> Json:
+    """llama.cpp's prompt_progress."""
+    return {"total": progress.total, "cache": progress.cached, "processed": progress.done}
+
+
+def _delta(n: int, delta: Json, logprobs: Sequence[Json] | None = None, finish_reason: str | None = None) -> Json:
+    told = {"content": logprobs} if logprobs is not None else None
+    return {"choices": [{"index": n, "delta": delta, "logprobs": told, "finish_reason": finish_reason}]}

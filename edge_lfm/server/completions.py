@@ -1,0 +1,168 @@
+"""POST /v1/completions: raw text or token ids, several prompts and choices, echo, log probabilities,
+fill-in-the-middle."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from edge_lfm.api import Completion, Done, Model, Progress, Text
+from edge_lfm.api.answering import Request as EngineRequest
+from edge_lfm.engine.sampling import TokenLogprobs
+from edge_lfm.errors import UsageError
+from edge_lfm.server.chat import progress_json
+from edge_lfm.server.failures import RequestError
+from edge_lfm.server.schemas import CompletionRequest, finite
+from edge_lfm.server.service import Service, read, timings_of, tokenizer_of, usage_of
+from edge_lfm.server.sse import EventStream, unless_disconnected
+from edge_lfm.text.tokenizer import Tokenizer
+
+Json = dict[str, Any]
+DEFAULT_TOKENS = 16  # OpenAI's
+
+
+class Completions:
+    """The route."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def __call__(self, request: Request) -> Response:
+        wanted = await read(request, CompletionRequest)
+        wanted.check()
+        if not wanted.stream:
+            return JSONResponse(await unless_disconnected(request, self._whole(wanted)))
+        events = self._stream(wanted)
+        await anext(events)
+        return EventStream(events, stall_s=self._service.settings.stall_s)
+
+    async def _whole(self, wanted: CompletionRequest) -> Json:
+        async with self._service.model_for(wanted.model) as model:
+            requests = await run_in_threadpool(prepare, model, wanted)
+            choices, completions = [], []
+            for n, request in enumerate(requests):
+                async with self._service.start(model, request) as generation:
+                    completions.append(await generation.result())
+                choices.append(_choice(n, request, completions[n], wanted, tokenizer_of(model)))
+            usage = usage_of(completions, wanted.n or 1)
+            return self._head() | {"choices": choices, "usage": usage, "timings": timings_of(completions[0])}
+
+    async def _stream(self, wanted: CompletionRequest) -> AsyncIterator[Json | None]:
+        async with self._service.model_for(wanted.model) as model:
+            requests = await run_in_threadpool(prepare, model, wanted)
+            head, tokenizer, completions = self._head(), tokenizer_of(model), []
+            for n, request in enumerate(requests):
+                async with self._service.start(model, request) as generation:
+                    if n == 0:
+                        yield None
+                    told = _Told(tokenizer)
+                    if wanted.echo:
+                        yield head | _piece(n, tokenizer.decode(request.token_ids), None)
+                    async for event in generation:
+                        match event:
+                            case Text(text, logprobs) if wanted.max_tokens != 0:
+                                shown = told.json([(t.token_id, t) for t in logprobs]) if logprobs else None
+                                yield head | _piece(n, text, shown)
+                            case Progress() if wanted.return_progress:
+                                yield head | {"choices": [], "prompt_progress": progress_json(event)}
+                            case Done(completion):
+                                completions.append(completion)
+                    yield head | _piece(n, "", None, completions[n].finish_reason)
+            if wanted.stream_options is not None and wanted.stream_options.include_usage:
+                yield head | {"choices": [], "usage": usage_of(completions, wanted.n or 1)}
+
+    def _head(self) -> Json:
+        number = f"cmpl-{uuid.uuid4().hex}"
+        return {
+            "id": number,
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": self._service.settings.name,
+        }
+
+
+def prepare(model: Model, wanted: CompletionRequest) -> list[EngineRequest]:
+    """The engine's requests: for each prompt all of its choices."""
+    requests = []
+    for prompt in wanted.prompts():
+        for n in range(wanted.n or 1):
+            request = model.request(
+                encode(model, prompt, wanted.suffix),
+                max_tokens=max(1, wanted.max_tokens if wanted.max_tokens is not None else DEFAULT_TOKENS),
+                stop=wanted.stop,
+                logprobs=wanted.logprobs,
+                prompt_logprobs=bool(wanted.echo and wanted.logprobs is not None),
+                markers=False,
+                **wanted.options(n),
+            )
+            requests.append(request)
+    return requests
+
+
+def encode(model: Model, prompt: str | Sequence[int], suffix: str | None) -> list[int]:
+    """Token ids of a prompt: ids as they are, text behind the start token, or both sides of a gap to be filled."""
+    if not isinstance(prompt, str):
+        if suffix is not None:
+            raise RequestError("suffix needs a prompt of text", "suffix")
+        if any(not 0 <= i < model.config.vocab_size for i in prompt):
+            raise RequestError(f"prompt has token ids beyond 0..{model.config.vocab_size - 1}", "prompt")
+        return list(prompt)
+    try:
+        if suffix is not None:
+            return tokenizer_of(model).encode_gap(prompt, suffix)
+        return model.encode_prompt(prompt, raw=True)
+    except UsageError as error:
+        raise RequestError(str(error), "prompt") from None
+
+
+def _choice(
+    n: int, request: EngineRequest, completion: Completion, wanted: CompletionRequest, tokenizer: Tokenizer
+) -> Json:
+    text, logprobs = ("", ()) if wanted.max_tokens == 0 else (completion.text, completion.logprobs)
+    told: list[tuple[int, TokenLogprobs | None]] = [(t.token_id, t) for t in logprobs]
+    if wanted.echo:
+        text = tokenizer.decode(request.token_ids) + text
+        first, *rest = request.token_ids
+        told = [(first, None), *zip(rest, completion.prompt_logprobs, strict=False), *told]
+    shown = _Told(tokenizer).json(told) if wanted.logprobs is not None else None
+    return {"index": n, "text": text, "logprobs": shown, "finish_reason": completion.finish_reason}
+
+
+class _Told:
+    """Tokens of a choice, told as the completions interface tells log probabilities, with their places in the text."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer, self._offset = tokenizer, 0
+
+    def json(self, told: Sequence[tuple[int, TokenLogprobs | None]]) -> Json:
+        name = self._name
+        return {
+            "tokens": [name(token) for token, _ in told],
+            "token_logprobs": [t and finite(t.logprob) for _, t in told],
+            "top_logprobs": [
+                t and {name(i): finite(value) for i, value in (*t.top, (t.token_id, t.logprob))} for _, t in told
+            ],
+            "text_offset": [self._advance(self._tokenizer.decode([token])) for token, _ in told],
+        }
+
+    def _name(self, token: int) -> str:
+        """A token as text; half a character as OpenAI writes it, `bytes:\\xe2\\x80`, so that no two look alike."""
+        raw = self._tokenizer.bytes_of(token)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+    def _advance(self, text: str) -> int:
+        before, self._offset = self._offset, self._offset + len(text)
+        return before
+
+
+def _piece(n: int, text: str, logprobs: Json | None, finish_reason: str | None = None) -> Json:
+    return {"choices": [{"index": n, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}]}

@@ -1,0 +1,115 @@
+"""Who may come in, and with what: hosts, origins, the key, content types and sizes. ASGI middleware around everything.
+
+A local server is reached by every web page that the user visits: so a name that a page has rebound to this machine is
+refused by its Host, a page elsewhere by its Origin, and no permission is ever reflected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import socket
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from edge_lfm.server.failures import RequestError, response
+from edge_lfm.server.settings import Settings
+
+_OPEN = ("/", "/health")  # to be seen without a key
+_BODY_S = 30.0
+
+
+class Guard:
+    """Wraps an app."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app, self._settings = app, settings
+        self._hosts = {"localhost", socket.gethostname().lower(), f"{socket.gethostname().lower()}.local"}
+        self._hosts |= {name.lower() for name in settings.allowed_hosts}
+        self._key = settings.api_key.encode() if settings.api_key else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        try:
+            self._check(scope, Headers(scope=scope))
+            if scope["type"] == "http":
+                receive = await self._body(scope, receive)
+        except RequestError as error:
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008, "reason": error.message[:100]})
+            else:
+                await response(error)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        host = headers.get("host", "")
+        if len(headers.getlist("host")) != 1 or not self._is_ours(_name_of(host)):
+            raise RequestError("this Host is not served here (--allow-host adds a name)", status=403)
+        origin = headers.get("origin")
+        if origin is not None and origin not in self._settings.cors_origins and not _is_same(origin, host):
+            raise RequestError("web pages from elsewhere may not use this server (--cors-origin)", status=403)
+        preflight = scope["type"] == "http" and scope["method"] == "OPTIONS"
+        if self._key is not None and not preflight and scope["path"] not in _OPEN:
+            self._check_key(headers.getlist("authorization"))
+        if scope["type"] == "http" and scope["method"] == "POST":
+            kind = headers.get("content-type", "").split(";")[0].strip().lower()
+            if kind != "application/json":
+                raise RequestError("the content type must be application/json", status=415)
+
+    def _check_key(self, given: list[str]) -> None:
+        kind, _, key = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+        right = hmac.compare_digest(key.strip().encode("utf-8", "replace"), self._key or b"")
+        if kind.lower() != "bearer" or not right:
+            raise RequestError("a valid API key is needed: Authorization: Bearer KEY", None, "invalid_api_key", 401)
+
+    def _is_ours(self, name: str) -> bool:
+        """This machine's names, and IP addresses, which no page can have rebound."""
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return name in self._hosts
+        return True
+
+    async def _body(self, scope: Scope, receive: Receive) -> Receive:
+        """Read the body within its limits of size and time; what then receives it."""
+        most, declared = self._settings.body_bytes, Headers(scope=scope).get("content-length", "0")
+        too_large = RequestError(f"the body is larger than {most} bytes", status=413)
+        if declared.isdigit() and int(declared) > most:
+            raise too_large
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(_BODY_S):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        break
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    if size > most:
+                        raise too_large
+                    if not message.get("more_body"):
+                        break
+        except TimeoutError:
+            raise RequestError(f"the body did not come within {_BODY_S:g} s", status=408) from None
+        whole: list[Message] = [{"type": "http.request", "body": b"".join(parts), "more_body": False}]
+
+        async def replay() -> Message:
+            return whole.pop() if whole else await receive()
+
+        return replay
+
+
+def _name_of(host: str) -> str:
+    """`localhost` from `localhost:8000`, `::1` from `[::1]:8000`."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.rpartition(":")[0].lower() if host.count(":") == 1 else host.lower()
+
+
+def _is_same(origin: str, host: str) -> bool:
+    return origin.lower() in (f"http://{host}".lower(), f"https://{host}".lower())

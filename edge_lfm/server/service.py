@@ -1,0 +1,100 @@
+"""What the interfaces share: a request's path from the body to the engine, and back as counts.
+
+`Service` belongs to one app; every interface is a class that is given it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from edge_lfm.api import AsyncGeneration, Completion, Model
+from edge_lfm.api.answering import Request as EngineRequest
+from edge_lfm.server.failures import RequestError
+from edge_lfm.server.hosting import Hosting
+from edge_lfm.server.metrics import Metrics
+from edge_lfm.server.schemas import S, decode
+from edge_lfm.server.settings import Settings
+from edge_lfm.text.tokenizer import Tokenizer
+
+
+class Service:
+    """The settings, the model's host and the counters."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.hosting = settings, Hosting(settings)
+        self.metrics = Metrics(settings.name, self.hosting)
+
+    @contextlib.asynccontextmanager
+    async def model_for(self, name: str | None) -> AsyncIterator[Model]:
+        """The model, if it is the one that is asked for.
+
+        Raises:
+            RequestError: it is another one.
+        """
+        if name not in (None, "", self.settings.name):
+            raise RequestError(
+                f"the model {name!r:.100} is not here; this server has {self.settings.name!r}",
+                "model",
+                "model_not_found",
+                404,
+            )
+        async with self.hosting.lend() as model:
+            yield model
+
+    def start(self, model: Model, request: EngineRequest) -> AsyncGeneration:
+        """Queue a request.
+
+        Raises:
+            BusyError: too many are waiting.
+        """
+        return AsyncGeneration(model.submit(request, queue_limit=self.settings.queue), self.metrics.note)
+
+
+async def read(request: Request, kind: type[S]) -> S:
+    """The checked body of a request."""
+    body = await request.body()
+    return await run_in_threadpool(decode, body, kind) if len(body) > 100_000 else decode(body, kind)
+
+
+def tokenizer_of(model: Model) -> Tokenizer:
+    """The tokenizer.
+
+    Raises:
+        RequestError: the model has none.
+    """
+    if model.tokenizer is None:
+        raise RequestError("the model has no tokenizer", status=501)
+    return model.tokenizer
+
+
+def usage_of(completions: Sequence[Completion], choices: int) -> dict[str, Any]:
+    """OpenAI's usage; of so many `choices` in a row the prompt is counted once."""
+    prompt = sum(c.timings.prompt_tokens for c in completions[::choices])
+    answer = sum(c.timings.completion_tokens for c in completions)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": answer,
+        "total_tokens": prompt + answer,
+        "prompt_tokens_details": {"cached_tokens": sum(c.timings.cached_tokens for c in completions[::choices])},
+        "completion_tokens_details": {"reasoning_tokens": sum(c.reasoning_tokens for c in completions)},
+    }
+
+
+def timings_of(completion: Completion) -> dict[str, Any]:
+    """llama.cpp's timings, and the time in the queue."""
+    t = completion.timings
+    return {
+        "cache_n": t.cached_tokens,
+        "prompt_n": t.prompt_tokens - t.cached_tokens,
+        "prompt_ms": 1e3 * t.prefill_s,
+        "prompt_per_second": t.prefill_tps,
+        "predicted_n": t.completion_tokens,
+        "predicted_ms": 1e3 * t.decode_s,
+        "predicted_per_second": t.decode_tps,
+        "queued_ms": 1e3 * t.queued_s,
+    }

@@ -1,0 +1,37 @@
+"""What a server is told when it starts. Plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to serve one model.
+
+    model: folder of a packed model; None: the embedded demo model.
+    load: arguments of `Model.load`.
+    name: under which clients ask for it.
+    api_key: what clients must send as a bearer token; None: nothing.
+    allowed_hosts: names that a Host header may have beside this machine's own and IP addresses.
+    cors_origins: web pages elsewhere that may use the server.
+    queue: requests that may wait; more are told to come again.
+    unload_after_s: seconds without a request after which the model is given up until the next; 0: never.
+    body_bytes: the largest body of a request.
+    grace_s: seconds that running answers get when the server is to end.
+    stall_s: seconds that a client may leave its stream unread.
+    """
+
+    model: str | None = None
+    load: Mapping[str, Any] = field(default_factory=dict)
+    name: str = "edge-lfm-demo"
+    api_key: str | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    queue: int = 64
+    unload_after_s: float = 0.0
+    body_bytes: int = 8 << 20
+    grace_s: float = 10.0
+    stall_s: float = 60.0

@@ -1,0 +1,108 @@
+"""The small routes: models, tokens, templates, health, metrics, the page."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from edge_lfm.api import Model
+from edge_lfm.errors import TemplateError
+from edge_lfm.server.failures import RequestError
+from edge_lfm.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest
+from edge_lfm.server.service import Service, read, tokenizer_of
+from edge_lfm.text.template import ChatTemplate
+
+_PAGE_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+)
+
+
+class Texts:
+    """The routes."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def models(self, _request: Request) -> Response:
+        """GET /v1/models"""
+        return JSONResponse({"object": "list", "data": [self._card()]})
+
+    async def model(self, request: Request) -> Response:
+        """GET /v1/models/{name}"""
+        async with self._service.model_for(request.path_params["name"]):
+            return JSONResponse(self._card())
+
+    async def tokenize(self, request: Request) -> Response:
+        """POST /tokenize"""
+        wanted = await read(request, TokenizeRequest)
+        async with self._service.model_for(None) as model:
+            ids = await run_in_threadpool(_tokenize, model, wanted)
+            return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": model.context})
+
+    async def detokenize(self, request: Request) -> Response:
+        """POST /detokenize"""
+        wanted = await read(request, DetokenizeRequest)
+        async with self._service.model_for(None) as model:
+            tokenizer = tokenizer_of(model)
+            if any(not 0 <= i < model.config.vocab_size for i in wanted.tokens):
+                raise RequestError(f"tokens has ids beyond 0..{model.config.vocab_size - 1}", "tokens")
+            text = await run_in_threadpool(tokenizer.decode, wanted.tokens, special=True)
+            return JSONResponse({"content": text, "prompt": text})
+
+    async def tokenizer_info(self, _request: Request) -> Response:
+        """GET /tokenizer_info: what evaluation harnesses ask for"""
+        async with self._service.model_for(None) as model:
+            tokenizer, template = tokenizer_of(model), model.template
+            eos = [tokenizer.bytes_of(i).decode() for i in tokenizer.eos_ids]
+            info: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": tokenizer.bos}
+            info |= {"eos_token": eos[0] if eos else None, "pad_token": eos[0] if eos else None}
+            return JSONResponse(info | {"chat_template": template.source if template else None})
+
+    async def apply_template(self, request: Request) -> Response:
+        """POST /apply-template"""
+        wanted = await read(request, TemplateRequest)
+        async with self._service.model_for(None) as model:
+            messages = [message.plain(n) for n, message in enumerate(wanted.messages)]
+            template = _template_of(model)
+            return JSONResponse({"prompt": await run_in_threadpool(template.render, messages, tools=wanted.tools)})
+
+    async def health(self, _request: Request) -> Response:
+        """GET /health"""
+        status = self._service.hosting.status
+        return JSONResponse({"status": status}, status_code=200 if status in ("ok", "idle") else 503)
+
+    async def metrics(self, _request: Request) -> Response:
+        """GET /metrics"""
+        return Response(self._service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    async def page(self, _request: Request) -> Response:
+        """GET /"""
+        html = files("edge_lfm.server").joinpath("page.html").read_text(encoding="utf-8")
+        headers = {"Content-Security-Policy": _PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
+        return HTMLResponse(html.replace("MODEL_NAME", self._service.settings.name), headers=headers)
+
+    def _card(self) -> dict[str, Any]:
+        card: dict[str, Any] = {"id": self._service.settings.name, "object": "model", "created": 0, "owned_by": "local"}
+        model = self._service.hosting.model
+        return card | ({"max_model_len": model.context} if model is not None else {})
+
+
+def _tokenize(model: Model, wanted: TokenizeRequest) -> list[int]:
+    tokenizer = tokenizer_of(model)
+    if wanted.messages is not None:
+        messages = [message.plain(n) for n, message in enumerate(wanted.messages)]
+        return _template_of(model).encode(messages, tokenizer)
+    text = wanted.content if wanted.content is not None else wanted.prompt
+    if text is None:
+        raise RequestError("there is no content", "content")
+    return tokenizer.encode(text, bos=wanted.add_special or wanted.add_special_tokens, special=True)
+
+
+def _template_of(model: Model) -> ChatTemplate:
+    if model.template is None:
+        raise TemplateError("the model has no chat template", hint="use /v1/completions")
+    return model.template
