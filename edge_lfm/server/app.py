@@ -45,7 +45,7 @@ def make_app(settings: Settings) -> Starlette:
         _route("/health", "GET", texts.health),
         _route("/metrics", "GET", texts.metrics),
         _route("/", "GET", texts.page),
-        WebSocketRoute("/v1/stream", Socket(service)),
+        WebSocketRoute("/v1/stream", Socket(service).serve),
     ]
     middleware = [Middleware(Guard, settings=settings)]
     if settings.cors_origins:

@@ -58,6 +58,8 @@ def response(error: BaseException) -> Response:
     """The HTTP response to an error."""
     status, body = describe(error)
     headers = {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, BusyError) or status in (429, 503) else {}
+    if status in (408, 413):  # the rest of the body is not wanted
+        headers["Connection"] = "close"
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(body, status_code=status, headers=headers)

@@ -63,7 +63,7 @@ class Guard:
 
     def _check_key(self, given: list[str]) -> None:
         kind, _, key = given[0].partition(" ") if len(given) == 1 else ("", "", "")
-        right = hmac.compare_digest(key.strip().encode("utf-8", "replace"), self._key or b"")
+        right = hmac.compare_digest(key.strip().encode("latin-1"), self._key or b"")  # the bytes that came
         if kind.lower() != "bearer" or not right:
             raise RequestError("a valid API key is needed: Authorization: Bearer KEY", None, "invalid_api_key", 401)
 

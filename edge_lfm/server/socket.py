@@ -27,7 +27,8 @@ class Socket:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    async def __call__(self, socket: WebSocket) -> None:
+    async def serve(self, socket: WebSocket) -> None:
+        """The connection, until its client leaves."""
         await socket.accept()
         try:
             while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from importlib.resources import files
 from typing import Any
 
@@ -81,9 +82,9 @@ class Texts:
 
     async def page(self, _request: Request) -> Response:
         """GET /"""
-        html = files("edge_lfm.server").joinpath("page.html").read_text(encoding="utf-8")
+        page = files("edge_lfm.server").joinpath("page.html").read_text(encoding="utf-8")
         headers = {"Content-Security-Policy": _PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
-        return HTMLResponse(html.replace("MODEL_NAME", self._service.settings.name), headers=headers)
+        return HTMLResponse(page.replace("MODEL_NAME", html.escape(self._service.settings.name)), headers=headers)
 
     def _card(self) -> dict[str, Any]:
         card: dict[str, Any] = {"id": self._service.settings.name, "object": "model", "created": 0, "owned_by": "local"}
