@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Empty: install a built wheel in place of the checkout, as a user would.
 EDITABLE ?= --editable
 
-.PHONY: demo test test-resume check wheel goldens bench clean
+.PHONY: demo test test-resume test-javascript check wheel goldens bench clean
 
 # Quantize the embedded demo model to int4 and chat with it.
 demo: $(VENV)/.installed
@@ -19,6 +19,11 @@ test: $(VENV)/.installed
 # A hundred kills of a quantization, resumed each time (the suite tries eight).
 test-resume: $(VENV)/.installed
 	EDGE_LFM_KILLS=100 $(BIN)/pytest -q tests/test_resume.py
+
+# The server against the official npm client (needs Node and npm).
+test-javascript: $(VENV)/.installed
+	npm install --silent --no-audit --no-fund --prefix build/javascript openai@6
+	$(BIN)/pytest -q tests/test_javascript.py
 
 # Lint, types and layer rules, on the installed package.
 check: $(VENV)/.installed

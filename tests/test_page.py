@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from .browser import CHROMIUM, Browser
-from .serving import serving
+from browser import CHROMIUM, Browser
+from serving import serving
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt install chromium)")
 LAST = "document.querySelector('article:last-of-type')"

@@ -174,7 +174,7 @@ class _Draft:
 
     def add(self, token: int, logits: NDArray[np.float32]) -> Events:
         stop = token in self._engine.stop_ids
-        if self._request.logprobs is not None and not stop:
+        if self._request.logprobs is not None:
             self._logprobs.append(token_logprobs(logits, self._engine.vocab, token, self._request.logprobs))
         return self._events(self._parser.feed(token)) if self._parser is not None and not stop else ()
 

@@ -47,6 +47,7 @@ class Completion:
 
     finish_reason: "stop" (the model ended, or a stop string came), "tool_calls", or "length" (the limit or the context
         was reached).
+    logprobs: of every token of the answer, the one that ended it included, if asked for.
     prompt_logprobs: of every token of the prompt but the first, if asked for.
     dropped_messages: old messages that were left out because the context was full.
     """

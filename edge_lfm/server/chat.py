@@ -45,7 +45,7 @@ class Chat:
             for n in range(chat.n or 1):
                 async with self._service.start(model, choice_of(prompt, chat, n)) as generation:
                     completions.append(await generation.result())
-                choices.append(_choice(completions[n], n, model.tokenizer))
+                choices.append(_choice(completions[n], n, model))
             return head | {
                 "choices": choices,
                 "usage": usage_of(completions, chat.n or 1),
@@ -115,17 +115,17 @@ def logprobs_json(logprobs: Iterable[TokenLogprobs], tokenizer: Tokenizer) -> li
     return [entry(t.token_id, t.logprob) | {"top_logprobs": [entry(*pair) for pair in t.top]} for t in logprobs]
 
 
-def _choice(completion: Completion, n: int, tokenizer: Tokenizer | None) -> Json:
+def _choice(completion: Completion, n: int, model: Model) -> Json:
     message: Json = {"role": "assistant", "content": completion.text or (None if completion.tool_calls else "")}
     if completion.reasoning:
         message["reasoning_content"] = completion.reasoning
     if completion.tool_calls:
         message["tool_calls"] = [tool_call_json(call) for call in completion.tool_calls]
-    told = completion.logprobs and tokenizer is not None
+    told = [t for t in completion.logprobs if t.token_id not in model.stop_ids]
     return {
         "index": n,
         "message": message,
-        "logprobs": {"content": logprobs_json(completion.logprobs, tokenizer)} if told and tokenizer else None,
+        "logprobs": {"content": logprobs_json(told, model.tokenizer)} if told and model.tokenizer else None,
         "finish_reason": completion.finish_reason,
     }
 
