@@ -108,5 +108,11 @@ class SessionFileError(EdgeLfmError):
     exit_code, http_status = 3, 400
 
 
+class GrammarError(EdgeLfmError):
+    """A grammar does not compile, or cannot be satisfied."""
+
+    exit_code, http_status = 2, 400
+
+
 class ToolCallError(EdgeLfmError):
     """The text of a tool call cannot be read."""

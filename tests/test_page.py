@@ -75,6 +75,21 @@ def test_errors_are_shown_and_the_question_is_kept(address: str) -> None:
         assert browser.run("document.getElementById('prompt').value") == "Hello" and browser.run("messages.length") == 0
 
 
+AGE = {"type": "object", "properties": {"age": {"enum": [5]}}, "required": ["age"], "additionalProperties": False}
+
+
+def test_a_schema(address: str) -> None:
+    with Browser(1000, 720) as browser:
+        browser.go(address)
+        browser.run(
+            "document.getElementById('schema').value = '{', document.getElementById('prompt').value = 'x', send()"
+        )
+        assert "not JSON" in browser.run(f"{LAST}.textContent")
+        browser.run(f"document.getElementById('schema').value = {json.dumps(json.dumps(AGE))}")
+        browser.run("document.getElementById('prompt').value = '', document.getElementById('prompt').focus()")
+        assert json.loads(ask(browser, "Anna is 5.")) == {"age": 5}
+
+
 def test_a_small_screen(address: str) -> None:
     with Browser(360, 640) as browser:
         browser.go(address)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import jsonschema
 import openai
 import pytest
 from serving import serving
@@ -318,3 +320,39 @@ def test_a_socket(address: str) -> None:
         socket.send(json.dumps({"messages": CAPITAL}))  # the socket is still good
         while json.loads(socket.recv())["type"] != "done":
             pass
+
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 12},
+        "age": {"type": "integer", "minimum": 0, "maximum": 99},
+    },
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+def test_structured_output(client: openai.OpenAI, name: str) -> None:
+    messages = [{"role": "user", "content": "Anna is 31."}]
+    wanted = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON, "strict": True}}
+    options = {"model": name, "messages": messages, "temperature": 1.5, "max_tokens": 100}
+    for seed in range(10):
+        found = client.chat.completions.create(seed=seed, response_format=wanted, **options).choices[0]
+        assert found.finish_reason == "stop"
+        jsonschema.validate(json.loads(found.message.content), PERSON)
+    anything = client.chat.completions.create(response_format={"type": "json_object"}, seed=3, **options).choices[0]
+    assert anything.finish_reason == "length" or isinstance(json.loads(anything.message.content), dict)
+    for extra, pattern in (
+        ({"type": "regex", "regex": "[0-9]{3}"}, "[0-9]{3}"),
+        ({"type": "choice", "choices": ["red", "blue"]}, "red|blue"),
+        ({"type": "grammar", "grammar": 'start: "a" "b"+'}, "ab+"),
+    ):
+        text = (
+            client.chat.completions.create(extra_body={"response_format": extra}, **options).choices[0].message.content
+        )
+        assert re.match(pattern, text)
+    told = client.responses.create(
+        model=name, input="Anna is 31.", text={"format": {"type": "json_schema", "name": "person", "schema": PERSON}}
+    )
+    jsonschema.validate(json.loads(told.output_text), PERSON)

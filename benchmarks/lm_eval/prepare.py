@@ -2,7 +2,7 @@
 
     python benchmarks/lm_eval/prepare.py build/lm_eval
 
-Writes translate.jsonl ({"prompt", "answer"}) and pattern.jsonl ({"prompt", "choices", "label"}), and the harness's tasks beside them.
+Writes translate.jsonl ({"prompt", "answer"}) and pattern.jsonl ({"prompt", "choices", "label"}), and the tasks.
 """
 
 from __future__ import annotations

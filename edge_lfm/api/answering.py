@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edge_lfm.api.events import Completion, Done, Event, Progress, Reasoning, Text, ToolCall
 from edge_lfm.engine.generate import Timings, check_length, decode, prefill
+from edge_lfm.engine.grammar import Grammar, GrammarCompiler
 from edge_lfm.engine.lookup import decode_with_lookup
 from edge_lfm.engine.pool import SequencePool
 from edge_lfm.engine.runner import Runner
@@ -43,6 +44,7 @@ class Engine:
     vocab: int
     stop_ids: tuple[int, ...]
     turn_id: int | None
+    grammars: GrammarCompiler | None
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Request:
     markers: sort the answer into text, reasoning and tool calls.
     parameters: the names of each tool's parameters in order.
     breakers: tokens that DRY does not reach across.
+    grammar: what the answer must follow.
     """
 
     token_ids: tuple[int, ...]
@@ -66,6 +69,7 @@ class Request:
     markers: bool = True
     parameters: Mapping[str, Sequence[str]] = field(default_factory=dict)
     breakers: frozenset[int] = frozenset()
+    grammar: Grammar | None = None
     dropped_messages: int = 0
 
     def drawn_with(self, seed: int | None) -> Request:
@@ -83,7 +87,9 @@ def answer(
     """
     ids = request.token_ids
     timings = Timings(prompt_tokens=len(ids), queued_s=time.perf_counter() - job.submitted)
-    sampler = Sampler(request.sampling, engine.vocab, ids, request.breakers)
+    grammars, grammar = engine.grammars, request.grammar
+    constraint = grammars.start(grammar) if grammars is not None and grammar is not None else None
+    sampler = Sampler(request.sampling, engine.vocab, ids, request.breakers, constraint)
     sequence = engine.pool.take(() if request.prompt_logprobs else ids, holder)
     try:
         reading = _read_with_logprobs if request.prompt_logprobs else _read
@@ -141,14 +147,15 @@ def _write(
     """Decode: events token by token, and `Done`."""
     draft = _Draft(engine, request)
     steps = (engine.runner, sequence, logits, sampler, engine.stop_ids, request.max_tokens, timings)
-    tokens = decode_with_lookup(*steps, request.lookup) if request.lookup else decode(*steps)
+    skip = request.logprobs is None
+    tokens = decode_with_lookup(*steps, request.lookup) if request.lookup else decode(*steps, skip)
     for token, row in tokens:
         yield draft.add(token, row)
         if draft.stopped:
             break
     yield draft.finish()
     generated = tuple(sampler.answer)
-    ended = draft.stopped or (bool(generated) and generated[-1] in engine.stop_ids)
+    ended = draft.stopped or sampler.ended or (bool(generated) and generated[-1] in engine.stop_ids)
     yield (Done(draft.completion(generated, ended, timings, prompt_logprobs)),)
 
 
@@ -172,9 +179,9 @@ class _Draft:
     def stopped(self) -> bool:
         return self._parser is not None and self._parser.stopped
 
-    def add(self, token: int, logits: NDArray[np.float32]) -> Events:
+    def add(self, token: int, logits: NDArray[np.float32] | None) -> Events:
         stop = token in self._engine.stop_ids
-        if self._request.logprobs is not None:
+        if self._request.logprobs is not None and logits is not None:
             self._logprobs.append(token_logprobs(logits, self._engine.vocab, token, self._request.logprobs))
         return self._events(self._parser.feed(token)) if self._parser is not None and not stop else ()
 

@@ -25,6 +25,7 @@ from edge_lfm.config import ModelConfig, as_ids, read_json
 from edge_lfm.devices.threads import choose_threads
 from edge_lfm.engine.cached_routing import parse_routing
 from edge_lfm.engine.generate import check_length
+from edge_lfm.engine.grammar import GrammarCompiler, grammar_of
 from edge_lfm.engine.paged import kv_cache_bytes, paged_runner
 from edge_lfm.engine.pool import PoolStats, SequencePool
 from edge_lfm.engine.runner import Runner
@@ -90,6 +91,7 @@ class Model:
             self.vocab,
             self._find_stop_ids(generation),
             self.tokenizer.special_id("<|im_start|>") if self.tokenizer else None,
+            self._make_grammars(generation),
         )
 
     @classmethod
@@ -250,6 +252,8 @@ class Model:
             tools: JSON schemas of functions that the model may call.
             max_tokens: the most tokens to generate; default 512.
             stop: texts that end the answer, and are not part of it.
+            schema: a JSON schema, or a class with `model_json_schema` (Pydantic), that the answer must satisfy.
+            regex, lark, choices: an expression, a grammar, or texts that the answer must match instead.
             logprobs: tell each token's log probability, and those of so many most likely ones.
             lookup: the most tokens to draft a step from what stood in the text before; 0 drafts none. The answer
                 is the same; it comes faster where it quotes the prompt.
@@ -329,10 +333,19 @@ class Model:
         lookup: int = 0,
         markers: bool = True,
         tools: Tools | None = None,
+        schema: Any = None,
+        regex: str | None = None,
+        lark: str | None = None,
+        choices: Sequence[str] | None = None,
         dropped_messages: int = 0,
         **sampling: Any,
     ) -> Request:
         """A checked request for a prompt's token ids. `max_tokens` None: until the context is full."""
+        grammar = grammar_of(schema, regex, lark, choices)
+        if grammar is not None:
+            if self.engine.grammars is None:
+                raise UsageError(f"{self.folder} has no tokenizer.json", hint="grammars need the model's tokenizer")
+            self.engine.grammars.compile(grammar)
         check_length(len(token_ids), self.context)
         if max_tokens is None:
             max_tokens = self.context - len(token_ids) + 1
@@ -352,6 +365,7 @@ class Model:
             markers,
             dict(map(_parameters, tools or [])),
             self._breakers if options.dry_multiplier else frozenset(),
+            grammar,
             dropped_messages,
         )
 
@@ -379,6 +393,11 @@ class Model:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _make_grammars(self, generation: Mapping[str, Any]) -> GrammarCompiler | None:
+        if self.tokenizer is None:
+            return None
+        return GrammarCompiler(self.folder / "tokenizer.json", self.vocab, self._find_stop_ids(generation))
 
     def _find_stop_ids(self, generation: Mapping[str, Any]) -> tuple[int, ...]:
         ids = {*as_ids(generation.get("eos_token_id")), *self.config.eos_token_ids}

@@ -96,18 +96,25 @@ def decode(
     stop_ids: Sequence[int],
     max_tokens: int,
     timings: Timings,
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    skip: bool = True,
+) -> Iterator[tuple[int, NDArray[np.float32] | None]]:
     """Generate until a stop token, `max_tokens`, or the end of the context: tokens, and the logits they were drawn
     from.
 
     A stop token is given out too, as the last one. Every token given out but the last has been fed to the sequence.
+    `skip`: tokens that a grammar leaves no choice about come without logits, and are fed in one step.
     """
-    for n in range(max_tokens):
-        token = sampler.next(logits)
-        timings.completion_tokens = n + 1
-        yield token, logits
-        if token in stop_ids or n + 1 == max_tokens or len(sequence.ids) >= sequence.state.context:
+    state = sequence.state
+    while True:
+        given = [sampler.next(logits)]
+        room = min(max_tokens - timings.completion_tokens, state.context - len(sequence.ids) + 1) - 1
+        if skip and given[0] not in stop_ids:
+            given += sampler.forced(room)
+        for n, token in enumerate(given):
+            timings.completion_tokens += 1
+            yield token, None if n else logits
+        if given[-1] in stop_ids or sampler.ended or len(given) > room:
             return
         started = time.perf_counter()
-        logits = sequence.feed(runner, [token])
+        logits = sequence.feed(runner, given)
         timings.decode_s += time.perf_counter() - started

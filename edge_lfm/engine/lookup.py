@@ -66,7 +66,12 @@ def decode_with_lookup(
         for token, row in zip(given, rows, strict=False):
             lookup.extend(token)
             yield token, row
-        if given[-1] in stop_ids or timings.completion_tokens >= max_tokens or state.position >= state.context:
+        if (
+            given[-1] in stop_ids
+            or sampler.ended
+            or timings.completion_tokens >= max_tokens
+            or state.position >= state.context
+        ):
             return
         drafts = lookup.propose(min(most, state.context - state.position - 1))
         before = state.checkpoint()
@@ -83,6 +88,6 @@ def _agree(
     for n, row in enumerate(rows):
         token = sampler.next(row)
         given.append(token)
-        if token in stop_ids or len(given) == most or n == len(drafts) or token != drafts[n]:
+        if token in stop_ids or sampler.ended or len(given) == most or n == len(drafts) or token != drafts[n]:
             break
     return given

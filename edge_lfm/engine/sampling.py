@@ -1,8 +1,8 @@
 """Choosing the next token: the steps of `sampling_steps.py` in a fixed order.
 
-Order: padding rows cut off, logit bias, repetition penalty, presence and frequency penalty, DRY; then temperature 0
-takes the largest logit; otherwise temperature, top-k, top-p, min-p, XTC, and a draw. Every answer has a generator of
-its own: a seed gives the same text whatever else is running. Knows logits and ids, no text.
+Order: padding rows cut off, what a grammar forbids, logit bias, repetition penalty, presence and frequency penalty,
+DRY; then temperature 0 takes the largest logit; otherwise temperature, top-k, top-p, min-p, XTC, and a draw. Every
+answer has a generator of its own: a seed gives the same text whatever else is running. Knows logits and ids, no text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.engine import sampling_steps as steps
-from edge_lfm.errors import NumericalError, UsageError
+from edge_lfm.engine.grammar import Constraint
+from edge_lfm.errors import GrammarError, NumericalError, UsageError
 
 MOST_BIASED = 4096
 
@@ -126,14 +127,21 @@ class Sampler:
     """Draws the tokens of one answer.
 
     vocab: ids that the tokenizer has; logits beyond are padding. breakers: tokens that DRY does not reach across.
+    constraint: the grammar that the answer must follow.
     """
 
     def __init__(
-        self, options: SamplingOptions, vocab: int, prompt: Sequence[int] = (), breakers: Iterable[int] = ()
+        self,
+        options: SamplingOptions,
+        vocab: int,
+        prompt: Sequence[int] = (),
+        breakers: Iterable[int] = (),
+        constraint: Constraint | None = None,
     ) -> None:
         self.options, self.vocab = options, vocab
         self.prompt_tokens = len(prompt)
         self.seen = list(prompt)
+        self._constraint = constraint
         self._rng = np.random.default_rng(options.seed)
         self._breakers = frozenset(breakers)
         self._known = np.unique(np.array([i for i in prompt if 0 <= i < vocab], np.int64))
@@ -160,12 +168,33 @@ class Sampler:
         values = logits[: self.vocab]
         if np.isnan(values).any():
             raise NumericalError("the logits hold NaN", hint="check the model with edge-lfm verify")
+        if self._constraint is not None:
+            values = np.where(self._constraint.allowed(), values, -np.inf)
         token = self._choose(values)
+        if self._constraint is not None and not np.isfinite(values[token]):
+            raise GrammarError("the grammar allows no token", hint="simplify it")
+        if self._constraint is not None:
+            self._constraint.accept(token)
+        self._note(token)
+        return token
+
+    def forced(self, most: int) -> list[int]:
+        """The tokens that the grammar leaves no choice about, at most `most`; they are noted as drawn."""
+        tokens = self._constraint.forced(most) if self._constraint is not None and most > 0 else []
+        for token in tokens:
+            self._note(token)
+        return tokens
+
+    @property
+    def ended(self) -> bool:
+        """Whether the grammar says that the answer is complete."""
+        return self._constraint is not None and self._constraint.ended
+
+    def _note(self, token: int) -> None:
         self.seen.append(token)
         self._counts[token] += 1
         if self._counts[token] == 1 and self.options.repeat_penalty != 1.0:
             self._known = np.union1d(self._known, [token])
-        return token
 
     def _choose(self, logits: NDArray[np.float32]) -> int:
         o = self.options
@@ -200,6 +229,8 @@ class Sampler:
             tokens, probabilities = _keep(steps.keep_min_p(probabilities, o.min_p), tokens, probabilities)
         if o.xtc_probability > 0 and self._rng.random() < o.xtc_probability:
             tokens, probabilities = _keep(steps.keep_xtc(probabilities, o.xtc_threshold), tokens, probabilities)
+        if self._constraint is not None:  # a forbidden token is in no set that a draw may end in
+            tokens, probabilities = _keep(np.flatnonzero(probabilities > 0), tokens, probabilities)
         cumulative = np.cumsum(probabilities)
         at = np.searchsorted(cumulative, self._rng.random() * cumulative[-1], side="right")
         return int(tokens[min(int(at), len(tokens) - 1)])

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from edge_lfm.api import Completion, Done, Event, Model, Progress, Reasoning, Text, ToolCall
 from edge_lfm.api.answering import Request as EngineRequest
 from edge_lfm.engine.sampling import TokenLogprobs
-from edge_lfm.server.schemas import ChatRequest, finite
+from edge_lfm.server.schemas import ChatRequest, finite, format_options
 from edge_lfm.server.service import Service, read, timings_of, usage_of
 from edge_lfm.server.sse import EventStream, unless_disconnected
 from edge_lfm.text.tokenizer import Tokenizer
@@ -90,6 +90,7 @@ def prepare(model: Model, chat: ChatRequest) -> EngineRequest:
         max_tokens=chat.limit,
         stop=chat.stop,
         logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
+        **format_options(chat.response_format, "response_format"),
         **chat.options(),
     )
 

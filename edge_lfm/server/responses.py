@@ -17,7 +17,7 @@ from edge_lfm.api import Completion, Done, Model, Reasoning, Text, ToolCall
 from edge_lfm.api.answering import Request as EngineRequest
 from edge_lfm.server.chat import tool_call_json
 from edge_lfm.server.failures import RequestError
-from edge_lfm.server.schemas import ResponsesRequest
+from edge_lfm.server.schemas import ResponsesRequest, format_options
 from edge_lfm.server.service import Service, read
 from edge_lfm.server.sse import EventStream, unless_disconnected
 
@@ -117,7 +117,7 @@ class Responses:
             "truncation": wanted.truncation or "disabled",
             "store": wanted.store is not False,
             "metadata": wanted.metadata or {},
-            "text": {"format": {"type": "text"}},
+            "text": wanted.text or {"format": {"type": "text"}},
             "error": None,
             "incomplete_details": None,
             "output": [],
@@ -137,9 +137,8 @@ class Responses:
 
 
 def _check(wanted: ResponsesRequest) -> None:
-    kind = ((wanted.text or {}).get("format") or {}).get("type", "text")
-    if kind != "text":
-        raise RequestError(f"text.format of type {kind!r:.40} is not supported", "text.format")
+    if _format_of(wanted) and wanted.tools and wanted.tool_choice != "none":
+        raise RequestError("text.format and tools exclude each other", "text.format")
     if wanted.background:
         raise RequestError("background is not supported", "background")
     if wanted.conversation is not None:
@@ -152,6 +151,10 @@ def _check(wanted: ResponsesRequest) -> None:
         raise RequestError("truncation can be 'auto' or 'disabled'", "truncation")
 
 
+def _format_of(wanted: ResponsesRequest) -> Json:
+    return format_options((wanted.text or {}).get("format"), "text.format")
+
+
 def _prepare(model: Model, wanted: ResponsesRequest, messages: list[Json]) -> EngineRequest:
     system = [{"role": "system", "content": wanted.instructions}] if wanted.instructions else []
     tools = [] if wanted.tool_choice == "none" else wanted.tools or []
@@ -160,6 +163,7 @@ def _prepare(model: Model, wanted: ResponsesRequest, messages: list[Json]) -> En
         tools=[{"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}} for tool in tools],
         overflow="drop_oldest" if wanted.truncation == "auto" else "refuse",
         max_tokens=wanted.max_output_tokens,
+        **_format_of(wanted),
         **wanted.options(),
     )
 

@@ -132,9 +132,8 @@ class ChatRequest(Sampling, kw_only=True):
 
     def check(self) -> None:
         """Refuse what would change the answer and is not supported."""
-        kind = (self.response_format or {}).get("type", "text")
-        if kind != "text":
-            raise RequestError(f"response_format of type {kind!r:.40} is not supported", "response_format")
+        if format_options(self.response_format, "response_format") and self.shown_tools:
+            raise RequestError("response_format and tools exclude each other", "response_format")
         if self.tool_choice not in (None, "auto", "none"):
             raise RequestError("tool_choice can be 'auto' or 'none'", "tool_choice")
         if self.functions:
@@ -229,6 +228,30 @@ class TemplateRequest(Struct):
 
     messages: Annotated[list[Message], Meta(max_length=MOST_MESSAGES)]
     tools: list[dict[str, Any]] | None = None
+
+
+def format_options(wanted: dict[str, Any] | None, where: str) -> dict[str, Any]:
+    """Arguments of `Model.request` from OpenAI's response_format, with the types regex, grammar and choice beside its
+    own."""
+    wanted = wanted or {}
+    kind = wanted.get("type", "text")
+    if kind == "text":
+        return {}
+    if kind == "json_object":
+        return {"schema": True}
+    named = {"regex": ("regex", "regex"), "grammar": ("lark", "grammar"), "choice": ("choices", "choices")}
+    if kind == "json_schema":
+        holder = wanted.get("json_schema", wanted)
+        schema = holder.get("schema") if isinstance(holder, dict) else None
+        if not isinstance(schema, dict):
+            raise RequestError(f"{where} has no schema", where)
+        return {"schema": schema}
+    if kind in named:
+        ours, theirs = named[kind]
+        if wanted.get(theirs) is None:
+            raise RequestError(f"{where} has no {theirs}", where)
+        return {ours: wanted[theirs]}
+    raise RequestError(f"{where} of type {kind!r:.40} is not supported", where)
 
 
 def decode(body: bytes, kind: type[S]) -> S:

@@ -1,0 +1,217 @@
+"""Grammars that an answer must follow: JSON schemas, regular expressions, Lark grammars, choices. Through llguidance.
+
+A grammar is compiled once, before anything is generated: one that does not compile is an error, never an answer without
+it. Tables of the tokenizer are built when the first grammar comes. Needs the extra `grammar`.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_lfm.errors import GrammarError, MissingExtraError
+
+Kind = Literal["json", "regex", "lark"]
+MOST_TEXT, MOST_DEPTH, MOST_KEPT = 1_000_000, 100, 64
+MOST_FORCED = 64
+"""Tokens that are skipped ahead in one step."""
+_EXACT = 1 << 53
+_JSON_STYLE: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""Python's own way to write JSON, which models have read most; free whitespace lets a hot model write spaces for
+ever."""
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """What an answer must be; checked and compiled by `GrammarCompiler.compile`."""
+
+    kind: Kind
+    source: str
+
+
+def json_grammar(schema: Mapping[str, Any] | bool) -> Grammar:
+    """JSON that a schema accepts.
+
+    Raises:
+        GrammarError: it is no JSON, or nested too deeply.
+    """
+    try:
+        _check(schema)
+        return Grammar("json", json.dumps(schema, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise GrammarError(f"the schema is no JSON: {error}", hint="give a JSON schema") from None
+
+
+def any_json() -> Grammar:
+    """Any JSON object."""
+    return json_grammar({"type": "object"})
+
+
+def choice_grammar(choices: Sequence[str]) -> Grammar:
+    """One of several texts.
+
+    Raises:
+        GrammarError: there is none, or one is no text.
+    """
+    if not choices or not all(isinstance(choice, str) and choice for choice in choices):
+        raise GrammarError("choices must be texts", hint="give at least one, none of them empty")
+    return Grammar("lark", "start: " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices))
+
+
+def grammar_of(schema: Any, regex: str | None, lark: str | None, choices: Sequence[str] | None) -> Grammar | None:
+    """The grammar that one of these asks for; None if none does.
+
+    Args:
+        schema: a JSON schema, True for any object, or a class that has `model_json_schema`, as Pydantic's have.
+
+    Raises:
+        GrammarError: more than one is given, or one is not what it must be.
+    """
+    given = [
+        name
+        for name, value in (("schema", schema), ("regex", regex), ("lark", lark), ("choices", choices))
+        if value is not None
+    ]
+    if len(given) > 1:
+        raise GrammarError(f"{' and '.join(given)} exclude each other", hint="give one of them")
+    if schema is not None:
+        if hasattr(schema, "model_json_schema"):
+            schema = schema.model_json_schema()
+        if not isinstance(schema, Mapping | bool):
+            raise GrammarError("the schema is no JSON schema", hint='give an object, like {"type": "object"}')
+        return any_json() if schema is True else json_grammar(schema)
+    if choices is not None:
+        return choice_grammar(choices)
+    source = regex if regex is not None else lark
+    if source is not None and not isinstance(source, str):
+        raise GrammarError(f"{given[0]} must be a text", hint="give a string")
+    return None if source is None else Grammar("regex" if regex is not None else "lark", source)
+
+
+class GrammarCompiler:
+    """Compiles grammars for one model's tokenizer, and keeps the last few.
+
+    vocab: rows of logits that may be drawn; stop_ids: tokens that end an answer.
+    """
+
+    def __init__(self, tokenizer_file: Path, vocab: int, stop_ids: Sequence[int]) -> None:
+        self._file, self._vocab, self._stop_ids = tokenizer_file, vocab, list(stop_ids)
+        self._tables: Any = None
+        self._kept: OrderedDict[Grammar, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def compile(self, grammar: Grammar) -> None:
+        """Check a grammar, and keep it for `start`.
+
+        Raises:
+            GrammarError: it does not compile, or nothing can satisfy it.
+            MissingExtraError: llguidance is not installed.
+        """
+        with self._lock:
+            self._matcher(grammar)
+
+    def start(self, grammar: Grammar) -> Constraint:
+        """A fresh constraint for one answer."""
+        with self._lock:
+            return Constraint(self._matcher(grammar).deep_copy(), self._vocab)
+
+    def _matcher(self, grammar: Grammar) -> Any:
+        if grammar in self._kept:
+            self._kept.move_to_end(grammar)
+            return self._kept[grammar]
+        try:
+            import llguidance
+        except ImportError:
+            raise MissingExtraError("grammars need llguidance", hint="pip install 'edge-lfm[grammar]'") from None
+        if len(grammar.source) > MOST_TEXT:
+            raise GrammarError(
+                f"the grammar has {len(grammar.source)} characters", hint=f"at most {MOST_TEXT} are taken"
+            )
+        if self._tables is None:
+            self._tables = llguidance.LLTokenizer(str(self._file), n_vocab=self._vocab, eos_token=self._stop_ids)
+        make = llguidance.LLMatcher
+        try:
+            if grammar.kind == "json":
+                source = make.grammar_from_json_schema(grammar.source, overrides=_JSON_STYLE)
+            else:
+                source = getattr(make, f"grammar_from_{grammar.kind}")(grammar.source)
+        except ValueError as error:
+            raise _refusal(grammar, str(error)) from None
+        matcher = make(self._tables, source, log_level=0)
+        if not matcher.is_error():
+            matcher.compute_bitmask()  # some that compile can never begin
+        if matcher.is_error():
+            raise _refusal(grammar, matcher.get_error())
+        self._kept[grammar] = matcher
+        while len(self._kept) > MOST_KEPT:
+            self._kept.popitem(last=False)
+        return matcher
+
+
+class Constraint:
+    """A grammar on its way through one answer."""
+
+    def __init__(self, matcher: Any, vocab: int) -> None:
+        self._matcher, self._vocab = matcher, vocab
+
+    @property
+    def ended(self) -> bool:
+        """Whether the answer is complete, and nothing may follow."""
+        return bool(self._matcher.is_stopped())
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """Which tokens may come next [vocab].
+
+        Raises:
+            GrammarError: none may.
+        """
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        if self._matcher.is_error():
+            raise self._stuck()
+        return np.unpackbits(bits, count=self._vocab, bitorder="little").view(np.bool_)
+
+    def accept(self, token: int) -> None:
+        """Note that a token was taken."""
+        if not self.ended and not self._matcher.consume_token(token):
+            raise self._stuck()
+
+    def forced(self, most: int) -> list[int]:
+        """The next tokens, as far as the grammar leaves no choice; they are taken."""
+        tokens = [int(i) for i in self._matcher.compute_ff_tokens()[: min(most, MOST_FORCED)]]
+        if tokens:
+            self._matcher.consume_tokens(tokens)
+        return tokens
+
+    def _stuck(self) -> GrammarError:
+        return GrammarError(f"the grammar cannot go on: {_first(self._matcher.get_error())}", hint="simplify it")
+
+
+def _refusal(grammar: Grammar, why: str) -> GrammarError:
+    names = {"json": "JSON schema", "regex": "regular expression", "lark": "grammar"}
+    return GrammarError(f"the {names[grammar.kind]} cannot be used: {_first(why)}", hint="see the formats page")
+
+
+def _first(why: str) -> str:
+    """The telling part of one of llguidance's messages, on one line."""
+    return " ".join(why.partition("<state>")[0].split())[:300]
+
+
+def _check(schema: Any) -> None:
+    """Refuse what llguidance would take for something else: endless nesting, integers that a float64 cannot hold."""
+    stack = [(schema, 1)]
+    while stack:
+        item, depth = stack.pop()
+        if depth > MOST_DEPTH:
+            raise GrammarError(f"the schema is nested more than {MOST_DEPTH} levels deep", hint="make it flatter")
+        if isinstance(item, int) and abs(item) > _EXACT:
+            raise GrammarError("the schema has an integer beyond 2**53", hint="write it as a pattern of a string")
+        inner = item.values() if isinstance(item, Mapping) else item if isinstance(item, list | tuple) else ()
+        stack += [(child, depth + 1) for child in inner]
