@@ -34,6 +34,18 @@ def test_stop_strings_end_the_text_where_one_is_first_complete(text: str, stops:
     assert out == (text[: found[0] - len(found[1])] if found else text)
 
 
+@pytest.mark.parametrize("language", ["en", "de", "es", "fr", "ja", "zh"])
+def test_streamed_text_is_the_text_in_every_language(shared_data: Path, language: str) -> None:
+    """The real tokenizer splits characters of many languages between tokens; also with stop strings held back."""
+    tokenizer = Tokenizer(shared_data / "lfm2_tokenizer")
+    lines = (shared_data / f"eval/mgsm/mgsm_{language}.tsv").read_text(encoding="utf-8").splitlines()[:40]
+    for line in lines:
+        parser = AnswerParser(tokenizer, [], stops=["\n\n", line[:2] + "never"])
+        pieces = [piece.text for token in tokenizer.encode(line) for piece in parser.feed(token)]
+        assert "".join(pieces + [piece.text for piece in parser.finish()]) == line
+        assert not any("\ufffd" in piece for piece in pieces)
+
+
 def test_nothing_is_held_back_without_need() -> None:
     matcher = StopStrings(["###", "END"])
     assert [matcher.feed(t) for t in ("a#", "b", "E", "N", "x##", "#y", "z")] == ["a", "#b", "", "", "ENx", "", ""]

@@ -72,7 +72,7 @@ def keep_top_p(probabilities: NDArray[np.float64], top_p: float) -> NDArray[np.i
     2020)."""
     if top_p >= 1:
         return np.arange(len(probabilities))
-    for count in (_FIRST_GUESS, len(probabilities)):
+    for count in (_FIRST_GUESS, 8 * _FIRST_GUESS, len(probabilities)):
         first = keep_top_k(probabilities, count)
         order = first[np.argsort(-probabilities[first], kind="stable")]
         reached = np.cumsum(probabilities[order]) >= top_p

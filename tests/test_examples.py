@@ -1,0 +1,36 @@
+"""The examples run as they stand, on the demo model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SAID = {
+    "embed.py": "Your name is Anna.",
+    "events.py": "the model calls get_weather",
+    "several_at_once.py": "The capital of France is Paris.",
+    "remember.py": "remember",
+    "structured.py": "{'name': ",
+}
+
+
+def run(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-W", "error", str(EXAMPLES / name)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=folder)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_an_example(name: str, tmp_path: Path) -> None:
+    done = run(name, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert SAID[name] in done.stdout
+
+
+def test_the_second_run_remembers(tmp_path: Path) -> None:
+    run("remember.py", tmp_path)
+    again = run("remember.py", tmp_path)
+    assert "Anna" in again.stdout and int(again.stderr.split()[0]) > 20
