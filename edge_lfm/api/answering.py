@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.api.events import Completion, Done, Event, Progress, Reasoning, Text, ToolCall
+from edge_lfm.engine.constraints import AfterReasoning, Constraint, InCalls
 from edge_lfm.engine.generate import Timings, check_length, decode, prefill
 from edge_lfm.engine.grammar import Grammar, GrammarCompiler
 from edge_lfm.engine.lookup import decode_with_lookup
@@ -24,7 +25,7 @@ from edge_lfm.engine.sampling import Sampler, SamplingOptions, TokenLogprobs, to
 from edge_lfm.engine.scheduler import Job
 from edge_lfm.engine.sequence import TokenSequence
 from edge_lfm.errors import CancelledError, ToolCallError
-from edge_lfm.text.answer import AnswerParser, Piece
+from edge_lfm.text.answer import CALL_START, THINK_END, THINK_START, AnswerParser, Piece, opens_reasoning
 from edge_lfm.text.tokenizer import Tokenizer
 from edge_lfm.text.tool_calls import parse_calls
 
@@ -55,6 +56,8 @@ class Request:
     prompt_logprobs: tell them for the prompt's tokens too, which are then all computed anew.
     markers: sort the answer into text, reasoning and tool calls.
     parameters: the names of each tool's parameters in order.
+    calls: the grammar of tool calls. must_call: the answer is to be calls.
+    reasoning_budget: the most tokens of reasoning.
     breakers: tokens that DRY does not reach across.
     grammar: what the answer must follow.
     """
@@ -70,6 +73,9 @@ class Request:
     parameters: Mapping[str, Sequence[str]] = field(default_factory=dict)
     breakers: frozenset[int] = frozenset()
     grammar: Grammar | None = None
+    calls: Grammar | None = None
+    must_call: bool = False
+    reasoning_budget: int | None = None
     dropped_messages: int = 0
 
     def drawn_with(self, seed: int | None) -> Request:
@@ -87,9 +93,7 @@ def answer(
     """
     ids = request.token_ids
     timings = Timings(prompt_tokens=len(ids), queued_s=time.perf_counter() - job.submitted)
-    grammars, grammar = engine.grammars, request.grammar
-    constraint = grammars.start(grammar) if grammars is not None and grammar is not None else None
-    sampler = Sampler(request.sampling, engine.vocab, ids, request.breakers, constraint)
+    sampler = Sampler(request.sampling, engine.vocab, ids, request.breakers, _constraint(engine, request))
     sequence = engine.pool.take(() if request.prompt_logprobs else ids, holder)
     try:
         reading = _read_with_logprobs if request.prompt_logprobs else _read
@@ -99,6 +103,24 @@ def answer(
         engine.pool.give(sequence, holder)
         raise
     engine.pool.give(sequence, holder)
+
+
+def _constraint(engine: Engine, request: Request) -> Constraint | None:
+    """What the answer must follow: a grammar, or that of calls once one begins; both after the reasoning only."""
+    tokenizer, grammars, vocab = engine.tokenizer, engine.grammars, engine.vocab
+    found: Constraint | None = None
+    if tokenizer is None or grammars is None:
+        return None
+    if request.grammar is not None:
+        found = grammars.start(request.grammar)
+    elif request.calls is not None:
+        calls, start = request.calls, tokenizer.special_id(CALL_START)
+        found = InCalls(lambda: grammars.start(calls), start, vocab, request.must_call) if start is not None else None
+    begin, end = tokenizer.special_id(THINK_START), tokenizer.special_id(THINK_END)
+    if begin is None or end is None or not request.markers or (found is None and request.reasoning_budget is None):
+        return found
+    opened = opens_reasoning(request.token_ids, begin, end)
+    return AfterReasoning(found, begin, end, vocab, opened, request.reasoning_budget)
 
 
 Reading = Generator[Events, None, tuple[NDArray[np.float32], tuple[TokenLogprobs, ...]]]
@@ -165,7 +187,7 @@ class _Draft:
     def __init__(self, engine: Engine, request: Request) -> None:
         self._engine, self._request = engine, request
         self._parser = (
-            AnswerParser(engine.tokenizer, request.token_ids, request.stop, request.markers)
+            AnswerParser(engine.tokenizer, request.token_ids, request.stop, request.markers, list(request.parameters))
             if engine.tokenizer is not None
             else None
         )

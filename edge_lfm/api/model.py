@@ -24,8 +24,9 @@ from edge_lfm.api.session import Session
 from edge_lfm.config import ModelConfig, as_ids, read_json
 from edge_lfm.devices.threads import choose_threads
 from edge_lfm.engine.cached_routing import parse_routing
+from edge_lfm.engine.call_grammar import call_grammar, chosen_tool, functions_of
 from edge_lfm.engine.generate import check_length
-from edge_lfm.engine.grammar import GrammarCompiler, grammar_of
+from edge_lfm.engine.grammar import Grammar, GrammarCompiler, grammar_of
 from edge_lfm.engine.paged import kv_cache_bytes, paged_runner
 from edge_lfm.engine.pool import PoolStats, SequencePool
 from edge_lfm.engine.runner import Runner
@@ -40,6 +41,7 @@ from edge_lfm.memory.prefault import Prefault
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.sizes import measure_sizes
 from edge_lfm.model.state import State, check_kv_dtype
+from edge_lfm.text.answer import CALL_END
 from edge_lfm.text.template import ChatTemplate
 from edge_lfm.text.tokenizer import Tokenizer
 
@@ -249,7 +251,11 @@ class Model:
             prompt: a user's text, a list of messages, or token ids.
             system: a system message to put in front of a text.
             raw: take the text as it is, without the chat template.
-            tools: JSON schemas of functions that the model may call.
+            tools: functions that the model may call: {"name", "description", "parameters": a JSON schema}, or in
+                OpenAI's wrapping. A call that begins follows its schema to the end (with the extra `grammar`).
+            tool_choice: "auto", "none", "required", or the name of the tool to be called.
+            parallel_tool_calls: whether one answer may have several calls; default True.
+            reasoning_budget: the most tokens that a model which thinks first may think.
             max_tokens: the most tokens to generate; default 512.
             stop: texts that end the answer, and are not part of it.
             schema: a JSON schema, or a class with `model_json_schema` (Pydantic), that the answer must satisfy.
@@ -311,16 +317,19 @@ class Model:
         system: str | None = None,
         raw: bool = False,
         tools: Tools | None = None,
+        tool_choice: Any = "auto",
         overflow: str = "refuse",
         **options: Any,
     ) -> Request:
         """A checked request, for `submit`; arguments as in `generate`."""
+        tools = None if tool_choice == "none" else tools
         dropped, ids = 0, self.encode_prompt(prompt, system, raw, tools)
         if len(ids) >= self.context and check_overflow(overflow) == "drop_oldest" and not raw:
             room = self.context - min(options.get("max_tokens") or 512, self.context // 4)
             messages = _as_messages(prompt, system)
             _, ids, dropped = drop_oldest(messages, lambda m: self.encode_prompt(m, tools=tools), room)
-        return self.request(ids, tools=tools, markers=not raw, dropped_messages=dropped, **options)
+        options |= {"tools": tools, "tool_choice": tool_choice, "markers": not raw, "dropped_messages": dropped}
+        return self.request(ids, **options)
 
     def request(
         self,
@@ -333,6 +342,9 @@ class Model:
         lookup: int = 0,
         markers: bool = True,
         tools: Tools | None = None,
+        tool_choice: Any = "auto",
+        parallel_tool_calls: bool = True,
+        reasoning_budget: int | None = None,
         schema: Any = None,
         regex: str | None = None,
         lark: str | None = None,
@@ -346,6 +358,12 @@ class Model:
             if self.engine.grammars is None:
                 raise UsageError(f"{self.folder} has no tokenizer.json", hint="grammars need the model's tokenizer")
             self.engine.grammars.compile(grammar)
+        functions = [] if tool_choice == "none" else functions_of(tools or [])
+        if functions and grammar is not None:
+            raise UsageError("tools and a grammar exclude each other", hint="give one of them, or tool_choice none")
+        calls, must_call = self._calls(functions, tool_choice, parallel_tool_calls)
+        if reasoning_budget is not None:
+            _check_whole("reasoning_budget", reasoning_budget, 0, 1 << 31)
         check_length(len(token_ids), self.context)
         if max_tokens is None:
             max_tokens = self.context - len(token_ids) + 1
@@ -363,9 +381,12 @@ class Model:
             prompt_logprobs,
             lookup,
             markers,
-            dict(map(_parameters, tools or [])),
+            {str(f["name"]): _parameters(f) for f in functions},
             self._breakers if options.dry_multiplier else frozenset(),
             grammar,
+            calls,
+            must_call,
+            reasoning_budget,
             dropped_messages,
         )
 
@@ -393,6 +414,20 @@ class Model:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _calls(self, functions: list[Mapping[str, Any]], choice: Any, parallel: bool) -> tuple[Grammar | None, bool]:
+        """The grammar of calls to these functions, and whether the answer must be calls."""
+        wanted = chosen_tool(choice, functions)
+        must = choice not in (None, "auto", "none")
+        grammars, tokenizer = self.engine.grammars, self.tokenizer
+        end = tokenizer.special_id(CALL_END) if tokenizer else None
+        if not functions or grammars is None or end is None or not (grammars.available or must):
+            if must:
+                raise UsageError("tool_choice needs tools, and a model that knows calls", hint="give tools")
+            return None, False
+        grammar = call_grammar([wanted] if wanted is not None else functions, end, parallel)
+        grammars.compile(grammar)
+        return grammar, must
 
     def _make_grammars(self, generation: Mapping[str, Any]) -> GrammarCompiler | None:
         if self.tokenizer is None:
@@ -425,11 +460,11 @@ def _check_stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     return stops
 
 
-def _parameters(tool: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """A tool's name, and the names of its parameters in order."""
-    function = tool.get("function", tool)
-    properties = (function.get("parameters") or {}).get("properties") or {}
-    return str(function.get("name")), list(properties)
+def _parameters(function: Mapping[str, Any]) -> list[str]:
+    """The names of a function's parameters in order."""
+    parameters = function.get("parameters") or {}
+    properties = parameters.get("properties") if isinstance(parameters, Mapping) else None
+    return list(properties) if isinstance(properties, Mapping) else []
 
 
 def _optional_json(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ it. Tables of the tokenizer are built when the first grammar comes. Needs the ex
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import threading
 from collections import OrderedDict
@@ -24,7 +25,7 @@ MOST_TEXT, MOST_DEPTH, MOST_KEPT = 1_000_000, 100, 64
 MOST_FORCED = 64
 """Tokens that are skipped ahead in one step."""
 _EXACT = 1 << 53
-_JSON_STYLE: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+JSON_STYLE: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """Python's own way to write JSON, which models have read most; free whitespace lets a hot model write spaces for
 ever."""
 
@@ -108,6 +109,11 @@ class GrammarCompiler:
         self._kept: OrderedDict[Grammar, Any] = OrderedDict()
         self._lock = threading.Lock()
 
+    @property
+    def available(self) -> bool:
+        """Whether llguidance is installed."""
+        return importlib.util.find_spec("llguidance") is not None
+
     def compile(self, grammar: Grammar) -> None:
         """Check a grammar, and keep it for `start`.
 
@@ -118,10 +124,10 @@ class GrammarCompiler:
         with self._lock:
             self._matcher(grammar)
 
-    def start(self, grammar: Grammar) -> Constraint:
+    def start(self, grammar: Grammar) -> GrammarConstraint:
         """A fresh constraint for one answer."""
         with self._lock:
-            return Constraint(self._matcher(grammar).deep_copy(), self._vocab)
+            return GrammarConstraint(self._matcher(grammar).deep_copy(), self._vocab)
 
     def _matcher(self, grammar: Grammar) -> Any:
         if grammar in self._kept:
@@ -140,7 +146,7 @@ class GrammarCompiler:
         make = llguidance.LLMatcher
         try:
             if grammar.kind == "json":
-                source = make.grammar_from_json_schema(grammar.source, overrides=_JSON_STYLE)
+                source = make.grammar_from_json_schema(grammar.source, overrides=JSON_STYLE)
             else:
                 source = getattr(make, f"grammar_from_{grammar.kind}")(grammar.source)
         except ValueError as error:
@@ -156,8 +162,8 @@ class GrammarCompiler:
         return matcher
 
 
-class Constraint:
-    """A grammar on its way through one answer."""
+class GrammarConstraint:
+    """A grammar on its way through one answer; a `constraints.Constraint`."""
 
     def __init__(self, matcher: Any, vocab: int) -> None:
         self._matcher, self._vocab = matcher, vocab

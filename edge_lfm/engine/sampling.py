@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.engine import sampling_steps as steps
-from edge_lfm.engine.grammar import Constraint
+from edge_lfm.engine.constraints import Constraint
 from edge_lfm.errors import GrammarError, NumericalError, UsageError
 
 MOST_BIASED = 4096
@@ -169,7 +169,8 @@ class Sampler:
         if np.isnan(values).any():
             raise NumericalError("the logits hold NaN", hint="check the model with edge-lfm verify")
         if self._constraint is not None:
-            values = np.where(self._constraint.allowed(), values, -np.inf)
+            allowed = self._constraint.allowed()
+            values = values if allowed is None else np.where(allowed, values, -np.inf)
         token = self._choose(values)
         if self._constraint is not None and not np.isfinite(values[token]):
             raise GrammarError("the grammar allows no token", hint="simplify it")

@@ -86,6 +86,9 @@ def prepare(model: Model, chat: ChatRequest) -> EngineRequest:
     return model.prepare(
         chat.plain_messages(),
         tools=chat.shown_tools,
+        tool_choice=chat.tool_choice or "auto",
+        parallel_tool_calls=chat.parallel_tool_calls is not False,
+        reasoning_budget=chat.reasoning_budget,
         overflow="drop_oldest" if chat.truncation == "auto" else "refuse",
         max_tokens=chat.limit,
         stop=chat.stop,

@@ -113,7 +113,7 @@ class Responses:
             "top_p": wanted.top_p,
             "tools": wanted.tools or [],
             "tool_choice": wanted.tool_choice or "auto",
-            "parallel_tool_calls": True,
+            "parallel_tool_calls": wanted.parallel_tool_calls is not False,
             "truncation": wanted.truncation or "disabled",
             "store": wanted.store is not False,
             "metadata": wanted.metadata or {},
@@ -143,8 +143,6 @@ def _check(wanted: ResponsesRequest) -> None:
         raise RequestError("background is not supported", "background")
     if wanted.conversation is not None:
         raise RequestError("conversation is not supported; use previous_response_id", "conversation")
-    if wanted.tool_choice not in (None, "auto", "none"):
-        raise RequestError("tool_choice can be 'auto' or 'none'", "tool_choice")
     if any(tool.get("type") != "function" for tool in wanted.tools or []):
         raise RequestError("tools can be functions only", "tools")
     if wanted.truncation not in (None, "auto", "disabled"):
@@ -162,6 +160,8 @@ def _prepare(model: Model, wanted: ResponsesRequest, messages: list[Json]) -> En
         [*system, *messages],
         tools=[{"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}} for tool in tools],
         overflow="drop_oldest" if wanted.truncation == "auto" else "refuse",
+        tool_choice=wanted.tool_choice or "auto",
+        parallel_tool_calls=wanted.parallel_tool_calls is not False,
         max_tokens=wanted.max_output_tokens,
         **_format_of(wanted),
         **wanted.options(),

@@ -111,6 +111,8 @@ class ChatRequest(Sampling, kw_only=True):
     top_logprobs: Annotated[int, Meta(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
     tools: Annotated[list[dict[str, Any]], Meta(max_length=1000)] | None = None
     tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    reasoning_budget: Annotated[int, Meta(ge=0, le=1 << 31)] | None = None
     response_format: dict[str, Any] | None = None
     truncation: str | None = None
     return_progress: bool | None = None
@@ -134,8 +136,6 @@ class ChatRequest(Sampling, kw_only=True):
         """Refuse what would change the answer and is not supported."""
         if format_options(self.response_format, "response_format") and self.shown_tools:
             raise RequestError("response_format and tools exclude each other", "response_format")
-        if self.tool_choice not in (None, "auto", "none"):
-            raise RequestError("tool_choice can be 'auto' or 'none'", "tool_choice")
         if self.functions:
             raise RequestError("functions is not supported; use tools", "functions")
         if self.audio or any(m != "text" for m in self.modalities or []):
@@ -200,6 +200,7 @@ class ResponsesRequest(Sampling, kw_only=True):
     stream: bool | None = None
     tools: Annotated[list[dict[str, Any]], Meta(max_length=1000)] | None = None
     tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
     text: dict[str, Any] | None = None
     truncation: str | None = None
     background: bool | None = None

@@ -29,9 +29,17 @@ class AnswerParser:
     """Feed it tokens. `markers`: sort by markers; if not, all is text.
 
     prompt: the ids before the answer, which may have opened the reasoning. stops: stop strings, heeded in text only.
+    tools: names of tools: an answer that is nothing but `[name(...)]`, without markers, is a call too.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stops: Sequence[str] = (), markers: bool = True):
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompt: Sequence[int],
+        stops: Sequence[str] = (),
+        markers: bool = True,
+        tools: Sequence[str] = (),
+    ) -> None:
         self._decoder = Decoder(tokenizer)
         self._stops = StopStrings(stops)
         names = (CALL_START, CALL_END, THINK_START, THINK_END)
@@ -40,8 +48,10 @@ class AnswerParser:
         self._kind: Literal["text", "reasoning", "call"] = "text"
         self._call: list[str] = []
         self._trim = False  # the whitespace that a marker leaves at the start of the text after it
+        self._openings = tuple(f"[{name}(" for name in tools)
+        self._bare: str | None = "" if tools else None  # text that may turn out to be a call without markers
         self.reasoning_tokens = 0
-        if self._opens_reasoning(prompt):
+        if opens_reasoning(prompt, self._think_start, self._think_end):
             self._kind, self._trim = "reasoning", True
 
     @property
@@ -62,11 +72,16 @@ class AnswerParser:
         pieces = self._add(self._decoder.finish())
         if self._kind == "call" and self._call:
             pieces.append(Piece("text", "".join(self._call)))
+        if self._bare:
+            pieces.append(Piece("call" if self._bare.strip().startswith(self._openings) else "text", self._bare))
         rest = self._stops.finish()
         return [*pieces, Piece("text", rest)] if rest else pieces
 
     def _cross(self, marker: int) -> list[Piece]:
         pieces = self._add(self._decoder.finish())
+        if self._bare:  # other things come: it was text
+            pieces.append(Piece("text", self._bare))
+        self._bare = None
         if self._kind == "call" and self._call:
             pieces.append(Piece("call" if marker == self._call_end else "text", "".join(self._call)))
         self._call.clear()
@@ -82,11 +97,22 @@ class AnswerParser:
             self._call.append(text)
             return []
         if self._kind == "text":
-            text = self._stops.feed(text)
+            text = self._stops.feed(self._hold(text))
         return [Piece(self._kind, text)] if text else []
 
-    def _opens_reasoning(self, prompt: Sequence[int]) -> bool:
-        if self._think_start is None:
-            return False
-        last = next((i for i in reversed(prompt) if i in (self._think_start, self._think_end)), None)
-        return last == self._think_start
+    def _hold(self, text: str) -> str:
+        """Keep text back while all of it may be a call without markers."""
+        if self._bare is None:
+            return text
+        self._bare += text
+        begun = self._bare.lstrip()
+        if any(opening.startswith(begun) or begun.startswith(opening) for opening in self._openings):
+            return ""
+        text, self._bare = self._bare, None
+        return text
+
+
+def opens_reasoning(prompt: Sequence[int], start_id: int | None, end_id: int | None) -> bool:
+    """Whether a prompt ends inside reasoning."""
+    last = next((i for i in reversed(prompt) if i in (start_id, end_id)), None)
+    return start_id is not None and last == start_id

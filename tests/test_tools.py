@@ -1,0 +1,225 @@
+"""Tool calls: forced to follow their schemas, chosen, streamed, without markers, after reasoning; and BFCL's calls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from edge_lfm import EdgeLfmError, Model, ToolCall
+from edge_lfm.engine.call_grammar import call_grammar, functions_of
+from edge_lfm.engine.constraints import AfterReasoning
+from edge_lfm.engine.grammar import GrammarCompiler
+from edge_lfm.errors import GrammarError, UsageError
+from edge_lfm.text.answer import AnswerParser
+from edge_lfm.text.tokenizer import Tokenizer
+from edge_lfm.text.tool_calls import Call, write_calls
+
+WEATHER = {
+    "name": "get_weather",
+    "description": "Get the weather in a city.",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+}
+HARD: dict[str, Any] = {
+    "name": "plan.trip",
+    "parameters": {
+        "type": "object",
+        "properties": {
+            "days": {"type": "integer", "minimum": 1, "maximum": 7},
+            "cities": {"type": "array", "items": {"type": "string", "pattern": "^[A-Z][a-z]{1,5}$"}, "maxItems": 2},
+            "from": {"enum": ["home", "work"]},
+            "return": {"type": "boolean"},
+            "options": {
+                "type": "object",
+                "properties": {"class": {"$ref": "#/$defs/class"}, "meals": {"type": "boolean"}},
+                "additionalProperties": False,
+            },
+        },
+        "required": ["cities", "return"],
+        "$defs": {"class": {"enum": [1, 2]}},
+    },
+}
+NOTHING = {"name": "stop"}
+TOOLS = [WEATHER, HARD, NOTHING]
+SCHEMAS = {t["name"]: t.get("parameters", {"additionalProperties": False}) for t in TOOLS}
+
+
+@pytest.fixture(scope="module")
+def model(demo: dict[str, Path]) -> Iterator[Model]:
+    with Model.load(demo["int4"], threads=1) as loaded:
+        yield loaded
+
+
+def valid(call: ToolCall) -> None:
+    schema = {**SCHEMAS[call.name], "additionalProperties": False}
+    jsonschema.validate(call.arguments, schema)
+
+
+def test_a_hot_model_still_calls_by_the_schema(model: Model) -> None:
+    """At temperature 1.5 the arguments are nonsense, and valid."""
+    seen: set[str] = set()
+    for seed in range(60):
+        options = {"temperature": 1.5, "seed": seed, "max_tokens": 200, "tools": TOOLS, "tool_choice": "required"}
+        answer = model.generate("Plan something.", **options)
+        if answer.finish_reason == "length":
+            continue
+        assert answer.finish_reason == "tool_calls" and answer.text == "" and answer.tool_calls
+        for call in answer.tool_calls:
+            valid(call)
+            seen.add(call.name)
+    assert seen == {"get_weather", "plan.trip", "stop"}
+
+
+def test_choices_of_tools(model: Model) -> None:
+    question = "What is the weather in Paris?"
+    assert model.generate(question, tools=TOOLS).tool_calls[0].name == "get_weather"
+    named = model.generate(question, tools=TOOLS, tool_choice="stop")
+    assert named.tool_calls == (ToolCall("stop", {}),)
+    wrapped = {"type": "function", "function": {"name": "get_weather"}}
+    openai = model.generate("Hello!", tools=[{"type": "function", "function": t} for t in TOOLS], tool_choice=wrapped)
+    assert [c.name for c in openai.tool_calls] == ["get_weather"]
+    none = model.generate(question, tools=TOOLS, tool_choice="none")
+    assert not none.tool_calls and none.timings.prompt_tokens == len(model.encode_prompt(question))
+    for seed in range(10):
+        options = {"temperature": 1.5, "seed": seed, "tools": [NOTHING, WEATHER], "tool_choice": "required"}
+        assert len(model.generate("Go!", parallel_tool_calls=False, max_tokens=90, **options).tool_calls) <= 1
+
+
+def test_lookup_and_logprobs_do_not_loosen_the_schema(model: Model) -> None:
+    for options in ({"lookup": 8}, {"logprobs": 1}):
+        for seed in range(8):
+            found = model.generate(
+                "Go!", tools=[HARD], tool_choice="required", temperature=1.5, seed=seed, max_tokens=200, **options
+            )
+            for call in found.tool_calls:
+                valid(call)
+
+
+BAD: list[dict[str, Any]] = [
+    {"tools": [{}]}, {"tools": [{"name": ""}]}, {"tools": [{"name": "a b"}]}, {"tools": ["x"]},
+    {"tools": [WEATHER, WEATHER]},
+    {"tools": [WEATHER], "tool_choice": "other"}, {"tool_choice": "required"}, {"tools": [WEATHER], "tool_choice": 3},
+    {"tools": [WEATHER], "schema": {"type": "object"}}, {"tools": [{"name": "f", "parameters": {"properties": 3}}]},
+    {"tools": [{"name": "f", "parameters": {"properties": {"a b": {}}}}]},
+    {"tools": [{"name": "f", "parameters": {"properties": {"a": {"type": "foo"}}}}]},
+    {"tools": [{"name": "f", "parameters": {"properties": {"a": 3}}}]},
+    {"tools": [{"name": "f", "parameters": {"properties": {}, "required": ["a"]}}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", BAD, ids=range(len(BAD)))
+def test_tools_that_are_none(model: Model, options: dict[str, Any]) -> None:
+    with pytest.raises((UsageError, GrammarError)):
+        model.stream("x", **options)
+
+
+def pieces(tokenizer: Tokenizer, text: str, tools: list[str]) -> list[tuple[str, str]]:
+    parser = AnswerParser(tokenizer, [], tools=tools)
+    found = [p for token in tokenizer.encode(text, special=True) for p in parser.feed(token)] + parser.finish()
+    kinds = dict.fromkeys(p.kind for p in found)
+    return [(kind, "".join(p.text for p in found if p.kind == kind)) for kind in kinds]
+
+
+def test_calls_without_markers(demo: dict[str, Path]) -> None:
+    tokenizer = Tokenizer(demo["int4"])
+    assert pieces(tokenizer, '[f(a="x")]', ["f", "g"]) == [("call", '[f(a="x")]')]
+    assert pieces(tokenizer, "[1] says so", ["f"]) == [("text", "[1] says so")]
+    assert pieces(tokenizer, "[f", ["f"]) == [("text", "[f")]
+    assert pieces(tokenizer, '[f(a="x")]', []) == [("text", '[f(a="x")]')]
+    assert pieces(tokenizer, "Well: [f()]", ["f"]) == [("text", "Well: [f()]")]
+    marked = "[f<|tool_call_start|>[g()]<|tool_call_end|>"
+    assert pieces(tokenizer, marked, ["f"]) == [("text", "[f"), ("call", "[g()]")]
+
+
+class Watched:
+    """A constraint that notes what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[int] = []
+        self.ended = False
+
+    def allowed(self):
+        import numpy as np
+
+        return np.arange(10) == 3
+
+    def accept(self, token: int) -> None:
+        self.heard.append(token)
+
+    def forced(self, most: int) -> list[int]:
+        return []
+
+
+def test_a_grammar_begins_after_the_reasoning_which_has_a_budget() -> None:
+    start, end = 8, 9
+    for opened in (True, False):
+        inner = Watched()
+        guide = AfterReasoning(inner, start, end, 10, opened, budget=2)
+        if not opened:
+            assert set(guide.allowed().nonzero()[0]) == {3, start}  # the answer, or reasoning before it
+            guide.accept(start)
+        for token in (5, 6):
+            assert guide.allowed() is None
+            guide.accept(token)
+        assert guide.allowed().nonzero()[0].tolist() == [end]  # the budget is spent
+        guide.accept(end)
+        assert guide.allowed().nonzero()[0].tolist() == [3] and inner.heard == []
+        guide.accept(3)
+        assert inner.heard == [3]
+    straight = AfterReasoning(Watched(), start, end, 10, False, None)
+    straight.accept(3)
+    assert straight.allowed().nonzero()[0].tolist() == [3]  # it answered at once: no reasoning later
+
+
+TYPES = {"dict": "object", "float": "number", "tuple": "array", "list": "array", "any": None, "double": "number"}
+
+
+def as_json_schema(value: Any) -> Any:
+    """BFCL's Python-like types as JSON Schema's."""
+    if isinstance(value, Mapping):
+        found = {k: as_json_schema(v) for k, v in value.items() if k not in ("default", "optional", "format")}
+        kind = found.get("type")
+        if isinstance(kind, str):
+            kind = TYPES.get(kind.lower(), kind.lower())
+            found = {k: v for k, v in found.items() if k != "type"} | ({"type": kind} if kind else {})
+        return found
+    return [as_json_schema(v) for v in value] if isinstance(value, list) else value
+
+
+def bfcl(folder: Path, name: str) -> Iterator[tuple[list[Any], list[Call]]]:
+    """Tools and expected calls, arguments in the order of their schema."""
+    lines = (folder / f"eval/bfcl/BFCL_v4_{name}.json").read_text(encoding="utf-8").splitlines()
+    answers = (folder / f"eval/bfcl/possible_answer/BFCL_v4_{name}.json").read_text(encoding="utf-8").splitlines()
+    for line, answer in zip(lines, answers, strict=True):
+        tools = [f | {"parameters": as_json_schema(f["parameters"])} for f in json.loads(line)["function"]]
+        order = {f["name"]: list(f["parameters"]["properties"]) for f in tools}
+        calls = []
+        for truth in json.loads(answer)["ground_truth"]:
+            for function, accepted in truth.items():
+                given = {k: v[0] for k in order[function] if (v := accepted.get(k)) and v[0] != ""}
+                calls.append(Call(function, given))
+        yield tools, calls
+
+
+@pytest.mark.parametrize("name", ["simple_python", "multiple", "parallel", "parallel_multiple", "live_simple"])
+def test_the_grammar_takes_bfcls_expected_calls(shared_data: Path, name: str) -> None:
+    """Real tools, real calls, the real tokenizer; those whose expected values break their own schema may be refused."""
+    tokenizer = Tokenizer(shared_data / "lfm2_tokenizer")
+    end = tokenizer.special_id("<|tool_call_end|>")
+    assert end is not None
+    compiler = GrammarCompiler(shared_data / "lfm2_tokenizer/tokenizer.json", tokenizer.size, [7])
+    taken, total = 0, 0
+    for tools, calls in bfcl(shared_data, name):
+        total += 1
+        try:
+            constraint = compiler.start(call_grammar(functions_of(tools), end, parallel=True))
+            for token in [*tokenizer.encode(write_calls(calls)), end]:
+                constraint.accept(token)
+        except EdgeLfmError:
+            continue
+        taken += constraint.ended
+    assert taken >= 0.9 * total, (taken, total)
