@@ -27,6 +27,10 @@ if TYPE_CHECKING:
         Session,
         Text,
         ToolCall,
+        csv_grammar,
+        json_check,
+        table_grammar,
+        xml_grammar,
     )
 
 __all__ = [
@@ -41,6 +45,10 @@ __all__ = [
     "Session",
     "Text",
     "ToolCall",
+    "csv_grammar",
+    "json_check",
+    "table_grammar",
+    "xml_grammar",
 ]
 __version__ = version("edge-lfm")
 

@@ -114,5 +114,11 @@ class GrammarError(EdgeLfmError):
     exit_code, http_status = 2, 400
 
 
+class CheckError(EdgeLfmError):
+    """No answer of several passed a check."""
+
+    http_status = 502
+
+
 class ToolCallError(EdgeLfmError):
     """The text of a tool call cannot be read."""

@@ -344,3 +344,52 @@ def test_ctrl_c_stops_the_answer_only(demo: dict[str, Path], home: str) -> None:
 def test_debug_shows_the_traceback() -> None:
     done = edge_lfm("--debug", "run", "./absent", "hi")
     assert "Traceback" in done.stderr and "ModelFileError" in done.stderr
+
+
+def test_complete_at_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "program.py"
+    file.write_text(
+        'def add(a, b):\n    """Return the sum of a and b."""\n    return \n\nprint(add(1, 2))\n', encoding="utf-8"
+    )
+    done = edge_lfm("complete", f"{file}:3", "--lines", "one")
+    assert done.returncode == 0 and done.stdout.strip() == "a + b"
+    found = json.loads(edge_lfm("complete", str(file), "--json", "-n", "4").stdout)
+    assert set(found) == {"text", "finish_reason", "usage"}
+    for place in (f"{file}:99", str(tmp_path / "absent:1"), str(tmp_path)):
+        assert edge_lfm("complete", place).returncode == 2
+
+
+def test_extract_line_by_line(tmp_path: Path) -> None:
+    schema = tmp_path / "order.json"
+    kinds = {"item": {"type": "string"}, "quantity": {"type": "integer"}, "customer": {"type": "string"}}
+    content = {"type": "object", "properties": kinds, "required": list(kinds), "additionalProperties": False}
+    schema.write_text(json.dumps(content), encoding="utf-8")
+    lines = b"Order by Anna: 5 x cup.\n\nOrder by Bob: 12 x lamp.\n"
+    for options in ((), ("--soft", "2")):
+        done = edge_lfm("extract", "--schema", str(schema), *options, stdin=lines)
+        assert done.returncode == 0, done.stderr
+        found = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [f["item"] for f in found] == ["cup", "lamp"] and found[0]["quantity"] == 5
+    cut = edge_lfm("extract", "--schema", str(schema), "-n", "3", stdin=lines)
+    assert cut.returncode == 1 and "cut off" in cut.stderr and "Traceback" not in cut.stderr
+    assert edge_lfm("extract", "--schema", str(tmp_path / "absent"), stdin=lines).returncode == 3
+    assert edge_lfm("extract", "--schema", str(schema), stdin=b"\xff\n").returncode == 2
+    schema.write_text('{"type": "foo"}', encoding="utf-8")
+    assert edge_lfm("extract", "--schema", str(schema), stdin=lines).returncode == 2
+
+
+def test_ask_documents(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "notes.txt").write_text(f"The {folder} museum has 70 rooms.", encoding="utf-8")
+    names = [str(tmp_path / folder / "notes.txt") for folder in ("a", "b")]
+    asked = ("ask", "--doc", names[0], "--doc", names[1], "-n", "20")
+    done = edge_lfm(*asked, "How many rooms are there?")
+    assert done.returncode == 0 and done.stdout.strip()
+    found = json.loads(edge_lfm(*asked, "--json", stdin=b"How many rooms?").stdout)
+    assert set(found) == {"text", "citations", "trimmed_documents", "usage"}
+    (tmp_path / "long.txt").write_text("word " * 4000, encoding="utf-8")
+    long = ("ask", "--doc", str(tmp_path / "long.txt"), "-n", "4", "Well?")
+    assert edge_lfm(*long).returncode == 2
+    assert "cut to fit: long" in edge_lfm(*long, "--trim").stderr
+    assert edge_lfm("ask", "--doc", str(tmp_path / "absent"), "x").returncode == 2

@@ -356,3 +356,57 @@ def test_structured_output(client: openai.OpenAI, name: str) -> None:
         model=name, input="Anna is 31.", text={"format": {"type": "json_schema", "name": "person", "schema": PERSON}}
     )
     jsonschema.validate(json.loads(told.output_text), PERSON)
+
+
+def test_documents_and_citations(client: openai.OpenAI, name: str, model: Model) -> None:
+    documents = [{"id": "a", "title": "A", "text": "The director is Anna."}, {"id": "b", "text": "It has 70 rooms."}]
+    bracket = str(model.tokenizer.encode("[")[0])
+    options = {"model": name, "messages": [{"role": "user", "content": "Who?"}], "max_tokens": 60, "temperature": 3}
+    extra = {"documents": documents, "citations": True}
+    found = []
+    for seed in range(10):
+        bias = {"logit_bias": {bracket: 8}, "seed": seed, "extra_body": extra}
+        message = client.chat.completions.create(**options, **bias).choices[0].message
+        for citation in getattr(message, "citations", None) or []:
+            assert message.content[citation["start"] : citation["end"]] == f"[{citation['id']}]"
+            found.append(citation["id"])
+        last = list(client.chat.completions.create(stream=True, **options, **bias))[-1]
+        assert [c["id"] for c in getattr(last, "citations", None) or []] == found[
+            len(found) - len(getattr(last, "citations", None) or []) :
+        ]
+    assert set(found) == {"a", "b"}
+    with pytest.raises(openai.BadRequestError, match="same id"):
+        client.chat.completions.create(extra_body={"documents": documents[:1] * 2}, **options)
+
+
+def test_labels_and_soft_schemas(client: openai.OpenAI, name: str, model: Model) -> None:
+    labels = ["yes", "no"]
+    options = {"model": name, "messages": [{"role": "user", "content": "Is a cat an animal?"}], "logprobs": True}
+    body = {"response_format": {"type": "choice", "choices": labels}}
+    choice = client.chat.completions.create(extra_body=body, **options).choices[0]
+    assert choice.label_probabilities == model.classify(options["messages"], labels)
+    kinds = {"item": {"type": "string"}, "quantity": {"type": "integer"}}
+    schema = {"type": "object", "properties": kinds, "required": ["item"]}
+    text = "Text: Order by Anna: 5 x cup.\nReturn JSON with item, quantity and customer."
+    soft = {"type": "json_schema", "json_schema": {"schema": schema}, "soft": 2}
+    ask = {"model": name, "messages": [{"role": "user", "content": text}], "extra_body": {"response_format": soft}}
+    found = client.chat.completions.create(**ask).choices[0].message.content
+    assert json.loads(found)["item"] == "cup"
+    with pytest.raises(openai.InternalServerError, match="after 2 tries"):
+        client.chat.completions.create(max_tokens=3, **ask)
+    with pytest.raises(openai.BadRequestError, match="soft"):
+        client.chat.completions.create(stream=True, **ask)
+
+
+def test_written_forms(client: openai.OpenAI, name: str) -> None:
+    for wanted, start in (
+        ({"type": "csv", "columns": {"name": "text", "age": "integer"}}, "name,age\n"),
+        ({"type": "table", "columns": {"name": "text"}}, "| name |\n|---|\n| "),
+        ({"type": "xml", "tree": {"a": {"b": "integer"}}}, "<a><b>"),
+    ):
+        answer = client.chat.completions.create(
+            model=name, messages=CAPITAL, max_tokens=30, extra_body={"response_format": wanted}
+        )
+        assert answer.choices[0].message.content.startswith(start)
+    with pytest.raises(openai.BadRequestError, match="no column"):
+        client.chat.completions.create(model=name, messages=CAPITAL, extra_body={"response_format": {"type": "csv"}})

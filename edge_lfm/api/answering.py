@@ -23,9 +23,11 @@ from edge_lfm.engine.pool import SequencePool
 from edge_lfm.engine.runner import Runner
 from edge_lfm.engine.sampling import Sampler, SamplingOptions, TokenLogprobs, token_logprobs
 from edge_lfm.engine.scheduler import Job
+from edge_lfm.engine.score import score as score_continuations
 from edge_lfm.engine.sequence import TokenSequence
 from edge_lfm.errors import CancelledError, ToolCallError
 from edge_lfm.text.answer import CALL_START, THINK_END, THINK_START, AnswerParser, Piece, opens_reasoning
+from edge_lfm.text.documents import Document, find_citations
 from edge_lfm.text.tokenizer import Tokenizer
 from edge_lfm.text.tool_calls import parse_calls
 
@@ -60,6 +62,7 @@ class Request:
     reasoning_budget: the most tokens of reasoning.
     breakers: tokens that DRY does not reach across.
     grammar: what the answer must follow.
+    documents: what the answer may cite; trimmed_documents: ids of those that were cut.
     """
 
     token_ids: tuple[int, ...]
@@ -76,6 +79,8 @@ class Request:
     calls: Grammar | None = None
     must_call: bool = False
     reasoning_budget: int | None = None
+    documents: tuple[Document, ...] = ()
+    trimmed_documents: tuple[str, ...] = ()
     dropped_messages: int = 0
 
     def drawn_with(self, seed: int | None) -> Request:
@@ -103,6 +108,21 @@ def answer(
         engine.pool.give(sequence, holder)
         raise
     engine.pool.give(sequence, holder)
+
+
+def score(
+    engine: Engine, prompt: Sequence[int], answers: Sequence[Sequence[int]], job: Job[float | None]
+) -> Iterator[float | None]:
+    """The steps of comparing answers to one prompt; see `engine/score.py`."""
+    turns = [n for n, i in enumerate(prompt) if i == engine.turn_id]
+    sequence = engine.pool.take(prompt)
+    steps = score_continuations(engine.runner, sequence, prompt, turns, answers, engine.vocab, job.cancelled)
+    try:
+        yield from steps
+    except (GeneratorExit, CancelledError):
+        engine.pool.give(sequence)
+        raise
+    engine.pool.give(sequence)
 
 
 def _constraint(engine: Engine, request: Request) -> Constraint | None:
@@ -224,6 +244,8 @@ class _Draft:
             logprobs=tuple(self._logprobs),
             prompt_logprobs=prompt_logprobs,
             reasoning_tokens=self._parser.reasoning_tokens if self._parser is not None else 0,
+            citations=tuple(find_citations("".join(self._text), self._request.documents)),
+            trimmed_documents=self._request.trimmed_documents,
             dropped_messages=self._request.dropped_messages,
         )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from edge_lfm.engine.generate import Timings
 from edge_lfm.engine.sampling import TokenLogprobs
+from edge_lfm.text.documents import Citation
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Completion:
         was reached).
     logprobs: of every token of the answer, the one that ended it included, if asked for.
     prompt_logprobs: of every token of the prompt but the first, if asked for.
+    citations: the documents that the text cites, and where.
+    trimmed_documents: ids of documents that were cut because the context was full.
     dropped_messages: old messages that were left out because the context was full.
     """
 
@@ -58,11 +61,12 @@ class Completion:
     timings: Timings
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
-    citations: tuple[Any, ...] = ()
+    citations: tuple[Citation, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     reasoning_tokens: int = 0
     dropped_messages: int = 0
+    trimmed_documents: tuple[str, ...] = ()
 
     @property
     def usage(self) -> dict[str, int]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,24 +15,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.api.answering import Engine, Events, Request, answer
+from edge_lfm.api.answering import Engine, Events, Request, answer, score
+from edge_lfm.api.asking_again import Check, ask_until
 from edge_lfm.api.events import Completion
-from edge_lfm.api.fitting import check_overflow, drop_oldest
 from edge_lfm.api.generation import AsyncGeneration, Generation
+from edge_lfm.api.requests import Examples, Prompt, Requests, Tools, as_messages, check_whole, with_examples
 from edge_lfm.api.session import Session
 from edge_lfm.config import ModelConfig, as_ids, read_json
 from edge_lfm.devices.threads import choose_threads
 from edge_lfm.engine.cached_routing import parse_routing
-from edge_lfm.engine.call_grammar import call_grammar, chosen_tool, functions_of
-from edge_lfm.engine.generate import check_length
-from edge_lfm.engine.grammar import Grammar, GrammarCompiler, grammar_of
+from edge_lfm.engine.grammar import GrammarCompiler
 from edge_lfm.engine.paged import kv_cache_bytes, paged_runner
 from edge_lfm.engine.pool import PoolStats, SequencePool
 from edge_lfm.engine.runner import Runner
 from edge_lfm.engine.sampling import SamplingOptions
+from edge_lfm.engine.sampling_steps import softmax
 from edge_lfm.engine.scheduler import Job, Scheduler
 from edge_lfm.engine.session_file import load_sequence
-from edge_lfm.errors import TemplateError, UsageError
+from edge_lfm.errors import UsageError
 from edge_lfm.kernels.library import load_kernels
 from edge_lfm.memory.budget import Budget, parse_size
 from edge_lfm.memory.paging import PagingStats
@@ -41,27 +40,20 @@ from edge_lfm.memory.prefault import Prefault
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.sizes import measure_sizes
 from edge_lfm.model.state import State, check_kv_dtype
-from edge_lfm.text.answer import CALL_END
 from edge_lfm.text.template import ChatTemplate
 from edge_lfm.text.tokenizer import Tokenizer
 
-Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
-Tools = Sequence[Mapping[str, Any]]
 DEFAULT_CONTEXT = 32768
 """What the cards of LFM2 state; the configs' 128,000 is the positions' range."""
 PAGED_CONTEXT = 4096
 """When experts are paged, every token of context takes memory from them: 20 KB a token in the 24B."""
 DEFAULT_PARALLEL = 4
-MOST_DRAFTS = 64
-MOST_TOP_LOGPROBS = 20
-_MOST_STOPS, _MOST_STOP_TEXT = 16, 500
 _OVERHEAD_BYTES = 200 << 20  # interpreter, scratch, KV cache: a bench of the 24B peaked 0.20 GB above its file
 _BYTES_PER_THREAD = 8 << 20
 """Weights that a token must read for each further thread to pay: 0.3 ms of one core, against 0.2 ms to wake and
 join a thread. The demo model (3 MB a token) decodes 3 times faster with one thread than with two."""
 _LOGIT_ROWS = 64
 _MOST_CACHE_BYTES = 2 << 30
-_DRY_BREAKERS = ("\n", ":", '"', "*")
 
 
 class Model:
@@ -95,6 +87,7 @@ class Model:
             self.tokenizer.special_id("<|im_start|>") if self.tokenizer else None,
             self._make_grammars(generation),
         )
+        self.requests = Requests(self.engine, self.template, self.sampling, context, str(packed.folder))
 
     @classmethod
     def load(
@@ -131,7 +124,7 @@ class Model:
         check_kv_dtype(kv_dtype)
         cached_ratio = parse_routing(routing)
         if parallel is not None:
-            _check_whole("parallel", parallel, 1, 256)
+            check_whole("parallel", parallel, 1, 256)
         cache_bytes = parse_size(cache) if cache is not None else None
         if path is None:
             from edge_lfm.demo import packed_demo
@@ -170,11 +163,6 @@ class Model:
         """Ids that can be generated: those of the tokenizer, without the padding rows of the head."""
         rows = self.config.vocab_size
         return min(rows, self.tokenizer.size) if self.tokenizer else rows
-
-    @cached_property
-    def _breakers(self) -> frozenset[int]:
-        """Tokens that DRY does not reach across: found when first needed, in 0.3 s at 65,536 entries."""
-        return self.tokenizer.ids_with(_DRY_BREAKERS) if self.tokenizer else frozenset()
 
     @property
     def isa(self) -> str:
@@ -231,18 +219,7 @@ class Model:
         Raises:
             EdgeLfmError: the model has no tokenizer or template, or the template refuses the messages.
         """
-        if not isinstance(prompt, str) and len(prompt) and isinstance(prompt[0], int):
-            return [int(i) for i in prompt]  # type: ignore[arg-type]
-        if self.tokenizer is None:
-            raise UsageError(f"{self.folder} has no tokenizer.json", hint="give token ids, or copy the file there")
-        if raw:
-            if not isinstance(prompt, str):
-                raise UsageError("a raw prompt is a text", hint="give a string")
-            written = bool(self.tokenizer.bos) and prompt.startswith(self.tokenizer.bos)
-            return self.tokenizer.encode(prompt, bos=not written, special=True)
-        if self.template is None:
-            raise TemplateError(f"{self.folder} has no chat template", hint="use raw text (--raw)")
-        return self.template.encode(_as_messages(prompt, system), self.tokenizer, tools=tools)
+        return self.requests.encode(prompt, system, raw, tools)
 
     def generate(self, prompt: Prompt, **options: Any) -> Completion:
         """Answer a prompt; the whole answer. What an earlier prompt has in common with it is not computed again.
@@ -260,6 +237,10 @@ class Model:
             stop: texts that end the answer, and are not part of it.
             schema: a JSON schema, or a class with `model_json_schema` (Pydantic), that the answer must satisfy.
             regex, lark, choices: an expression, a grammar, or texts that the answer must match instead.
+            documents: texts to answer from: {"id", "title", "text"}, or bare texts. cite: ask for
+                citations as [id]; brackets then hold ids that exist only. trim_documents: cut them to one length that
+                fits, and say which.
+            examples: (input, output) pairs that show what is wanted, as turns before the conversation.
             logprobs: tell each token's log probability, and those of so many most likely ones.
             lookup: the most tokens to draft a step from what stood in the text before; 0 drafts none. The answer
                 is the same; it comes faster where it quotes the prompt.
@@ -310,85 +291,47 @@ class Model:
             self.scheduler.call(lambda: self.engine.pool.give(sequence, weakref.ref(session)))
         return session
 
-    def prepare(
-        self,
-        prompt: Prompt,
-        *,
-        system: str | None = None,
-        raw: bool = False,
-        tools: Tools | None = None,
-        tool_choice: Any = "auto",
-        overflow: str = "refuse",
-        **options: Any,
-    ) -> Request:
+    def prepare(self, prompt: Prompt, **options: Any) -> Request:
         """A checked request, for `submit`; arguments as in `generate`."""
-        tools = None if tool_choice == "none" else tools
-        dropped, ids = 0, self.encode_prompt(prompt, system, raw, tools)
-        if len(ids) >= self.context and check_overflow(overflow) == "drop_oldest" and not raw:
-            room = self.context - min(options.get("max_tokens") or 512, self.context // 4)
-            messages = _as_messages(prompt, system)
-            _, ids, dropped = drop_oldest(messages, lambda m: self.encode_prompt(m, tools=tools), room)
-        options |= {"tools": tools, "tool_choice": tool_choice, "markers": not raw, "dropped_messages": dropped}
-        return self.request(ids, **options)
+        return self.requests.prepare(prompt, **options)
 
-    def request(
-        self,
-        token_ids: Sequence[int],
-        *,
-        max_tokens: int | None = 512,
-        stop: str | Sequence[str] | None = None,
-        logprobs: int | None = None,
-        prompt_logprobs: bool = False,
-        lookup: int = 0,
-        markers: bool = True,
-        tools: Tools | None = None,
-        tool_choice: Any = "auto",
-        parallel_tool_calls: bool = True,
-        reasoning_budget: int | None = None,
-        schema: Any = None,
-        regex: str | None = None,
-        lark: str | None = None,
-        choices: Sequence[str] | None = None,
-        dropped_messages: int = 0,
-        **sampling: Any,
-    ) -> Request:
-        """A checked request for a prompt's token ids. `max_tokens` None: until the context is full."""
-        grammar = grammar_of(schema, regex, lark, choices)
-        if grammar is not None:
-            if self.engine.grammars is None:
-                raise UsageError(f"{self.folder} has no tokenizer.json", hint="grammars need the model's tokenizer")
-            self.engine.grammars.compile(grammar)
-        functions = [] if tool_choice == "none" else functions_of(tools or [])
-        if functions and grammar is not None:
-            raise UsageError("tools and a grammar exclude each other", hint="give one of them, or tool_choice none")
-        calls, must_call = self._calls(functions, tool_choice, parallel_tool_calls)
-        if reasoning_budget is not None:
-            _check_whole("reasoning_budget", reasoning_budget, 0, 1 << 31)
-        check_length(len(token_ids), self.context)
-        if max_tokens is None:
-            max_tokens = self.context - len(token_ids) + 1
-        _check_whole("max_tokens", max_tokens, 1, 1 << 31)
-        _check_whole("lookup", lookup, 0, MOST_DRAFTS)
-        if logprobs is not None:
-            _check_whole("logprobs", logprobs, 0, MOST_TOP_LOGPROBS)
-        options = self.sampling.changed(**sampling)
-        return Request(
-            tuple(token_ids),
-            options,
-            max_tokens,
-            _check_stops(stop),
-            logprobs,
-            prompt_logprobs,
-            lookup,
-            markers,
-            {str(f["name"]): _parameters(f) for f in functions},
-            self._breakers if options.dry_multiplier else frozenset(),
-            grammar,
-            calls,
-            must_call,
-            reasoning_budget,
-            dropped_messages,
-        )
+    def classify(
+        self, prompt: Prompt, labels: Sequence[str], *, system: str | None = None, examples: Examples | None = None
+    ) -> dict[str, float]:
+        """How likely each label is as the whole answer to a prompt; the probabilities sum to 1.
+
+        Args:
+            prompt, system, examples: as in `generate`; the prompt, examples included, is computed once for all labels.
+            labels: at least one, all different.
+
+        Raises:
+            EdgeLfmError: as `generate`.
+        """
+        if self.tokenizer is None or not labels or len(set(labels)) < len(labels) or not all(labels):
+            raise UsageError("labels must be different texts", hint='give some, like ["yes", "no"]')
+        messages = with_examples(as_messages(prompt, system), examples or ())
+        ids, end = self.encode_prompt(messages), self.stop_ids[:1]
+        answers = [[*self.tokenizer.encode(label), *end] for label in labels]
+        job: Job[float | None] = self.scheduler.submit(lambda job: score(self.engine, ids, answers, job))
+        values = np.array([value for value in job if value is not None])
+        return dict(zip(labels, softmax(values).tolist(), strict=True))
+
+    def ask_until(self, prompt: Prompt, check: Check, tries: int = 3, **options: Any) -> Completion:
+        """An answer that passes a check, asked for again with what was wrong: the soft way to a form.
+
+        Args and errors: as `asking_again.ask_until`; `json_check` there makes a check from a JSON schema.
+        """
+        return ask_until(self, prompt, check, tries, **options)
+
+    def complete(self, before: str, after: str = "", **options: Any) -> Completion:
+        """The text between two texts (fill-in-the-middle), as for code at a cursor; options as in `generate`.
+
+        Raises:
+            UsageError: the model has no markers for it.
+        """
+        if self.tokenizer is None:
+            raise UsageError(f"{self.folder} has no tokenizer.json", hint="copy it there")
+        return self.generate(self.tokenizer.encode_gap(before, after), **options)
 
     def submit(self, request: Request, session: Session | None = None, queue_limit: int | None = None) -> Job[Events]:
         """Queue a request; its events come from the job that is given back.
@@ -415,20 +358,6 @@ class Model:
     ) -> None:
         self.close()
 
-    def _calls(self, functions: list[Mapping[str, Any]], choice: Any, parallel: bool) -> tuple[Grammar | None, bool]:
-        """The grammar of calls to these functions, and whether the answer must be calls."""
-        wanted = chosen_tool(choice, functions)
-        must = choice not in (None, "auto", "none")
-        grammars, tokenizer = self.engine.grammars, self.tokenizer
-        end = tokenizer.special_id(CALL_END) if tokenizer else None
-        if not functions or grammars is None or end is None or not (grammars.available or must):
-            if must:
-                raise UsageError("tool_choice needs tools, and a model that knows calls", hint="give tools")
-            return None, False
-        grammar = call_grammar([wanted] if wanted is not None else functions, end, parallel)
-        grammars.compile(grammar)
-        return grammar, must
-
     def _make_grammars(self, generation: Mapping[str, Any]) -> GrammarCompiler | None:
         if self.tokenizer is None:
             return None
@@ -437,34 +366,6 @@ class Model:
     def _find_stop_ids(self, generation: Mapping[str, Any]) -> tuple[int, ...]:
         ids = {*as_ids(generation.get("eos_token_id")), *self.config.eos_token_ids}
         return tuple(sorted(ids | set(self.tokenizer.eos_ids if self.tokenizer else ())))
-
-
-def _as_messages(prompt: Prompt, system: str | None) -> list[Mapping[str, Any]]:
-    messages: list[Mapping[str, Any]] = [{"role": "system", "content": system}] if system else []
-    messages += [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)  # type: ignore[arg-type]
-    return messages
-
-
-def _check_whole(name: str, value: Any, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        shown = "a huge number" if isinstance(value, int) and abs(value) > 10**20 else f"{value!r:.60}"
-        raise UsageError(f"{name} is {shown}", hint=f"it must be a whole number of {least}..{most}")
-
-
-def _check_stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
-    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    if len(stops) > _MOST_STOPS or not all(isinstance(s, str) and 0 < len(s) <= _MOST_STOP_TEXT for s in stops):
-        raise UsageError(
-            "stop must be texts", hint=f"give at most {_MOST_STOPS}, of 1..{_MOST_STOP_TEXT} characters each"
-        )
-    return stops
-
-
-def _parameters(function: Mapping[str, Any]) -> list[str]:
-    """The names of a function's parameters in order."""
-    parameters = function.get("parameters") or {}
-    properties = parameters.get("properties") if isinstance(parameters, Mapping) else None
-    return list(properties) if isinstance(properties, Mapping) else []
 
 
 def _optional_json(path: Path) -> dict[str, Any]:

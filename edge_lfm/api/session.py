@@ -159,7 +159,7 @@ class Session:
                 kept, lambda m: model.encode_prompt(m, tools=self.tools), model.context - model.context // _HEADROOM
             )
             self.dropped_messages += dropped
-        return model.request(ids, tools=self.tools, dropped_messages=self.dropped_messages, **options)
+        return model.requests.request(ids, tools=self.tools, dropped_messages=self.dropped_messages, **options)
 
     def _check_free(self) -> None:
         if self._answering:

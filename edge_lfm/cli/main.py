@@ -13,13 +13,30 @@ from collections.abc import Sequence
 from types import FrameType, ModuleType
 
 from edge_lfm import __version__
-from edge_lfm.cli import bench, calibrate, chat, eval, inspect, quantize, run, serve, synth, verify
+from edge_lfm.cli import (
+    ask,
+    bench,
+    calibrate,
+    chat,
+    complete,
+    eval,
+    extract,
+    inspect,
+    quantize,
+    run,
+    serve,
+    synth,
+    verify,
+)
 from edge_lfm.errors import EdgeLfmError
 
 VERBS: dict[str, ModuleType] = {
     "run": run,
     "chat": chat,
     "serve": serve,
+    "ask": ask,
+    "extract": extract,
+    "complete": complete,
     "quantize": quantize,
     "calibrate": calibrate,
     "eval": eval,

@@ -6,15 +6,19 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from msgspec import structs
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from edge_lfm.api import Completion, Done, Event, Model, Progress, Reasoning, Text, ToolCall
 from edge_lfm.api.answering import Request as EngineRequest
+from edge_lfm.api.asking_again import again, json_check
 from edge_lfm.engine.sampling import TokenLogprobs
+from edge_lfm.errors import CheckError
 from edge_lfm.server.schemas import ChatRequest, finite, format_options
 from edge_lfm.server.service import Service, read, timings_of, usage_of
 from edge_lfm.server.sse import EventStream, unless_disconnected
@@ -43,15 +47,38 @@ class Chat:
             prompt = await run_in_threadpool(prepare, model, chat)
             head, choices, completions = self._head("chat.completion"), [], []
             for n in range(chat.n or 1):
-                async with self._service.start(model, choice_of(prompt, chat, n)) as generation:
-                    completions.append(await generation.result())
+                if chat.soft_tries is not None:
+                    completions.append(await self._checked(model, chat))
+                else:
+                    async with self._service.start(model, choice_of(prompt, chat, n)) as generation:
+                        completions.append(await generation.result())
                 choices.append(_choice(completions[n], n, model))
+            labels = (chat.response_format or {}).get("choices") if chat.logprobs else None
+            if labels:
+                found = await run_in_threadpool(model.classify, chat.plain_messages(), labels)
+                choices[0]["label_probabilities"] = found
             return head | {
                 "choices": choices,
                 "usage": usage_of(completions, chat.n or 1),
                 "timings": timings_of(completions[0]),
                 "dropped_messages": completions[0].dropped_messages,
+                "trimmed_documents": completions[0].trimmed_documents,
             }
+
+    async def _checked(self, model: Model, chat: ChatRequest) -> Completion:
+        """The soft way to a JSON schema: an answer that passes it, asked for again with what was wrong."""
+        schema = format_options(chat.response_format, "response_format").get("schema")
+        check, messages = json_check(schema if isinstance(schema, dict) else {"type": "object"}), chat.plain_messages()
+        free = structs.replace(chat, response_format=None)
+        for _ in range(chat.soft_tries or 1):
+            prompt = await run_in_threadpool(prepare, model, free, messages)
+            async with self._service.start(model, prompt) as generation:
+                answer = await generation.result()
+            problem = check(answer.text)
+            if problem is None:
+                return answer
+            messages = [dict(m) for m in again(list(messages), answer.text, problem)]
+        raise CheckError(f"after {chat.soft_tries} tries: {problem}", hint="leave out soft to bind the answer")
 
     async def _stream(self, chat: ChatRequest) -> AsyncIterator[Json | None]:
         async with self._service.model_for(chat.model) as model:
@@ -72,7 +99,9 @@ class Chat:
                         if chunk is not None:
                             yield head | chunk
                     end = _delta(n, {}, finish_reason=completions[n].finish_reason)
-                    yield head | end | {"timings": timings_of(completions[n])}
+                    found = [asdict(citation) for citation in completions[n].citations]
+                    more = {"citations": found} if found else {}
+                    yield head | end | more | {"timings": timings_of(completions[n])}
             if chat.stream_options is not None and chat.stream_options.include_usage:
                 yield head | {"choices": [], "usage": usage_of(completions, chat.n or 1)}
 
@@ -81,10 +110,10 @@ class Chat:
         return {"id": number, "object": kind, "created": int(time.time()), "model": self._service.settings.name}
 
 
-def prepare(model: Model, chat: ChatRequest) -> EngineRequest:
-    """The engine's request for a chat."""
+def prepare(model: Model, chat: ChatRequest, messages: list[Json] | None = None) -> EngineRequest:
+    """The engine's request for a chat, or for other messages on its terms."""
     return model.prepare(
-        chat.plain_messages(),
+        messages if messages is not None else chat.plain_messages(),
         tools=chat.shown_tools,
         tool_choice=chat.tool_choice or "auto",
         parallel_tool_calls=chat.parallel_tool_calls is not False,
@@ -93,6 +122,9 @@ def prepare(model: Model, chat: ChatRequest) -> EngineRequest:
         max_tokens=chat.limit,
         stop=chat.stop,
         logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
+        documents=chat.documents,
+        cite=bool(chat.citations),
+        trim_documents=bool(chat.trim_documents),
         **format_options(chat.response_format, "response_format"),
         **chat.options(),
     )
@@ -125,6 +157,8 @@ def _choice(completion: Completion, n: int, model: Model) -> Json:
         message["reasoning_content"] = completion.reasoning
     if completion.tool_calls:
         message["tool_calls"] = [tool_call_json(call) for call in completion.tool_calls]
+    if completion.citations:
+        message["citations"] = [asdict(citation) for citation in completion.citations]
     told = [t for t in completion.logprobs if t.token_id not in model.stop_ids]
     return {
         "index": n,

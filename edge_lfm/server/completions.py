@@ -92,7 +92,7 @@ def prepare(model: Model, wanted: CompletionRequest) -> list[EngineRequest]:
     requests = []
     for prompt in wanted.prompts():
         for n in range(wanted.n or 1):
-            request = model.request(
+            request = model.requests.request(
                 encode(model, prompt, wanted.suffix),
                 max_tokens=max(1, wanted.max_tokens if wanted.max_tokens is not None else DEFAULT_TOKENS),
                 stop=wanted.stop,

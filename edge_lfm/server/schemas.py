@@ -12,7 +12,9 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from edge_lfm.api.model import MOST_TOP_LOGPROBS
+from edge_lfm.api.asking_again import MOST_TRIES
+from edge_lfm.api.requests import MOST_TOP_LOGPROBS
+from edge_lfm.engine.written_forms import csv_grammar, table_grammar, xml_grammar
 from edge_lfm.server.failures import RequestError
 
 MOST_MESSAGES = 10_000
@@ -115,6 +117,9 @@ class ChatRequest(Sampling, kw_only=True):
     reasoning_budget: Annotated[int, Meta(ge=0, le=1 << 31)] | None = None
     response_format: dict[str, Any] | None = None
     truncation: str | None = None
+    documents: Annotated[list[dict[str, Any] | str], Meta(max_length=1000)] | None = None
+    citations: bool | None = None
+    trim_documents: bool | None = None
     return_progress: bool | None = None
     functions: Any = None
     audio: Any = None
@@ -132,10 +137,22 @@ class ChatRequest(Sampling, kw_only=True):
         """The tools that the model is told of."""
         return [] if self.tool_choice == "none" else self.tools or []
 
+    @property
+    def soft_tries(self) -> int | None:
+        """How often a JSON schema is to be asked for without binding the answer; None: it binds."""
+        tries = (self.response_format or {}).get("soft")
+        if tries is None:
+            return None
+        if isinstance(tries, bool) or not isinstance(tries, int) or not 1 <= tries <= MOST_TRIES:
+            raise RequestError(f"response_format.soft must be 1..{MOST_TRIES}", "response_format")
+        return tries
+
     def check(self) -> None:
         """Refuse what would change the answer and is not supported."""
         if format_options(self.response_format, "response_format") and self.shown_tools:
             raise RequestError("response_format and tools exclude each other", "response_format")
+        if self.soft_tries is not None and (self.stream or (self.n or 1) != 1):
+            raise RequestError("response_format with soft gives one choice, not streamed", "response_format")
         if self.functions:
             raise RequestError("functions is not supported; use tools", "functions")
         if self.audio or any(m != "text" for m in self.modalities or []):
@@ -232,8 +249,8 @@ class TemplateRequest(Struct):
 
 
 def format_options(wanted: dict[str, Any] | None, where: str) -> dict[str, Any]:
-    """Arguments of `Model.request` from OpenAI's response_format, with the types regex, grammar and choice beside its
-    own."""
+    """Arguments of `Model.request` from OpenAI's response_format, with the types regex, grammar, choice, csv,
+    table and xml beside its own."""
     wanted = wanted or {}
     kind = wanted.get("type", "text")
     if kind == "text":
@@ -247,6 +264,11 @@ def format_options(wanted: dict[str, Any] | None, where: str) -> dict[str, Any]:
         if not isinstance(schema, dict):
             raise RequestError(f"{where} has no schema", where)
         return {"schema": schema}
+    if kind in ("csv", "table"):
+        make = csv_grammar if kind == "csv" else table_grammar
+        return {"lark": make(wanted.get("columns") or {})}
+    if kind == "xml":
+        return {"lark": xml_grammar(wanted.get("tree") or {})}
     if kind in named:
         ours, theirs = named[kind]
         if wanted.get(theirs) is None:

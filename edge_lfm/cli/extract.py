@@ -1,0 +1,66 @@
+"""`edge-lfm extract --schema FILE`: texts in, one a line; valid JSON out, one object a line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from edge_lfm.api import Model
+from edge_lfm.cli.arguments import add_model_arguments, add_sampling_arguments, open_model, sampling_of
+from edge_lfm.config import read_json
+from edge_lfm.errors import CheckError, UsageError
+
+HELP = "turn lines of standard input into JSON that follows a schema"
+EXAMPLE = "edge-lfm extract --schema order.json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", help="folder of a packed model (default: the embedded demo model)")
+    parser.add_argument("--schema", required=True, metavar="FILE", help="the JSON schema of an object")
+    parser.add_argument("--prompt", metavar="TEXT", help="what to ask for (default: JSON with the schema's keys)")
+    parser.add_argument("--soft", type=int, metavar="N", help="check answers instead of binding them; at most N tries")
+    add_model_arguments(parser)
+    add_sampling_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="the same: the output is JSON in any case")
+
+
+def run(args: argparse.Namespace) -> None:
+    schema = read_json(Path(args.schema))
+    ask = args.prompt or default_prompt(schema)
+    options = {"max_tokens": args.max_tokens, **sampling_of(args)}
+    with open_model(args.model, args) as model:
+        for number, line in enumerate(sys.stdin.buffer, 1):
+            try:
+                text = line.decode("utf-8").strip()
+            except UnicodeDecodeError:
+                raise UsageError(f"line {number} is not UTF-8", hint="convert it with iconv") from None
+            if text:
+                print(extract(model, f"Text: {text}\n{ask}", schema, args.soft, options), flush=True)
+
+
+def extract(model: Model, prompt: str, schema: dict[str, Any], soft: int | None, options: dict[str, Any]) -> str:
+    """The JSON of one text, on one line.
+
+    Raises:
+        CheckError: the answer was cut off, or no answer passed.
+    """
+    if soft is not None:
+        from edge_lfm.api import json_check
+
+        answer = model.ask_until(prompt, json_check(schema), soft, **options)
+    else:
+        answer = model.generate(prompt, schema=schema, **options)
+        if answer.finish_reason == "length":
+            raise CheckError("an answer was cut off", hint="allow more tokens (-n), or limit lengths in the schema")
+    return json.dumps(json.loads(answer.text), ensure_ascii=False)
+
+
+def default_prompt(schema: dict[str, Any]) -> str:
+    """`Return JSON with name, age and city.`"""
+    properties = schema.get("properties")
+    keys = list(properties) if isinstance(properties, dict) else []
+    listed = " and ".join(part for part in (", ".join(keys[:-1]), *keys[-1:]) if part)
+    return f"Return JSON with {listed}." if listed else "Return JSON."
