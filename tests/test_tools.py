@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from edge_lfm.engine.constraints import AfterReasoning
 from edge_lfm.engine.grammar import GrammarCompiler
 from edge_lfm.errors import GrammarError, UsageError
 from edge_lfm.text.answer import AnswerParser
+from edge_lfm.text.template import ChatTemplate
 from edge_lfm.text.tokenizer import Tokenizer
-from edge_lfm.text.tool_calls import Call, write_calls
+from edge_lfm.text.tool_calls import Call, parse_calls, write_calls
 
 WEATHER = {
     "name": "get_weather",
@@ -173,6 +175,29 @@ def test_a_grammar_begins_after_the_reasoning_which_has_a_budget() -> None:
     straight = AfterReasoning(Watched(), start, end, 10, False, None)
     straight.accept(3)
     assert straight.allowed().nonzero()[0].tolist() == [3]  # it answered at once: no reasoning later
+
+
+def test_unknown_tools_are_text(model: Model) -> None:
+    """A model that calls what is not there (here: forced through a grammar of text) is shown as it wrote."""
+    request = model.requests.request(model.encode_prompt("x"), lark='start: <[10]> "[other(a=1)]" <[11]>')
+    for known, text, calls in ((["f"], "[other(a=1)]", 0), ([], "", 1)):
+        job = model.submit(replace(request, parameters=dict.fromkeys(known, ())))
+        (done,) = (event.completion for events in job for event in events if hasattr(event, "completion"))
+        assert done.text == text and len(done.tool_calls) == calls
+
+
+def test_bfcls_calls_come_back_from_the_familys_template(shared_data: Path) -> None:
+    """Rendered into a conversation, read back from its tokens: LFM2's own template and tokenizer."""
+    tokenizer = Tokenizer(shared_data / "lfm2_tokenizer")
+    template = ChatTemplate.load(shared_data / "lfm2_tokenizer", tokenizer)
+    start, end = tokenizer.special_id("<|tool_call_start|>"), tokenizer.special_id("<|tool_call_end|>")
+    assert template is not None
+    for tools, calls in bfcl(shared_data, "parallel_multiple"):
+        made = [{"type": "function", "function": {"name": c.name, "arguments": json.dumps(c.arguments)}} for c in calls]
+        answer = {"role": "assistant", "content": None, "tool_calls": made}
+        ids = template.encode([{"role": "user", "content": "Go."}, answer], tokenizer, tools=tools)
+        assert ids.count(start) == ids.count(end) == 1
+        assert parse_calls(tokenizer.decode(ids[ids.index(start) + 1 : ids.index(end)])) == calls
 
 
 TYPES = {"dict": "object", "float": "number", "tuple": "array", "list": "array", "any": None, "double": "number"}

@@ -267,10 +267,13 @@ class _Draft:
         return Text(text, new)
 
     def _read_call(self, text: str) -> list[Event]:
-        """The calls of a text; a text that is none is shown as it is."""
+        """The calls of a text; one that is none, or that names an unknown tool, is shown as it is."""
+        known = self._request.parameters
         try:
-            calls = [ToolCall(c.name, c.arguments) for c in parse_calls(text, self._request.parameters)]
+            calls = [ToolCall(c.name, c.arguments) for c in parse_calls(text, known)]
         except ToolCallError:
+            return [self._say(text)]
+        if known and any(call.name not in known for call in calls):
             return [self._say(text)]
         self._calls += calls
         return [*calls]

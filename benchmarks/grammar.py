@@ -1,0 +1,103 @@
+"""What a grammar costs per token, with a model's own tokenizer: python benchmarks/grammar.py [MODEL] [--reference TPS]
+
+Each grammar follows a text that it accepts, token by token: compiling, computing the mask, applying it in the sampler,
+noting the token. `share` is of a token at --reference tokens per second (default 20).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+
+from edge_lfm.demo import packed_demo
+from edge_lfm.engine.call_grammar import call_grammar, functions_of
+from edge_lfm.engine.grammar import Grammar, GrammarCompiler, choice_grammar, json_grammar
+from edge_lfm.engine.sampling import Sampler, SamplingOptions
+from edge_lfm.text.documents import citation_grammar, read_documents
+from edge_lfm.text.tokenizer import Tokenizer
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 40},
+        "email": {"type": "string", "pattern": "^[a-z.]+@[a-z.]+$"},
+        "tags": {"type": "array", "items": {"enum": ["new", "old", "vip"]}},
+        "address": {"type": "object", "properties": {"city": {"type": "string"}, "zip": {"type": "string"}}},
+    },
+    "required": ["name", "email"],
+}
+FILLED = {
+    "name": "Anna Müller", "email": "anna.mueller@example.org", "tags": ["new", "vip"],
+    "address": {"city": "Paris", "zip": "75001"},
+}  # fmt: skip
+TOOL = {"name": "create_person", "parameters": PERSON}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", type=Path)
+    parser.add_argument("--reference", type=float, default=20.0)
+    args = parser.parse_args()
+    folder = args.model or Path(packed_demo())
+    tokenizer = Tokenizer(folder)
+    started = time.perf_counter()
+    compiler = GrammarCompiler(folder / "tokenizer.json", tokenizer.size, tokenizer.eos_ids)
+    compiler.compile(choice_grammar(["a"]))
+    print(f"{tokenizer.size} entries; tables of the tokenizer, once: {time.perf_counter() - started:.2f} s\n")
+    print(
+        "| grammar | compile | mask, median | mask, 99 % | mask and sampler, mean | share |\n|---|---|---|---|---|---|"
+    )
+    end = tokenizer.special_id("<|tool_call_end|>") or 0
+    documents = read_documents([{"id": f"doc{n}", "text": "x"} for n in range(10)])
+    text = json.dumps(FILLED, ensure_ascii=False)
+    call = "[create_person(" + ", ".join(f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in FILLED.items()) + ")]"
+    prose = "The museum opened in 1876 [doc3] and has seventy rooms, most of them open all year [doc7]. " * 3
+    for name, grammar, sample, last in (
+        ("JSON schema", json_grammar(PERSON), text, []),
+        ("any JSON object", json_grammar({"type": "object"}), text, []),
+        ("tool call", call_grammar(functions_of([TOOL]), end, True), call, [end]),
+        ("citations", Grammar("lark", citation_grammar(documents)), prose, []),
+        ("regex", Grammar("regex", r"([^\n.]+\. ?)+"), prose, []),
+    ):
+        row(name, compiler, grammar, [*tokenizer.encode(sample), *last], tokenizer.size, args.reference)
+
+
+def row(
+    name: str, compiler: GrammarCompiler, grammar: Grammar, ids: list[int], vocab: int, reference_tps: float
+) -> None:
+    started = time.perf_counter()
+    compiler.compile(grammar)
+    compiled = time.perf_counter() - started
+    masks, whole = [], []
+    logits = np.random.default_rng(0).standard_normal(vocab).astype(np.float32)
+    for _ in range(5):
+        constraint = compiler.start(grammar)
+        for token in ids:
+            started = time.perf_counter()
+            constraint.allowed()
+            masks.append(time.perf_counter() - started)
+            constraint.accept(token)
+        bound, free = compiler.start(grammar), Sampler(SamplingOptions(), vocab)
+        sampler = Sampler(SamplingOptions(), vocab, constraint=bound)
+        for token in ids:
+            leading = logits.copy()
+            leading[token] = 100  # the sampler takes the token of the text
+            started = time.perf_counter()
+            free.next(leading)
+            between = time.perf_counter()
+            sampler.next(leading)
+            whole.append(time.perf_counter() - between - (between - started))
+    masks.sort()
+    mean = statistics.mean(whole)
+    tail = masks[len(masks) * 99 // 100]
+    cells = [f"{1e3 * compiled:.1f} ms", *(f"{1e6 * t:.0f} us" for t in (masks[len(masks) // 2], tail, mean))]
+    print(f"| {name} | {' | '.join(cells)} | {mean * reference_tps:.1%} |")
+
+
+if __name__ == "__main__":
+    main()
