@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -198,6 +199,74 @@ def test_bfcls_calls_come_back_from_the_familys_template(shared_data: Path) -> N
         ids = template.encode([{"role": "user", "content": "Go."}, answer], tokenizer, tools=tools)
         assert ids.count(start) == ids.count(end) == 1
         assert parse_calls(tokenizer.decode(ids[ids.index(start) + 1 : ids.index(end)])) == calls
+
+
+NEWER = """{{- bos_token -}}
+{%- set ns = namespace(last=-1) -%}
+{%- for m in messages if m.role == "assistant" -%}{%- set ns.last = messages.index(m) -%}{%- endfor -%}
+{%- for m in messages -%}
+{%- set text = m.content if m.content is string else m.content | tojson -%}
+{%- if m.role == "assistant" and not keep_past_thinking and loop.index0 != ns.last and "</think>" in text -%}
+{%- set text = text.split("</think>")[-1] | trim -%}
+{%- endif -%}
+<|im_start|>{{ m.role }}
+{{ text }}
+{%- if RENDERS_CALLS and m.tool_calls -%}
+<|tool_call_start|>[
+{%- for call in m.tool_calls -%}
+{{ call.function.name }}(
+{%- for key, value in call.function.arguments.items() -%}
+{{ key }}={% if value is string %}'{{ value }}'{% elif value is mapping %}{{ value | tojson }}{% else %}{{ value }}
+{%- endif -%}
+{{ "" if loop.last else ", " }}
+{%- endfor -%}){{ "" if loop.last else ", " }}
+{%- endfor -%}]<|tool_call_end|>
+{%- endif -%}
+<|im_end|>
+{% endfor -%}
+{%- if add_generation_prompt -%}<|im_start|>assistant
+{% endif -%}"""
+
+
+@pytest.mark.parametrize("generation", ["B", "C"])
+def test_calls_come_back_from_newer_generations(shared_data: Path, generation: str) -> None:
+    """Templates as the later models' are described: B drops past reasoning and knows no calls, C writes them itself.
+
+    C quotes strings without escaping them: those with quotes or backslashes cannot come back.
+    """
+    tokenizer = Tokenizer(shared_data / "lfm2_tokenizer")
+    source = NEWER.replace("RENDERS_CALLS and ", "" if generation == "C" else "false and ")
+    source = source if generation == "C" else source.replace("tool_calls", "nothing")
+    template = ChatTemplate(source, tokenizer.bos)
+    assert template.renders_calls == (generation == "C")
+    start, end = tokenizer.special_id("<|tool_call_start|>"), tokenizer.special_id("<|tool_call_end|>")
+    compared = 0
+    for tools, calls in bfcl(shared_data, "multiple"):
+        if generation == "C" and re.search(r"['\\\\]", json.dumps([c.arguments for c in calls], ensure_ascii=False)):
+            continue
+        made = [{"type": "function", "function": {"name": c.name, "arguments": json.dumps(c.arguments)}} for c in calls]
+        answer = {"role": "assistant", "content": "", "tool_calls": made}
+        ids = template.encode([{"role": "user", "content": "Go."}, answer], tokenizer, tools=tools)
+        assert parse_calls(tokenizer.decode(ids[ids.index(start) + 1 : ids.index(end)])) == calls
+        compared += 1
+    assert compared >= 180
+
+
+def test_reuse_survives_a_template_that_drops_past_reasoning(demo: dict[str, Path], tmp_path: Path) -> None:
+    """What changes is read again from the start of its turn; the answer is that of a full prefill."""
+    for file in demo["int4"].iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "chat_template.jinja").unlink()
+    source = NEWER.replace("RENDERS_CALLS", "false").replace("tool_calls", "nothing")
+    (tmp_path / "chat_template.jinja").write_text(source, encoding="utf-8")
+    with Model.load(tmp_path, threads=1) as thinking, Model.load(tmp_path, threads=1, cache=1) as fresh:
+        messages = [{"role": "system", "content": "Be brief. " * 20}, {"role": "user", "content": "My name is Anna."}]
+        for question in ("What is my name?", "What is 2 + 2?"):
+            messages.append({"role": "assistant", "content": "hm, let me see</think>Thanks."})
+            messages.append({"role": "user", "content": question})
+            found = thinking.generate(messages, max_tokens=12)
+            assert found.token_ids == fresh.generate(messages, max_tokens=12).token_ids
+        assert found.timings.cached_tokens > 60
 
 
 TYPES = {"dict": "object", "float": "number", "tuple": "array", "list": "array", "any": None, "double": "number"}
