@@ -89,6 +89,12 @@ def _load(isa: Isa, announce: Callable[[str], None]) -> Kernels:
     return _link(isa, code)
 
 
+def kernels_are_compiled() -> bool:
+    """Whether this machine's kernels are in the cache already."""
+    path = _cached_path(select_isa())
+    return path is not None and path.exists()
+
+
 def _announce(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 

@@ -115,7 +115,7 @@ def test_hostile_values_of_every_field(address: str, field: str) -> None:
         ({"tools": [{}] * 10_000}, "tools"),
         ({"top_logprobs": 10**6, "logprobs": True}, "top_logprobs"),
         ({"top_logprobs": 3}, "logprobs"),
-        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": {"type": "yaml"}}, "response_format"),
         ({"response_format": {"type": "json_schema"}}, "response_format"),
         ({"response_format": {"type": "json_object"}, "tools": [{"function": {"name": "f"}}]}, "response_format"),
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "foo"}}}}, "foo"),

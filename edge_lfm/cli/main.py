@@ -19,8 +19,11 @@ from edge_lfm.cli import (
     calibrate,
     chat,
     complete,
+    devices,
+    doctor,
     eval,
     extract,
+    fit,
     inspect,
     quantize,
     run,
@@ -44,6 +47,9 @@ VERBS: dict[str, ModuleType] = {
     "inspect": inspect,
     "synth": synth,
     "bench": bench,
+    "fit": fit,
+    "devices": devices,
+    "doctor": doctor,
 }
 INTERRUPTED, TERMINATED = 130, 143
 

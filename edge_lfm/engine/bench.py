@@ -10,12 +10,14 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.engine.runner import Runner
+from edge_lfm.kernels.library import Kernels
+from edge_lfm.kernels.team import Team
 from edge_lfm.memory.budget import peak_memory_bytes
 from edge_lfm.memory.paging import ExpertPager, PagingStats
 from edge_lfm.model.packed_model import PackedModel
@@ -170,7 +172,17 @@ def storage_rate(pager: ExpertPager) -> float:
     return len(places) * pager.block_bytes / (time.perf_counter() - started) / 1e9
 
 
-def read_bandwidth(runner: Runner, stream: NDArray[np.uint8]) -> float:
+class Working(Protocol):
+    """A team and kernels: a runner, or both without a model."""
+
+    @property
+    def team(self) -> Team: ...
+
+    @property
+    def kernels(self) -> Kernels: ...
+
+
+def read_bandwidth(runner: Working, stream: NDArray[np.uint8]) -> float:
     """GB/s of reading memory front to back with the runner's threads."""
     share = stream.nbytes // runner.team.count // 256 * 256
     started = time.perf_counter()
@@ -178,7 +190,7 @@ def read_bandwidth(runner: Runner, stream: NDArray[np.uint8]) -> float:
     return share * runner.team.count / (time.perf_counter() - started) / 1e9
 
 
-def int8_peak(runner: Runner) -> float:
+def int8_peak(runner: Working) -> float:
     """GOPS of the tier's integer dot product from one cache line, with the runner's threads."""
     line = np.ones(64, np.uint8)
     started = time.perf_counter()

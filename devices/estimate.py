@@ -1,0 +1,91 @@
+"""What a device will do with a model, from a few numbers of each: memory, decode, prefill, and what would help.
+
+Decode is bound by memory, prefill by arithmetic, paged decode by the storage; the shares below were measured. Knows
+neither files nor recipes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+DECODE_SHARE = 0.87
+"""Of the read bandwidth: 87 % by two threads, 91 by one (24B and 8B shapes, Sapphire Rapids; docs/performance.md)."""
+PROCESS_BYTES = 230 << 20
+"""Interpreter, kernels and scratch memory of a prefill chunk."""
+RING_EXPERTS = 16
+_KEPT = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
+_HITS = (0.0, 0.443, 0.681, 0.903, 0.965, 1.0)
+"""Hit rates by the share of experts kept, decayed use: GPT-OSS-20B's recorded routing (docs/paging.md); .75 is drawn
+between."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a model asks for. Bytes per token: weights that a decode step reads; ops: of a prefill token."""
+
+    file_bytes: int
+    bytes_per_token: int
+    ops_per_token: int
+    kv_bytes_per_token: int
+    moe_layers: int
+    experts: int
+    top_k: int
+    expert_bytes: int
+
+    @property
+    def trunk_bytes(self) -> int:
+        """All but the experts."""
+        return self.file_bytes - self.moe_layers * self.experts * self.expert_bytes
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a device offers; see `profiles.Device`."""
+
+    memory_bytes: int
+    read_gbps: float
+    int8_gops: float
+    prefill_share: float
+    storage_gbps: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The answer. kept: share of the experts that stay in memory; bound: what limits the decode."""
+
+    fits: bool
+    missing_bytes: int
+    kept: float
+    hit_rate: float
+    decode_tps: float
+    prefill_tps: float
+    bound: str
+    read_bytes_per_token: float
+
+
+def estimate(demand: Demand, machine: Machine, context: int, uniform: bool = False) -> Fit:
+    """What to expect. `uniform`: experts are chosen evenly, as random weights do, instead of as real models do."""
+    fixed = PROCESS_BYTES + context * demand.kv_bytes_per_token
+    prefill = machine.int8_gops * 1e9 * machine.prefill_share / demand.ops_per_token
+    compute_s = demand.bytes_per_token / (machine.read_gbps * 1e9 * DECODE_SHARE)
+    if demand.file_bytes + fixed <= machine.memory_bytes:
+        return Fit(True, 0, 1.0, 1.0, 1 / compute_s, prefill, "memory bandwidth", 0.0)
+    if not demand.experts:
+        return Fit(False, demand.file_bytes + fixed - machine.memory_bytes, 0.0, 0.0, 0.0, 0.0, "memory", 0.0)
+    room = machine.memory_bytes - fixed - demand.trunk_bytes - RING_EXPERTS * demand.expert_bytes
+    per_layer = room // (demand.expert_bytes * demand.moe_layers)
+    if per_layer < demand.top_k:
+        missing = demand.top_k * demand.expert_bytes * demand.moe_layers - room
+        return Fit(False, missing, 0.0, 0.0, 0.0, 0.0, "memory", 0.0)
+    kept = min(1.0, per_layer / demand.experts)
+    hits = kept if uniform else float(np.interp(kept, _KEPT, _HITS))
+    read = (1 - hits) * demand.moe_layers * demand.top_k * demand.expert_bytes
+    storage_s = read / (machine.storage_gbps * 1e9)
+    # Most of the shorter one hides behind the longer one: 8B shape at 2.5 and 3.5 GB, 77 and 110 % of these times.
+    decode_s = max(compute_s, storage_s) + 0.25 * min(compute_s, storage_s)
+    chunk_s = (1 - kept) * demand.moe_layers * demand.experts * demand.expert_bytes / (machine.storage_gbps * 1e9)
+    prefill_s = max(512 / prefill, chunk_s) + 0.2 * min(512 / prefill, chunk_s)
+    bound = "storage" if storage_s > compute_s else "memory bandwidth"
+    return Fit(True, 0, kept, hits, 1 / decode_s, 512 / prefill_s, bound, read)

@@ -1,0 +1,130 @@
+"""`edge-lfm doctor`: whether everything is as it should be, and what to do where it is not."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from edge_lfm import __version__
+from edge_lfm.cli.arguments import gigabytes, print_json
+from edge_lfm.devices.threads import choose_threads, cpu_quota, physical_cores
+from edge_lfm.errors import EdgeLfmError
+from edge_lfm.kernels.isa import select_isa
+from edge_lfm.kernels.library import cache_folder, kernels_are_compiled, load_kernels
+from edge_lfm.memory.budget import available_memory
+
+HELP = "check the installation and this machine"
+EXAMPLE = "edge-lfm doctor"
+_EXTRAS = {"server": ("starlette", "uvicorn", "msgspec", "prometheus_client", "websockets"), "grammar": ("llguidance",)}
+_LITTLE_MEMORY = 1 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: ok, or a warning with its remedy, or an error that keeps models from running."""
+
+    what: str
+    state: str
+    value: str
+    remedy: str = ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> None:
+    findings = list(examine())
+    if args.json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            mark = {"ok": "ok  ", "warning": "warn", "error": "FAIL"}[finding.state]
+            print(
+                f"{mark} {finding.what:12} {finding.value}"
+                + (f"\n{'':17} -> {finding.remedy}" if finding.remedy else "")
+            )
+    if any(finding.state == "error" for finding in findings):
+        raise EdgeLfmError("models cannot run here as it is", hint="see the lines marked FAIL")
+
+
+def examine() -> Iterator[Finding]:
+    """Everything that is looked at, in order."""
+    packages = ", ".join(f"{name} {_version(name)}" for name in ("numpy", "numba", "llvmlite", "tokenizers"))
+    yield Finding("version", "ok", f"edge-lfm {__version__}, Python {platform.python_version()}, {packages}")
+    if sys.maxsize < 2**32:
+        yield Finding("system", "error", "a 32-bit Python", "install a 64-bit operating system")
+    else:
+        yield Finding("system", "ok", f"{platform.system()} {platform.release()}, {platform.machine()}")
+    yield _kernels()
+    yield _cache()
+    yield _threads()
+    yield _memory()
+    for extra, modules in _EXTRAS.items():
+        missing = [name for name in modules if importlib.util.find_spec(name) is None]
+        if missing:
+            yield Finding(extra, "warning", f"{', '.join(missing)} not installed", f"pip install 'edge-lfm[{extra}]'")
+        else:
+            yield Finding(extra, "ok", "installed")
+
+
+def _kernels() -> Finding:
+    try:
+        isa, ready = select_isa(), kernels_are_compiled()
+        kernels = load_kernels()
+    except EdgeLfmError as error:
+        return Finding("kernels", "error", error.message, error.hint)
+    value = f"{isa.name}, {'compiled before' if ready else 'compiled just now'}"
+    if kernels.isa.name in ("portable", "neon"):
+        return Finding("kernels", "warning", value, "this processor has no integer dot product: prefill is slow")
+    return Finding("kernels", "ok", value)
+
+
+def _cache() -> Finding:
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return Finding("cache", "warning", f"{folder}: {error.strerror}", "set EDGE_LFM_CACHE to a folder of yours")
+    if not os.access(folder, os.W_OK):
+        return Finding("cache", "warning", f"{folder} cannot be written", "set EDGE_LFM_CACHE to a folder of yours")
+    return Finding("cache", "ok", f"{folder}, {gigabytes(free)} free")
+
+
+def _threads() -> Finding:
+    try:
+        count = choose_threads()
+    except EdgeLfmError as error:
+        return Finding("threads", "error", error.message, error.hint)
+    quota, cores = cpu_quota(), physical_cores()
+    value = f"{count} of {cores} performance cores"
+    if quota is not None and quota < cores:
+        return Finding("threads", "warning", f"{value}, quota {quota:g}", "raise the container's CPU limit")
+    return Finding("threads", "ok", value)
+
+
+def _memory() -> Finding:
+    available, page = available_memory(), os.sysconf("SC_PAGE_SIZE") // 1024
+    value = f"{gigabytes(available)} available, pages of {page} KiB"
+    if available < _LITTLE_MEMORY:
+        return Finding("memory", "warning", value, "end other programs, or use a small model: edge-lfm fit")
+    huge = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if huge.exists() and "[never]" in huge.read_text(encoding="ascii"):
+        return Finding("memory", "warning", f"{value}, no large pages", f"echo madvise | sudo tee {huge}")
+    return Finding("memory", "ok", value)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"

@@ -1,0 +1,136 @@
+"""Profiles, estimates, detection and the doctor."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_lfm.config import ModelConfig
+from edge_lfm.devices.estimate import Demand, Machine, estimate
+from edge_lfm.devices.profiles import find_device, profiles, read_profile
+from edge_lfm.errors import UsageError
+from edge_lfm.kernels.isa import TIERS
+from edge_lfm.memory.budget import Budget, plan_paging
+from edge_lfm.model.demand import demand_of
+from edge_lfm.model.plan import plan_pieces
+from edge_lfm.quantize.families import family_config
+from edge_lfm.quantize.recipe import find_recipe
+
+
+def demand(name: str) -> Demand:
+    config = ModelConfig.from_dict(family_config(name))
+    return demand_of(config, plan_pieces(config, find_recipe("balanced").schemes))
+
+
+def test_every_profile_is_sound() -> None:
+    tiers = {tier.name for tier in TIERS}
+    assert {"rpi4", "rpi5", "rk3588", "orin-nano", "apple-m1", "laptop-avx2", "laptop-avx512"} <= set(profiles())
+    for device in profiles().values():
+        assert device.isa in tiers and device.sources and 0 < device.prefill_share < 1
+        assert min(device.storage.values()) > 0.02 and max(device.storage.values()) < 10
+
+
+def test_devices_by_id() -> None:
+    assert find_device("rpi5-8g").memory_gb == (8.0,) and find_device("RPI5").id == "rpi5-16g"
+    for bad in ("rpi9", "rpi5-7g", "", "rpi5-8", "../rpi5"):
+        with pytest.raises(UsageError):
+            find_device(bad)
+
+
+GOOD: dict[str, Any] = {
+    "name": "x", "cores": 4, "core": "y", "isa": "neon", "memory_gb": [4], "read_gbps": 1.0, "int8_gops": 1.0,
+    "prefill_share": 0.3, "page_kib": 4, "storage": {"sd": 0.1}, "default_storage": "sd", "notes": "", "sources": ["z"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cores": "4"},
+        {"read_gbps": -1.0},
+        {"storage": {}},
+        {"sources": []},
+        {"more": 1},
+        {"memory_gb": []},
+        {"isa": None},
+    ],
+)
+def test_malformed_profiles(change: dict[str, Any]) -> None:
+    read_profile("good", GOOD)
+    with pytest.raises(UsageError):
+        read_profile("bad", GOOD | change)
+    with pytest.raises(UsageError):
+        read_profile("bad", {key: value for key, value in GOOD.items() if key not in change and key != "name"})
+
+
+def test_the_24b_on_boards() -> None:
+    """The sizes are those of the quantizer; more memory or faster storage never makes it slower."""
+    big = demand("lfm2-24b-a2b")
+    assert 12.8e9 < big.file_bytes < 12.9e9 and big.kv_bytes_per_token == 20480 and big.experts == 64
+    assert 0.5e9 < big.trunk_bytes < 0.6e9
+    board = Machine(int(3.4e9), 10.0, 614.0, 0.25, 0.45)
+    speeds = [estimate(big, replace(board, memory_bytes=int(m * 1e9)), 4096) for m in (1, 2, 4, 6, 8, 12, 16)]
+    assert not speeds[0].fits and speeds[0].missing_bytes > 0 and speeds[-1].kept == 1.0
+    rates = [fit.decode_tps for fit in speeds]
+    assert rates == sorted(rates) and speeds[-1].bound == "memory bandwidth"
+    quick = estimate(big, replace(board, storage_gbps=5.0), 4096)
+    assert quick.decode_tps > estimate(big, board, 4096).decode_tps
+    missing = estimate(big, replace(board, memory_bytes=10**9), 4096).missing_bytes
+    assert estimate(big, replace(board, memory_bytes=10**9 + missing), 4096).fits
+    assert not estimate(big, replace(board, memory_bytes=10**9 + missing - 10), 4096).fits
+    dense = estimate(demand("lfm2-1.2b"), replace(board, memory_bytes=10**8), 4096)
+    assert not dense.fits and dense.bound == "memory"
+
+
+def test_the_plan_keeps_what_is_estimated() -> None:
+    """The runtime's own plan, from the same numbers, keeps as many experts."""
+    big = demand("lfm2-24b-a2b")
+    memory = 6 << 30
+    fit = estimate(big, Machine(memory, 10.0, 614.0, 0.25, 0.45), 4096)
+    fixed = big.trunk_bytes + 4096 * big.kv_bytes_per_token + (230 << 20)
+    plan = plan_paging(Budget(memory, True), fixed, big.expert_bytes, big.moe_layers, big.experts, big.top_k)
+    assert abs(fit.kept * 64 - plan.keep) <= 1
+
+
+def edge_lfm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "edge_lfm.cli.main", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_fit_on_the_command_line(demo: dict[str, Path]) -> None:
+    text = edge_lfm("fit", "lfm2-24b-a2b", "--device", "rpi5-8g").stdout
+    assert "tok/s" in text and "source:" in text and "of 64 per layer" in text
+    small = edge_lfm("fit", "lfm2-24b-a2b", "--device", "rpi4-2g").stdout
+    assert "does not fit" in small and "lfm2-" in small.split("does not fit")[1]
+    found = json.loads(edge_lfm("fit", str(demo["int8"]), "--device", "rpi5-4g", "--json").stdout)
+    assert found["fit"]["fits"] and found["fit"]["decode_tps"] > 100
+    here = json.loads(edge_lfm("fit", "lfm2-8b-a1b", "--json", "--ram", "3G").stdout)
+    assert here["fit"]["kept"] < 1 and here["device"]["machine"]["read_gbps"] > 0.5
+    named = ("lfm2-8b-a1b", "--device", "rpi5")
+    for bad in (("absent",), (*named[:2], "x"), (*named, "--storage", "tape"), (*named, "--context", "0"),
+                (*named, "--recipe", "x"), (named[0], "--storage", "x")):  # fmt: skip
+        done = edge_lfm("fit", *bad)
+        assert done.returncode in (2, 3) and "Traceback" not in done.stderr
+
+
+def test_devices_and_the_doctor() -> None:
+    assert "rpi5-8g" in edge_lfm("devices").stdout
+    assert json.loads(edge_lfm("devices", "--json").stdout)["rpi5"]["cores"] == 4
+    found = json.loads(edge_lfm("devices", "--detect", "--json").stdout)
+    assert found["threads"] >= 1 and found["read_gbps"] > 0.5 and found["int8_gops"] > 1
+    done = edge_lfm("doctor", "--json")
+    lines = json.loads(done.stdout)
+    assert done.returncode == 0 and {line["what"] for line in lines} >= {
+        "version",
+        "kernels",
+        "cache",
+        "threads",
+        "memory",
+    }
+    assert all(line["state"] == "ok" or line["remedy"] for line in lines)
