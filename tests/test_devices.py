@@ -14,6 +14,7 @@ import pytest
 from edge_lfm.config import ModelConfig
 from edge_lfm.devices.estimate import Demand, Machine, estimate
 from edge_lfm.devices.profiles import find_device, profiles, read_profile
+from edge_lfm.devices.thermal import temperatures
 from edge_lfm.errors import UsageError
 from edge_lfm.kernels.isa import TIERS
 from edge_lfm.memory.budget import Budget, plan_paging
@@ -134,3 +135,12 @@ def test_devices_and_the_doctor() -> None:
         "memory",
     }
     assert all(line["state"] == "ok" or line["remedy"] for line in lines)
+
+
+def test_temperatures(tmp_path: Path) -> None:
+    for n, (kind, value) in enumerate((("cpu", "48500\n"), ("gpu", "broken"))):
+        (tmp_path / f"thermal_zone{n}").mkdir()
+        (tmp_path / f"thermal_zone{n}/type").write_text(kind, encoding="ascii")
+        (tmp_path / f"thermal_zone{n}/temp").write_text(value, encoding="ascii")
+    assert temperatures(tmp_path) == {"0:cpu": 48.5}
+    assert temperatures(tmp_path / "absent") == {}

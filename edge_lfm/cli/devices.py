@@ -12,6 +12,7 @@ from typing import Any
 
 from edge_lfm.cli.arguments import gigabytes, print_json
 from edge_lfm.devices.profiles import profiles
+from edge_lfm.devices.thermal import temperatures
 from edge_lfm.devices.threads import choose_threads, cpu_quota, physical_cores
 from edge_lfm.engine.hardware import measure_machine
 from edge_lfm.kernels.library import cache_folder, load_kernels
@@ -80,14 +81,3 @@ def processor_name() -> str:
             if line.startswith(key):
                 return line.partition(":")[2].strip()
     return platform.machine()
-
-
-def temperatures() -> dict[str, float]:
-    """Degrees Celsius of the thermal zones."""
-    found = {}
-    for zone in sorted(Path("/sys/class/thermal").glob("thermal_zone*")):
-        try:
-            found[(zone / "type").read_text(encoding="utf-8").strip()] = int((zone / "temp").read_text()) / 1000
-        except (OSError, ValueError):
-            continue
-    return found

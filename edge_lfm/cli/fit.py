@@ -36,9 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="ID", help="one of `edge-lfm devices`, as rpi5-8g (default: this machine)")
     parser.add_argument("--recipe", default="balanced", help="how it is, or will be, quantized (default: balanced)")
     parser.add_argument("--ram", metavar="SIZE", help="memory that the model may take (default: what the device has)")
-    parser.add_argument(
-        "--context", type=int, default=4096, metavar="N", help="tokens of a conversation (default 4096)"
-    )
+    parser.add_argument("--context", type=int, metavar="N", help="tokens of a conversation (default 4096)")
     parser.add_argument("--storage", metavar="NAME", help="one of the device's kinds of storage")
     parser.add_argument("--uniform", action="store_true", help="reckon with random routing, as of synthetic models")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -14,7 +14,6 @@ from edge_lfm.server.hosting import Hosting
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _TOKEN_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2)
-_THERMAL = Path("/sys/class/thermal")
 
 
 class Metrics:
@@ -68,7 +67,7 @@ class _Now(Collector):
         yield _gauge("loaded", "Whether the model is in memory", float(model is not None))
         yield _gauge("resident_memory_bytes", "Resident memory of the process", _resident_bytes())
         temperatures = GaugeMetricFamily("edge_lfm_temperature_celsius", "Of the thermal zones", labels=["zone"])
-        for zone, celsius in _temperatures():
+        for zone, celsius in temperatures().items():
             temperatures.add_metric([zone], celsius)
         yield temperatures
         if model is None:
@@ -102,12 +101,3 @@ def _resident_bytes() -> float:
     except OSError:
         pass
     return 0.0
-
-
-def _temperatures() -> Iterator[tuple[str, float]]:
-    for zone in sorted(_THERMAL.glob("thermal_zone*")) if _THERMAL.is_dir() else []:
-        try:
-            kind = (zone / "type").read_text(encoding="utf-8").strip()
-            yield f"{zone.name.removeprefix('thermal_zone')}:{kind}", int((zone / "temp").read_text()) / 1000
-        except (OSError, ValueError):
-            continue
