@@ -69,6 +69,7 @@ class SequencePool:
                 if _is(other, holder):
                     other.holder = None
         sequence.holder = holder
+        sequence.state.drop_notes()
         self._idle = [s for s in self._idle if s.held or not _is_prefix(s, sequence)]
         self._idle.append(sequence)
         total = self._nbytes()
