@@ -66,10 +66,10 @@ class _Now(Collector):
         model = self._hosting.model
         yield _gauge("loaded", "Whether the model is in memory", float(model is not None))
         yield _gauge("resident_memory_bytes", "Resident memory of the process", _resident_bytes())
-        temperatures = GaugeMetricFamily("edge_lfm_temperature_celsius", "Of the thermal zones", labels=["zone"])
+        zones = GaugeMetricFamily("edge_lfm_temperature_celsius", "Of the thermal zones", labels=["zone"])
         for zone, celsius in temperatures().items():
-            temperatures.add_metric([zone], celsius)
-        yield temperatures
+            zones.add_metric([zone], celsius)
+        yield zones
         if model is None:
             return
         yield _gauge("active_requests", "Answers that take turns", model.scheduler.active)
