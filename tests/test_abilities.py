@@ -78,7 +78,8 @@ BAD: list[dict[str, Any]] = [
     {"documents": [MUSEUM, MUSEUM]}, {"documents": [{"id": "a"}]}, {"documents": [3]}, {"cite": True},
     {"documents": [{"id": "a b", "text": "x"}]}, {"documents": [{"id": "x]", "text": "x"}]}, {"examples": [("a",)]},
     {"documents": [MUSEUM], "raw": True}, {"documents": [MUSEUM], "cite": True, "schema": True},
-    {"examples": ["ab", 3]}, {"examples": [("a", "b")], "raw": True},
+    {"documents": [MUSEUM], "cite": True, "lark": "start: /x/"},
+    {"cite": True, "raw": True}, {"examples": ["ab", 3]}, {"examples": [("a", "b")], "raw": True},
 ]  # fmt: skip
 
 

@@ -385,6 +385,11 @@ def test_labels_and_soft_schemas(client: openai.OpenAI, name: str, model: Model)
     body = {"response_format": {"type": "choice", "choices": labels}}
     choice = client.chat.completions.create(extra_body=body, **options).choices[0]
     assert choice.label_probabilities == model.classify(options["messages"], labels)
+    streamed = list(client.chat.completions.create(extra_body=body, stream=True, **options))
+    assert streamed[-1].label_probabilities == choice.label_probabilities
+    documents = {"documents": ["No cat is an animal, says this document."]}
+    other = client.chat.completions.create(extra_body=body | documents, **options).choices[0]
+    assert other.label_probabilities != choice.label_probabilities
     kinds = {"item": {"type": "string"}, "quantity": {"type": "integer"}}
     schema = {"type": "object", "properties": kinds, "required": ["item"]}
     text = "Text: Order by Anna: 5 x cup.\nReturn JSON with item, quantity and customer."

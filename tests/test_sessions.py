@@ -249,11 +249,33 @@ def test_a_session_answers_one_at_a_time(model: Model, tmp_path: Path) -> None:
     for attempt in (lambda: session.send("x"), lambda: session.regenerate(), lambda: session.save(tmp_path / "s")):
         with pytest.raises(UsageError, match="still answering"):
             attempt()
+    with pytest.raises(UsageError, match="still answering"):
+        session.undo()
     assert first.result().text == "The capital of France is Paris."
     abandoned = session.stream(CAPITAL)
     del abandoned
     gc.collect()
     assert session.send(CAPITAL).text == "The capital of France is Paris."
+
+
+def test_documents_and_examples_of_a_turn(model: Model) -> None:
+    session = model.session(system="Be brief.")
+    session.send(TALK[0])
+    told = {"documents": ["It has 70 rooms."], "examples": [("a", "b")], "max_tokens": 4}
+    answer = session.send("How many rooms?", **told)
+    assert answer.token_ids == model.generate(session.messages[:-1], **told).token_ids
+    assert len(session.messages) == 5  # the examples are no part of the conversation
+
+
+def test_a_full_context_keeps_documents_and_examples(demo: dict[str, Path]) -> None:
+    with Model.load(demo["int4"], threads=1, context=200) as small:
+        talk = [{"role": r, "content": f"{n} " * 8} for n in range(8) for r in ("user", "assistant")]
+        options = {"documents": ["It has 70 rooms."], "examples": [("input", "output")], "max_tokens": 4}
+        asked = [*talk, {"role": "user", "content": "Well?"}]
+        answer = small.generate(asked, overflow="drop_oldest", **options)
+        assert 0 < answer.dropped_messages < len(talk) and answer.timings.prompt_tokens <= 150
+        kept = small.prepare(asked[answer.dropped_messages :], **options)
+        assert len(kept.token_ids) == answer.timings.prompt_tokens
 
 
 def test_nothing_to_undo_or_regenerate(model: Model) -> None:

@@ -19,7 +19,7 @@ from edge_lfm.api.answering import Engine, Events, Request, answer, score
 from edge_lfm.api.asking_again import Check, ask_until
 from edge_lfm.api.events import Completion
 from edge_lfm.api.generation import AsyncGeneration, Generation
-from edge_lfm.api.requests import Examples, Prompt, Requests, Tools, as_messages, check_whole, with_examples
+from edge_lfm.api.requests import Examples, Prompt, Requests, Tools, check_whole
 from edge_lfm.api.session import Session
 from edge_lfm.config import ModelConfig, as_ids, read_json
 from edge_lfm.devices.threads import choose_threads
@@ -309,8 +309,7 @@ class Model:
         """
         if self.tokenizer is None or not labels or len(set(labels)) < len(labels) or not all(labels):
             raise UsageError("labels must be different texts", hint='give some, like ["yes", "no"]')
-        messages = with_examples(as_messages(prompt, system), examples or ())
-        ids, end = self.encode_prompt(messages), self.stop_ids[:1]
+        ids, end = self.prepare(prompt, system=system, examples=examples).token_ids, self.stop_ids[:1]
         answers = [[*self.tokenizer.encode(label), *end] for label in labels]
         job: Job[float | None] = self.scheduler.submit(lambda job: score(self.engine, ids, answers, job))
         values = np.array([value for value in job if value is not None])

@@ -27,6 +27,8 @@ Tools = Sequence[Mapping[str, Any]]
 Messages = list[Mapping[str, Any]]
 Examples = Sequence[tuple[str, str]]
 MOST_DRAFTS, MOST_TOP_LOGPROBS = 64, 20
+HEADROOM = 4
+"""A full context is cleared by a quarter, so that not every turn after it begins anew."""
 _MOST_STOPS, _MOST_STOP_TEXT = 16, 500
 _DRY_BREAKERS = ("\n", ":", '"', "*")
 
@@ -78,27 +80,26 @@ class Requests:
         tools = None if tool_choice == "none" else tools
         options |= {"tools": tools, "tool_choice": tool_choice, "markers": not raw}
         if raw or (not isinstance(prompt, str) and len(prompt) and isinstance(prompt[0], int)):
-            if documents or examples:
+            if documents or examples or cite:
                 raise UsageError("documents and examples need a chat", hint="leave out raw, and give text or messages")
             return self.request(self.encode(prompt, system, raw, tools), **options)
-        messages = with_examples(as_messages(prompt, system), examples or ())
-        room = self.context - min(options.get("max_tokens") or 512, self.context // 4)
-        found, trimmed = read_documents(documents or ()), list[str]()
-        if cite and not found:
-            raise UsageError("there is nothing to cite", hint="give documents")
-        if found:
+        messages, found, trimmed = as_messages(prompt, system), read_documents(documents or ()), list[str]()
+        if cite and (not found or options.get("lark") is not None):
+            raise UsageError("there is nothing to cite, or another grammar", hint="give documents, and no lark")
 
-            def fill(texts: Sequence[Document]) -> list[int]:
-                return self.encode(with_documents(messages, texts, cite), tools=tools)
+        def fill(told: Messages, texts: Sequence[Document]) -> list[int]:
+            whole = with_examples(told, examples or ())
+            return self.encode(with_documents(whole, texts, cite) if texts else whole, tools=tools)
 
-            if trim_documents:
-                found, trimmed = trim(found, fill, room)
-            if cite:
-                options["lark"] = citation_grammar(found)
-            messages = with_documents(messages, found, cite)
-        dropped, ids = 0, self.encode(messages, tools=tools)
+        if trim_documents and found:
+            room = self.context - min(options.get("max_tokens") or 512, self.context // 4)
+            found, trimmed = trim(found, lambda texts: fill(messages, texts), room)
+        if cite:
+            options["lark"] = citation_grammar(found)
+        dropped, ids = 0, fill(messages, found)
         if len(ids) >= self.context and check_overflow(overflow) == "drop_oldest":
-            _, ids, dropped = drop_oldest(messages, lambda m: self.encode(m, tools=tools), room)
+            room = self.context - self.context // HEADROOM
+            _, ids, dropped = drop_oldest(messages, lambda told: fill(list(told), found), room)
         made = self.request(ids, **options)
         return replace(made, documents=tuple(found), trimmed_documents=tuple(trimmed), dropped_messages=dropped)
 

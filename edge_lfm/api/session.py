@@ -9,13 +9,15 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_lfm.api.answering import Request
+from edge_lfm.api.answering import Events
 from edge_lfm.api.events import Completion
-from edge_lfm.api.fitting import check_overflow, drop_oldest
+from edge_lfm.api.fitting import check_overflow
 from edge_lfm.api.generation import AsyncGeneration, Generation, OnEnd
+from edge_lfm.engine.scheduler import Job
 from edge_lfm.engine.session_file import save_sequence
 from edge_lfm.errors import SessionFileError, UsageError
 
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
 
 Message = Mapping[str, Any]
 Content = str | Message | Sequence[Message]
-_HEADROOM = 4
-"""A full context is cleared by a quarter, so that not every turn after it begins anew."""
 
 
 class Session:
@@ -67,7 +67,7 @@ class Session:
 
         Args:
             content: a user's text, or one message or several ({"role": ..., "content": ...}), as for a tool's results.
-            options: as in `Model.generate`.
+            options: as in `Model.generate`; documents and examples hold for this turn only.
 
         Raises:
             EdgeLfmError: as `Model.generate`; or the session is still answering.
@@ -76,13 +76,11 @@ class Session:
 
     def stream(self, content: Content, **options: Any) -> Generation:
         """As `send`, with the answer as it comes. If it is closed early, what came until then stays as the answer."""
-        request, on_end = self._prepare(self.messages + _as_messages(content), options)
-        return Generation(self.model.submit(request, self), on_end)
+        return Generation(*self._start(self.messages + _as_messages(content), options))
 
     def stream_async(self, content: Content, **options: Any) -> AsyncGeneration:
         """As `stream`, for asyncio."""
-        request, on_end = self._prepare(self.messages + _as_messages(content), options)
-        return AsyncGeneration(self.model.submit(request, self), on_end)
+        return AsyncGeneration(*self._start(self.messages + _as_messages(content), options))
 
     def regenerate(self, **options: Any) -> Generation:
         """Answer the last message anew; with temperature and another seed, otherwise.
@@ -96,15 +94,15 @@ class Session:
             messages.pop()
         if not messages or messages[-1]["role"] == "system":
             raise UsageError("there is no answer to make again", hint="say something first")
-        request, on_end = self._prepare(messages, options)
-        return Generation(self.model.submit(request, self), on_end)
+        return Generation(*self._start(messages, options))
 
     def undo(self) -> list[dict[str, Any]]:
         """Take back the last message of the user and all that followed; gives what was taken.
 
         Raises:
-            UsageError: there is none.
+            UsageError: there is none, or the session is still answering.
         """
+        self._check_free()
         last = max((n for n, m in enumerate(self.messages) if m["role"] == "user"), default=None)
         if last is None:
             raise UsageError("there is nothing to take back", hint="say something first")
@@ -135,10 +133,14 @@ class Session:
             lambda: save_sequence(Path(path), model.engine.pool.find(me), model.packed.fingerprint, extra)
         )
 
-    def _prepare(self, messages: list[dict[str, Any]], options: dict[str, Any]) -> tuple[Request, OnEnd]:
+    def _start(self, messages: list[dict[str, Any]], options: dict[str, Any]) -> tuple[Job[Events], OnEnd]:
+        """Queue the answer to these messages; what is to be told of its end."""
         self._check_free()
-        request = self._fit(messages, options)
-        self._answering = True
+        kept = _without(messages, self.dropped_messages)
+        made = self.model.prepare(kept, tools=self.tools, overflow=self.overflow, **options)
+        dropped = self.dropped_messages + made.dropped_messages
+        job = self.model.submit(replace(made, dropped_messages=dropped), self)
+        self._answering, self.dropped_messages = True, dropped
 
         def end(text: str, completion: Completion | None) -> None:
             self._answering = False
@@ -147,19 +149,7 @@ class Session:
             elif text:
                 self.messages = [*messages, {"role": "assistant", "content": text}]
 
-        return request, end
-
-    def _fit(self, messages: list[dict[str, Any]], options: dict[str, Any]) -> Request:
-        """The request; if it does not fit and may be shortened, a quarter of the context is cleared."""
-        model = self.model
-        kept = _without(messages, self.dropped_messages)
-        ids = model.encode_prompt(kept, tools=self.tools)
-        if len(ids) >= model.context and self.overflow == "drop_oldest":
-            _, ids, dropped = drop_oldest(
-                kept, lambda m: model.encode_prompt(m, tools=self.tools), model.context - model.context // _HEADROOM
-            )
-            self.dropped_messages += dropped
-        return model.requests.request(ids, tools=self.tools, dropped_messages=self.dropped_messages, **options)
+        return job, end
 
     def _check_free(self) -> None:
         if self._answering:

@@ -202,7 +202,7 @@ class GrammarConstraint:
 
 def _refusal(grammar: Grammar, why: str) -> GrammarError:
     names = {"json": "JSON schema", "regex": "regular expression", "lark": "grammar"}
-    return GrammarError(f"the {names[grammar.kind]} cannot be used: {_first(why)}", hint="see the formats page")
+    return GrammarError(f"the {names[grammar.kind]} cannot be used: {_first(why)}", hint="see docs/abilities.md")
 
 
 def _first(why: str) -> str:

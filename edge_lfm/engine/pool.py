@@ -84,11 +84,6 @@ class SequencePool:
         """The sequence that a conversation holds, if it is still kept."""
         return next((s for s in self._idle if _is(s, holder)), None)
 
-    def clear(self) -> None:
-        """Keep nothing."""
-        self._idle.clear()
-        self._count()
-
     def _nbytes(self) -> int:
         return sum(sequence.nbytes for sequence in self._idle)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 Logits = NDArray[np.float64]
 _FIRST_GUESS = 1024
-"""Tokens that are sorted for top-p before all are: at 65,536 a sort takes 5 ms, of the largest 1,024 0.6 ms."""
+"""Tokens that are sorted for top-p before all are: at 65,536 a sort takes 4.9 ms, of the largest 1,024 0.2 ms."""
 
 
 def add_bias(logits: Logits, bias: Mapping[int, float]) -> None:

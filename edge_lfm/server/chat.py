@@ -53,10 +53,7 @@ class Chat:
                     async with self._service.start(model, choice_of(prompt, chat, n)) as generation:
                         completions.append(await generation.result())
                 choices.append(_choice(completions[n], n, model))
-            labels = (chat.response_format or {}).get("choices") if chat.logprobs else None
-            if labels:
-                found = await run_in_threadpool(model.classify, chat.plain_messages(), labels)
-                choices[0]["label_probabilities"] = found
+            choices[0] |= await _labels(model, chat, prompt)
             return head | {
                 "choices": choices,
                 "usage": usage_of(completions, chat.n or 1),
@@ -101,6 +98,7 @@ class Chat:
                     end = _delta(n, {}, finish_reason=completions[n].finish_reason)
                     found = [asdict(citation) for citation in completions[n].citations]
                     more = {"citations": found} if found else {}
+                    more |= await _labels(model, chat, prompt) if n == 0 else {}
                     yield head | end | more | {"timings": timings_of(completions[n])}
             if chat.stream_options is not None and chat.stream_options.include_usage:
                 yield head | {"choices": [], "usage": usage_of(completions, chat.n or 1)}
@@ -128,6 +126,14 @@ def prepare(model: Model, chat: ChatRequest, messages: list[Json] | None = None)
         **format_options(chat.response_format, "response_format"),
         **chat.options(),
     )
+
+
+async def _labels(model: Model, chat: ChatRequest, prompt: EngineRequest) -> Json:
+    """For a choice with log probabilities: how likely each label is as the answer to this prompt."""
+    labels = (chat.response_format or {}).get("choices") if chat.logprobs else None
+    if not labels:
+        return {}
+    return {"label_probabilities": await run_in_threadpool(model.classify, prompt.token_ids, labels)}
 
 
 def choice_of(prompt: EngineRequest, chat: ChatRequest, n: int) -> EngineRequest:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 from edge_lfm.api import Model
 from edge_lfm.errors import ShuttingDownError
@@ -23,7 +23,6 @@ class Hosting:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.model: Model | None = None
-        self.on_load: Callable[[Model], object] = lambda _model: None
         self._loading = asyncio.Lock()
         self._users, self._last_used = 0, time.monotonic()
         self.ending = False
@@ -51,7 +50,6 @@ class Hosting:
                 started = time.perf_counter()
                 self.model = await asyncio.to_thread(lambda: Model.load(self.settings.model, **self.settings.load))
                 log.info("loaded %s in %.2f s", self.settings.name, time.perf_counter() - started)
-                self.on_load(self.model)
             return self.model
 
     async def unload_when_idle(self) -> None:
