@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Empty: install a built wheel in place of the checkout, as a user would.
 EDITABLE ?= --editable
 
-.PHONY: demo test test-resume test-javascript check wheel goldens bench clean
+.PHONY: demo test test-resume test-javascript test-arm check wheel goldens bench clean
 
 # Quantize the embedded demo model to int4 and chat with it.
 demo: $(VENV)/.installed
@@ -25,15 +25,23 @@ test-javascript: $(VENV)/.installed
 	npm install --silent --no-audit --no-fund --prefix build/javascript openai@6
 	$(BIN)/pytest -q tests/test_javascript.py
 
+# The whole engine and every kernel's tests in an arm64 Debian, on emulated processors (root; some minutes).
+test-arm: $(VENV)/.installed
+	sh tools/arm_root.sh build/arm64
+	EDGE_LFM_ARM_ROOT=$(abspath build/arm64) $(BIN)/pytest -q tests/test_board.py
+
 # Lint, types and layer rules, on the installed package.
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	sh tools/check_installed.sh $(BIN)
 
-# A wheel with everything that the runtime needs.
+# A wheel with prebuilt kernels of every tier: a user's first run compiles nothing.
 wheel: $(VENV)/.installed
+	rm -rf kernels/prebuilt build/lib
+	$(BIN)/edge-lfm compile -o kernels/prebuilt --target portable ssse3 avx2 avxvnni avx512vnni neon dotprod i8mm
 	$(BIN)/python -m build --wheel
+	rm -rf kernels/prebuilt build/lib
 
 # Remake the golden logits with transformers, in an environment of its own.
 goldens:

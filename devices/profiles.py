@@ -21,14 +21,17 @@ SYSTEM_GB = 0.6
 
 @dataclass(frozen=True)
 class Device:
-    """One device. read_gbps: what its fast cores read from memory, GB/s; int8_gops: peak of int8 multiply-adds, counted
-    twice, 10^9 a second; prefill_share: of that peak, what a prefill reaches; storage: GB/s of large random reads."""
+    """One device.
+
+    target: what its kernels are compiled for (`targets.py`); read_gbps: what its fast cores read from memory, GB/s;
+    int8_gops: peak of int8 multiply-adds, counted twice, 10^9 a second; prefill_share: of that peak, what a prefill
+    reaches; storage: GB/s of large random reads."""
 
     id: str
     name: str
     cores: int
     core: str
-    isa: str
+    target: str
     memory_gb: tuple[float, ...]
     read_gbps: float
     int8_gops: float
@@ -83,8 +86,9 @@ def read_profile(name: str, raw: Mapping[str, Any]) -> Device:
         UsageError: a field is missing, unknown, or not what it must be.
     """
     kinds: dict[str, Any] = {
-        "name": str, "cores": int, "core": str, "isa": str, "memory_gb": list, "read_gbps": float, "int8_gops": float,
-        "prefill_share": float, "page_kib": int, "storage": dict, "default_storage": str, "notes": str, "sources": list,
+        "name": str, "cores": int, "core": str, "target": str, "memory_gb": list, "read_gbps": float,
+        "int8_gops": float, "prefill_share": float, "page_kib": int, "storage": dict, "default_storage": str,
+        "notes": str, "sources": list,
     }  # fmt: skip
     wrong = sorted(set(raw) ^ set(kinds)) or [k for k, kind in kinds.items() if type(raw[k]) is not kind]
     if wrong:

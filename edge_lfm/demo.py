@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edge_lfm.errors import OutputError
 from edge_lfm.kernels.layout import LAYOUT_VERSION
-from edge_lfm.kernels.library import cache_folder
+from edge_lfm.kernels.library import cache_folder, source_hash
 from edge_lfm.quantize.convert import convert
 from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe
 
@@ -24,7 +24,8 @@ def demo_checkpoint() -> Path:
 def packed_demo(recipe: str = DEFAULT_RECIPE) -> Path:
     """The folder of the packed demo model, made on first use."""
     source = demo_checkpoint()
-    digest = hashlib.sha256(f"{LAYOUT_VERSION}".encode())
+    # Another encoder or recipe packs it anew.
+    digest = hashlib.sha256(f"{LAYOUT_VERSION}{source_hash()}{find_recipe(recipe)}".encode())
     for name in ("model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"):
         digest.update((source / name).read_bytes())
     name = f"demo-{recipe}-{digest.hexdigest()[:16]}"

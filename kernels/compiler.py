@@ -13,6 +13,7 @@ import argparse
 import importlib
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ def _wrapper(entry: Entry, mangled: str) -> str:
 
     Kernels raise no exceptions, so the status is dropped; those without a result leave it at 0.
     """
-    args = ", ".join(f"i64 %a{i}" for i in range(entry.arity))
+    args = ", ".join(f"i64 %a{i}" for i in range(len(entry.arguments)))
     return (
-        f'declare i32 @"{mangled}"(ptr, ptr, {", ".join(["i64"] * entry.arity)})\n'
+        f'declare i32 @"{mangled}"(ptr, ptr, {", ".join(["i64"] * len(entry.arguments))})\n'
         f"define i64 @{entry.symbol}({args}) {{\n"
         f"  %r = alloca i64\n  %e = alloca ptr\n  store i64 0, ptr %r\n"
         f'  %s = call i32 @"{mangled}"(ptr %r, ptr %e, {args})\n'
@@ -45,7 +46,7 @@ def _all_ir() -> list[str]:
     wrappers = []
     for entry in ENTRIES:
         function = getattr(importlib.import_module(f"edge_lfm.kernels.{entry.module}"), entry.name)
-        library, mangled = ir_of(function, (types.int64,) * entry.arity)
+        library, mangled = ir_of(function, (types.int64,) * len(entry.arguments))
         modules_of(library, modules)
         wrappers.append(_wrapper(entry, mangled))
     return [*modules.values(), *wrappers]
@@ -56,8 +57,8 @@ def _for_target(module_ir: str, isa: Isa, layout: str) -> str:
     return re.sub(r'target datalayout = ".*"', f'target datalayout = "{layout}"', text)
 
 
-def compile_kernels(isa: Isa) -> tuple[bytes, Any]:
-    """The object file of every entry point for `isa`, and a function that gives its assembly text."""
+def compile_modules(modules: list[str], exported: set[str], isa: Isa) -> tuple[bytes, Any]:
+    """LLVM modules as one object file that exports some functions, and a function that gives its assembly text."""
     import llvmlite.binding as llvm
 
     llvm.initialize_all_targets()
@@ -67,9 +68,8 @@ def compile_kernels(isa: Isa) -> tuple[bytes, Any]:
     )
     layout = str(machine.target_data)
     module = llvm.parse_assembly(_for_target('target triple = ""\ntarget datalayout = ""', isa, layout))
-    for text in _all_ir():
+    for text in modules:
         module.link_in(llvm.parse_assembly(_for_target(text, isa, layout)))
-    exported = {entry.symbol for entry in ENTRIES}
     for function in module.functions:
         if not function.is_declaration:
             function.linkage = "external" if function.name in exported else "internal"
@@ -84,12 +84,15 @@ def compile_kernels(isa: Isa) -> tuple[bytes, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compile the kernels for one ISA tier into an object file.")
     parser.add_argument("--isa", required=True, choices=[tier.name for tier in TIERS])
+    parser.add_argument("--cpu", help="LLVM's name of the processor whose pipeline to schedule for")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--assembly", type=Path, help="also write the assembly here")
     args = parser.parse_args()
     os.environ["EDGE_LFM_BUILD_ISA"] = args.isa
     os.environ["NUMBA_OPT"] = "0"  # keep the optimiser of the building machine off the IR
-    code, assembly = compile_kernels(find_isa(args.isa))
+    isa = find_isa(args.isa)
+    isa = replace(isa, cpu=args.cpu or isa.cpu)
+    code, assembly = compile_modules(_all_ir(), {entry.symbol for entry in ENTRIES}, isa)
     args.output.write_bytes(code)
     if args.assembly:
         args.assembly.write_text(assembly(), encoding="utf-8")

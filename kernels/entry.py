@@ -1,4 +1,4 @@
-"""The C-callable entry points of the kernel library: names and arities. Imports no Numba.
+"""The C-callable entry points of the kernel library: names and arguments. Imports no Numba.
 
 Every argument and result is int64: addresses, counts. This narrow table is all that the runtime knows
 of the compiled code; a build for this processor and a prebuilt shared object fill it alike.
@@ -11,32 +11,36 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Entry:
-    """`name` is the exported symbol less its prefix; `function` stands in `edge_lfm.kernels.<module>`."""
+    """`name` is the exported symbol less its prefix, and that of the function in `edge_lfm.kernels.<module>`."""
 
     name: str
     module: str
-    arity: int
+    arguments: tuple[str, ...]
 
     @property
     def symbol(self) -> str:
         return f"edge_lfm_{self.name}"
 
 
+def _entry(name: str, module: str, arguments: str) -> Entry:
+    return Entry(name, module, tuple(arguments.split()))
+
+
 ENTRIES: tuple[Entry, ...] = (
-    Entry("forward", "forward", 4),  # ctx, thread, first stage, last stage
-    Entry("encode_rows", "encode", 10),  # scheme, plain, dtype, x, importance, tiles, cols, out, errors, scratch
+    _entry("forward", "forward", "ctx thread first_stage last_stage"),
+    _entry("encode_rows", "encode", "scheme plain dtype x importance tiles cols out errors scratch"),
     # Single phases, for tests and benchmarks:
-    Entry("multiply", "matmul", 9),  # ctx, matrix, f, q, s, out, out_stride, tokens, add
-    Entry("quantize_row", "quantize", 5),  # ctx, x, q, s, cols
-    Entry("norm_tokens", "norm", 4),  # ctx, weight, first, count
-    Entry("conv_tokens", "short_conv", 3),  # ctx, layer, state
-    Entry("prepare_heads", "attention", 3),  # ctx, layer, state
-    Entry("attend_tokens", "attention", 3),  # ctx, state, scratch
-    Entry("route", "router", 2),  # ctx, layer
-    Entry("apply_ffn", "forward", 3),  # ctx, layer, scratch
-    Entry("unpack_row", "embedding", 3),  # matrix, row, out
-    Entry("exp_row", "maths", 3),  # x, out, count
+    _entry("multiply", "matmul", "ctx matrix f q s out out_stride tokens add"),
+    _entry("quantize_row", "quantize", "ctx x q s cols"),
+    _entry("norm_tokens", "norm", "ctx weight first count"),
+    _entry("conv_tokens", "short_conv", "ctx layer state"),
+    _entry("prepare_heads", "attention", "ctx layer state"),
+    _entry("attend_tokens", "attention", "ctx state scratch"),
+    _entry("route", "router", "ctx layer"),
+    _entry("apply_ffn", "forward", "ctx layer scratch"),
+    _entry("unpack_row", "embedding", "matrix row out"),
+    _entry("exp_row", "maths", "x out count"),
     # What the hardware can do:
-    Entry("read_bytes", "measure", 2),  # address, count
-    Entry("dot_many", "measure", 2),  # address, rounds
+    _entry("read_bytes", "measure", "address count"),
+    _entry("dot_many", "measure", "address rounds"),
 )

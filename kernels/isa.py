@@ -6,6 +6,7 @@ operation is lowered (`lowering.py`) nor how a kernel is compiled (`compiler.py`
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from dataclasses import dataclass
@@ -34,29 +35,51 @@ class Isa:
 _AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512_vnni", "avx512vbmi")
 _X86 = ("x86_64", "x86_64-unknown-linux-gnu")
 _ARM = ("aarch64", "aarch64-unknown-linux-gnu")
+# From Cortex-A55 and A75 on, all of them together; LLVM then uses LSE atomics and load-acquire RCpc, too.
+_ARM82 = ("asimddp", "atomics", "lrcpc")
 
 TIERS: tuple[Isa, ...] = (
     Isa("avx512vnni", *_X86, "x86-64-v4", "+avx512vnni,+avx512vbmi", frozenset(_AVX512), (12, 8, 4, 2, 1)),
     Isa("avxvnni", *_X86, "x86-64-v3", "+avxvnni", frozenset({"avx2", "fma", "f16c", "avx_vnni"}), (3, 2, 1)),
     Isa("avx2", *_X86, "x86-64-v3", "", frozenset({"avx2", "fma", "f16c", "bmi2"}), (3, 2, 1)),
+    Isa("ssse3", *_X86, "x86-64-v2", "", frozenset({"ssse3", "sse4_1"}), (2, 1)),
     Isa("portable", *_X86, "x86-64", "", frozenset(), (2, 1)),
-    Isa("i8mm", *_ARM, "cortex-x2", "+i8mm,+dotprod", frozenset({"asimddp", "i8mm"}), (3, 2, 1)),
-    Isa("dotprod", *_ARM, "cortex-a76", "+dotprod", frozenset({"asimddp"}), (3, 2, 1)),
+    # Not SVE: Apple's M2 and later have i8mm without it.
+    Isa("i8mm", *_ARM, "cortex-x2", "+i8mm,+dotprod,-sve", frozenset({*_ARM82, "i8mm"}), (3, 2, 1)),
+    Isa("dotprod", *_ARM, "cortex-a76", "+dotprod", frozenset(_ARM82), (3, 2, 1)),
     Isa("neon", *_ARM, "cortex-a53", "", frozenset({"asimd"}), (2, 1)),
 )
 """Every tier, best first within a machine. `portable` runs on any x86-64, `neon` on any AArch64."""
 
 
+# Linux's bits of AT_HWCAP and AT_HWCAP2 (arch/arm64/include/uapi/asm/hwcap.h).
+_AT_HWCAP, _AT_HWCAP2 = 16, 26
+_ARM_BITS = (
+    ("asimd", _AT_HWCAP, 1),
+    ("atomics", _AT_HWCAP, 8),
+    ("lrcpc", _AT_HWCAP, 15),
+    ("asimddp", _AT_HWCAP, 20),
+    ("i8mm", _AT_HWCAP2, 13),
+)
+
+
 @cache
 def processor_flags() -> frozenset[str]:
-    """The features that the operating system reports for this processor (`flags` / `Features`)."""
+    """The features that this processor has, by their names in /proc/cpuinfo.
+
+    On ARM from the kernel's auxiliary vector: what every core of the system can run, under emulation too.
+    """
+    if platform.machine() == "aarch64":
+        getauxval = ctypes.CDLL(None).getauxval
+        getauxval.restype, getauxval.argtypes = ctypes.c_ulong, (ctypes.c_ulong,)
+        return frozenset(name for name, vector, bit in _ARM_BITS if getauxval(vector) >> bit & 1)
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return frozenset()
     for line in text.splitlines():
         key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
+        if key.strip() == "flags":
             return frozenset(value.split())
     return frozenset()
 

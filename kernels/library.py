@@ -1,7 +1,8 @@
-"""The compiled kernels as a table of C functions: built once per machine, cached, loaded without Numba.
+"""The compiled kernels as a table of C functions: prebuilt, or built once per machine and cached; loaded without Numba.
 
-Knows where machine code comes from; does not know what a kernel computes. The cache is keyed by tier,
-package versions and the kernels' source; every file carries its own SHA-256, so a damaged one is
+Knows where machine code comes from; does not know what a kernel computes. Prebuilt kernels are looked for
+where `EDGE_LFM_KERNELS` says, then in the package itself (a released wheel has them). The cache is keyed by
+tier, package versions and the kernels' source; every file carries its own SHA-256, so a damaged one is
 rebuilt and never run, and a folder that others may write to is never used.
 """
 
@@ -16,25 +17,31 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from edge_lfm.errors import IsaError
-from edge_lfm.kernels.entry import ENTRIES
-from edge_lfm.kernels.isa import Isa, select_isa
+from edge_lfm.kernels.entry import ENTRIES, Entry
+from edge_lfm.kernels.isa import Isa, find_isa, select_isa
+from edge_lfm.kernels.prebuilt import Manifest, best_prebuilt, open_prebuilt
 
+_PACKAGED = Path(__file__).parent / "prebuilt"
 _DIGEST_BYTES = 32
 _loading = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """The entry points of one tier, callable with integers; `keep` holds the code in memory."""
+    """The entry points of one tier, callable with integers; `origin` tells where they come from, `keep` holds the code
+    in memory."""
 
     isa: Isa
+    origin: str
     table: dict[str, Callable[..., int]]
     keep: Any
 
@@ -64,17 +71,50 @@ def source_hash() -> str:
 
 
 def load_kernels(isa: Isa | None = None, announce: Callable[[str], None] | None = None) -> Kernels:
-    """The kernels of `isa` (default: the best tier of this processor), compiled on first use.
+    """The kernels of `isa` (default: the best tier of this processor): prebuilt, or compiled on first use.
 
     Args:
         isa: the tier.
         announce: called with one line before a compilation, which takes some seconds.
 
     Raises:
-        IsaError: the tier cannot run here, or its kernels cannot be compiled.
+        IsaError: the tier cannot run here; those of `EDGE_LFM_KERNELS` do not fit; they cannot be compiled.
     """
     with _loading:
-        return _load(isa or select_isa(), announce or _announce)
+        asked = os.environ.get("EDGE_LFM_KERNELS")
+        if asked:
+            tier = isa.name if isa else os.environ.get("EDGE_LFM_ISA")
+            return _load_prebuilt(*best_prebuilt(Path(asked), source_hash(), tier))
+        isa = isa or select_isa()
+        with suppress(IsaError):  # of other processors, or older than the source: there is the compiler
+            return _load_prebuilt(*best_prebuilt(_PACKAGED, source_hash(), isa.name))
+        return _load(isa, announce or _announce)
+
+
+def kernels_are_ready() -> bool:
+    """Whether this machine's kernels are prebuilt or in the cache already."""
+    if os.environ.get("EDGE_LFM_KERNELS"):
+        return True
+    isa = select_isa()
+    with suppress(IsaError):
+        best_prebuilt(_PACKAGED, source_hash(), isa.name)
+        return True
+    path = _cached_path(isa)
+    return path is not None and path.exists()
+
+
+@cache
+def _load_prebuilt(manifest: Manifest, path: Path) -> Kernels:
+    library = open_prebuilt(manifest, path)
+    table: dict[str, Callable[..., int]] = {}
+    for entry in ENTRIES:
+        table[entry.name] = _callable(entry, getattr(library, entry.symbol))
+    return Kernels(find_isa(manifest.isa), f"prebuilt for {manifest.target}", table, library)
+
+
+def _callable(entry: Entry, function: Any) -> Callable[..., int]:
+    function.restype, function.argtypes = ctypes.c_int64, [ctypes.c_int64] * len(entry.arguments)
+    return cast(Callable[..., int], function)
 
 
 @cache
@@ -83,16 +123,10 @@ def _load(isa: Isa, announce: Callable[[str], None]) -> Kernels:
     code = _read_checked(path) if path else None
     if code is None:
         announce(f"compiling kernels for {isa.name} (once per machine, about 15 s) ...")
-        code = _compile(isa)
+        code = compile_object(isa)
         if path:
             _write_checked(path, code)
     return _link(isa, code)
-
-
-def kernels_are_compiled() -> bool:
-    """Whether this machine's kernels are in the cache already."""
-    path = _cached_path(select_isa())
-    return path is not None and path.exists()
 
 
 def _announce(line: str) -> None:
@@ -101,7 +135,10 @@ def _announce(line: str) -> None:
 
 def _cached_path(isa: Isa) -> Path | None:
     """The cache file of `isa`, or None when there is no folder that only this user can write to."""
-    versions = "-".join(version(name) for name in ("numba", "llvmlite"))
+    try:
+        versions = "-".join(version(name) for name in ("numba", "llvmlite"))
+    except PackageNotFoundError:
+        return None
     key = hashlib.sha256(f"{isa.name}{isa.cpu}{isa.features}{versions}{source_hash()}".encode()).hexdigest()[:20]
     try:
         folder = cache_folder() / "kernels"
@@ -136,11 +173,23 @@ def _write_checked(path: Path, code: bytes) -> None:
         return
 
 
-def _compile(isa: Isa) -> bytes:
-    """Run the compiler in a process of its own: the runtime stays free of Numba and of its memory."""
+def compile_object(isa: Isa) -> bytes:
+    """An object file of the kernels, for this machine or another.
+
+    The compiler runs in a process of its own: the runtime stays free of Numba and of its memory.
+
+    Raises:
+        IsaError: Numba is not installed, or cannot compile them.
+    """
+    if find_spec("numba") is None or find_spec("llvmlite") is None:
+        raise IsaError(
+            f"there are no prebuilt kernels for {isa.name}, and Numba is not installed to compile them",
+            hint="pip install numba, or set EDGE_LFM_KERNELS to a folder that edge-lfm compile made",
+        )
     with tempfile.TemporaryDirectory(prefix="edge-lfm-") as folder:
         output = Path(folder) / "kernels.o"
-        command = [sys.executable, "-P", "-m", "edge_lfm.kernels.compiler", "--isa", isa.name, "-o", str(output)]
+        command = [sys.executable, "-P", "-m", "edge_lfm.kernels.compiler", "--isa", isa.name, "--cpu", isa.cpu]
+        command += ["-o", str(output)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0 or not output.exists():
             reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
@@ -165,6 +214,6 @@ def _link(isa: Isa, code: bytes) -> Kernels:
     tracker = builder.link(jit, f"edge_lfm_{isa.name}")
     table: dict[str, Callable[..., int]] = {}
     for entry in ENTRIES:
-        prototype = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * entry.arity)
+        prototype = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * len(entry.arguments))
         table[entry.name] = prototype(tracker[entry.symbol])
-    return Kernels(isa, table, (jit, tracker))
+    return Kernels(isa, "compiled here", table, (jit, tracker))

@@ -63,20 +63,37 @@ def _dot_part(b: ir.IRBuilder, a: Any, w: Any, x: Any, signed: bool) -> Any:
         return _call(b, "llvm.x86.avx512.vpdpbusd.512", a.type, a, w, x)
     if ISA.name == "avxvnni":
         return _call(b, "llvm.x86.avx512.vpdpbusd.256", a.type, a, w, x)
-    if ISA.name == "avx2":
-        return _dot_avx2(b, a, w, x, signed)
+    if ISA.name in ("avx2", "ssse3"):
+        return _dot_pairs(b, a, w, x, signed)
     if ISA.name in ("dotprod", "i8mm"):
         return _call(b, "llvm.aarch64.neon.sdot.v4i32.v16i8", a.type, a, w, x)
-    return _dot_plain(b, a, w, x)
+    return _dot_neon(b, a, w, x) if ISA.machine == "aarch64" else _dot_plain(b, a, w, x)
 
 
-def _dot_avx2(b: ir.IRBuilder, a: Any, w: Any, x: Any, signed: bool) -> Any:
-    """`vpmaddubsw` saturates at 32767: |w| and x * sign(w) keep every pair at 2 * 127 * 127 = 32258."""
+def _dot_neon(b: ir.IRBuilder, a: Any, w: Any, x: Any) -> Any:
+    """Four instructions per 16 products: two widening multiplies, sums of pairs in int16 (2 * 127 * 127 fits), and
+    pairs of those added to the int32 lanes."""
+    wide, byte = ir.VectorType(I16, 8), "llvm.aarch64.neon.smull.v8i16"
+    low, high = (_call(b, byte, wide, _part(b, w, n, 8), _part(b, x, n, 8)) for n in (0, 8))
+    pairs = _call(b, "llvm.aarch64.neon.addp.v8i16", wide, low, high)
+    return b.add(a, _call(b, "llvm.aarch64.neon.saddlp.v4i32.v8i16", a.type, pairs))
+
+
+_SIGN, _PAIRS, _SUMS, _SHUFFLE = (
+    tuple(f"llvm.x86.avx2.{name}" for name in ("psign.b", "pmadd.ub.sw", "pmadd.wd", "pshuf.b"))
+    if ISA.name != "ssse3"
+    else ("llvm.x86.ssse3.psign.b.128", "llvm.x86.ssse3.pmadd.ub.sw.128", "llvm.x86.sse2.pmadd.wd",
+          "llvm.x86.ssse3.pshuf.b.128")
+)  # fmt: skip
+
+
+def _dot_pairs(b: ir.IRBuilder, a: Any, w: Any, x: Any, signed: bool) -> Any:
+    """`pmaddubsw` saturates at 32767: |w| and x * sign(w) keep every pair at 2 * 127 * 127 = 32258."""
     if signed:
-        x = _call(b, "llvm.x86.avx2.psign.b", x.type, x, w)
-        w = _call(b, "llvm.abs.v32i8", w.type, w, ir.Constant(ir.IntType(1), 0))
-    pairs = _call(b, "llvm.x86.avx2.pmadd.ub.sw", ir.VectorType(I16, 16), w, x)
-    fours = _call(b, "llvm.x86.avx2.pmadd.wd", a.type, pairs, ir.Constant(pairs.type, [1] * 16))
+        x = _call(b, _SIGN, x.type, x, w)
+        w = _call(b, f"llvm.abs.v{w.type.count}i8", w.type, w, ir.Constant(ir.IntType(1), 0))
+    halves = ir.VectorType(I16, w.type.count // 2)
+    fours = _call(b, _SUMS, a.type, _call(b, _PAIRS, halves, w, x), ir.Constant(halves, [1] * halves.count))
     return b.add(a, fours)
 
 
@@ -114,7 +131,7 @@ def lookup_nibbles(b: ir.IRBuilder, table: tuple[int, ...], q: Any, high: bool) 
 def _shuffle_bytes(b: ir.IRBuilder, table: list[int], index: Any) -> Any:
     if ISA.name == "portable":
         return _steps(b, table, index)
-    name = "llvm.x86.avx2.pshuf.b" if ISA.machine == "x86_64" else "llvm.aarch64.neon.tbl1.v16i8"
+    name = _SHUFFLE if ISA.machine == "x86_64" else "llvm.aarch64.neon.tbl1.v16i8"
     return _call(b, name, index.type, ir.Constant(index.type, table * (index.type.count // 16)), index)
 
 
@@ -152,10 +169,10 @@ def _lookup_eight(b: ir.IRBuilder, table: tuple[float, ...], index: Any) -> Any:
     return b.select(upper, halves[1], halves[0])
 
 
-# float16: hardware conversions where they exist. x86-64 without F16C has none, and LLVM would call a
+# float16: hardware conversions where they exist. x86-64 without F16C (v3) has none, and LLVM would call a
 # library function per value that not every machine has, so there the bits are converted by integers.
 
-_HAS_F16 = ISA.name != "portable"
+_HAS_F16 = ISA.name not in ("portable", "ssse3")
 F16X, I16X, I32X, F32X = (ir.VectorType(t, 16) for t in (ir.HalfType(), I16, I32, ir.FloatType()))
 
 

@@ -17,6 +17,7 @@ DOT_PRODUCT = {
     "avx512vnni": r"vpdpbusd\s.*zmm",
     "avxvnni": r"vpdpbusd\s.*ymm",
     "avx2": r"vpmaddubsw\s.*ymm",
+    "ssse3": r"\spmaddubsw\s.*xmm",
     "portable": r"pmaddwd",
     "i8mm": r"\ssdot\s",
     "dotprod": r"\ssdot\s",

@@ -14,6 +14,7 @@ import pytest
 from edge_lfm.config import ModelConfig
 from edge_lfm.devices.estimate import Demand, Machine, estimate
 from edge_lfm.devices.profiles import find_device, profiles, read_profile
+from edge_lfm.devices.targets import find_target
 from edge_lfm.devices.thermal import temperatures
 from edge_lfm.errors import UsageError
 from edge_lfm.kernels.isa import TIERS
@@ -33,7 +34,7 @@ def test_every_profile_is_sound() -> None:
     tiers = {tier.name for tier in TIERS}
     assert {"rpi4", "rpi5", "rk3588", "orin-nano", "apple-m1", "laptop-avx2", "laptop-avx512"} <= set(profiles())
     for device in profiles().values():
-        assert device.isa in tiers and device.sources and 0 < device.prefill_share < 1
+        assert find_target(device.target).isa.name in tiers and device.sources and 0 < device.prefill_share < 1
         assert min(device.storage.values()) > 0.02 and max(device.storage.values()) < 10
 
 
@@ -45,7 +46,7 @@ def test_devices_by_id() -> None:
 
 
 GOOD: dict[str, Any] = {
-    "name": "x", "cores": 4, "core": "y", "isa": "neon", "memory_gb": [4], "read_gbps": 1.0, "int8_gops": 1.0,
+    "name": "x", "cores": 4, "core": "y", "target": "neon", "memory_gb": [4], "read_gbps": 1.0, "int8_gops": 1.0,
     "prefill_share": 0.3, "page_kib": 4, "storage": {"sd": 0.1}, "default_storage": "sd", "notes": "", "sources": ["z"],
 }  # fmt: skip
 

@@ -56,7 +56,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     code = library._read_checked(path) if path else None
     assert code is not None
     count: list[str] = []
-    monkeypatch.setattr(library, "_compile", lambda isa: count.append(isa.name) or code)
+    monkeypatch.setattr(library, "compile_object", lambda isa: count.append(isa.name) or code)
     return count
 
 

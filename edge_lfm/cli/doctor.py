@@ -17,8 +17,7 @@ from edge_lfm import __version__
 from edge_lfm.cli.arguments import gigabytes, print_json
 from edge_lfm.devices.threads import choose_threads, cpu_quota, physical_cores
 from edge_lfm.errors import EdgeLfmError
-from edge_lfm.kernels.isa import select_isa
-from edge_lfm.kernels.library import cache_folder, kernels_are_compiled, load_kernels
+from edge_lfm.kernels.library import cache_folder, kernels_are_ready, load_kernels
 from edge_lfm.memory.budget import available_memory
 
 HELP = "check the installation and this machine"
@@ -78,12 +77,12 @@ def examine() -> Iterator[Finding]:
 
 def _kernels() -> Finding:
     try:
-        isa, ready = select_isa(), kernels_are_compiled()
+        ready = kernels_are_ready()
         kernels = load_kernels()
     except EdgeLfmError as error:
         return Finding("kernels", "error", error.message, error.hint)
-    value = f"{isa.name}, {'compiled before' if ready else 'compiled just now'}"
-    if kernels.isa.name in ("portable", "neon"):
+    value = f"{kernels.isa.name}, {kernels.origin}{'' if ready else ' just now'}"
+    if kernels.isa.name in ("portable", "ssse3", "neon"):
         return Finding("kernels", "warning", value, "this processor has no integer dot product: prefill is slow")
     return Finding("kernels", "ok", value)
 

@@ -11,6 +11,7 @@ from edge_lfm.cli.arguments import gigabytes, print_json
 from edge_lfm.config import ModelConfig
 from edge_lfm.devices.estimate import Fit, Machine, estimate
 from edge_lfm.devices.profiles import find_device
+from edge_lfm.devices.targets import find_target
 from edge_lfm.devices.threads import choose_threads
 from edge_lfm.engine.hardware import Measured, measure_machine
 from edge_lfm.errors import UsageError
@@ -102,7 +103,8 @@ def place_of(args: argparse.Namespace) -> Place:
         raise UsageError(f"{device.name} has no storage '{storage}'", hint=f"choose one of {', '.join(device.storage)}")
     memory = parse_size(args.ram) if args.ram else device.usable_bytes
     machine = Machine(memory, device.read_gbps, device.int8_gops, device.prefill_share, device.storage[storage])
-    return Place(f"{device.name}, {device.memory_gb[0]:g} GB", device.isa, machine, storage, device.sources)
+    isa = find_target(device.target).isa.name
+    return Place(f"{device.name}, {device.memory_gb[0]:g} GB", isa, machine, storage, device.sources)
 
 
 def measured_place(found: Measured, memory: int) -> Place:

@@ -16,8 +16,10 @@ from edge_lfm import __version__
 from edge_lfm.cli import (
     ask,
     bench,
+    bundle,
     calibrate,
     chat,
+    compile,
     complete,
     devices,
     doctor,
@@ -49,6 +51,8 @@ VERBS: dict[str, ModuleType] = {
     "bench": bench,
     "fit": fit,
     "devices": devices,
+    "compile": compile,
+    "bundle": bundle,
     "doctor": doctor,
 }
 INTERRUPTED, TERMINATED = 130, 143

@@ -1,0 +1,60 @@
+#!/bin/sh
+# Install edge-lfm from this bundle, without a network: sh install.sh [FOLDER]
+# FOLDER: /opt/edge-lfm for root, ~/.local/share/edge-lfm for others. Installing again replaces what is there.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+if [ "$(id -u)" = 0 ]; then to=/opt/edge-lfm; else to=$HOME/.local/share/edge-lfm; fi
+to=${1:-$to}
+
+fail() {
+    echo "install.sh: $1" >&2
+    echo "  $2" >&2
+    exit 1
+}
+
+[ "$(uname -m)" = "@MACHINE@" ] || fail "this bundle is for @MACHINE@, and this is $(uname -m)" \
+    "make one for this machine: edge-lfm bundle --target TARGET"
+python=$(command -v "python@PYTHON@" || command -v python3) || fail "there is no Python" "sudo apt install python3"
+found=$("$python" -c 'import struct, sys; print("%d.%d %d" % (*sys.version_info[:2], 8 * struct.calcsize("P")))')
+[ "$found" = "@PYTHON@ 64" ] || fail "this bundle is for a 64-bit Python @PYTHON@; found: Python $found bits" \
+    "make it for this board's Python: edge-lfm bundle --python VERSION"
+(cd "$here" && sha256sum --check --quiet SHA256SUMS) || fail "files of the bundle are damaged" "copy it again"
+
+echo "installing into $to"
+mkdir -p "$to" || fail "$to cannot be written" "name another folder: sh install.sh FOLDER"
+rm -rf "$to/new"
+mkdir -p "$to/new/lib"
+for wheel in "$here"/wheels/*.whl; do
+    "$python" -m zipfile -e "$wheel" "$to/new/lib"
+done
+find "$to/new/lib" -type d -name tests -prune -exec rm -rf {} + # 30 MB of packages' own tests
+cp -r "$here/kernels" "$to/new/kernels"
+"$python" -m compileall -q "$to/new/lib" > /dev/null || true # some packages carry templates that are not Python
+mkdir -p "$to/new/bin"
+cat > "$to/new/bin/edge-lfm" << END
+#!/bin/sh
+export EDGE_LFM_KERNELS="\${EDGE_LFM_KERNELS:-$to/kernels}" PYTHONPATH="$to/lib"
+exec $python -sP -m edge_lfm.cli.main "\$@"
+END
+chmod +x "$to/new/bin/edge-lfm"
+for part in lib kernels bin; do
+    rm -rf "${to:?}/$part"
+    mv "$to/new/$part" "$to/$part"
+done
+rmdir "$to/new"
+model=
+if [ -d "$here/model" ]; then
+    rm -rf "$to/model"
+    # Hard links where the bundle lies on the same disk: the weights are there once.
+    cp -rl "$here/model" "$to/model" 2> /dev/null || { rm -rf "$to/model" && cp -r "$here/model" "$to/model"; }
+    model=$to/model
+fi
+sed -e "s|@FOLDER@|$to|g" -e "s|@MODEL@|$model|g" "$here/edge-lfm.service" > "$to/edge-lfm.service"
+cp "$here/selftest.py" "$here/expected.json" "$to"
+PYTHONPATH="$to/lib" EDGE_LFM_KERNELS="$to/kernels" "$python" -sP "$to/selftest.py" ||
+    fail "the self-test failed" "see what it says above, and: $to/bin/edge-lfm doctor"
+
+echo "installed: $(du -sk --exclude=demo_model "$to/lib" "$to/kernels" | awk '{ n += $1 } END { printf "%.0f MB", n / 1000 }') without models"
+echo "  chat:        $to/bin/edge-lfm chat $model"
+echo "  will it fit: $to/bin/edge-lfm fit ${model:-lfm2-24b-a2b}"
+echo "  as a server: sudo cp $to/edge-lfm.service /etc/systemd/system && sudo systemctl enable --now edge-lfm"

@@ -1,0 +1,53 @@
+"""`edge-lfm compile`: the kernels as a shared object for another processor, or for this one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from edge_lfm.cli.arguments import gigabytes, print_json
+from edge_lfm.devices.prebuild import prebuild
+from edge_lfm.devices.targets import TARGETS, find_target
+from edge_lfm.errors import UsageError
+from edge_lfm.kernels.isa import TIERS
+
+HELP = "compile the kernels for a board or a processor into a shared object with a C interface"
+EXAMPLE = "edge-lfm compile --target rpi5 -o kernels"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--target", nargs="+", default=[], metavar="NAME", help="devices, processors or ISA tiers")
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="where to write them")
+    parser.add_argument("--list", action="store_true", help="list the targets")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.list:
+        list_targets(args.json)
+        return
+    if not args.target or not args.output:
+        raise UsageError("--target and -o are needed", hint=f"for example: {EXAMPLE}")
+    targets = {target.name: target for target in map(find_target, args.target)}
+    made = []
+    for target in targets.values():
+        print(f"compiling for {target.name} (about 15 s) ...", file=sys.stderr)
+        made.append(prebuild(target, args.output))
+    if args.json:
+        print_json([asdict(manifest) for manifest in made])
+        return
+    for manifest in made:
+        path = args.output / manifest.file
+        print(f"{path}  {gigabytes(path.stat().st_size)}, tier {manifest.isa}, LLVM's {manifest.cpu}")
+
+
+def list_targets(as_json: bool) -> None:
+    if as_json:
+        found = [*TARGETS, *(find_target(tier.name) for tier in TIERS)]
+        print_json([{"name": t.name, "tier": t.isa.name, "machine": t.isa.machine, "serves": t.serves} for t in found])
+        return
+    for target in TARGETS:
+        print(f"{target.name:12} {target.isa.name:11} {target.serves}")
+    print(f"and each tier by its name: {', '.join(tier.name for tier in TIERS)}; and each of: edge-lfm devices")
