@@ -1,14 +1,16 @@
 """What routing that prefers experts in memory costs and saves, on a model with real routing.
 
-    python benchmarks/cached_routing.py MODEL TEXT --shares 0.25,0.5 --ratios 0.95,0.9,0.8
+    python benchmarks/cached_routing.py MODEL TEXT --shares 0.25,0.5 --ratios 0.95,0.9,0.8 [--tasks FILE]
 
 Text goes through the model one token at a time, as in decode; KL divergence and agreement are to the same model with
-exact routing, misses are per token.
+exact routing, misses are per token. Tasks are answered greedily, and compared with exact routing by a sign test.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +18,13 @@ import numpy as np
 from edge_lfm.engine.evaluate import Experts, measure_divergence
 from edge_lfm.engine.paged import fixed_bytes, paged_runner, slot_bytes_of
 from edge_lfm.engine.runner import Runner
+from edge_lfm.engine.tasks import Task, compare, judge, read_tasks
 from edge_lfm.kernels.library import load_kernels
 from edge_lfm.kernels.ref import F32, I64
 from edge_lfm.memory.budget import RING_SLOTS, Budget
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.state import State
+from edge_lfm.text.tokenizer import Tokenizer
 from edge_lfm.text.windows import read_text, windows_of
 
 
@@ -38,6 +42,46 @@ class OneByOne:
         return np.stack([self.runner.run(window[t : t + 1], state) for t in range(len(window))]), {}
 
 
+def answer(runner: Runner, tokenizer: Tokenizer, task: Task) -> str:
+    """Greedily, the prompt one token at a time, too: cached routing is for steps of one token."""
+    ids = tokenizer.encode(task.prompt, special=True)
+    state = State(runner.model.config, len(ids) + task.max_tokens)
+    for token in ids:
+        logits = runner.run(np.array([token]), state)
+    found: list[int] = []
+    while len(found) < task.max_tokens and (token := int(logits[: tokenizer.size].argmax())) not in tokenizer.eos_ids:
+        found.append(token)
+        logits = runner.run(np.array([token]), state)
+    return tokenizer.decode(found, special=True)
+
+
+@contextmanager
+def cached(folder: Path, share: float, ratio: float) -> Iterator[Runner]:
+    """A runner that keeps a share of the experts and routes with a ratio."""
+    with PackedModel(folder) as model:
+        layers = sum(model.config.is_moe(n) for n in range(model.config.num_hidden_layers))
+        slots = round(share * model.config.num_experts) * layers + min(RING_SLOTS, model.config.num_experts)
+        budget = Budget(fixed_bytes(model, load_kernels(), 1) + slots * slot_bytes_of(model), stated=True)
+        with paged_runner(model, load_kernels(), 1, budget, 0) as runner:
+            runner.cached_ratio = ratio
+            yield runner
+
+
+def compare_tasks(folder: Path, tasks: list[Task], settings: list[tuple[float, float]]) -> None:
+    tokenizer = Tokenizer(folder)
+    with PackedModel(folder) as model, Runner(model, load_kernels(), 1) as exact:
+        before = judge(tasks, [answer(exact, tokenizer, task) for task in tasks])
+    print(f"\nexact: {np.mean(before):.1%} of {len(tasks)} tasks\n")
+    print("| share kept | ratio | tasks right | lost | won | p |\n|---|---|---|---|---|---|")
+    for share, ratio in settings:
+        with cached(folder, share, ratio) as runner:
+            after = judge(tasks, [answer(runner, tokenizer, task) for task in tasks])
+        found = compare(before, after)
+        print(
+            f"| {share:.0%} | {ratio} | {np.mean(after):.1%} | {found.lost} | {found.won} | {found.p:.2f} |", flush=True
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
@@ -45,26 +89,27 @@ def main() -> None:
     parser.add_argument("--shares", default="0.25,0.5")
     parser.add_argument("--ratios", default="1.0,0.95,0.9,0.8,0.7")
     parser.add_argument("--windows", type=int, default=12)
+    parser.add_argument("--tasks", type=Path, help="also answer the samples of this file")
+    parser.add_argument("--every", type=int, default=1, help="of the samples, take every so many")
     args = parser.parse_args()
     windows = windows_of(args.model, read_text(args.text), 512, args.windows)
     print("| share kept | ratio | misses a token | KL divergence | same top | perplexity |\n|---|---|---|---|---|---|")
     with PackedModel(args.model) as exact, Runner(exact, load_kernels(), 1) as reference:
         for share in map(float, args.shares.split(",")):
             for ratio in map(float, args.ratios.split(",")):
-                with PackedModel(args.model) as model:
-                    layers = sum(model.config.is_moe(n) for n in range(model.config.num_hidden_layers))
-                    slots = round(share * model.config.num_experts) * layers + min(RING_SLOTS, model.config.num_experts)
-                    budget = Budget(fixed_bytes(model, load_kernels(), 1) + slots * slot_bytes_of(model), stated=True)
-                    with paged_runner(model, load_kernels(), 1, budget, 0) as runner:
-                        runner.cached_ratio = ratio
-                        found = measure_divergence(OneByOne(runner), OneByOne(reference), windows, lambda _n: None)
-                        assert runner.pager is not None
-                        misses = runner.pager.stats.misses.sum() / sum(len(w) for w in windows)
+                with cached(args.model, share, ratio) as runner:
+                    found = measure_divergence(OneByOne(runner), OneByOne(reference), windows, lambda _n: None)
+                    assert runner.pager is not None
+                    misses = runner.pager.stats.misses.sum() / sum(len(w) for w in windows)
                 print(
                     f"| {share:.0%} | {ratio} | {misses:.2f} | {found.kl_mean:.5f} | {found.same_top:.2%} | "
                     f"{found.perplexity:.2f} / {found.reference_perplexity:.2f} |",
                     flush=True,
                 )
+    if args.tasks:
+        shares, ratios = (tuple(map(float, text.split(","))) for text in (args.shares, args.ratios))
+        settings = [(share, ratio) for share in shares for ratio in ratios if ratio < 1]
+        compare_tasks(args.model, read_tasks(args.tasks)[:: args.every], settings)
 
 
 if __name__ == "__main__":

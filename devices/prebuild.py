@@ -1,7 +1,7 @@
 """Making prebuilt kernels: compile for a target, link a shared object, write its manifest and the C header.
 
-Any linker for ELF will do: the objects need nothing but `memcpy` and `sched_yield` of the process that loads
-them. Knows no kernels; what loads the result is `kernels/prebuilt.py`.
+Any linker for ELF will do: the objects need four functions of the C library, which the process that loads them
+has. Knows no kernels; what loads the result is `kernels/prebuilt.py`.
 """
 
 from __future__ import annotations

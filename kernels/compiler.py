@@ -26,12 +26,13 @@ def _wrapper(entry: Entry, mangled: str) -> str:
 
     Kernels raise no exceptions, so the status is dropped; those without a result leave it at 0.
     """
-    args = ", ".join(f"i64 %a{i}" for i in range(len(entry.arguments)))
+    values = [f"i64 %a{i}" for i in range(len(entry.arguments))]
+    types = ["i64"] * len(entry.arguments)
     return (
-        f'declare i32 @"{mangled}"(ptr, ptr, {", ".join(["i64"] * len(entry.arguments))})\n'
-        f"define i64 @{entry.symbol}({args}) {{\n"
+        f'declare i32 @"{mangled}"({", ".join(["ptr", "ptr", *types])})\n'
+        f"define i64 @{entry.symbol}({', '.join(values)}) {{\n"
         f"  %r = alloca i64\n  %e = alloca ptr\n  store i64 0, ptr %r\n"
-        f'  %s = call i32 @"{mangled}"(ptr %r, ptr %e, {args})\n'
+        f'  %s = call i32 @"{mangled}"({", ".join(["ptr %r", "ptr %e", *values])})\n'
         f"  %v = load i64, ptr %r\n  ret i64 %v\n}}\n"
     )
 

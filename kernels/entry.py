@@ -40,6 +40,9 @@ ENTRIES: tuple[Entry, ...] = (
     _entry("apply_ffn", "forward", "ctx layer scratch"),
     _entry("unpack_row", "embedding", "matrix row out"),
     _entry("exp_row", "maths", "x out count"),
+    # Mapped files that lose pages:
+    _entry("fault_area", "faults", ""),
+    _entry("on_fault", "faults", "signal info context"),
     # What the hardware can do:
     _entry("read_bytes", "measure", "address count"),
     _entry("dot_many", "measure", "address rounds"),

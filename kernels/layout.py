@@ -110,6 +110,11 @@ CONTEXT = np.dtype(
 """Everything that a step reads. Fields that end in _q, _s are int8 values and the records of their groups
 (`ACTIVATION_BYTES`)."""
 
+FAULT_RANGES, FAULT_RANGE_BYTES = 16, 24
+FAULT_PAGE = FAULT_RANGES * FAULT_RANGE_BYTES
+FAULT_BYTES = FAULT_PAGE + 8
+"""Ranges of mapped files that may lose pages (`faults.py`), int64 [FAULT_RANGES, 3], then the size of a page."""
+
 ARRIVED, GENERATION, COUNTER, ERROR = 0, 64, 128, 192
 SYNC_BYTES = 4 * 64
 """Barrier arrivals, barrier generation, work counter and error flag, a cache line each."""

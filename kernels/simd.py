@@ -409,3 +409,38 @@ def _yield_core(b: ir.IRBuilder, a: Sequence[Any]) -> None:
 
 
 yield_core = operation(types.void, [], _yield_core)
+
+
+# The operating system
+
+
+def static_area(name: str, nbytes: int) -> Any:
+    """`()` -> the address of `nbytes` bytes that belong to the compiled code, zeros at first, the same everywhere."""
+
+    def build(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
+        known = {variable.name: variable for variable in b.module.global_values}
+        variable = known.get(name)
+        if variable is None:
+            variable = ir.GlobalVariable(b.module, ir.ArrayType(LL["i8"], nbytes), name)
+            variable.initializer, variable.linkage, variable.align = ir.Constant(variable.value_type, None), "weak", 16
+        return b.ptrtoint(variable, LL["i64"])
+
+    return operation(types.int64, [], build)
+
+
+def _map_zeros(b: ir.IRBuilder, a: Sequence[Any]) -> None:
+    read_write, private_fixed_anonymous = 3, 0x32
+    numbers = [LL["i64"](n) for n in (read_write, private_fixed_anonymous, -1, 0)]
+    call_of(b, "mmap", LL["i64"], [*a, *numbers])
+
+
+map_zeros = operation(types.void, [types.int64, types.int64], _map_zeros)
+"""`(address, bytes)`: private pages of zeros, in place of what is mapped there."""
+
+
+def _default_handler(b: ir.IRBuilder, a: Sequence[Any]) -> None:
+    call_of(b, "signal", LL["i64"], [a[0], LL["i64"](0)])
+
+
+default_handler = operation(types.void, [types.int64], _default_handler)
+"""`(signal)`: from now on it does what it does to any process."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -32,7 +35,9 @@ from edge_lfm.model.state import State
 
 
 @contextmanager
-def paged_model(folder: Path, keep: int, ring: int = 4, threads: int = 1, chunk: int = 512) -> Iterator[Runner]:
+def paged_model(
+    folder: Path, keep: int, ring: int = 4, threads: int = 1, chunk: int = 512, way: str = "read"
+) -> Iterator[Runner]:
     """A runner whose layers keep `keep` experts, whatever that takes."""
     with PackedModel(folder) as model:
         layers = [n for n in range(model.config.num_hidden_layers) if model.config.is_moe(n)]
@@ -40,7 +45,7 @@ def paged_model(folder: Path, keep: int, ring: int = 4, threads: int = 1, chunk:
         model.use_trunk(paged._read_trunk(reader, model))
         with Runner(model, load_kernels(), threads, chunk) as runner:
             plan = PagingPlan(keep, keep * len(layers) + ring, 0, paged.slot_bytes_of(model), len(layers))
-            runner.pager = paged._make_pager(model, runner, reader, plan, layers)
+            runner.pager = paged._make_pager(model, runner, reader, plan, layers, way)
             yield runner
 
 
@@ -61,12 +66,12 @@ def resident(demo: dict[str, Path], ids: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("keep", "ring"), [(0, 4), (1, 5), (4, 4), (8, 16), (15, 4), (16, 4)])
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("threads", "way"), [(1, "read"), (2, "read"), (2, "map")])
 def test_every_budget_gives_the_same_numbers(
-    keep: int, ring: int, threads: int, demo: dict[str, Path], ids: np.ndarray, resident: np.ndarray
+    keep: int, ring: int, threads: int, way: str, demo: dict[str, Path], ids: np.ndarray, resident: np.ndarray
 ) -> None:
     """A prefill in two chunks (all 16 experts, in waves where they do not fit), and tokens one by one."""
-    with paged_model(demo["balanced"], keep, ring, threads) as runner:
+    with paged_model(demo["balanced"], keep, ring, threads, way=way) as runner:
         pager = runner.pager
         assert pager is not None
         assert np.array_equal(logits_of(runner, ids, [100]), resident)
@@ -81,7 +86,7 @@ def test_every_budget_gives_the_same_numbers(
             before = pager.stats.bytes_read
             logits_of(runner, ids[:40], [20])
             assert pager.stats.bytes_read == before
-        assert pager.stats.bytes_read == int(pager.stats.misses.sum()) * pager.block_bytes
+        assert pager.stats.bytes_read == int(pager.stats.misses.sum()) * pager.store.block_bytes
 
 
 @pytest.mark.parametrize("case", [name for name, raw in GOLDEN_CASES.items() if raw.get("num_experts")])
@@ -230,6 +235,137 @@ def test_a_file_that_is_cut_while_running_fails_the_request_only(
         assert np.array_equal(logits_of(runner, ids, [100]), resident)
 
 
+def test_mapping_takes_no_more_memory_than_its_slots(demo: dict[str, Path], ids: np.ndarray) -> None:
+    with paged_model(demo["float32"], 3, 4, way="map") as runner:
+        assert runner.pager is not None
+        for first in range(0, 150, 10):
+            runner.read(ids[first : first + 10].tolist(), State(runner.model.config, 2048))
+        address, nbytes = runner.model.span
+        held = resident_bytes(address)
+        block = runner.pager.store.block_bytes
+        # The kernel maps up to 64 KB around what is asked for (fault-around), of the header too.
+        assert 10 * block < held < (3 * 6 + 4) * (block + (64 << 10)) + (128 << 10) < nbytes / 2
+
+
+def resident_bytes(address: int) -> int:
+    """Of the mapping that begins at `address`, as the system counts them."""
+    lines = iter(Path("/proc/self/smaps").read_text(encoding="ascii").splitlines())
+    for line in lines:
+        if line.startswith(f"{address:x}-"):
+            return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("Rss:"))
+    raise AssertionError("no such mapping")
+
+
+@pytest.mark.parametrize("way", ["map", "whole"])
+def test_a_mapped_file_that_is_cut_fails_requests_and_not_the_process(
+    way: str, demo: dict[str, Path], tmp_path: Path, ids: np.ndarray, resident: np.ndarray
+) -> None:
+    """Reading what is gone raises SIGBUS in compiled code; the handler turns it into an error, for good."""
+    folder = tmp_path / "m"
+    shutil.copytree(demo["balanced"], folder)
+    with running(folder, way, 4) as runner:
+        runner.read(ids[:50].tolist(), State(runner.model.config, 2048))
+        os.truncate(folder / "model.safetensors", 1 << 20)
+        for _ in range(2):
+            with pytest.raises(ModelFileError, match=r"truncated|ends there"):
+                for first in range(0, 150, 10):
+                    runner.read(ids[first : first + 10].tolist(), State(runner.model.config, 2048))
+        with paged_model(demo["balanced"], 2) as other:  # another model is not concerned
+            assert np.array_equal(logits_of(other, ids, [100]), resident)
+
+
+@contextmanager
+def running(folder: Path, way: str, keep: int) -> Iterator[Runner]:
+    """A paged model, or one that is mapped whole."""
+    if way != "whole":
+        with paged_model(folder, keep, way=way) as runner:
+            yield runner
+    else:
+        with PackedModel(folder) as model, Runner(model, load_kernels(), 2) as runner:
+            yield runner
+
+
+def test_other_bus_errors_end_the_process_as_ever(tmp_path: Path) -> None:
+    code = (
+        "import mmap, os, sys; from edge_lfm import Model; Model.load(); path = sys.argv[1]; "
+        "open(path, 'wb').write(bytes(8192)); f = open(path, 'r+b'); m = mmap.mmap(f.fileno(), 0); "
+        "os.truncate(path, 0); print(m[5000])"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code, str(tmp_path / "x")], capture_output=True, timeout=60)
+    assert done.returncode == -signal.SIGBUS and done.stdout == b""
+
+
+@pytest.mark.parametrize(
+    ("stated", "size", "slowdown", "way"),
+    [(False, 1.1, 1.0, "map"), (False, 1.1, 3.0, "read"), (False, 1.5, 1.0, "read"), (True, 1.1, 1.0, "read")],
+)
+def test_the_way_of_paging_is_chosen_by_measurement(
+    stated: bool, size: float, slowdown: float, way: str, demo: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = iter([1000.0, 1000.0 / slowdown])
+    monkeypatch.setattr(paged, "_rate", lambda store, offsets: next(rates))
+    with PackedModel(demo["balanced"]) as model:
+        reader = BlockReader(model.folder / "model.safetensors")
+        budget = Budget(int(model.nbytes / size), stated)
+        assert paged.choose_way(model, reader, budget) == way
+        monkeypatch.undo()
+        assert paged.choose_way(model, reader, budget) in ("map", "read")  # by the real probe
+        reader.close()
+
+
+@pytest.mark.parametrize("way", ["read", "map"])
+def test_two_processes_on_one_model(way: str, demo: dict[str, Path], ids: np.ndarray, resident: np.ndarray) -> None:
+    """Another process pages the same file meanwhile; both get the right numbers."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[3]); from test_paging import *; "
+        "ids = np.random.default_rng(3).integers(14, 4096, 150)\n"
+        "with paged_model(Path(sys.argv[1]), 2, way=sys.argv[2]) as runner:\n"
+        "    found = [logits_of(runner, ids, [100]) for _ in range(10)]\n"
+        "np.save(sys.stdout.buffer, np.stack(found))"
+    )
+    command = [sys.executable, "-c", code, str(demo["balanced"]), way, str(Path(__file__).parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        with paged_model(demo["balanced"], 2, way=way) as runner:
+            for _ in range(10):
+                assert np.array_equal(logits_of(runner, ids, [100]), resident)
+        output, _ = other.communicate(timeout=120)
+    assert all(np.array_equal(found, resident) for found in np.load(io.BytesIO(output)))
+
+
+@pytest.fixture
+def failing_disk(demo: dict[str, Path], tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    """A model on a file system in an image, and the image: cut it, and its disk fails."""
+    image, there = tmp_path / "disk.img", tmp_path / "disk"
+    there.mkdir()
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    if os.geteuid() != 0 or shutil.which("mkfs.ext4") is None:
+        pytest.skip("mounting an image needs root and mkfs.ext4")
+    subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
+    mount = ["mount", "-o", "loop", str(image), str(there)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("loop devices cannot be mounted here")
+    try:
+        shutil.copytree(demo["balanced"], there / "m")
+        subprocess.run(["umount", str(there)], check=True)
+        subprocess.run(mount, check=True)  # with nothing of it in the system's cache
+        yield there / "m", image
+    finally:
+        subprocess.run(["umount", "-l", str(there)], check=False, capture_output=True)
+
+
+@pytest.mark.parametrize("way", ["read", "map", "whole"])
+def test_a_disk_that_fails(way: str, failing_disk: tuple[Path, Path], ids: np.ndarray) -> None:
+    folder, image = failing_disk
+    with running(folder, way, 1) as runner:
+        runner.run(ids[:1], State(runner.model.config, 2048))  # one token: most experts have not been read
+        os.truncate(image, 1 << 20)
+        Path("/proc/sys/vm/drop_caches").write_text("1", encoding="ascii")
+        with pytest.raises(ModelFileError, match=r"cannot be read|failed"):
+            for first in range(0, 150, 10):
+                runner.read(ids[first : first + 10].tolist(), State(runner.model.config, 2048))
+
+
 def test_an_interrupted_step_loses_no_slot(demo: dict[str, Path], ids: np.ndarray, resident: np.ndarray) -> None:
     with paged_model(demo["balanced"], 2) as runner:
         pager = runner.pager
@@ -347,7 +483,7 @@ def test_ctrl_c_while_waiting_for_a_slow_disk_answers_at_once(
     with paged_model(demo["balanced"], 1, 16, threads=2) as runner:
         pager = runner.pager
         assert pager is not None
-        read, sent = pager.reader._read, []
+        read, sent = pager.store.reader._read, []
 
         def slowly(*args: int) -> None:
             time.sleep(0.05)
@@ -357,11 +493,11 @@ def test_ctrl_c_while_waiting_for_a_slow_disk_answers_at_once(
             sent.append(time.perf_counter())
             os.kill(os.getpid(), signal.SIGINT)
 
-        pager.reader._read = slowly  # type: ignore[method-assign]
+        pager.store.reader._read = slowly  # type: ignore[method-assign]
         timer = threading.Timer(0.5, interrupt)
         timer.start()
         with pytest.raises(KeyboardInterrupt):
             logits_of(runner, ids, list(range(1, len(ids))))
         assert time.perf_counter() - sent[0] < 0.2
-        pager.reader._read = read  # type: ignore[method-assign]
+        pager.store.reader._read = read  # type: ignore[method-assign]
         assert np.array_equal(logits_of(runner, ids, [100]), resident)

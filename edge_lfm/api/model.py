@@ -25,7 +25,7 @@ from edge_lfm.config import ModelConfig, as_ids, read_json
 from edge_lfm.devices.threads import choose_threads
 from edge_lfm.engine.cached_routing import parse_routing
 from edge_lfm.engine.grammar import GrammarCompiler
-from edge_lfm.engine.paged import kv_cache_bytes, paged_runner
+from edge_lfm.engine.paged import WAYS, kv_cache_bytes, paged_runner
 from edge_lfm.engine.pool import PoolStats, SequencePool
 from edge_lfm.engine.runner import Runner
 from edge_lfm.engine.sampling import SamplingOptions
@@ -100,6 +100,7 @@ class Model:
         routing: str = "exact",
         cache: str | int | None = None,
         parallel: int | None = None,
+        paging: str = "auto",
     ) -> Model:
         """Open a packed model; by default the embedded demo model.
 
@@ -116,6 +117,9 @@ class Model:
                 default: a quarter of what the model leaves free, at most 2 GB; when experts are paged, one full
                 context.
             parallel: answers that take turns token by token; more wait. Default: 4, or 1 when experts are paged.
+            paging: how experts that do not fit come into memory: "read" past the system's page cache, "map" through it,
+                which other processes and the next start then share; "auto": mapped if the model nearly fits into what
+                is available and that is as fast, as measured at the start.
 
         Raises:
             EdgeLfmError: the folder is no packed model, does not fit, or this processor cannot run it.
@@ -123,6 +127,8 @@ class Model:
         count = choose_threads(threads)
         check_kv_dtype(kv_dtype)
         cached_ratio = parse_routing(routing)
+        if paging not in WAYS:
+            raise UsageError(f"unknown way of paging '{paging}'", hint=f"choose one of {', '.join(WAYS)}")
         if parallel is not None:
             check_whole("parallel", parallel, 1, 256)
         cache_bytes = parse_size(cache) if cache is not None else None
@@ -151,7 +157,7 @@ class Model:
             kv_bytes = kv_cache_bytes(packed.config, context, kv_dtype)
             cache_bytes = kv_bytes if cache_bytes is None else cache_bytes
             fixed = kv_bytes * (parallel or 1) + cache_bytes
-            runner = paged_runner(packed, load_kernels(), count, budget, fixed)
+            runner = paged_runner(packed, load_kernels(), count, budget, fixed, paging)
             runner.cached_ratio = cached_ratio
             return cls(packed, runner, context, kv_dtype, cache_bytes, parallel or 1)
         except BaseException:

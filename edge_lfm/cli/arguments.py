@@ -48,11 +48,26 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="when experts are paged: exact (default), or cached:0.9 to prefer experts in memory (other answers)",
     )
 
+    parser.add_argument(
+        "--paging",
+        default="auto",
+        metavar="HOW",
+        help="how experts that do not fit come: read (past the system's cache), map (through it), auto",
+    )
+
 
 def open_model(folder: str | None, args: argparse.Namespace) -> Model:
     """Load a model as the arguments of `add_model_arguments` say."""
     return Model.load(
-        folder, args.ram, args.threads, args.context, args.kv_dtype, args.routing, args.cache, args.parallel
+        folder,
+        args.ram,
+        args.threads,
+        args.context,
+        args.kv_dtype,
+        args.routing,
+        args.cache,
+        args.parallel,
+        args.paging,
     )
 
 
@@ -95,12 +110,16 @@ def progress_bar(label: str, unit: str = "B") -> Callable[[int], Callable[[int],
     return start
 
 
-def prefill_bar() -> Callable[[Progress], object]:
-    """A bar for the prompt, gone when it is read."""
+def prefill_bar(paging: PagingStats | None = None) -> Callable[[Progress], object]:
+    """A bar for the prompt, gone when it is read; with what experts cost, when they are paged."""
+    before = paging.copy() if paging else None
     bar = tqdm(desc="reading the prompt", unit="tok", delay=0.5, file=sys.stderr, leave=False, disable=None)
 
     def show(progress: Progress) -> None:
         bar.total, bar.initial = progress.total, progress.cached
+        if paging and before:
+            since = paging.since(before)
+            bar.set_postfix_str(f"experts {since.hit_rate:.0%} in memory, {since.bytes_read / 1e9:.1f} GB read", False)
         bar.update(progress.done - bar.n)
         if progress.done >= progress.total:
             bar.close()
@@ -108,12 +127,12 @@ def prefill_bar() -> Callable[[Progress], object]:
     return show
 
 
-def show(generation: Generation, quiet: bool = False) -> None:
+def show(generation: Generation, quiet: bool = False, paging: PagingStats | None = None) -> None:
     """Run an answer to its end: its text on standard output as it comes, reasoning dimmed on standard error.
 
-    `quiet`: nothing but the bar of the prompt.
+    `quiet`: nothing but the bar of the prompt; `paging`: the model's counters, for that bar.
     """
-    bar, dim = prefill_bar(), ("\x1b[2m", "\x1b[0m") if sys.stderr.isatty() else ("", "")
+    bar, dim = prefill_bar(paging), ("\x1b[2m", "\x1b[0m") if sys.stderr.isatty() else ("", "")
     for event in generation:
         match event:
             case Progress():

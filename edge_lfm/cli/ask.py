@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
         generation = model.stream(
             question, documents=documents, cite=not args.no_cite, trim_documents=args.trim, **options
         )
-        show(generation, quiet=args.json)
+        show(generation, quiet=args.json, paging=model.paging)
         answer = generation.result()
     if args.json:
         citations = [asdict(citation) for citation in answer.citations]

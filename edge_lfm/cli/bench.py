@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-t", "--threads", default="", metavar="N,...", help="default: the cores of this machine")
     parser.add_argument("-r", "--repeat", type=int, default=5, metavar="N", help="runs of each test")
     parser.add_argument("--ram", default="all", metavar="SIZE,...", help="budgets to try, like 4G,8G,all (default all)")
+    parser.add_argument("--paging", default="auto", metavar="HOW", help="of a budget: read, map or auto (= read)")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw a roofline, or hits by layer when paged")
     style = parser.add_mutually_exclusive_group()
     style.add_argument("--json", action="store_true", help="print JSON")
@@ -41,7 +42,8 @@ def run(args: argparse.Namespace) -> None:
     longest = max([0, *depths]) + max([1, *prompts, *generates]) + 1
     for threads, ram in itertools.product(counts or [None], args.ram.split(",")):
         budget = None if ram == "all" else ram
-        with Model.load(args.model, ram=budget, threads=threads, context=longest if budget else None) as model:
+        context = longest if budget else None
+        with Model.load(args.model, budget, threads, context, paging=args.paging) as model:
             reports.append(
                 measure(
                     model.packed,

@@ -113,7 +113,7 @@ class _Chat:
         paging = self.model.paging
         before = paging.copy() if paging is not None else None
         try:
-            show(generation, quiet=self.args.json)
+            show(generation, quiet=self.args.json, paging=self.model.paging)
         except KeyboardInterrupt:
             generation.close()
             if not self.terminal:

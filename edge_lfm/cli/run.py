@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
         generation = model.stream(
             prompt, system=args.system, raw=args.raw, max_tokens=args.max_tokens, **sampling_of(args)
         )
-        show(generation, quiet=args.json)
+        show(generation, quiet=args.json, paging=model.paging)
         answer = generation.result()
         if args.json:
             print_json(

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
         if not 0 <= value <= 1e6:
             raise UsageError(f"{name} is {value}", hint="it must be 0..1000000")
     load = {"ram": args.ram, "threads": args.threads, "context": args.context, "kv_dtype": args.kv_dtype}
-    load |= {"routing": args.routing, "cache": args.cache, "parallel": args.parallel}
+    load |= {"routing": args.routing, "cache": args.cache, "parallel": args.parallel, "paging": args.paging}
     settings = Settings(
         model=args.model,
         load=load,

@@ -164,12 +164,12 @@ def storage_rate(pager: ExpertPager) -> float:
     started = time.perf_counter()
     for first in range(0, len(places), len(slots)):
         reads = [
-            pager.reader.read(int(pager.offsets[n][e]), pager.block_bytes, pager.slots.address_of(slot))
+            pager.store.begin(slot, int(pager.offsets[n][e]))[1]
             for (n, e), slot in zip(places[first : first + len(slots)], slots, strict=False)
         ]
         for read in reads:
             read.result()
-    return len(places) * pager.block_bytes / (time.perf_counter() - started) / 1e9
+    return len(places) * pager.store.block_bytes / (time.perf_counter() - started) / 1e9
 
 
 class Working(Protocol):

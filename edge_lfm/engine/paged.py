@@ -5,6 +5,7 @@ Decides nothing about budgets (`memory/budget.py`) and nothing about which exper
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -16,19 +17,33 @@ from edge_lfm.errors import ModelFileError
 from edge_lfm.formats.safetensors import SafetensorsFile
 from edge_lfm.kernels.library import Kernels
 from edge_lfm.memory.budget import Budget, PagingPlan, plan_paging
-from edge_lfm.memory.paging import ExpertPager
+from edge_lfm.memory.mapped import MappedStore
+from edge_lfm.memory.paging import ExpertPager, Store
 from edge_lfm.memory.policy import FORECAST_FILE, HALF_LIVES, DecayedUse, LearnedUse
-from edge_lfm.memory.reader import READ_ALIGNMENT, BlockReader, Slots
+from edge_lfm.memory.reader import READ_ALIGNMENT, BlockReader, Slots, SlotStore
 from edge_lfm.memory.residency import Residency
 from edge_lfm.model.packed_model import PackedModel
-from edge_lfm.model.plan import expert_name
+from edge_lfm.model.plan import EXPERT_CLASS, expert_name
 
 INTERPRETER_BYTES = 128 << 20
 """Python, its packages and the kernels: the demo model's process peaks at 0.13 GB."""
 
 
-def paged_runner(model: PackedModel, kernels: Kernels, threads: int, budget: Budget, kv_bytes: int) -> Runner:
+WAYS = ("auto", "read", "map")
+NEARLY_FITS = 1.25
+"""Times the budget: what the system's cache would hold for the next start and for other processes is then most of the
+file. The model's own share of memory is the same either way."""
+_MAP_RATE = 0.8
+"""Of the rate of direct reads, what mapping must reach to be worth the sharing."""
+_PROBE_BLOCKS = 8
+
+
+def paged_runner(
+    model: PackedModel, kernels: Kernels, threads: int, budget: Budget, kv_bytes: int, way: str = "auto"
+) -> Runner:
     """A runner within a budget that does not hold all experts.
+
+    `way`: how experts come: "read" past the system's cache, "map" through it, or "auto" (`choose_way`).
 
     Raises:
         DoesNotFitError: the budget does not even hold what every token needs.
@@ -42,12 +57,54 @@ def paged_runner(model: PackedModel, kernels: Kernels, threads: int, budget: Bud
         plan = plan_paging(budget, fixed, slot_bytes, len(layers), config.num_experts, config.num_experts_per_tok)
         model.use_trunk(_read_trunk(reader, model))
         runner = Runner(model, kernels, threads)
-        runner.pager = _make_pager(model, runner, reader, plan, layers)
+        if way == "auto":
+            way = choose_way(model, reader, budget)
+        runner.pager = _make_pager(model, runner, reader, plan, layers, way)
         runner.lookahead = Lookahead(model)
     except BaseException:
         reader.close()
         raise
     return runner
+
+
+def choose_way(model: PackedModel, reader: BlockReader, budget: Budget) -> str:
+    """ "map" if the model nearly fits into what the machine has, and mapping blocks in random order is about as fast as
+    reading them, measured on a few of each; else "read".
+
+    A budget that the user stated is kept to the byte, so nothing may pile up in the system's cache.
+    """
+    if budget.stated or model.nbytes > NEARLY_FITS * budget.nbytes:
+        return "read"
+    experts = [name for name, piece in model.pieces.items() if piece.kind == EXPERT_CLASS]
+    picked = np.random.default_rng(0).choice(experts, min(2 * _PROBE_BLOCKS, len(experts)), replace=False).tolist()
+    through_map = _map_store(model)
+    read = _rate(_read_store(model, reader, 2), [model.offset_of(name) for name in picked[::2]])
+    mapped = _rate(through_map, [model.offset_of(name) for name in picked[1::2]])
+    through_map.close()
+    return "map" if mapped >= _MAP_RATE * read else "read"
+
+
+def _rate(store: Store, offsets: list[int]) -> float:
+    """Blocks a second, two at a time."""
+    started = time.perf_counter()
+    for first in range(0, len(offsets), 2):
+        for _, read in [store.begin(slot, offset) for slot, offset in enumerate(offsets[first : first + 2])]:
+            read.result()
+    for slot in (0, 1):
+        store.release(slot)
+    return len(offsets) / (time.perf_counter() - started)
+
+
+def _read_store(model: PackedModel, reader: BlockReader, slots: int) -> SlotStore:
+    return SlotStore(reader, Slots(slots, slot_bytes_of(model)), _expert_bytes(model))
+
+
+def _map_store(model: PackedModel) -> MappedStore:
+    return MappedStore(model.folder / "model.safetensors", *model.span, _expert_bytes(model))
+
+
+def _expert_bytes(model: PackedModel) -> int:
+    return next(piece.nbytes for piece in model.pieces.values() if piece.kind == EXPERT_CLASS)
 
 
 def fixed_bytes(model: PackedModel, kernels: Kernels, threads: int) -> int:
@@ -58,8 +115,7 @@ def fixed_bytes(model: PackedModel, kernels: Kernels, threads: int) -> int:
 
 def slot_bytes_of(model: PackedModel) -> int:
     """Bytes of one expert's slot."""
-    nbytes = next(piece.nbytes for piece in model.pieces.values() if piece.kind == "experts")
-    return -(-nbytes // READ_ALIGNMENT) * READ_ALIGNMENT
+    return -(-_expert_bytes(model) // READ_ALIGNMENT) * READ_ALIGNMENT
 
 
 def _read_trunk(reader: BlockReader, model: PackedModel) -> NDArray[np.uint8]:
@@ -70,16 +126,17 @@ def _read_trunk(reader: BlockReader, model: PackedModel) -> NDArray[np.uint8]:
 
 
 def _make_pager(
-    model: PackedModel, runner: Runner, reader: BlockReader, plan: PagingPlan, layers: list[int]
+    model: PackedModel, runner: Runner, reader: BlockReader, plan: PagingPlan, layers: list[int], way: str
 ) -> ExpertPager:
     experts = range(model.config.num_experts)
     offsets = {n: np.array([model.offset_of(expert_name(n, e)) for e in experts], np.int64) for n in layers}
     if any((table % READ_ALIGNMENT).any() for table in offsets.values()):
         raise ModelFileError(f"{model.folder}: experts are not aligned for direct reads", hint="quantize it again")
-    slots = Slots(plan.slots, slot_bytes_of(model))
     residency = Residency(_policies(model, layers), plan.keep, plan.slots)
-    nbytes = next(piece.nbytes for piece in model.pieces.values() if piece.kind == "experts")
-    return ExpertPager(reader, slots, residency, plan, nbytes, offsets, runner.binding.tables)
+    store: Store = _map_store(model) if way == "map" else _read_store(model, reader, plan.slots)
+    if way == "map":
+        reader.close()
+    return ExpertPager(store, residency, plan, offsets, runner.binding.tables)
 
 
 def _policies(model: PackedModel, layers: list[int]) -> dict[int, DecayedUse]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edge_lfm.engine.cached_routing import choose_cached
 from edge_lfm.engine.lookahead import Lookahead
-from edge_lfm.errors import CancelledError, NumericalError, UsageError
+from edge_lfm.errors import CancelledError, ModelFileError, NumericalError, UsageError
 from edge_lfm.kernels.layout import (
     ACTIVATION_BYTES,
     ATTENTION_SCRATCH_BYTES,
@@ -30,6 +30,7 @@ from edge_lfm.kernels.library import Kernels
 from edge_lfm.kernels.ref import rope_table
 from edge_lfm.kernels.team import Team
 from edge_lfm.memory.budget import Budget
+from edge_lfm.memory.faults import MapGuard
 from edge_lfm.memory.paging import ExpertPager
 from edge_lfm.model.binding import bind
 from edge_lfm.model.packed_model import PackedModel
@@ -67,6 +68,7 @@ class Runner:
         self.cached_ratio: float | None = None
         """Of `cached_routing`, for steps of one token when experts are paged; None: the router's choice."""
         self.binding = bind(model)
+        self._guard = MapGuard(kernels, *model.span)
         self.team = Team(threads)
         self._turn = threading.Lock()
         self._keep: list[NDArray[Any]] = []
@@ -120,6 +122,11 @@ class Runner:
                     self._run_stages(first, min(first + 3, self.stages))
             else:
                 self._run_stages(0, self.stages)
+            if self._guard.lost_pages:
+                raise ModelFileError(
+                    f"{self.model.folder}: the file was truncated, or its disk failed, while the model was in use",
+                    hint="check the file with edge-lfm verify, then load the model again",
+                )
             if self._sync[ERROR // 8]:
                 raise NumericalError(
                     "a NaN or an infinity appeared in the activations",
@@ -241,6 +248,7 @@ class Runner:
         self.team.close()
         if self.pager is not None:
             self.pager.close()
+        self._guard.close()
 
     def __enter__(self) -> Runner:
         return self

@@ -2,7 +2,8 @@
 
 A step's experts come in waves, in rising order: one wave when the free slots can take all that is missing (any
 decode step), more in a prefill that needs more experts than fit; then the next wave is read while one is computed.
-Knows slots, offsets and addresses; does not know what an expert computes.
+Knows slots, offsets and addresses; does not know what an expert computes, nor which way a block comes
+(`SlotStore` reads it, `MappedStore` maps it).
 """
 
 from __future__ import annotations
@@ -11,13 +12,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.memory.budget import RING_SLOTS, PagingPlan
-from edge_lfm.memory.reader import BlockReader, Slots
 from edge_lfm.memory.residency import Residency
 
 SATURATED = 0.85
@@ -79,21 +79,31 @@ class Wave:
     reads: dict[int, Future[None]] = field(default_factory=dict)
 
 
+class Store(Protocol):
+    """Where blocks are when they are in memory."""
+
+    @property
+    def block_bytes(self) -> int: ...
+
+    def begin(self, slot: int, offset: int) -> tuple[int, Future[None]]: ...
+
+    def release(self, slot: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class ExpertPager:
     """`offsets`: file offset of each expert's block, [experts] of each layer; `tables`: where kernels look for them."""
 
     def __init__(
         self,
-        reader: BlockReader,
-        slots: Slots,
+        store: Store,
         residency: Residency,
         plan: PagingPlan,
-        block_bytes: int,
         offsets: Mapping[int, NDArray[np.int64]],
         tables: Mapping[int, NDArray[np.int64]],
     ) -> None:
-        self.reader, self.slots, self.residency, self.block_bytes = reader, slots, residency, block_bytes
-        self.plan = plan
+        self.store, self.residency, self.plan = store, residency, plan
         self.offsets, self.tables = offsets, tables
         self._row = {n: row for row, n in enumerate(sorted(tables))}
         count = len(tables)
@@ -147,9 +157,13 @@ class ExpertPager:
         for expert in experts:
             if len(self.residency.free) <= RING_SLOTS // 2 or self.residency.slot(layer, expert) is not None:
                 continue
-            address = self.slots.address_of(self.residency.admit(layer, expert))
-            self.tables[layer][expert] = address
-            reads[expert] = self.reader.read(int(self.offsets[layer][expert]), self.block_bytes, address)
+            reads[expert] = self._read(layer, expert)
+
+    def _read(self, layer: int, expert: int) -> Future[None]:
+        """Begin to bring an expert into a free slot, and show kernels where it will be."""
+        address, read = self.store.begin(self.residency.admit(layer, expert), int(self.offsets[layer][expert]))
+        self.tables[layer][expert] = address
+        return read
 
     def _drop_wrong(self, layer: int, reads: Mapping[int, Future[None]]) -> None:
         """Give up experts that were guessed and are not needed; a slot that is being written to comes back later."""
@@ -158,7 +172,7 @@ class ExpertPager:
                 self.residency.drop(layer, expert)
             else:
                 self.stats.ahead_wasted += 1
-                self.stats.bytes_read += self.block_bytes
+                self.stats.bytes_read += self.store.block_bytes
                 self._landing.append((self.residency.lend(layer, expert), read))
 
     def land(self, wait: bool = False) -> None:
@@ -184,7 +198,7 @@ class ExpertPager:
             wave.reads[expert].result()
         if wave.missing:
             self.stats.stall_s[self._row[layer]] += time.perf_counter() - started
-            self.stats.bytes_read += len(wave.missing) * self.block_bytes
+            self.stats.bytes_read += len(wave.missing) * self.store.block_bytes
 
     def abandon(self) -> None:
         """Forget a step that failed or was interrupted: wait for its reads, and take their slots back."""
@@ -202,21 +216,17 @@ class ExpertPager:
         """Spend more or less memory from now on; call between steps. Slots that are given up go back to the system."""
         self.land(wait=True)
         for slot in self.residency.resize(keep, slots):
-            self.slots.release(slot)
+            self.store.release(slot)
 
     def close(self) -> None:
-        """Wait for reads under way; must come before the slots go."""
-        self.reader.close()
+        """Wait for reads under way; must come before the memory goes."""
+        self.store.close()
 
     def _begin(self, layer: int, wave: Wave) -> None:
         self._open.append((layer, wave))
         for expert in wave.missing:
-            if expert in wave.reads:
-                continue
-            slot = self.residency.admit(layer, expert)
-            address = self.slots.address_of(slot)
-            self.tables[layer][expert] = address
-            wave.reads[expert] = self.reader.read(int(self.offsets[layer][expert]), self.block_bytes, address)
+            if expert not in wave.reads:
+                wave.reads[expert] = self._read(layer, expert)
 
 
 def _split(needed: list[int], missing: set[int], free: int, room: int) -> list[Wave]:

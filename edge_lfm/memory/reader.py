@@ -109,3 +109,23 @@ class Slots:
         first = -(-slot * self.slot_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
         last = (slot + 1) * self.slot_bytes // mmap.PAGESIZE * mmap.PAGESIZE
         self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+
+class SlotStore:
+    """Blocks of `block_bytes` of a file, read into slots."""
+
+    def __init__(self, reader: BlockReader, slots: Slots, block_bytes: int) -> None:
+        self.reader, self.slots, self.block_bytes = reader, slots, block_bytes
+
+    def begin(self, slot: int, offset: int) -> tuple[int, Future[None]]:
+        """Let a slot hold the block at `offset`; its address, and a future of its being there."""
+        address = self.slots.address_of(slot)
+        return address, self.reader.read(offset, self.block_bytes, address)
+
+    def release(self, slot: int) -> None:
+        """Give a slot's memory back until it is used again."""
+        self.slots.release(slot)
+
+    def close(self) -> None:
+        """Wait for reads under way; must come before the slots go."""
+        self.reader.close()
