@@ -22,7 +22,7 @@ _PREAMBLE = """\
 /* Kernels of edge-lfm: int4/int8 matrices, short convolution, attention, experts, for one processor.
  *
  * Addresses are int64_t. Records are filled in by the caller; what each field holds, its shape and dtype
- * stand in kernels/layout.py. No function allocates, keeps state or raises; `ctx` may be shared by as many
+ * stand in kernels/layout.py. No function allocates or raises; `ctx` may be shared by as many
  * threads as its field `threads` says, which then all make the same call.
  */
 #ifndef EDGE_LFM_KERNELS_H

@@ -32,18 +32,18 @@ def bundle(demo: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> P
     return folder / "edge-lfm"
 
 
-def install(bundle: Path, to: Path, **env: str) -> subprocess.CompletedProcess[str]:
+def install(bundle: Path, to: Path | str, where: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Without a network's help, and without what this environment has installed."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("EDGE_LFM", "PYTHON", "VIRTUAL_ENV"))}
-    clean |= {"EDGE_LFM_CACHE": str(to.parent / "cache"), "PIP_NO_INDEX": "1"} | env
+    clean |= {"EDGE_LFM_CACHE": str(bundle.parent / "cache"), "PIP_NO_INDEX": "1"}
     return subprocess.run(
-        ["sh", str(bundle / "install.sh"), str(to)], capture_output=True, text=True, timeout=300, env=clean
+        ["sh", str(bundle / "install.sh"), str(to)], capture_output=True, text=True, timeout=300, env=clean, cwd=where
     )
 
 
 def test_a_bundle_installs_and_answers(bundle: Path, tmp_path: Path) -> None:
-    for _ in range(2):  # and again, over what is there
-        done = install(bundle, tmp_path / "to")
+    for to in (str(tmp_path / "to"), "to"):  # and again, over what is there
+        done = install(bundle, to, tmp_path)
         assert done.returncode == 0, done.stderr
         assert "all as expected" in done.stdout
     to = tmp_path / "to"
@@ -87,6 +87,7 @@ def test_a_damaged_bundle_and_a_failing_self_test(bundle: Path, tmp_path: Path) 
         (bundle / "expected.json").write_text(json.dumps([expected[0] | {"token_ids": [1]}]), encoding="utf-8")
         done = install(bundle, tmp_path / "to")
         assert done.returncode == 1 and "expected the tokens [1], got" in done.stderr
+        assert list((tmp_path / "to").iterdir()) == []
         (bundle / "expected.json").write_text(json.dumps(expected) + "\n", encoding="utf-8")
     finally:
         (bundle / "SHA256SUMS").write_text(sums, encoding="utf-8")

@@ -21,23 +21,28 @@ found=$("$python" -c 'import struct, sys; print("%d.%d %d" % (*sys.version_info[
 (cd "$here" && sha256sum --check --quiet SHA256SUMS) || fail "files of the bundle are damaged" "copy it again"
 
 echo "installing into $to"
-mkdir -p "$to" || fail "$to cannot be written" "name another folder: sh install.sh FOLDER"
-rm -rf "$to/new"
-mkdir -p "$to/new/lib"
+{ mkdir -p "$to" && to=$(cd "$to" && pwd) && rm -rf "$to/new" && mkdir -p "$to/new/lib"; } ||
+    fail "$to cannot be written" "name another folder: sh install.sh FOLDER"
 for wheel in "$here"/wheels/*.whl; do
     "$python" -m zipfile -e "$wheel" "$to/new/lib"
 done
 find "$to/new/lib" -type d -name tests -prune -exec rm -rf {} + # 30 MB of packages' own tests
 cp -r "$here/kernels" "$to/new/kernels"
 "$python" -m compileall -q "$to/new/lib" > /dev/null || true # some packages carry templates that are not Python
+cp "$here/selftest.py" "$here/expected.json" "$to/new"
+# What is there already stays until the board has answered.
+if ! PYTHONPATH="$to/new/lib" EDGE_LFM_KERNELS="$to/new/kernels" "$python" -sP "$to/new/selftest.py"; then
+    rm -rf "$to/new"
+    fail "the self-test failed, and nothing was installed" "make a bundle for this board: edge-lfm bundle --target TARGET"
+fi
 mkdir -p "$to/new/bin"
 cat > "$to/new/bin/edge-lfm" << END
 #!/bin/sh
 export EDGE_LFM_KERNELS="\${EDGE_LFM_KERNELS:-$to/kernels}" PYTHONPATH="$to/lib"
-exec $python -sP -m edge_lfm.cli.main "\$@"
+exec "$python" -sP -m edge_lfm.cli.main "\$@"
 END
 chmod +x "$to/new/bin/edge-lfm"
-for part in lib kernels bin; do
+for part in lib kernels bin selftest.py expected.json; do
     rm -rf "${to:?}/$part"
     mv "$to/new/$part" "$to/$part"
 done
@@ -49,10 +54,8 @@ if [ -d "$here/model" ]; then
     cp -rl "$here/model" "$to/model" 2> /dev/null || { rm -rf "$to/model" && cp -r "$here/model" "$to/model"; }
     model=$to/model
 fi
-sed -e "s|@FOLDER@|$to|g" -e "s|@MODEL@|$model|g" "$here/edge-lfm.service" > "$to/edge-lfm.service"
-cp "$here/selftest.py" "$here/expected.json" "$to"
-PYTHONPATH="$to/lib" EDGE_LFM_KERNELS="$to/kernels" "$python" -sP "$to/selftest.py" ||
-    fail "the self-test failed" "see what it says above, and: $to/bin/edge-lfm doctor"
+if [ "$(id -u)" = 0 ]; then who=DynamicUser=yes; else who=User=$(id -un); fi
+sed -e "s|@FOLDER@|$to|g" -e "s|@MODEL@|$model|g" -e "s|@WHO@|$who|" "$here/edge-lfm.service" > "$to/edge-lfm.service"
 
 echo "installed: $(du -sk --exclude=demo_model "$to/lib" "$to/kernels" | awk '{ n += $1 } END { printf "%.0f MB", n / 1000 }') without models"
 echo "  chat:        $to/bin/edge-lfm chat $model"
