@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +29,7 @@ from edge_lfm.engine.runner import Runner
 from edge_lfm.errors import DoesNotFitError, ModelFileError, UsageError
 from edge_lfm.kernels.library import load_kernels
 from edge_lfm.memory.budget import Budget, PagingPlan, plan_paging
+from edge_lfm.memory.faults import MapGuard
 from edge_lfm.memory.policy import HALF_LIVES, WEIGHTS, DecayedUse
 from edge_lfm.memory.reader import BlockReader, Slots
 from edge_lfm.memory.residency import Residency
@@ -283,6 +286,24 @@ def running(folder: Path, way: str, keep: int) -> Iterator[Runner]:
     else:
         with PackedModel(folder) as model, Runner(model, load_kernels(), 2) as runner:
             yield runner
+
+
+def test_guards_share_a_map_and_are_closed_twice() -> None:
+    kernels, page = load_kernels(), mmap.PAGESIZE
+    with tempfile.TemporaryFile() as file:
+        file.truncate(2 * page)
+        mapped = mmap.mmap(file.fileno(), 2 * page, access=mmap.ACCESS_READ)
+        address = np.frombuffer(mapped, np.uint8).ctypes.data
+        first, second = MapGuard(kernels, address, 2 * page), MapGuard(kernels, address, 2 * page)
+        file.truncate(page)
+        assert mapped[10] == 0 and mapped[page + 10] == 0
+        assert first.lost_pages == second.lost_pages == 1
+        first.close()
+        third = MapGuard(kernels, address, page)
+        first.close()
+        assert third._range[1] == address + page and first.lost_pages == 1
+        for guard in (second, third):
+            guard.close()
 
 
 def test_other_bus_errors_end_the_process_as_ever(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ class MapGuard:
         """Watch no longer; must come before the memory is unmapped."""
         with _lock:
             self._range[1] = 0
+            self._range = self._range.copy()  # the range may be another's from now on
 
 
 def _ranges(kernels: Kernels) -> NDArray[np.int64]:
