@@ -40,15 +40,13 @@ def prebuild(target: Target, folder: Path) -> Manifest:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".edge-lfm-") as work:
             shared = link(linker, compile_object(target.isa), Path(work) / f"{target.name}.so")
             manifest = describe(target, shared.read_bytes())
-            for name, text in ((f"{target.name}.json", manifest.text()), (HEADER_NAME, header_text())):
-                (Path(work) / name).write_text(text, encoding="utf-8")
+            described = shared.with_suffix(".json")
+            described.write_text(manifest.text(), encoding="utf-8")
+            header = shared.with_name(HEADER_NAME)
+            header.write_text(header_text(), encoding="utf-8")
             # The manifest last: with the SHA-256 in it, a mixture of two builds is never loaded.
-            for source, name in (
-                (shared.name, manifest.file),
-                (HEADER_NAME, HEADER_NAME),
-                (f"{target.name}.json",) * 2,
-            ):
-                os.replace(Path(work) / source, folder / name)
+            for made in (shared, header, described):
+                os.replace(made, folder / made.name)
     except OSError as error:
         raise OutputError(f"{folder}: {error.strerror}", hint="choose another folder with -o") from None
     return manifest

@@ -7,7 +7,6 @@ disk as an error. Its pages leave this process when the slot is given to another
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import mmap
 import os
@@ -15,12 +14,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from edge_lfm.errors import ModelFileError
+from edge_lfm.memory.advice import DONTNEED, HUGEPAGE, POPULATE_READ, WILLNEED, advise
 from edge_lfm.memory.reader import READ_THREADS
 
 _AROUND = 64 << 10
 """What Linux maps around a page that is asked for (fault_around_bytes). Left behind by each of the 24B's experts, it
 would add up to 300 MB."""
-_WILLNEED, _DONTNEED, _HUGEPAGE, _POPULATE_READ = 3, 4, 14, 22  # Linux
 
 
 class MappedStore:
@@ -29,10 +28,7 @@ class MappedStore:
     def __init__(self, path: Path, address: int, nbytes: int, block_bytes: int) -> None:
         self.path, self.address, self.nbytes, self.block_bytes = path, address, nbytes, block_bytes
         self._held: dict[int, int] = {}  # slot -> offset
-        # ctypes releases the interpreter lock during the call; mmap.madvise does not.
-        self._madvise = ctypes.CDLL(None, use_errno=True).madvise
-        self._madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-        self._madvise(address, nbytes, _HUGEPAGE)
+        advise(address, nbytes, HUGEPAGE)
         self._pool = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="edge-lfm-map")
 
     def begin(self, slot: int, offset: int) -> tuple[int, Future[None]]:
@@ -50,7 +46,7 @@ class MappedStore:
         if offset is not None:
             first = max(0, offset - _AROUND) // mmap.PAGESIZE * mmap.PAGESIZE
             last = -(-min(self.nbytes, offset + self.block_bytes + _AROUND) // mmap.PAGESIZE) * mmap.PAGESIZE
-            self._madvise(self.address + first, last - first, _DONTNEED)
+            advise(self.address + first, last - first, DONTNEED)
 
     def close(self) -> None:
         """Wait for what is under way."""
@@ -59,11 +55,10 @@ class MappedStore:
     def _populate(self, offset: int) -> None:
         first = offset // mmap.PAGESIZE * mmap.PAGESIZE
         length = -(-(offset + self.block_bytes - first) // mmap.PAGESIZE) * mmap.PAGESIZE
-        self._madvise(self.address + first, length, _WILLNEED)
-        if self._madvise(self.address + first, length, _POPULATE_READ) != 0:
-            code = ctypes.get_errno()
-            if code != errno.EINVAL:  # before Linux 5.14: pages are mapped one by one, as they are used
-                why = "it ends there" if code == errno.EFAULT else os.strerror(code)
-                raise ModelFileError(
-                    f"{self.path} cannot be read at byte {offset}: {why}", hint="was it truncated? check the disk"
-                )
+        advise(self.address + first, length, WILLNEED)
+        code = advise(self.address + first, length, POPULATE_READ)
+        if code not in (0, errno.EINVAL):  # EINVAL before Linux 5.14: pages are mapped one by one, as they are used
+            why = "it ends there" if code == errno.EFAULT else os.strerror(code)
+            raise ModelFileError(
+                f"{self.path} cannot be read at byte {offset}: {why}", hint="was it truncated? check the disk"
+            )

@@ -8,11 +8,11 @@ decode of the 24B went from 17.4 to 20.4 tokens/s on one core, and filling 13.5 
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import threading
 
-_HUGEPAGE, _POPULATE_READ = 14, 22  # Linux; mmap.MADV_POPULATE_READ came with Python 3.13
+from edge_lfm.memory.advice import HUGEPAGE, POPULATE_READ, advise
+
 _STEP_BYTES = 64 << 20
 
 
@@ -23,13 +23,10 @@ class Prefault:
     """
 
     def __init__(self, address: int, nbytes: int) -> None:
-        # ctypes releases the interpreter lock during the call; mmap.madvise does not.
-        self._madvise = ctypes.CDLL(None, use_errno=True).madvise
-        self._madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
         self._first = address // mmap.PAGESIZE * mmap.PAGESIZE
         self._end = address + nbytes
         self._stop = threading.Event()
-        self._madvise(self._first, self._end - self._first, _HUGEPAGE)
+        advise(self._first, self._end - self._first, HUGEPAGE)
         self._thread = threading.Thread(target=self._run, name="edge-lfm-prefault", daemon=True)
         self._thread.start()
 
@@ -44,5 +41,5 @@ class Prefault:
 
     def _run(self) -> None:
         for at in range(self._first, self._end, _STEP_BYTES):
-            if self._stop.is_set() or self._madvise(at, min(_STEP_BYTES, self._end - at), _POPULATE_READ) != 0:
+            if self._stop.is_set() or advise(at, min(_STEP_BYTES, self._end - at), POPULATE_READ):
                 return
