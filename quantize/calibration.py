@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from edge_lfm.config import ModelConfig
 from edge_lfm.errors import ModelFileError, UsageError
-from edge_lfm.formats.checkpoint import Checkpoint
+from edge_lfm.formats.checkpoint import Checkpoint, open_checkpoint
 from edge_lfm.kernels.ref import F32, I64
 from edge_lfm.memory.policy import FORECAST_FILE
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
@@ -76,8 +76,8 @@ class Calibration:
             ) from None
         if provenance.get("checkpoint") != checkpoint.fingerprint():
             raise UsageError(
-                f"{folder} was made from another checkpoint than {checkpoint.folder}",
-                hint=f"calibrate this one: edge-lfm calibrate {checkpoint.folder} --text FILE -o CAL",
+                f"{folder} was made from another checkpoint than {checkpoint.path}",
+                hint=f"calibrate this one: edge-lfm calibrate {checkpoint.path} --text FILE -o CAL",
             )
         squares = {name.removeprefix("squares/"): a for name, a in arrays.items() if name.startswith("squares/")}
         tokens = {name.removeprefix("tokens/"): a for name, a in arrays.items() if name.startswith("tokens/")}
@@ -203,8 +203,8 @@ def collect(
     Raises:
         EdgeLfmError: the checkpoint cannot be read.
     """
-    with Checkpoint(source) as checkpoint:
-        config = ModelConfig.from_dict(checkpoint.raw_config, str(source / "config.json"))
+    with open_checkpoint(source) as checkpoint:
+        config = checkpoint.config()
         weights = CheckpointWeights(checkpoint, config, plan_pieces(config, find_recipe(DEFAULT_RECIPE).schemes))
         collector = _Collector(output, keep_inputs)
         advance = progress(config.num_hidden_layers) if progress else lambda _n: None

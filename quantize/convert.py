@@ -16,10 +16,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_lfm.config import ModelConfig
 from edge_lfm.devices.threads import choose_threads
 from edge_lfm.errors import OutputError
-from edge_lfm.formats.checkpoint import TOKENIZER_FILES, Checkpoint
+from edge_lfm.formats.checkpoint import Checkpoint, open_checkpoint
 from edge_lfm.formats.packed import PackedWriter
 from edge_lfm.kernels.layout import LAYOUT_VERSION
 from edge_lfm.kernels.library import Kernels, load_kernels
@@ -33,7 +32,7 @@ from edge_lfm.quantize.feedback import FeedbackPacker
 from edge_lfm.quantize.journal import Journal, Unit
 from edge_lfm.quantize.output import JOURNAL, check_output, staged_folder
 from edge_lfm.quantize.pack import Packed, pack_piece
-from edge_lfm.quantize.recipe import Recipe
+from edge_lfm.quantize.recipe import DEFAULT_RECIPE, Recipe, find_recipe, recipe_like
 from edge_lfm.quantize.report import ConversionReport, make_report, write_metadata
 
 Progress = Callable[[int], object]
@@ -70,19 +69,28 @@ class _Job:
         return pack_piece(piece, self.weights, self.recipe, self.kernels, calibration.importance_of(piece)), ()
 
 
-def plan_conversion(source: Path, recipe: Recipe) -> SizeReport:
-    """`--dry-run`: check the checkpoint, and tell what its packed form will weigh."""
-    with Checkpoint(source) as checkpoint:
-        config = ModelConfig.from_dict(checkpoint.raw_config, str(source / "config.json"))
+def plan_conversion(source: Path, recipe: Recipe | None) -> SizeReport:
+    """`--dry-run`: check the checkpoint, and tell what its packed form will weigh; `recipe` as of `convert`."""
+    with open_checkpoint(source) as checkpoint:
+        _, pieces, _ = _plan(checkpoint, recipe)
+        return measure_sizes(checkpoint.config(), pieces)
+
+
+def _plan(checkpoint: Checkpoint, recipe: Recipe | None) -> tuple[Recipe, list[Piece], CheckpointWeights]:
+    """The recipe, the pieces it makes, and the weights they are made of."""
+    config = checkpoint.config()
+    pieces = plan_pieces(config, (recipe or find_recipe(DEFAULT_RECIPE)).schemes)
+    weights = CheckpointWeights(checkpoint, config, pieces)
+    if recipe is None:
+        recipe = recipe_like(weights, pieces)
         pieces = plan_pieces(config, recipe.schemes)
-        CheckpointWeights(checkpoint, config, pieces)
-        return measure_sizes(config, pieces)
+    return recipe, pieces, weights
 
 
 def convert(
     source: Path,
     output: Path,
-    recipe: Recipe,
+    recipe: Recipe | None,
     *,
     calibration: Path | None = None,
     resume: bool = False,
@@ -90,12 +98,12 @@ def convert(
     threads: int | None = None,
     progress: Callable[[int], Progress] | None = None,
 ) -> ConversionReport:
-    """Quantize a checkpoint into a packed model folder.
+    """Quantize a checkpoint, or a GGUF file, into a packed model folder.
 
     Args:
-        source: folder of the checkpoint.
+        source: folder of the checkpoint, or GGUF file.
         output: folder to make; appears only when the model is whole.
-        recipe: the schemes and rounding.
+        recipe: the schemes and rounding; None: the default, or of a quantized GGUF file the nearest to its own.
         calibration: file that `edge-lfm calibrate` made from the same checkpoint.
         resume: go on with an interrupted run of the same source, recipe and calibration.
         force: replace an existing model or an interrupted run.
@@ -109,17 +117,16 @@ def convert(
     """
     started, count = time.perf_counter(), choose_threads(threads)
     check_output(output, source, force)
-    with Checkpoint(source) as checkpoint:
-        config = ModelConfig.from_dict(checkpoint.raw_config, str(source / "config.json"))
-        pieces = plan_pieces(config, recipe.schemes)
-        weights = CheckpointWeights(checkpoint, config, pieces)
+    with open_checkpoint(source) as checkpoint:
+        config = checkpoint.config()
+        recipe, pieces, weights = _plan(checkpoint, recipe)
         known = Calibration.load(calibration, checkpoint, config) if calibration else None
         fingerprint = _fingerprint(checkpoint, recipe, known)
-        warnings = tuple(_warnings(source, recipe, known))
+        warnings = tuple(_warnings(checkpoint, recipe, known))
         sizes = measure_sizes(config, pieces)
         kernels = load_kernels()
         with staged_folder(output, fingerprint, resume, force) as stage:
-            beside = sum((source / name).stat().st_size for name in TOKENIZER_FILES if (source / name).exists())
+            beside = sum(len(content) for content in checkpoint.text_files.values())
             beside += _JOURNAL_LINE_BYTES * len(pieces)
             check_room(stage, sizes.file_bytes + beside, stage / "model.safetensors")
             slots = [slot_of(piece) for piece in pieces]
@@ -131,7 +138,7 @@ def convert(
                 report = make_report(recipe, checkpoint, known, sizes, pieces, units, warnings)
                 if known is not None and (known.folder / FORECAST_FILE).exists():
                     shutil.copyfile(known.folder / FORECAST_FILE, stage / FORECAST_FILE)
-                _write_model(stage, source, checkpoint, recipe, report)
+                _write_model(stage, checkpoint, recipe, report)
             (stage / JOURNAL).unlink()
     took = time.perf_counter() - started
     return ConversionReport(
@@ -184,10 +191,9 @@ def _fingerprint(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibratio
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _write_model(stage: Path, source: Path, checkpoint: Checkpoint, recipe: Recipe, report: ConversionReport) -> None:
-    for name in TOKENIZER_FILES:
-        if (source / name).exists():
-            shutil.copyfile(source / name, stage / name)
+def _write_model(stage: Path, checkpoint: Checkpoint, recipe: Recipe, report: ConversionReport) -> None:
+    for name, content in checkpoint.text_files.items():
+        (stage / name).write_bytes(content)
     write_metadata(stage, checkpoint.raw_config, recipe, report)
 
 
@@ -207,10 +213,13 @@ def check_room(folder: Path, needed_bytes: int, existing: Path | None = None) ->
         )
 
 
-def _warnings(source: Path, recipe: Recipe, calibration: Calibration | None) -> Iterable[str]:
-    if not (source / "tokenizer.json").exists():
+def _warnings(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None) -> Iterable[str]:
+    if "tokenizer.json" not in checkpoint.text_files:
         yield "tokenizer.json is missing: the model runs on token ids only"
-    if not (source / "chat_template.jinja").exists() and not (source / "tokenizer_config.json").exists():
+    if not checkpoint.text_files.keys() & {"chat_template.jinja", "tokenizer_config.json"}:
         yield "chat_template.jinja is missing: chat needs --raw"
     if recipe.feedback and (calibration is None or not calibration.has_inputs):
-        yield f"recipe {recipe.name} rounds better with a calibration: edge-lfm calibrate {source} --text FILE -o CAL"
+        yield (
+            f"recipe {recipe.name} rounds better with a calibration: "
+            f"edge-lfm calibrate {checkpoint.path} --text FILE -o CAL"
+        )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edge_lfm.errors import UnsupportedModelError
 from edge_lfm.kernels.layout import BFLOAT16, FLOAT16, SCALE_TOO_LARGE, WEIGHTS_NOT_FINITE, encode_scratch_bytes
 from edge_lfm.kernels.library import Kernels
-from edge_lfm.kernels.ref import F32
+from edge_lfm.kernels.ref import F32, Quantized
 from edge_lfm.kernels.schemes import FLOAT32, SCHEMES, TILE_ROWS, Scheme
 from edge_lfm.kernels.tiles import pack_tiles
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
@@ -142,7 +142,11 @@ def _pack_matrix(
     parts = []
     for source in matrix.sources:
         try:
-            packed, lost = encode(weights.stored(source.name), scheme, kernels, plain, importance.get(source.name))
+            exact = weights.integers(source.name, scheme)
+            if exact is not None:
+                packed, lost = _carry(exact, scheme)
+            else:
+                packed, lost = encode(weights.stored(source.name), scheme, kernels, plain, importance.get(source.name))
         except NotFiniteError:
             raise weights.not_finite(source.name) from None
         except UnsupportedModelError as error:
@@ -154,6 +158,12 @@ def _pack_matrix(
     return np.concatenate(parts)  # sources have whole tiles of 16 rows, but for a lone embedding
 
 
+def _carry(exact: Quantized, scheme: Scheme) -> tuple[NDArray[np.uint8], ErrorSum]:
+    """Integers that the scheme holds as they are: nothing is rounded a second time."""
+    values = exact.values()
+    return pack_tiles(exact, scheme), ErrorSum(0.0, float(np.vdot(values, values)))
+
+
 def _floats(values: NDArray[Any]) -> F32:
     if values.dtype == np.uint16:
         return (values.astype(np.uint32) << 16).view(np.float32)
@@ -162,5 +172,4 @@ def _floats(values: NDArray[Any]) -> F32:
 
 def _hash(weights: CheckpointWeights, source: Source) -> str:
     """A hash of a source tensor's bytes as they are stored."""
-    values = np.ascontiguousarray(weights.stored(source.name))
-    return str(xxhash.xxh3_128_hexdigest(values.view(np.uint8).data if values.ndim else values.tobytes()))
+    return str(xxhash.xxh3_128_hexdigest(weights.raw(source.name).data))

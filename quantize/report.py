@@ -65,7 +65,7 @@ def make_report(
         for source, digest in zip(piece.sources, unit.sources, strict=True):
             sources.update(f"{source.name} {list(source.shape)} {digest}\n".encode())
     provenance = {
-        "source": checkpoint.folder.resolve().name,
+        "source": checkpoint.path.resolve().name,
         "source_hash": sources.hexdigest(),
         "recipe_hash": hashlib.sha256(json.dumps(recipe.to_json(), sort_keys=True).encode()).hexdigest(),
         "edge_lfm_version": __version__,

@@ -12,7 +12,7 @@ from conftest import GOLDEN_CASES, goldens_tool
 from edge_lfm.config import ModelConfig
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import EdgeLfmError, ModelFileError, UsageError
-from edge_lfm.formats.checkpoint import Checkpoint
+from edge_lfm.formats.checkpoint import HubCheckpoint
 from edge_lfm.kernels.ref_rounding import codebook
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.plan import plan_pieces
@@ -24,8 +24,8 @@ from edge_lfm.quantize.feedback import HELD_OUT, with_feedback
 from edge_lfm.quantize.recipe import find_recipe
 
 
-def open_weights(folder: Path) -> tuple[Checkpoint, ModelConfig, CheckpointWeights]:
-    checkpoint = Checkpoint(folder)
+def open_weights(folder: Path) -> tuple[HubCheckpoint, ModelConfig, CheckpointWeights]:
+    checkpoint = HubCheckpoint(folder)
     config = ModelConfig.from_dict(checkpoint.raw_config)
     return checkpoint, config, CheckpointWeights(checkpoint, config, plan_pieces(config, find_recipe("int8").schemes))
 

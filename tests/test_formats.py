@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from edge_lfm.config import ModelConfig
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import EdgeLfmError, ModelFileError, OutputError, UnsupportedModelError
-from edge_lfm.formats.checkpoint import Checkpoint
+from edge_lfm.formats.checkpoint import HubCheckpoint
 from edge_lfm.formats.packed import PackedFile, PackedWriter, Slot
 from edge_lfm.formats.safetensors import SafetensorsFile
 from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
@@ -143,7 +143,7 @@ def test_shards(tmp_path: Path) -> None:
     assert (tmp_path / "p1/model.safetensors").read_bytes() == (tmp_path / "p2/model.safetensors").read_bytes()
     (parts / "b.safetensors").unlink()
     with pytest.raises(ModelFileError, match=r"b\.safetensors does not exist"):
-        Checkpoint(parts)
+        HubCheckpoint(parts)
 
 
 @pytest.mark.parametrize("name", ["../a.safetensors", "/etc/passwd", ".hidden", "", 5, None])
@@ -151,7 +151,7 @@ def test_an_index_cannot_lead_out_of_the_folder(name: object, tmp_path: Path) ->
     parts = shard(tmp_path / "parts", GOLDEN_CASES["dense"], 5)
     (parts / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": name}}), encoding="utf-8")
     with pytest.raises(ModelFileError, match="not a file beside it"):
-        Checkpoint(parts)
+        HubCheckpoint(parts)
 
 
 def fused(folder: Path, raw: dict, prefix: str = "model.") -> Path:
@@ -197,9 +197,9 @@ def test_float32_packs_without_loss(
     case_checkpoints: dict[str, Path], packed_cases: dict[str, dict[str, Path]]
 ) -> None:
     for case, source in case_checkpoints.items():
-        with PackedModel(packed_cases["float32"][case]) as model, Checkpoint(source) as checkpoint:
+        with PackedModel(packed_cases["float32"][case]) as model, HubCheckpoint(source) as checkpoint:
             weights = UnpackedWeights(model, integers=False)
-            for name in checkpoint.tensors:
+            for name in checkpoint.names:
                 assert np.array_equal(weights(name), checkpoint.read(name)), (case, name)
 
 

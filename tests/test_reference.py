@@ -10,7 +10,7 @@ from conftest import FLOAT_SCHEMES, GOLDEN_CASES, goldens_tool
 
 from edge_lfm.config import ModelConfig
 from edge_lfm.demo import demo_checkpoint
-from edge_lfm.formats.checkpoint import Checkpoint
+from edge_lfm.formats.checkpoint import HubCheckpoint
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.plan import plan_pieces
 from edge_lfm.model.reference import ReferenceModel, ReferenceState
@@ -19,7 +19,7 @@ TOLERANCE = 1e-4  # of the largest logit
 
 
 def reference_of(folder: Path) -> ReferenceModel:
-    checkpoint = Checkpoint(folder)
+    checkpoint = HubCheckpoint(folder)
     config = ModelConfig.from_dict(checkpoint.raw_config)
     return ReferenceModel(config, CheckpointWeights(checkpoint, config, plan_pieces(config, FLOAT_SCHEMES)))
 

@@ -15,7 +15,7 @@ import numpy as np
 from edge_lfm.api import Model
 from edge_lfm.cli.arguments import print_json, progress_bar
 from edge_lfm.cli.eval_report import describe, write_report
-from edge_lfm.config import ModelConfig, read_json
+from edge_lfm.config import read_json
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.engine.evaluate import (
     PackedScorer,
@@ -26,7 +26,7 @@ from edge_lfm.engine.evaluate import (
 )
 from edge_lfm.engine.tasks import Task, compare, judge, read_tasks
 from edge_lfm.errors import OutputError, UsageError
-from edge_lfm.formats.checkpoint import Checkpoint
+from edge_lfm.formats.checkpoint import open_checkpoint
 from edge_lfm.kernels.ref import I64
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.packed_model import is_packed
@@ -101,8 +101,8 @@ def _open_reference(folder: Path, threads: int | None) -> Iterator[Model | Strea
         with Model.load(folder, threads=threads) as model:
             yield model
         return
-    with Checkpoint(folder) as checkpoint:
-        config = ModelConfig.from_dict(checkpoint.raw_config, str(folder / "config.json"))
+    with open_checkpoint(folder) as checkpoint:
+        config = checkpoint.config()
         pieces = plan_pieces(config, find_recipe("float32").schemes)
         yield StreamedScorer(StreamedModel(config, CheckpointWeights(checkpoint, config, pieces)), config.vocab_size)
 

@@ -1,4 +1,4 @@
-"""`edge-lfm quantize`: a Hugging Face checkpoint in, a packed model out."""
+"""`edge-lfm quantize`: a Hugging Face checkpoint or a GGUF file in, a packed model out."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from edge_lfm.quantize.output import JOURNAL, stage_of
 from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe, recipe_names
 from edge_lfm.quantize.report import ConversionReport
 
-HELP = "pack a Hugging Face checkpoint into int4 or int8"
+HELP = "pack a Hugging Face checkpoint, or a GGUF file, into int4 or int8"
 EXAMPLE = "edge-lfm quantize LFM2-24B-A2B -o lfm2-24b --recipe balanced"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="folder of the checkpoint (config.json and safetensors)")
+    parser.add_argument(
+        "source", type=Path, help="folder of the checkpoint (config.json and safetensors), or GGUF file"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to make")
-    add_recipe_argument(parser)
+    add_recipe_argument(parser, None, "; default: balanced, or nearest to the quantization of a GGUF file")
     parser.add_argument("--calibration", type=Path, metavar="FOLDER", help="what edge-lfm calibrate made")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     parser.add_argument("--force", action="store_true", help="replace the output if it is a model")
@@ -30,13 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
-def add_recipe_argument(parser: argparse.ArgumentParser) -> None:
+def add_recipe_argument(parser: argparse.ArgumentParser, default: str | None = DEFAULT_RECIPE, more: str = "") -> None:
     recipes = "; ".join(f"{name}: {find_recipe(name).summary}" for name in recipe_names())
-    parser.add_argument("--recipe", default=DEFAULT_RECIPE, metavar="NAME", help=f"a .toml file, or {recipes}")
+    parser.add_argument("--recipe", default=default, metavar="NAME", help=f"a .toml file, or {recipes}{more}")
 
 
 def run(args: argparse.Namespace) -> None:
-    recipe = find_recipe(args.recipe)
+    recipe = find_recipe(args.recipe) if args.recipe else None
     if args.dry_run:
         sizes = plan_conversion(args.source, recipe)
         if args.json:

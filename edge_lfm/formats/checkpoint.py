@@ -1,4 +1,4 @@
-"""A Hugging Face checkpoint folder: config, tokenizer files, and tensors in one file or in shards.
+"""Checkpoints: where a quantizer's weights come from. The base of all kinds, and the hub's folder of safetensors files.
 
 Knows the hub's layout; does not know what the tensors mean.
 """
@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.config import read_json
+from edge_lfm.config import ModelConfig, read_json
 from edge_lfm.errors import ModelFileError
 from edge_lfm.formats.safetensors import SafetensorsFile, TensorInfo
 
@@ -31,43 +33,150 @@ TOKENIZER_FILES = (
 """Files that a packed model takes over unchanged; the first is needed to turn text into tokens."""
 
 
+class Checkpoint(ABC):
+    """An open checkpoint; a context manager. Tensors go by the hub's names; `path` is its folder or file."""
+
+    path: Path
+    raw_config: dict[str, Any]
+    text_files: dict[str, bytes]
+    """Contents of those of `TOKENIZER_FILES` that it has."""
+
+    @property
+    @abstractmethod
+    def config_source(self) -> str:
+        """Where the config comes from, for messages."""
+
+    @property
+    @abstractmethod
+    def names(self) -> Set[str]:
+        """Of all tensors."""
+
+    @abstractmethod
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The shape of a tensor, or None if there is none of that name."""
+
+    @abstractmethod
+    def stored(self, name: str, index: int | None = None) -> NDArray[Any]:
+        """A tensor as it is stored (uint16: bfloat16; float16 or float32), or one entry along its first axis.
+
+        A view; of quantized tensors, their values as float32.
+
+        Raises:
+            ModelFileError: it is missing or has an unsupported dtype.
+        """
+
+    def raw(self, name: str, index: int | None = None) -> NDArray[np.uint8]:
+        """The bytes of a tensor in the file, [bytes]; `index` as in `stored`."""
+        return np.ascontiguousarray(self.stored(name, index)).reshape(-1).view(np.uint8)
+
+    def integers(self, name: str) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
+        """A tensor stored as integers in groups of 32: int8 [rows, cols], scales [rows, cols / 32]; or None."""
+        return None
+
+    def kind(self, name: str) -> str:
+        """How a tensor is stored: BF16, F16, F32, or ggml's name of a quantized type."""
+        return "F32"
+
+    def read(self, name: str, index: int | None = None) -> NDArray[np.float32]:
+        """A tensor as float32, or one entry along its first axis.
+
+        Raises:
+            ModelFileError: it is missing, has an unsupported dtype, or holds NaN or infinity.
+        """
+        values = self.stored(name, index)
+        if values.dtype == np.uint16:
+            values = (values.astype(np.uint32) << 16).view(np.float32)
+        floats: NDArray[np.float32] = values.astype(np.float32, copy=False)
+        if not np.isfinite(floats).all():
+            raise self.not_finite(name)
+        return floats
+
+    @abstractmethod
+    def not_finite(self, name: str) -> ModelFileError:
+        """The error of a tensor with NaN or infinity."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of config, headers and samples of the weights: cheap, and different for a different checkpoint."""
+
+    @abstractmethod
+    def forget(self, name: str, index: int | None = None) -> None:
+        """Release the memory of a tensor that has been read, or of one entry along its first axis."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Unmap its files."""
+
+    def config(self) -> ModelConfig:
+        """The shape of the model.
+
+        Raises:
+            UnsupportedModelError: it asks for something that is not implemented.
+        """
+        return ModelConfig.from_dict(self.raw_config, self.config_source)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint's folder, or a GGUF file. Errors as of the classes."""
+    from edge_lfm.formats.gguf import is_gguf
+    from edge_lfm.formats.gguf_checkpoint import GgufCheckpoint
+
+    return GgufCheckpoint(path) if is_gguf(path) else HubCheckpoint(path)
+
+
 @dataclass(frozen=True)
 class _Place:
     file: SafetensorsFile
     info: TensorInfo
 
 
-class Checkpoint:
-    """An open checkpoint; a context manager.
+class HubCheckpoint(Checkpoint):
+    """A folder in the hub's layout: config, tokenizer files, and tensors in one file or in shards.
 
     Raises:
         ModelFileError: the folder, a shard or the index is missing or damaged.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.path = folder
         if not folder.is_dir():
             what = "is not a folder" if folder.exists() else "does not exist"
-            raise ModelFileError(f"{folder} {what}", hint="give the folder of a Hugging Face checkpoint")
+            raise ModelFileError(
+                f"{folder} {what}", hint="give the folder of a Hugging Face checkpoint, or a GGUF file"
+            )
         self.raw_config = read_json(folder / "config.json")
+        self.text_files = read_text_files(folder)
         self._files: list[SafetensorsFile] = []
         try:
-            self.tensors = self._open()
+            self._tensors = self._open()
         except ModelFileError:
             self.close()
             raise
 
+    @property
+    def config_source(self) -> str:
+        return str(self.path / "config.json")
+
+    @property
+    def names(self) -> Set[str]:
+        return self._tensors.keys()
+
+    def kind(self, name: str) -> str:
+        return self._place(name).info.dtype
+
     def shape(self, name: str) -> tuple[int, ...] | None:
-        """The shape of a tensor, or None if there is none of that name."""
-        place = self.tensors.get(name)
+        place = self._tensors.get(name)
         return place.info.shape if place else None
 
     def stored(self, name: str, index: int | None = None) -> NDArray[Any]:
-        """A tensor as it is stored (uint16: bfloat16; float16 or float32), or one entry along its first axis; a view.
-
-        Raises:
-            ModelFileError: it is missing or has an unsupported dtype.
-        """
         place = self._place(name)
         values: NDArray[Any] = place.file.stored(name, index)
         if place.info.dtype not in WEIGHT_DTYPES:
@@ -77,61 +186,38 @@ class Checkpoint:
             )
         return values
 
-    def read(self, name: str, index: int | None = None) -> NDArray[np.float32]:
-        """A tensor as float32, or one entry along its first axis.
-
-        Raises:
-            ModelFileError: it is missing, has an unsupported dtype, or holds NaN or infinity.
-        """
-        self.stored(name, index)
-        values: NDArray[Any] = self._place(name).file.read(name, index)
-        if not np.isfinite(values).all():
-            raise self.not_finite(name)
-        return values
-
     def not_finite(self, name: str) -> ModelFileError:
-        """The error of a tensor with NaN or infinity."""
         return ModelFileError(
             f"{self._place(name).file.path}: tensor {name} holds NaN or infinity",
             hint="the checkpoint is damaged or its training diverged",
         )
 
     def fingerprint(self) -> str:
-        """A hash of config, headers and samples of the weights: cheap, and different for a different checkpoint."""
         digest = hashlib.sha256(json.dumps(self.raw_config, sort_keys=True).encode())
         for file in self._files:
             digest.update(file.path.name.encode() + file.sample())
         return digest.hexdigest()
 
     def _place(self, name: str) -> _Place:
-        place = self.tensors.get(name)
+        place = self._tensors.get(name)
         if place is None:
-            raise ModelFileError(f"{self.folder}: tensor {name} is missing", hint="is the checkpoint complete?")
+            raise ModelFileError(f"{self.path}: tensor {name} is missing", hint="is the checkpoint complete?")
         return place
 
     def forget(self, name: str, index: int | None = None) -> None:
-        """Release the memory of a tensor that has been read, or of one entry along its first axis."""
-        place = self.tensors[name]
+        place = self._tensors[name]
         place.file.forget(place.info, index)
 
     def close(self) -> None:
         for file in self._files:
             file.close()
 
-    def __enter__(self) -> Checkpoint:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _open(self) -> dict[str, _Place]:
-        index = self.folder / "model.safetensors.index.json"
+        index = self.path / "model.safetensors.index.json"
         names = self._shards(index) if index.exists() else {"model.safetensors": None}
         found: dict[str, _Place] = {}
         for shard, expected in names.items():
-            file = SafetensorsFile(self.folder / shard)
+            file = SafetensorsFile(self.path / shard)
             self._files.append(file)
             for name in expected or ():
                 if name not in file.tensors:
@@ -164,3 +250,15 @@ class Checkpoint:
             assert names is not None
             names.add(name)
         return shards
+
+
+def read_text_files(folder: Path) -> dict[str, bytes]:
+    """Contents of those of `TOKENIZER_FILES` that a folder has.
+
+    Raises:
+        ModelFileError: one cannot be read.
+    """
+    try:
+        return {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).exists()}
+    except OSError as error:
+        raise ModelFileError(f"{error.filename} cannot be read: {error.strerror}") from None

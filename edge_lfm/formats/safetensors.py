@@ -7,21 +7,17 @@ is never used as a path.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import mmap
-import os
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.errors import ModelFileError
+from edge_lfm.formats.file_map import FileMap
 
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
 _ITEM_BYTES = {
@@ -57,45 +53,26 @@ class TensorInfo:
         return self.end - self.start
 
 
-class SafetensorsFile:
+class SafetensorsFile(FileMap):
     """An open, mapped file; a context manager.
 
     Raises:
         ModelFileError: the file is missing, truncated, or not a valid safetensors file.
     """
 
+    KIND = "safetensors"
+
     def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO must not block
-        except FileNotFoundError:
-            raise ModelFileError(f"{path} does not exist", hint="is the download complete?") from None
-        except OSError as error:
-            raise ModelFileError(f"{path} cannot be opened: {error.strerror}") from None
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise ModelFileError(f"{path} is not a regular file", hint="give a folder with safetensors files")
-            self.size = status.st_size
-            if self.size < 8:
-                raise self._broken(f"it has only {self.size} bytes")
-            self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-        finally:
-            os.close(descriptor)
+        super().__init__(path, least_bytes=8)
         try:
             self.tensors, self.metadata = self._read_header()
         except ModelFileError:
-            self._map.close()
+            self.close()
             raise
 
     def bytes_of(self, info: TensorInfo) -> NDArray[np.uint8]:
         """The tensor's bytes, a view of the map."""
-        return np.frombuffer(self._map, np.uint8, info.nbytes, info.start)
-
-    @property
-    def span(self) -> tuple[int, int]:
-        """Address and bytes of the map."""
-        return np.frombuffer(self._map, np.uint8).ctypes.data, self.size
+        return self.view(info.start, info.nbytes)
 
     def stored(self, name: str, index: int | None = None) -> NDArray[Any]:
         """A tensor as it is stored, BF16 as uint16: a view of the map.
@@ -138,67 +115,48 @@ class SafetensorsFile:
 
     def forget(self, info: TensorInfo, index: int | None = None) -> None:
         """Tell the kernel that these pages are not needed again (keeps resident memory low); `index` as in `stored`."""
-        page, first, last = mmap.PAGESIZE, info.start, info.end
+        first, last = info.start, info.end
         if index is not None:
             size = info.nbytes // info.shape[0]
             first, last = info.start + index * size, info.start + (index + 1) * size
-        start = -(-first // page) * page
-        length = last // page * page - start
-        if length > 0:
-            self._map.madvise(mmap.MADV_DONTNEED, start, length)
-
-    def close(self) -> None:
-        """Unmap the file; if arrays still look into it, that happens when the last of them goes."""
-        with contextlib.suppress(BufferError):
-            self._map.close()
-
-    def __enter__(self) -> SafetensorsFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _broken(self, why: str) -> ModelFileError:
-        return ModelFileError(f"{self.path} is not a sound safetensors file: {why}", hint="copy or download it again")
+        self.forget_range(first, last)
 
     def _read_header(self) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         length = int.from_bytes(self._map[:8], "little")
         if length > min(_MAX_HEADER_BYTES, self.size - 8):
-            raise self._broken(f"its header claims {length} bytes, the file has {self.size}")
+            raise self.broken(f"its header claims {length} bytes, the file has {self.size}")
         try:
             header = json.loads(self._map[8 : 8 + length].decode("utf-8"), object_pairs_hook=_unique)
         except (ValueError, RecursionError) as error:
-            raise self._broken(f"its header is not JSON ({error})") from None
+            raise self.broken(f"its header is not JSON ({error})") from None
         if not isinstance(header, dict):
-            raise self._broken("its header is not a JSON object")
+            raise self.broken("its header is not a JSON object")
         metadata = header.pop("__metadata__", {})
         tensors = {name: self._info(name, entry, 8 + length) for name, entry in header.items()}
         at = 8 + length
         for info in sorted(tensors.values(), key=lambda t: (t.start, t.end)):
             if info.start != at:
-                raise self._broken(f"tensor {info.name!r:.80} starts at byte {info.start}, expected {at}")
+                raise self.broken(f"tensor {info.name!r:.80} starts at byte {info.start}, expected {at}")
             at = info.end
         if at != self.size:
-            raise self._broken(f"its tensors end at byte {at}, the file has {self.size}: truncated?")
+            raise self.broken(f"its tensors end at byte {at}, the file has {self.size}: truncated?")
         return tensors, metadata if isinstance(metadata, dict) else {}
 
     def _info(self, name: str, entry: Any, base: int) -> TensorInfo:
         try:
             dtype, shape, (first, last) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         except (TypeError, KeyError, ValueError):
-            raise self._broken(f"the entry of tensor {name!r:.80} is malformed") from None
+            raise self.broken(f"the entry of tensor {name!r:.80} is malformed") from None
         numbers = (*shape, first, last)
         if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
-            raise self._broken(f"the entry of tensor {name!r:.80} has a number that is none")
+            raise self.broken(f"the entry of tensor {name!r:.80} has a number that is none")
         if dtype not in _ITEM_BYTES:
-            raise self._broken(f"tensor {name!r:.80} has the unknown dtype {dtype!r:.20}")
+            raise self.broken(f"tensor {name!r:.80} has the unknown dtype {dtype!r:.20}")
         items = 1
         for n in shape:
             items *= n
         if base + last > self.size or last - first != items * _ITEM_BYTES[dtype]:
-            raise self._broken(
+            raise self.broken(
                 f"tensor {name!r:.80} has {last - first} bytes at {first}..{last}, "
                 f"its shape needs {items * _ITEM_BYTES[dtype]}, the file has {self.size}"
             )

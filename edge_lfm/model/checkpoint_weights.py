@@ -9,14 +9,18 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.config import ModelConfig
 from edge_lfm.errors import ModelFileError, UnsupportedModelError
 from edge_lfm.formats.checkpoint import Checkpoint
-from edge_lfm.kernels.ref import F32
+from edge_lfm.kernels.ref import F32, Quantized
+from edge_lfm.kernels.schemes import INT4_G32, INT8_G32, Scheme
 from edge_lfm.model.plan import Piece
 
+SCHEME_OF_KIND = {"Q4_0": INT4_G32, "Q8_0": INT8_G32}
+"""ggml's types whose blocks hold the same numbers as a scheme's: float16 scales for 32 integers."""
 _EXPERT = re.compile(r"(.*\.feed_forward\.experts)\.(\d+)\.(w1|w2|w3)\.weight")
 
 
@@ -29,7 +33,7 @@ class CheckpointWeights:
 
     def __init__(self, checkpoint: Checkpoint, config: ModelConfig, pieces: list[Piece]) -> None:
         self.checkpoint, self.config = checkpoint, config
-        prefixed = any(name.startswith("model.") for name in checkpoint.tensors)
+        prefixed = any(name.startswith("model.") for name in checkpoint.names)
         self._prefix = "model." if prefixed else ""
         problems, used = [], set()
         for piece in pieces:
@@ -41,13 +45,11 @@ class CheckpointWeights:
                     problems.append(f"{stored} is missing")
                 elif found != shape:
                     problems.append(f"{stored} is {list(found)}, config.json asks for {list(shape)}")
-        problems += [
-            f"{name} is unknown" for name in checkpoint.tensors if name not in used and not self._ignored(name)
-        ]
+        problems += [f"{name} is unknown" for name in checkpoint.names if name not in used and not self._ignored(name)]
         if problems:
             shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
             raise UnsupportedModelError(
-                f"{checkpoint.folder}: {shown}", hint="do config.json and the weights belong together?"
+                f"{checkpoint.path}: {shown}", hint="do config.json and the weights belong together?"
             )
 
     def __call__(self, name: str) -> F32:
@@ -67,6 +69,25 @@ class CheckpointWeights:
         width = self.config.moe_intermediate_size
         return values if expert is None else {"w1": values[:width], "w3": values[width:], "w2": values}[part]
 
+    def raw(self, name: str) -> NDArray[np.uint8]:
+        """The bytes that `stored` is made of."""
+        stored, expert, _ = self._locate(name)
+        return self.checkpoint.raw(stored) if expert is None else self.stored(name).reshape(-1).view(np.uint8)
+
+    def integers(self, name: str, scheme: Scheme) -> Quantized | None:
+        """A matrix whose stored integers the scheme can hold as they are; None: it must be rounded."""
+        stored, expert, _ = self._locate(name)
+        if expert is not None or SCHEME_OF_KIND.get(self.checkpoint.kind(stored)) is not scheme:
+            return None
+        found = self.checkpoint.integers(stored)
+        if found is None or found[0].min(initial=0) < -127 or not np.isfinite(found[1]).all():
+            return None  # ggml never writes -128 into Q8_0, and kernels do not expect it
+        return Quantized(*found)
+
+    def kind(self, name: str) -> str:
+        """How a tensor is stored: BF16, F16, F32, or ggml's name of a quantized type."""
+        return self.checkpoint.kind(self._locate(name)[0])
+
     def not_finite(self, name: str) -> ModelFileError:
         """The error of a tensor with NaN or infinity."""
         return self.checkpoint.not_finite(self._locate(name)[0])
@@ -80,10 +101,10 @@ class CheckpointWeights:
         """Where a canonical name is stored: tensor, index of the expert in it if it is fused, part."""
         stored = self._prefix + name.removeprefix("model.") if name.startswith("model.") else name
         match = _EXPERT.fullmatch(stored)
-        if match and stored not in self.checkpoint.tensors:
+        if match and stored not in self.checkpoint.names:
             base, expert, part = match[1], int(match[2]), match[3]
             fused = f"{base}.{'down_proj' if part == 'w2' else 'gate_up_proj'}"
-            if fused in self.checkpoint.tensors:
+            if fused in self.checkpoint.names:
                 return fused, expert, part
         return stored, None, ""
 

@@ -1,0 +1,241 @@
+"""A model as a GGUF file that llama.cpp loads: `edge-lfm export --format gguf`.
+
+Integers in groups of 32 with float16 scales are ggml's Q4_0 and Q8_0 and are carried over as they are; codebook weights
+are rounded once more. Written in streaming, one tensor at a time, by the package gguf.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_lfm.config import ModelConfig
+from edge_lfm.errors import OutputError, UnsupportedModelError, UsageError
+from edge_lfm.export.source import ExportSource
+from edge_lfm.formats.gguf import gguf_package
+from edge_lfm.formats.gguf_names import ARCHITECTURES, SIGMOID, tensors_of
+from edge_lfm.formats.gguf_tokenizer import gguf_metadata
+from edge_lfm.formats.packed import sync_folder
+from edge_lfm.kernels.ref import F32, Quantized
+from edge_lfm.kernels.schemes import FLOAT32, INT4_G32, INT8_G32
+from edge_lfm.quantize.convert import check_room
+from edge_lfm.quantize.pack import ErrorSum
+
+TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
+_FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}
+_SAME = {INT4_G32: "q4_0", INT8_G32: "q8_0", FLOAT32: "f16"}
+_QUANTIZATION_VERSION = 2
+
+
+@dataclass
+class GgufReport:
+    """What was written; `types`: by class of tensors, with the relative error that rounding added."""
+
+    file_bytes: int = 0
+    types: dict[str, str] = field(default_factory=dict)
+    relative_rmse: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """One tensor of the file, and what it is made of."""
+
+    name: str
+    shape: tuple[int, ...]
+    sources: list[str]
+    kind: str  # its class in the plan
+    type: str
+
+    def nbytes(self, gguf: ModuleType) -> int:
+        block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[self.type.upper()]]
+        return int(np.prod(self.shape)) // int(block) * int(size)
+
+
+def write_gguf(
+    source: ExportSource,
+    output: Path,
+    type_name: str | None = None,
+    force: bool = False,
+    progress: Callable[[int], Callable[[int], object]] | None = None,
+) -> GgufReport:
+    """Write a GGUF file.
+
+    Args:
+        source: what to write.
+        output: the file; it appears only when it is whole.
+        type_name: one of `TYPES` for all matrices (a 4-bit file keeps its embedding in 8 bits); default: the types
+            that lose least: those of the packed model, Q8_0 for codebooks, F16 for a checkpoint.
+        force: replace an existing file.
+        progress: called with the number of bytes; what it returns, with the bytes of each tensor.
+
+    Raises:
+        UsageError: unknown type. MissingExtraError: the package gguf is missing. OutputError: it cannot be written.
+        UnsupportedModelError: the model asks for something that llama.cpp's code of the family does not do.
+    """
+    if type_name is not None and type_name not in TYPES:
+        raise UsageError(f"unknown type '{type_name}'", hint=f"choose one of {', '.join(TYPES)}")
+    _check_expressible(source)
+    gguf = gguf_package()
+    if output.is_dir() or (output.exists() and not force):
+        raise OutputError(f"{output} exists", hint="choose another file, or add --force to replace it")
+    targets = [
+        _Target(name, shape, names, source.pieces[names[0]].kind, _type_of(source, shape, names[0], type_name))
+        for name, shape, names in tensors_of(source.config)
+    ]
+    sizes = [target.nbytes(gguf) for target in targets]
+    output.absolute().parent.mkdir(parents=True, exist_ok=True)
+    check_room(output.absolute().parent, sum(sizes) + (64 << 20))
+    advance = progress(sum(sizes)) if progress else lambda _bytes: None
+    errors: dict[str, ErrorSum] = {}
+    with _partial(output) as partial:
+        architecture = next(k for k, v in ARCHITECTURES.items() if v == source.config.model_type)
+        writer = gguf.GGUFWriter(partial, architecture)
+        try:
+            _add_metadata(writer, source, type_name or targets[-1].type)
+            for target, size in zip(targets, sizes, strict=True):
+                _announce(writer, gguf, target, size)
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
+            for target, size in zip(targets, sizes, strict=True):
+                parts = [_encode(source, gguf, target, name, errors) for name in target.sources]
+                writer.write_tensor_data(parts[0] if len(parts) == 1 else np.stack(parts))
+                advance(size)
+        finally:
+            writer.close()
+    types = {t.kind: ", ".join(sorted({o.type.upper() for o in targets if o.kind == t.kind})) for t in targets}
+    return GgufReport(output.stat().st_size, types, {kind: e.relative_rmse for kind, e in errors.items() if e.signal})
+
+
+def _check_expressible(source: ExportSource) -> None:
+    """llama.cpp's code of the family has no biases, and one way of weighing experts."""
+    config = source.config
+    for what, is_so in (
+        ("conv_bias is set", config.conv_bias),
+        ("norm_topk_prob is false", config.num_experts and not config.norm_topk_prob),
+        (f"routed_scaling_factor is {config.routed_scaling_factor}", config.routed_scaling_factor != 1.0),
+        ("use_expert_bias is false", config.num_experts and not config.use_expert_bias),
+    ):
+        if is_so:
+            raise UnsupportedModelError(f"{source.path}: {what}", hint="llama.cpp's lfm2moe cannot do that")
+
+
+def _type_of(source: ExportSource, shape: tuple[int, ...], name: str, wanted: str | None) -> str:
+    """The type of a tensor: what is no quantized class stays float32, as llama.cpp wants it."""
+    piece = source.pieces[name]
+    if piece.floats is not None or piece.kind == "router":
+        return "f32"
+    if wanted is None:
+        return _SAME.get(source.scheme(name), "q8_0")
+    if wanted == "q4_0" and piece.kind == "embedding":
+        return "q8_0"
+    return wanted
+
+
+def _announce(writer: Any, gguf: ModuleType, target: _Target, nbytes: int) -> None:
+    if target.type in ("f32", "f16"):
+        dtype = np.dtype(np.float32 if target.type == "f32" else np.float16)
+        writer.add_tensor_info(target.name, target.shape, dtype, nbytes)
+        return
+    row = nbytes // int(np.prod(target.shape[:-1]))
+    kind = gguf.GGMLQuantizationType[target.type.upper()]
+    writer.add_tensor_info(target.name, (*target.shape[:-1], row), np.dtype(np.uint8), nbytes, raw_dtype=kind)
+
+
+def _encode(
+    source: ExportSource, gguf: ModuleType, target: _Target, name: str, errors: dict[str, ErrorSum]
+) -> NDArray[Any]:
+    """One source's bytes in the target's type; adds what rounding lost to `errors`."""
+    found = source.weights(name)
+    if isinstance(found, Quantized) and _SAME.get(source.scheme(name)) == target.type:
+        errors.setdefault(target.kind, ErrorSum()).add(0.0, float(np.vdot(found.scale, found.scale)))
+        return _blocks(found, target.type)
+    values = (found.values() if isinstance(found, Quantized) else found).reshape(target.shape[-2:])
+    if target.type == "f32":
+        return values
+    if target.type == "f16":
+        return _halves(values, name)
+    kind = gguf.GGMLQuantizationType[target.type.upper()]
+    data: NDArray[Any] = gguf.quants.quantize(values, kind)
+    lost = values - gguf.quants.dequantize(data, kind)
+    errors.setdefault(target.kind, ErrorSum()).add(float(np.vdot(lost, lost)), float(np.vdot(values, values)))
+    return data
+
+
+def _halves(values: F32, name: str) -> NDArray[np.float16]:
+    with np.errstate(over="ignore"):
+        halves = values.astype(np.float16)
+    if not np.isfinite(halves).all():
+        raise UnsupportedModelError(f"tensor {name} has values beyond float16", hint="use --type bf16 or f32")
+    return halves
+
+
+def _blocks(found: Quantized, type_name: str) -> NDArray[np.uint8]:
+    """Integers and scales as block_q4_0 or block_q8_0: a float16 scale, then 32 values (ggml-common.h)."""
+    q = found.q.reshape(-1, 32)
+    scales = found.scale.astype(np.float16).reshape(-1, 1).view(np.uint8)
+    values = q.view(np.uint8)
+    if type_name == "q4_0":
+        nibbles = (q + 8).astype(np.uint8)
+        values = nibbles[:, :16] | nibbles[:, 16:] << np.uint8(4)
+    return np.concatenate([scales, values], axis=1).reshape(len(found.q), -1)
+
+
+def _add_metadata(writer: Any, source: ExportSource, type_name: str) -> None:
+    config: ModelConfig = source.config
+    writer.add_name(source.path.resolve().name)
+    writer.add_file_type(_FILE_TYPES[type_name])
+    writer.add_quantization_version(_QUANTIZATION_VERSION)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    layers = range(config.num_hidden_layers)
+    writer.add_head_count_kv([config.num_key_value_heads if config.is_attention(n) else 0 for n in layers])
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_shortconv_l_cache(config.conv_L_cache)
+    if config.num_experts:
+        writer.add_expert_count(config.num_experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+        writer.add_leading_dense_block_count(config.num_dense_layers)
+        writer.add_uint32(f"{writer.arch}.expert_gating_func", SIGMOID)
+    for key, value in gguf_metadata(source.text_files, config.vocab_size, str(source.path)).items():
+        if isinstance(value, list):
+            writer.add_array(key, value)
+        elif isinstance(value, bool):
+            writer.add_bool(key, value)
+        elif isinstance(value, int):
+            writer.add_uint32(key, value)
+        else:
+            writer.add_string(key, value)
+
+
+@contextmanager
+def _partial(output: Path) -> Iterator[Path]:
+    """A file beside the output, renamed to it when all went well, removed otherwise."""
+    partial = output.with_name(output.name + ".partial")
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, output)
+        sync_folder(output.absolute().parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OutputError(f"{output}: no room left", hint="free some disk space") from None
+        raise OutputError(f"{output} cannot be written: {error.strerror}", hint="check the folder") from None
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,77 @@
+"""What an export is made of: the weights of a packed model or of a checkpoint, by the hub's names.
+
+Knows no target format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_lfm.config import ModelConfig, read_json
+from edge_lfm.formats.checkpoint import open_checkpoint, read_text_files
+from edge_lfm.formats.gguf import is_gguf
+from edge_lfm.kernels.ref import F32, Quantized
+from edge_lfm.kernels.schemes import FLOAT32, SCHEMES, Scheme
+from edge_lfm.model.checkpoint_weights import CheckpointWeights
+from edge_lfm.model.packed_model import PackedModel, UnpackedWeights, is_packed
+from edge_lfm.model.plan import TENSOR_CLASSES, Piece, Schemes, plan_pieces
+from edge_lfm.model.reference import Weights
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """An open model. `weights` gives float32, or integers with scales where they are stored so."""
+
+    path: Path
+    config: ModelConfig
+    raw_config: dict[str, Any]
+    text_files: dict[str, bytes]
+    weights: Weights
+    packed: bool
+    pieces: dict[str, Piece]
+    """Which piece of the plan a tensor belongs to, by the hub's name."""
+
+    def scheme(self, name: str) -> Scheme:
+        """How a tensor is stored: float32 for all of a checkpoint."""
+        return SCHEMES[self.pieces[name].scheme]
+
+    def values(self, name: str) -> F32:
+        """A tensor as float32."""
+        found = self.weights(name)
+        return found.values() if isinstance(found, Quantized) else found
+
+
+@contextmanager
+def open_source(path: Path) -> Iterator[ExportSource]:
+    """A packed model, a checkpoint or a GGUF file.
+
+    Raises:
+        EdgeLfmError: it cannot be read.
+    """
+    if not is_gguf(path) and path.is_dir() and is_packed(path):
+        with PackedModel(path) as model:
+            raw = {k: v for k, v in read_json(path / "config.json").items() if k != "quantization_config"}
+            pieces = list(model.pieces.values())
+            weights = UnpackedWeights(model, integers=True)
+            yield ExportSource(path, model.config, raw, read_text_files(path), weights, True, _by_source(pieces))
+    else:
+        with open_checkpoint(path) as checkpoint:
+            config = checkpoint.config()
+            pieces = plan_pieces(config, Schemes("", dict.fromkeys(TENSOR_CLASSES, FLOAT32.name)))
+            yield ExportSource(
+                path,
+                config,
+                checkpoint.raw_config,
+                checkpoint.text_files,
+                CheckpointWeights(checkpoint, config, pieces),
+                False,
+                _by_source(pieces),
+            )
+
+
+def _by_source(pieces: list[Piece]) -> dict[str, Piece]:
+    return {source.name: piece for piece in pieces for source in piece.sources}

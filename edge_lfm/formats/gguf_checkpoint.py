@@ -1,0 +1,113 @@
+"""A GGUF file of the family as a checkpoint: the hub's names, config and tokenizer files over its tensors.
+
+Fused experts are taken apart, the taps of a conv get their middle axis back. Knows no quantizer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_lfm.errors import ModelFileError
+from edge_lfm.formats.checkpoint import Checkpoint
+from edge_lfm.formats.gguf import GgufFile, GgufTensor
+from edge_lfm.formats.gguf_names import hub_config, hub_names
+from edge_lfm.formats.gguf_tokenizer import hub_files
+
+
+@dataclass(frozen=True)
+class _Place:
+    tensor: GgufTensor
+    shape: tuple[int, ...]
+
+
+class GgufCheckpoint(Checkpoint):
+    """An open GGUF file; a context manager.
+
+    Raises:
+        ModelFileError: the file is damaged.
+        UnsupportedModelError: it holds another architecture, or another tokenizer.
+        MissingExtraError: the package gguf is not installed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = GgufFile(path)
+        try:
+            self._places = dict(self._find_places())
+            embedding = self._places.get("model.embed_tokens.weight")
+            self.raw_config = hub_config(
+                self._file.metadata,
+                embedding.shape[0] if embedding else 0,
+                "output.weight" in self._file.tensors,
+                any(name.endswith("exp_probs_b.bias") for name in self._file.tensors),
+                str(path),
+            )
+            self.text_files = hub_files(self._file.metadata, str(path))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def config_source(self) -> str:
+        return str(self.path)
+
+    @property
+    def names(self) -> Set[str]:
+        return self._places.keys()
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        place = self._places.get(name)
+        return place.shape if place else None
+
+    def stored(self, name: str, index: int | None = None) -> NDArray[Any]:
+        place = self._place(name)
+        values = self._file.stored(place.tensor).reshape(place.shape)
+        return values if index is None else values[index]
+
+    def raw(self, name: str, index: int | None = None) -> NDArray[np.uint8]:
+        return self._file.raw(self._place(name).tensor)
+
+    def integers(self, name: str) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
+        return self._file.integers(self._place(name).tensor)
+
+    def kind(self, name: str) -> str:
+        return self._place(name).tensor.kind
+
+    def not_finite(self, name: str) -> ModelFileError:
+        return ModelFileError(
+            f"{self.path}: tensor {self._place(name).tensor.name} holds NaN or infinity", hint="the file is damaged"
+        )
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self._file.sample()).hexdigest()
+
+    def forget(self, name: str, index: int | None = None) -> None:
+        tensor = self._places[name].tensor
+        self._file.forget_range(tensor.start, tensor.start + tensor.nbytes)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _place(self, name: str) -> _Place:
+        place = self._places.get(name)
+        if place is None:
+            raise ModelFileError(f"{self.path}: tensor {name} is missing", hint="is the file complete?")
+        return place
+
+    def _find_places(self) -> list[tuple[str, _Place]]:
+        places = []
+        for tensor in self._file.tensors.values():
+            names = hub_names(tensor.name, tensor.shape[0])
+            for n, name in enumerate(names):
+                part = tensor.part(n) if len(tensor.shape) == 3 else tensor
+                middle = name.endswith("conv.conv.weight") and len(part.shape) == 2
+                shape = (part.shape[0], 1, part.shape[1]) if middle else part.shape
+                places.append((name, _Place(part, shape)))
+        return places

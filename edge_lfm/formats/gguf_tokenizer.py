@@ -1,0 +1,163 @@
+"""A tokenizer as `tokenizer.json` and its neighbours say it, and as a GGUF file's metadata says it: both ways.
+
+Both hold the same byte-level BPE; GGUF names the regular expression that splits a text in place of spelling it out.
+Knows vocabularies, merges and templates; does not tokenize.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from edge_lfm.errors import UnsupportedModelError
+
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""Of LFM2's tokenizer.json; llama.cpp has it under the names of `_SPLITTERS`."""
+_SPLITTERS = ("lfm2", "llama-bpe", "llama3", "llama-v3")
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
+_KEY = "tokenizer.ggml."
+_IDS = {"bos_token": "bos_token_id", "eos_token": "eos_token_id", "pad_token": "padding_token_id"}
+
+
+def hub_files(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]:
+    """The tokenizer files of a checkpoint, by name, from a GGUF file's metadata; none if it has no vocabulary.
+
+    Raises:
+        UnsupportedModelError: the tokenizer is none of the family's.
+    """
+    model = metadata.get(f"{_KEY}model", "none")
+    if model in ("none", "no_vocab"):
+        return {}
+    splitter = metadata.get(f"{_KEY}pre")
+    if model != "gpt2" or splitter not in _SPLITTERS:
+        raise UnsupportedModelError(
+            f"{where}: the tokenizer {model!r:.40} with the splitter {splitter!r:.40} is not implemented",
+            hint=f"the family's is gpt2 with one of {', '.join(_SPLITTERS)}",
+        )
+    tokens: Any = metadata.get(f"{_KEY}tokens")
+    merges: Any = metadata.get(f"{_KEY}merges")
+    types = metadata.get(f"{_KEY}token_type") or [NORMAL] * len(tokens or ())
+    if not _are_texts(tokens) or not _are_texts(merges) or not isinstance(types, list) or len(types) != len(tokens):
+        raise UnsupportedModelError(f"{where}: its vocabulary is incomplete", hint="convert the model again")
+    special = {
+        name: tokens[token_id]
+        for name, key in _IDS.items()
+        if isinstance(token_id := metadata.get(_KEY + key), int) and 0 <= token_id < len(tokens)
+    }
+    adds_bos = bool(metadata.get(f"{_KEY}add_bos_token", True)) and "bos_token" in special
+    files: dict[str, Any] = {
+        "tokenizer.json": _tokenizer_json(tokens, types, merges, special.get("bos_token") if adds_bos else None),
+        "tokenizer_config.json": {"add_bos_token": adds_bos, "add_eos_token": False} | special,
+        "generation_config.json": {
+            name: metadata[f"{_KEY}{name}"] for name in ("bos_token_id", "eos_token_id") if f"{_KEY}{name}" in metadata
+        },
+    }
+    found = {name: json.dumps(value, ensure_ascii=False, indent=1).encode() for name, value in files.items()}
+    template = metadata.get("tokenizer.chat_template")
+    return found | ({"chat_template.jinja": template.encode()} if isinstance(template, str) else {})
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _tokenizer_json(tokens: list[str], types: list[int], merges: list[str], bos: str | None) -> dict[str, Any]:
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    used = [(n, token, kind) for n, (token, kind) in enumerate(zip(tokens, types, strict=True)) if kind != UNUSED]
+    added = [
+        {
+            "id": n,
+            "content": token,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": kind == CONTROL,
+        }
+        for n, token, kind in used
+        if kind in (CONTROL, USER_DEFINED)
+    ]
+    start = None
+    if bos is not None:
+        piece = {"SpecialToken": {"id": bos, "type_id": 0}}
+        text = [{"Sequence": {"id": which, "type_id": 0}} for which in "AB"]
+        start = {
+            "type": "TemplateProcessing",
+            "single": [piece, text[0]],
+            "pair": [piece, text[0], piece, text[1]],
+            "special_tokens": {bos: {"id": bos, "ids": [tokens.index(bos)], "tokens": [bos]}},
+        }
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": SPLIT}, "behavior": "Isolated", "invert": False},
+                level,
+            ],
+        },
+        "post_processor": start,
+        "decoder": level | {"use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": {token: n for n, token, _ in used},
+            "merges": [merge.split(" ") for merge in merges],
+        },
+    }
+
+
+def gguf_metadata(files: Mapping[str, bytes], vocab_size: int, where: str) -> dict[str, Any]:
+    """The keys of a GGUF file that say the same as a checkpoint's tokenizer files; none if there is no tokenizer.
+
+    Raises:
+        UnsupportedModelError: the tokenizer is none of the family's.
+    """
+    if "tokenizer.json" not in files:
+        return {f"{_KEY}model": "no_vocab"}
+    tokenizer, settings = json.loads(files["tokenizer.json"]), json.loads(files.get("tokenizer_config.json", b"{}"))
+    model = tokenizer["model"]
+    if model.get("type") != "BPE" or json.dumps(SPLIT) not in json.dumps(tokenizer["pre_tokenizer"]):
+        raise UnsupportedModelError(
+            f"{where}: tokenizer.json is not of the LFM2 family", hint="GGUF has no name for it"
+        )
+    tokens, types = [f"[PAD{n}]" for n in range(vocab_size)], [UNUSED] * vocab_size
+    for token, n in model["vocab"].items():
+        tokens[n], types[n] = token, NORMAL
+    for added in tokenizer["added_tokens"]:
+        tokens[added["id"]] = added["content"]
+        types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    found: dict[str, Any] = {
+        f"{_KEY}model": "gpt2",
+        f"{_KEY}pre": _SPLITTERS[0],
+        f"{_KEY}tokens": tokens,
+        f"{_KEY}token_type": types,
+        f"{_KEY}merges": merges,
+        f"{_KEY}add_bos_token": bool(settings.get("add_bos_token", True)),
+        f"{_KEY}add_eos_token": False,
+    }
+    for name, key in _IDS.items():
+        token = settings.get(name)
+        token = token.get("content") if isinstance(token, dict) else token
+        if token in tokens:
+            found[_KEY + key] = tokens.index(token)
+    template = files.get("chat_template.jinja")
+    inline = settings.get("chat_template")
+    if template is not None or isinstance(inline, str):
+        found["tokenizer.chat_template"] = template.decode() if template is not None else inline
+    return found

@@ -1,0 +1,435 @@
+"""GGUF in and out: against the package gguf's own reader and decoder, llama.cpp's logits, and hostile files."""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from conftest import DATA
+
+from edge_lfm import Model
+from edge_lfm.cli.main import main
+from edge_lfm.demo import demo_checkpoint
+from edge_lfm.errors import EdgeLfmError, MissingExtraError, ModelFileError, UnsupportedModelError
+from edge_lfm.export.gguf import TYPES, write_gguf
+from edge_lfm.export.source import open_source
+from edge_lfm.formats.checkpoint import open_checkpoint
+from edge_lfm.formats.gguf import GgufFile
+from edge_lfm.formats.gguf_checkpoint import GgufCheckpoint
+from edge_lfm.formats.gguf_tokenizer import gguf_metadata, hub_files
+from edge_lfm.model.packed_model import PackedModel
+from edge_lfm.quantize.convert import convert
+from edge_lfm.quantize.recipe import find_recipe
+from edge_lfm.text.tokenizer import Tokenizer
+
+Kind = gguf.GGMLQuantizationType
+TEXTS = (
+    "Hello, world!  It's 12345 o'clock.\n\n\tdef f(x):\r\n    return x**2",
+    "ÄÖÜ ñ 日本語 한국어 العربية 🙂🇩🇪 e\u0301",
+    "<|im_start|>user\nhi<|im_end|>",
+    " ",
+    "\u00a0\u200b a   b",
+)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """type -> the demo model as a GGUF file."""
+    base = tmp_path_factory.mktemp("gguf")
+    with open_source(demo_checkpoint()) as source:
+        for name in TYPES:
+            write_gguf(source, base / f"{name}.gguf", name)
+    return {name: base / f"{name}.gguf" for name in TYPES}
+
+
+@pytest.fixture(scope="module")
+def packed_files(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """type -> that file, quantized as it asks for."""
+    base = tmp_path_factory.mktemp("gguf-packed")
+    for name in ("q8_0", "q4_0"):
+        convert(files[name], base / name, None)
+    convert(files["f16"], base / "f16", find_recipe("float32"))
+    return {name: base / name for name in ("f16", "q8_0", "q4_0")}
+
+
+# The container
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_reads_what_the_package_reads(files: dict[str, Path], name: str) -> None:
+    theirs = gguf.GGUFReader(files[name])
+    with GgufFile(files[name]) as ours:
+        keys = {key: field.contents() for key, field in theirs.fields.items() if not key.startswith("GGUF.")}
+        assert ours.metadata == keys
+        assert list(ours.tensors) == [t.name for t in theirs.tensors]
+        for tensor in theirs.tensors:
+            mine = ours.tensors[tensor.name]
+            assert mine.shape == tuple(int(n) for n in tensor.shape[::-1])
+            expected = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(mine.shape)
+            found = ours.stored(mine)
+            if mine.kind == "BF16":
+                found = (found.astype(np.uint32) << 16).view(np.float32)
+            assert np.array_equal(found.astype(np.float32), expected)
+
+
+def write_random(path: Path, kinds: dict[str, Any]) -> dict[str, np.ndarray]:
+    """A file of random blocks, one tensor of 4 x 512 of each type; their values by the package."""
+    rng, expected = np.random.default_rng(3), {}
+    writer = gguf.GGUFWriter(path, "lfm2moe")
+    for name, kind in kinds.items():
+        block, size = gguf.GGML_QUANT_SIZES[kind]
+        raw = rng.integers(0, 64, (4, 512 // block * size), np.uint8)  # small bytes: finite float16 scales
+        writer.add_tensor(name, raw, raw_dtype=kind)
+        expected[name] = gguf.quants.dequantize(raw, kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return expected
+
+
+def test_decodes_every_common_type(tmp_path: Path) -> None:
+    names = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
+    expected = write_random(tmp_path / "k.gguf", {name.lower(): Kind[name] for name in names})
+    with GgufFile(tmp_path / "k.gguf") as file:
+        for name, values in expected.items():
+            assert np.array_equal(file.stored(file.tensors[name]), values), name
+            integers = file.integers(file.tensors[name])
+            assert (integers is not None) == (name in ("q8_0", "q4_0"))
+            if integers is not None:
+                assert np.array_equal(integers[0] * np.repeat(integers[1], 32, axis=1), values), name
+
+
+# In
+
+
+def test_a_float_file_quantizes_like_its_checkpoint(
+    files: dict[str, Path], demo: dict[str, Path], tmp_path: Path
+) -> None:
+    convert(files["f32"], tmp_path / "f", find_recipe("balanced"))
+    with PackedModel(tmp_path / "f") as ours, PackedModel(demo["balanced"]) as direct:
+        assert ours.pieces == direct.pieces
+        for name in ours.pieces:
+            assert np.array_equal(ours.bytes_of(name), direct.bytes_of(name)), name
+    assert Tokenizer(tmp_path / "f").bos == Tokenizer(demo["balanced"]).bos
+
+
+@pytest.mark.parametrize("name", ["q8_0", "q4_0"])
+def test_integers_are_not_rounded_twice(files: dict[str, Path], packed_files: dict[str, Path], name: str) -> None:
+    """Every weight of the packed model is the one that the package decodes."""
+    report = json.loads((packed_files[name] / "quantization_report.json").read_text())
+    assert set(report["relative_rmse_by_class"].values()) == {0.0}
+    with GgufCheckpoint(files[name]) as checkpoint, open_source(packed_files[name]) as packed:
+        for tensor in checkpoint.names:
+            assert np.array_equal(packed.values(tensor), checkpoint.read(tensor)), tensor
+
+
+def test_k_quants_are_taken_with_the_nearest_schemes(tmp_path: Path, files: dict[str, Path]) -> None:
+    """A file whose matrices are Q4_K and Q6_K, as `llama-quantize Q4_K_M` makes them, in a shape of 256 columns."""
+    source, path = gguf.GGUFReader(files["f32"]), tmp_path / "k.gguf"
+    writer = gguf.GGUFWriter(path, "lfm2moe")
+    for key, field in source.fields.items():
+        if not key.startswith("GGUF.") and key != "general.architecture":
+            writer.add_key_value(
+                key, field.contents(), field.types[0], field.types[-1] if len(field.types) > 1 else None
+            )
+    rng = np.random.default_rng(5)
+    for tensor in source.tensors:
+        shape = tuple(int(n) for n in tensor.shape[::-1])
+        if len(shape) < 2 or shape[-1] % 256 or "ffn_gate_inp" in tensor.name or "conv.conv" in tensor.name:
+            writer.add_tensor(tensor.name, tensor.data)
+            continue
+        kind = Kind.Q6_K if tensor.name == "token_embd.weight" else Kind.Q4_K
+        block, size = gguf.GGML_QUANT_SIZES[kind]
+        raw = rng.integers(0, 256, (*shape[:-1], shape[-1] // block, size), np.uint8)
+        for at in (208,) if kind == Kind.Q6_K else (0, 2):  # float16 scales
+            raw[..., at : at + 2] = np.frombuffer(np.float16(1e-3).tobytes(), np.uint8)
+        writer.add_tensor(tensor.name, raw.reshape(*shape[:-1], -1), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    report = convert(path, tmp_path / "out", None)
+    assert report.recipe["schemes"]["embedding"] == "int8_g32"
+    assert 0 < report.relative_rmse_by_class["embedding"] < 0.01
+    with Model.load(tmp_path / "out") as model:
+        assert np.isfinite(model.logits([1, 2, 3])).all()
+
+
+def test_the_tokenizer_survives(packed_files: dict[str, Path]) -> None:
+    ours, theirs = Tokenizer(packed_files["q8_0"]), Tokenizer(demo_checkpoint())
+    for text in TEXTS:
+        for special in (False, True):
+            ids = theirs.encode(text, bos=True, special=special)
+            assert ours.encode(text, bos=True, special=special) == ids
+            assert ours.decode(ids, special=True) == theirs.decode(ids, special=True)
+    assert ours.size == theirs.size
+    assert ours.special_spellings() == theirs.special_spellings()
+    template = "chat_template.jinja"
+    assert (packed_files["q8_0"] / template).read_text() == (demo_checkpoint() / template).read_text()
+
+
+def test_the_real_tokenizer_survives(shared_data: Path, tmp_path: Path) -> None:
+    folder = shared_data / "lfm2_tokenizer"
+    source = {f.name: f.read_bytes() for f in folder.iterdir() if f.name in ("tokenizer.json", "tokenizer_config.json")}
+    metadata = gguf_metadata(source, 65536, "here")
+    assert len(metadata["tokenizer.ggml.tokens"]) == 65536
+    for name, content in hub_files(metadata, "here").items():
+        (tmp_path / name).write_bytes(content)
+    ours, theirs = Tokenizer(tmp_path), Tokenizer(folder)
+    for text in (*TEXTS, *(path.read_text("utf-8")[:20000] for path in (shared_data / "eval").glob("*.txt"))):
+        assert ours.encode(text, bos=True, special=True) == theirs.encode(text, bos=True, special=True)
+    assert (ours.size, ours.bos, ours.eos_ids) == (theirs.size, theirs.bos, theirs.eos_ids)
+
+
+# Beside llama.cpp (tools/make_llama_goldens.py)
+
+
+@pytest.fixture(scope="module")
+def llama_goldens() -> dict[str, np.ndarray]:
+    with np.load(DATA / "llama_goldens.npz") as arrays:
+        return dict(arrays)
+
+
+def test_llama_cpp_reads_the_file_as_we_do(
+    packed_files: dict[str, Path], llama_goldens: dict[str, np.ndarray], demo_goldens: dict[str, dict]
+) -> None:
+    """F16 weights: the same greedy tokens, and logits within what a float16 KV cache and float16 goldens leave."""
+    with Model.load(packed_files["f16"]) as model:
+        for name, prompt in demo_goldens.items():
+            ids, greedy = prompt["prompt_ids"], llama_goldens[f"f16.{name}.greedy"]
+            logits = model.logits([*ids, *greedy.tolist()])
+            theirs = llama_goldens[f"f16.{name}.logits"]
+            ours = logits[len(ids) - len(theirs) : len(ids)]
+            assert np.abs(ours - theirs).max() < 0.02, name  # |logit| up to 20: float16 keeps 0.008 of them
+            assert logits[len(ids) - 1 : -1].argmax(1).tolist() == greedy.tolist(), name
+
+
+def divergence(p: np.ndarray, q: np.ndarray) -> float:
+    """Mean KL divergence of softmax(q) from softmax(p), nats."""
+    p, q = (x - np.logaddexp.reduce(x.astype(np.float64), axis=1, keepdims=True) for x in (p, q))
+    return float((np.exp(p) * (p - q)).sum(1).mean())
+
+
+@pytest.mark.parametrize(("name", "share"), [("q8_0", 1.0), ("q4_0", 0.5)])
+def test_llama_cpp_computes_the_same_from_the_same_integers(
+    packed_files: dict[str, Path],
+    llama_goldens: dict[str, np.ndarray],
+    demo_goldens: dict[str, dict],
+    name: str,
+    share: float,
+) -> None:
+    """Nearer to llama.cpp on the same blocks than to the model that they were rounded from.
+
+    Both round activations to 8 bits, each in its way: what is left of the distance is that.
+    """
+    rounded, original = [], []
+    with Model.load(packed_files[name]) as model, Model.load(packed_files["f16"]) as exact:
+        for prompt_name, prompt in demo_goldens.items():
+            theirs = llama_goldens[f"{name}.{prompt_name}.logits"].astype(np.float32)
+            ours, floats = (m.logits(prompt["prompt_ids"])[-len(theirs) :] for m in (model, exact))
+            rounded.append(divergence(theirs, ours))
+            original.append(divergence(floats, ours))
+    assert np.mean(rounded) < share * np.mean(original), (rounded, original)
+
+
+def test_llama_cpp_itself(files: dict[str, Path], demo_goldens: dict[str, dict]) -> None:
+    llama = pytest.importorskip("llama_cpp", reason="needs llama-cpp-python, which is built from source")
+    model = llama.Llama(str(files["f16"]), n_ctx=512, logits_all=True, verbose=False, n_threads=1)
+    prompt = demo_goldens["json"]
+    assert model.tokenize(prompt["prompt"].encode(), add_bos=False, special=True) == prompt["prompt_ids"]
+    model.eval(prompt["prompt_ids"])
+    for expected in prompt["greedy_ids"]:
+        assert int(model.scores[model.n_tokens - 1].argmax()) == expected
+        model.eval([expected])
+
+
+# Out and in again
+
+
+@pytest.mark.parametrize(("recipe", "types"), [("int4", {"Q4_0", "Q8_0"}), ("int8", {"Q8_0"})])
+def test_a_packed_model_comes_back_bit_for_bit(
+    demo: dict[str, Path], tmp_path: Path, recipe: str, types: set[str]
+) -> None:
+    with open_source(demo[recipe]) as source:
+        report = write_gguf(source, tmp_path / "m.gguf")
+    assert {t for kind, t in report.types.items() if kind not in ("float", "router")} == types
+    assert set(report.relative_rmse.values()) == {0.0}
+    convert(tmp_path / "m.gguf", tmp_path / "again", None)
+    with PackedModel(demo[recipe]) as before, PackedModel(tmp_path / "again") as after:
+        for name in before.pieces:
+            assert np.array_equal(before.bytes_of(name), after.bytes_of(name)), name
+
+
+def test_a_codebook_is_rounded_once_and_says_so(demo: dict[str, Path], tmp_path: Path) -> None:
+    with open_source(demo["balanced"]) as source:
+        report = write_gguf(source, tmp_path / "m.gguf")
+        assert report.types["experts"] == "Q8_0"
+        with GgufCheckpoint(tmp_path / "m.gguf") as file:
+            name = "model.layers.3.feed_forward.experts.5.w2.weight"
+            lost = file.read(name) - source.values(name)
+            relative = np.linalg.norm(lost) / np.linalg.norm(source.values(name))
+    assert relative == pytest.approx(report.relative_rmse["experts"], rel=0.2)
+    assert report.relative_rmse["experts"] < 0.01
+
+
+# Hostile files
+
+
+def header(tensors: int = 0, pairs: bytes = b"", count: int = 0, version: int = 3, magic: bytes = b"GGUF") -> bytes:
+    return magic + struct.pack("<IQQ", version, tensors, count) + pairs
+
+
+def text(value: str) -> bytes:
+    return struct.pack("<Q", len(value.encode())) + value.encode()
+
+
+def pair(key: str, kind: int, value: bytes) -> bytes:
+    return text(key) + struct.pack("<I", kind) + value
+
+
+def entry(name: str, shape: tuple[int, ...], kind: int, offset: int) -> bytes:
+    return text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
+
+
+LAST = 1 << 60
+HOSTILE: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "0 bytes"),
+    "short": (b"GGUF", "4 bytes"),
+    "magic": (header(magic=b"GGML"), "begin with GGUF"),
+    "version": (header(version=9), "version 9"),
+    "big-endian": (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "big-endian"),
+    "tensor count": (header(tensors=LAST), "tensors"),
+    "key count": (header(count=LAST), "keys"),
+    "string length": (header(count=1, pairs=struct.pack("<Q", LAST) + bytes(64)), "characters"),
+    "array of texts": (header(count=1, pairs=pair("k", 9, struct.pack("<IQ", 8, LAST)) + bytes(64)), "texts"),
+    "array of numbers": (header(count=1, pairs=pair("k", 9, struct.pack("<IQ", 10, LAST)) + bytes(64)), "numbers"),
+    "array of arrays": (header(count=1, pairs=pair("k", 9, struct.pack("<IQ", 9, 1)) + bytes(64)), "type 9"),
+    "value type": (header(count=1, pairs=pair("k", 77, bytes(64))), "type 77"),
+    "not UTF-8": (header(count=1, pairs=struct.pack("<Q", 2) + b"\xff\xfe" + bytes(64)), "UTF-8"),
+    "twice": (header(count=2, pairs=pair("k", 0, b"\1") * 2), "twice"),
+    "alignment": (header(count=1, pairs=pair("general.alignment", 4, struct.pack("<I", 3)) + bytes(64)), "alignment"),
+    "dimensions": (header(tensors=1, pairs=entry("t", (1,) * 5, 0, 0) + bytes(64)), "5 dimensions"),
+    "no items": (header(tensors=1, pairs=entry("t", (0,), 0, 0) + bytes(64)), "shape"),
+    "overflow": (header(tensors=1, pairs=entry("t", (1 << 63, 1 << 63), 0, 0) + bytes(64)), "truncated"),
+    "offset": (header(tensors=1, pairs=entry("t", (8,), 0, 1 << 62) + bytes(64)), "truncated"),
+    "unaligned": (header(tensors=1, pairs=entry("t", (8,), 0, 5) + bytes(128)), "at"),
+    "tensor type": (header(tensors=1, pairs=entry("t", (8,), 999, 0) + bytes(64)), "unknown type 999"),
+    "broken block": (header(tensors=1, pairs=entry("t", (33,), 8, 0) + bytes(64)), "shape"),
+    "tensor twice": (header(tensors=2, pairs=entry("t", (8,), 0, 0) * 2 + bytes(128)), "twice"),
+    "no architecture": (header(count=1, pairs=pair("k", 0, b"\1")), "architecture None"),
+    "another": (header(count=1, pairs=pair("general.architecture", 8, text("llama"))), "'llama'"),
+    "heads": (header(count=1, pairs=pair("general.architecture", 8, text("lfm2moe"))), "head_count_kv"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_file_is_refused(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, reason = HOSTILE[case]
+    (tmp_path / "evil.gguf").write_bytes(content)
+    assert main(["quantize", str(tmp_path / "evil.gguf"), "-o", str(tmp_path / "out")]) == 3
+    message = capsys.readouterr().err
+    assert reason in message and "evil.gguf" in message and message.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["evil.gguf"]
+
+
+def test_a_truncated_file_is_refused_wherever_it_ends(files: dict[str, Path], tmp_path: Path) -> None:
+    whole = files["q4_0"].read_bytes()
+    path = tmp_path / "cut.gguf"
+    for end in [*range(0, 2000, 7), *np.linspace(2000, len(whole) - 1, 40).astype(int).tolist()]:
+        path.write_bytes(whole[:end])
+        with pytest.raises(ModelFileError):
+            open_checkpoint(path)
+
+
+def test_flipped_bytes_of_the_header_never_surprise(files: dict[str, Path], tmp_path: Path) -> None:
+    whole, rng, path = bytearray(files["q4_0"].read_bytes()), np.random.default_rng(1), tmp_path / "flipped.gguf"
+    for _ in range(300):
+        at, value = int(rng.integers(0, 4000)), int(rng.integers(0, 256))
+        kept, whole[at] = whole[at], value
+        path.write_bytes(whole)
+        whole[at] = kept
+        try:
+            with open_checkpoint(path) as checkpoint:
+                checkpoint.config()
+        except EdgeLfmError as error:
+            assert "flipped.gguf" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (lambda m: m | {"tokenizer.ggml.pre": "gpt-9"}, "gpt-9"),
+        (lambda m: m | {"tokenizer.ggml.model": "spm"}, "spm"),
+        (lambda m: {k: v for k, v in m.items() if k != "tokenizer.ggml.merges"}, "incomplete"),
+        (lambda m: m | {"tokenizer.ggml.token_type": [1]}, "incomplete"),
+    ],
+)
+def test_another_tokenizer_is_refused(edit: Callable[[dict], dict], reason: str, files: dict[str, Path]) -> None:
+    with GgufFile(files["f16"]) as file, pytest.raises(UnsupportedModelError, match=reason):
+        hub_files(edit(file.metadata), "here")
+
+
+# The verb
+
+
+def test_export_from_the_command_line(
+    demo: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "deep" / "m.gguf"
+    command = ["export", str(demo["int4"]), "--format", "gguf", "-o", str(output)]
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["types"]["experts"] == "Q4_0"
+    assert main(command) == 3
+    assert "--force" in capsys.readouterr().err
+    assert main([*command, "--force", "--type", "q9"]) == 2
+    assert "q8_0" in capsys.readouterr().err
+    assert main([*command, "--force"]) == 0
+    assert "exact" in capsys.readouterr().out
+    assert [p.name for p in output.parent.iterdir()] == ["m.gguf"]
+
+
+def test_export_to_a_full_disk(demo: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """/dev/full accepts no byte; what is beside it must stay."""
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("needs /dev/full")
+    with open_source(demo["int4"]) as source, pytest.raises(EdgeLfmError, match="exists"):
+        write_gguf(source, full)
+
+
+def test_a_failed_write_leaves_nothing(demo: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(gguf.GGUFWriter, "write_tensor_data", no_room)
+    with open_source(demo["int4"]) as source, pytest.raises(EdgeLfmError, match="no room left"):
+        write_gguf(source, tmp_path / "m.gguf")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_the_package(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(MissingExtraError, match=r"edge-lfm\[gguf\]"):
+        open_checkpoint(files["f16"])
+
+
+def test_a_shape_that_llama_cpp_cannot_do(case_checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    refused = 0
+    for case, folder in case_checkpoints.items():
+        raw = json.loads((folder / "config.json").read_text())
+        with open_source(folder) as source:
+            if raw.get("conv_bias") or raw.get("norm_topk_prob") is False or raw.get("routed_scaling_factor", 1) != 1:
+                with pytest.raises(UnsupportedModelError, match=r"llama\.cpp|GGUF"):
+                    write_gguf(source, tmp_path / f"{case}.gguf")
+                refused += 1
+    assert refused
