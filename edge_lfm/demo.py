@@ -10,8 +10,11 @@ import tempfile
 from pathlib import Path
 
 from edge_lfm.errors import OutputError
+from edge_lfm.export.onnx import write_onnx
+from edge_lfm.export.source import open_source
 from edge_lfm.kernels.layout import LAYOUT_VERSION
 from edge_lfm.kernels.library import cache_folder, source_hash
+from edge_lfm.model.onnx_model import is_onnx
 from edge_lfm.quantize.convert import convert
 from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe
 
@@ -37,4 +40,14 @@ def packed_demo(recipe: str = DEFAULT_RECIPE) -> Path:
     except OutputError:  # a cache that cannot be written to must not stop a run
         folder = Path(tempfile.mkdtemp(prefix="edge-lfm-")) / name
         convert(source, folder, find_recipe(recipe))
+    return folder
+
+
+def exported_demo() -> Path:
+    """The folder of the demo model as an ONNX graph, made on first use."""
+    packed = packed_demo("int4")
+    folder = packed.with_name(f"{packed.name}-onnx")
+    if not is_onnx(folder):
+        with open_source(packed) as source:
+            write_onnx(source, folder, force=True)
     return folder

@@ -176,7 +176,7 @@ def test_a_budget_that_is_lowered_while_running(
     monkeypatch.setattr(paged, "INTERPRETER_BYTES", 0)
     monkeypatch.setattr("edge_lfm.api.model._OVERHEAD_BYTES", 1 << 30)
     with Model.load(demo["balanced"], ram="900M", context=256) as model:
-        runner = model._runner
+        runner = model.backend
         pager = runner.pager
         assert pager is not None and pager.residency.keep == 16
         assert np.array_equal(logits_of(runner, ids, [100]), resident)

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.api.events import Completion, Done, Event, Progress, Reasoning, Text, ToolCall
+from edge_lfm.engine.backend import Backend
 from edge_lfm.engine.constraints import AfterReasoning, Constraint, InCalls
 from edge_lfm.engine.generate import Timings, check_length, decode, prefill
 from edge_lfm.engine.grammar import Grammar, GrammarCompiler
 from edge_lfm.engine.lookup import decode_with_lookup
 from edge_lfm.engine.pool import SequencePool
-from edge_lfm.engine.runner import Runner
 from edge_lfm.engine.sampling import Sampler, SamplingOptions, TokenLogprobs, token_logprobs
 from edge_lfm.engine.scheduler import Job
 from edge_lfm.engine.score import score as score_continuations
@@ -41,7 +41,7 @@ Events = tuple[Event, ...]
 class Engine:
     """What a request needs of a model. `turn_id`: the token that opens a turn."""
 
-    runner: Runner
+    runner: Backend
     pool: SequencePool
     tokenizer: Tokenizer | None
     vocab: int

@@ -23,8 +23,10 @@ from edge_lfm.api.requests import Examples, Prompt, Requests, Tools, check_whole
 from edge_lfm.api.session import Session
 from edge_lfm.config import ModelConfig, as_ids, read_json
 from edge_lfm.devices.threads import choose_threads
+from edge_lfm.engine.backend import Backend
 from edge_lfm.engine.cached_routing import parse_routing
 from edge_lfm.engine.grammar import GrammarCompiler
+from edge_lfm.engine.onnx_runner import OnnxRunner
 from edge_lfm.engine.paged import WAYS, kv_cache_bytes, paged_runner
 from edge_lfm.engine.pool import PoolStats, SequencePool
 from edge_lfm.engine.runner import Runner
@@ -37,12 +39,14 @@ from edge_lfm.kernels.library import load_kernels
 from edge_lfm.memory.budget import Budget, parse_size
 from edge_lfm.memory.paging import PagingStats
 from edge_lfm.memory.prefault import Prefault
+from edge_lfm.model.onnx_model import OnnxModel, is_onnx
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.sizes import measure_sizes
 from edge_lfm.model.state import State, check_kv_dtype
 from edge_lfm.text.template import ChatTemplate
 from edge_lfm.text.tokenizer import Tokenizer
 
+BACKENDS = ("native", "onnxruntime")
 DEFAULT_CONTEXT = 32768
 """What the cards of LFM2 state; the configs' 128,000 is the positions' range."""
 PAGED_CONTEXT = 4096
@@ -61,33 +65,34 @@ class Model:
 
     def __init__(
         self,
-        packed: PackedModel,
-        runner: Runner,
+        files: PackedModel | OnnxModel,
+        backend: Backend,
         context: int,
         kv_dtype: str = "float16",
         cache_bytes: int = 0,
         parallel: int = 1,
     ) -> None:
-        self.packed, self._runner, self.context, self.kv_dtype = packed, runner, context, kv_dtype
-        self._prefault = Prefault(*packed.span) if runner.pager is None else None
-        self.config: ModelConfig = packed.config
-        self.folder = packed.folder
-        has_text = (packed.folder / "tokenizer.json").exists()
-        self.tokenizer = Tokenizer(packed.folder) if has_text else None
-        self.template = ChatTemplate.load(packed.folder, self.tokenizer) if self.tokenizer else None
-        generation = _optional_json(packed.folder / "generation_config.json")
+        self.files, self.backend, self.context, self.kv_dtype = files, backend, context, kv_dtype
+        resident = isinstance(files, PackedModel) and backend.pager is None
+        self._prefault = Prefault(*files.span) if resident and isinstance(files, PackedModel) else None
+        self.config: ModelConfig = files.config
+        self.folder = files.folder
+        has_text = (self.folder / "tokenizer.json").exists()
+        self.tokenizer = Tokenizer(self.folder) if has_text else None
+        self.template = ChatTemplate.load(self.folder, self.tokenizer) if self.tokenizer else None
+        generation = _optional_json(self.folder / "generation_config.json")
         self.sampling = SamplingOptions.from_generation_config(generation)
         self.scheduler = Scheduler(parallel)
         self.engine = Engine(
-            runner,
-            SequencePool(lambda: State(self.config, context, kv_dtype), cache_bytes),
+            backend,
+            SequencePool(self._new_state, cache_bytes),
             self.tokenizer,
             self.vocab,
             self._find_stop_ids(generation),
             self.tokenizer.special_id("<|im_start|>") if self.tokenizer else None,
             self._make_grammars(generation),
         )
-        self.requests = Requests(self.engine, self.template, self.sampling, context, str(packed.folder))
+        self.requests = Requests(self.engine, self.template, self.sampling, context, str(self.folder))
 
     @classmethod
     def load(
@@ -101,11 +106,12 @@ class Model:
         cache: str | int | None = None,
         parallel: int | None = None,
         paging: str = "auto",
+        backend: str | None = None,
     ) -> Model:
         """Open a packed model; by default the embedded demo model.
 
         Args:
-            path: folder that `edge-lfm quantize` made.
+            path: folder that `edge-lfm quantize` made, or `edge-lfm export --format onnx`.
             ram: the most memory that the model may take, as bytes or like "4G"; default ("auto"): what is available.
                 A mixture of experts that is larger is paged: the experts that are used most stay in memory.
             threads: default: the physical cores that this process may use, fewer for a very small model.
@@ -120,6 +126,8 @@ class Model:
             paging: how experts that do not fit come into memory: "read" past the system's page cache, "map" through it,
                 which other processes and the next start then share; "auto": mapped if the model nearly fits into what
                 is available and that is as fast, as measured at the start.
+            backend: "native": this project's kernels, for packed models; "onnxruntime", for exported ones. Default:
+                what the folder is for.
 
         Raises:
             EdgeLfmError: the folder is no packed model, does not fit, or this processor cannot run it.
@@ -132,15 +140,18 @@ class Model:
         if parallel is not None:
             check_whole("parallel", parallel, 1, 256)
         cache_bytes = parse_size(cache) if cache is not None else None
+        if backend not in (None, *BACKENDS):
+            raise UsageError(f"unknown backend '{backend}'", hint=f"choose one of {', '.join(BACKENDS)}")
         if path is None:
-            from edge_lfm.demo import packed_demo
+            from edge_lfm.demo import exported_demo, packed_demo
 
-            path = packed_demo()
+            path = exported_demo() if backend == "onnxruntime" else packed_demo()
+        if backend == "onnxruntime" or (backend is None and is_onnx(Path(path))):
+            return cls._load_onnx(Path(path), ram, count, context, kv_dtype, cache_bytes, parallel)
         packed = PackedModel(Path(path))
         try:
+            _check_context(context, packed.config)
             positions = packed.config.max_position_embeddings
-            if context is not None and not 1 <= context <= positions:
-                raise UsageError(f"a context of {context}", hint=f"this model can do 1..{positions}")
             if threads is None:
                 sizes = measure_sizes(packed.config, list(packed.pieces.values()))
                 count = min(count, 1 + sizes.bytes_per_token // _BYTES_PER_THREAD)
@@ -164,6 +175,33 @@ class Model:
             packed.close()
             raise
 
+    @classmethod
+    def _load_onnx(
+        cls,
+        folder: Path,
+        ram: str | int | None,
+        threads: int,
+        context: int | None,
+        kv_dtype: str,
+        cache_bytes: int | None,
+        parallel: int | None,
+    ) -> Model:
+        """Open an exported model on onnxruntime, all of it in memory; arguments as of `load`."""
+        files = OnnxModel(folder)
+        _check_context(context, files.config)
+        if kv_dtype == "int8":
+            raise UsageError("onnxruntime keeps keys and values in float32", hint="leave kv_dtype out")
+        budget, needed = Budget.of(ram), files.nbytes + _OVERHEAD_BYTES
+        if needed + (cache_bytes or 0) > budget.nbytes:
+            raise budget.refuse(needed + (cache_bytes or 0), "the packed model, whose experts can be paged")
+        if cache_bytes is None:
+            cache_bytes = min(_MOST_CACHE_BYTES, (budget.nbytes - needed) // 4)
+        context = context or min(DEFAULT_CONTEXT, files.config.max_position_embeddings)
+        return cls(files, OnnxRunner(files, threads), context, "float32", cache_bytes, parallel or DEFAULT_PARALLEL)
+
+    def _new_state(self) -> State:
+        return self.backend.new_state(self.context, self.kv_dtype)
+
     @property
     def vocab(self) -> int:
         """Ids that can be generated: those of the tokenizer, without the padding rows of the head."""
@@ -172,12 +210,12 @@ class Model:
 
     @property
     def isa(self) -> str:
-        """The ISA tier of the kernels in use."""
-        return self._runner.kernels.isa.name
+        """The ISA tier of the kernels in use, or the name of another runtime."""
+        return self.backend.name
 
     @property
     def threads(self) -> int:
-        return self._runner.team.count
+        return self.backend.threads
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -187,7 +225,7 @@ class Model:
     @property
     def paging(self) -> PagingStats | None:
         """Counters of expert paging, or None when the whole model is in memory."""
-        return self._runner.pager.stats if self._runner.pager else None
+        return self.backend.pager.stats if self.backend.pager else None
 
     @property
     def reuse(self) -> PoolStats:
@@ -201,7 +239,7 @@ class Model:
             UsageError: the whole model is in memory, or `ram` is not a size.
             DoesNotFitError: the budget is too small.
         """
-        self._runner.change_budget(Budget.of(ram))
+        self.backend.change_budget(Budget.of(ram))
 
     def logits(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Logits [tokens, vocab_size] of a sequence from its start, float32.
@@ -212,9 +250,9 @@ class Model:
         ids = np.asarray(token_ids, np.int64)
         if ids.ndim != 1 or not ids.size:
             raise UsageError("token_ids must be a non-empty list of numbers", hint="encode some text first")
-        state = State(self.config, self.context, self.kv_dtype)
+        state = self._new_state()
         chunks = [ids[n : n + _LOGIT_ROWS] for n in range(0, len(ids), _LOGIT_ROWS)]
-        call, run = self.scheduler.call, self._runner.run
+        call, run = self.scheduler.call, self.backend.run
         return np.concatenate([call(lambda chunk=chunk: run(chunk, state, all_logits=True)) for chunk in chunks])  # type: ignore[misc]
 
     def encode_prompt(
@@ -290,8 +328,8 @@ class Model:
         Raises:
             SessionFileError: the file is missing or damaged, or was saved with another model.
         """
-        state = State(self.config, self.context, self.kv_dtype)
-        sequence, extra = load_sequence(Path(path), state, self.packed.fingerprint, self.config.vocab_size)
+        state = self._new_state()
+        sequence, extra = load_sequence(Path(path), state, self.files.fingerprint, self.config.vocab_size)
         session = Session.from_saved(self, extra, str(path))
         if sequence is not None:
             self.scheduler.call(lambda: self.engine.pool.give(sequence, weakref.ref(session)))
@@ -352,8 +390,8 @@ class Model:
         if self._prefault is not None:
             self._prefault.close()
         self.scheduler.close()
-        self._runner.close()
-        self.packed.close()
+        self.backend.close()
+        self.files.close()
 
     def __enter__(self) -> Model:
         return self
@@ -371,6 +409,12 @@ class Model:
     def _find_stop_ids(self, generation: Mapping[str, Any]) -> tuple[int, ...]:
         ids = {*as_ids(generation.get("eos_token_id")), *self.config.eos_token_ids}
         return tuple(sorted(ids | set(self.tokenizer.eos_ids if self.tokenizer else ())))
+
+
+def _check_context(context: int | None, config: ModelConfig) -> None:
+    positions = config.max_position_embeddings
+    if context is not None and not 1 <= context <= positions:
+        raise UsageError(f"a context of {context}", hint=f"this model can do 1..{positions}")
 
 
 def _optional_json(path: Path) -> dict[str, Any]:

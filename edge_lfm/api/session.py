@@ -130,7 +130,7 @@ class Session:
         extra["dropped_messages"] = self.dropped_messages
         model, me = self.model, weakref.ref(self)
         model.scheduler.call(
-            lambda: save_sequence(Path(path), model.engine.pool.find(me), model.packed.fingerprint, extra)
+            lambda: save_sequence(Path(path), model.engine.pool.find(me), model.files.fingerprint, extra)
         )
 
     def _start(self, messages: list[dict[str, Any]], options: dict[str, Any]) -> tuple[Job[Events], OnEnd]:

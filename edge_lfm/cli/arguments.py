@@ -54,6 +54,15 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HOW",
         help="how experts that do not fit come: read (past the system's cache), map (through it), auto",
     )
+    add_backend_argument(parser)
+
+
+def add_backend_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--backend",
+        metavar="NAME",
+        help="native, or onnxruntime for a folder that export --format onnx made (default: what the model is for)",
+    )
 
 
 def open_model(folder: str | None, args: argparse.Namespace) -> Model:
@@ -68,6 +77,7 @@ def open_model(folder: str | None, args: argparse.Namespace) -> Model:
         args.cache,
         args.parallel,
         args.paging,
+        args.backend,
     )
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from edge_lfm.api import Model
-from edge_lfm.cli.arguments import print_json
+from edge_lfm.cli.arguments import add_backend_argument, print_json
 from edge_lfm.engine.bench import BenchReport, measure
 from edge_lfm.errors import UsageError
 
@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-r", "--repeat", type=int, default=5, metavar="N", help="runs of each test")
     parser.add_argument("--ram", default="all", metavar="SIZE,...", help="budgets to try, like 4G,8G,all (default all)")
     parser.add_argument("--paging", default="auto", metavar="HOW", help="of a budget: read, map or auto (= read)")
+    add_backend_argument(parser)
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw a roofline, or hits by layer when paged")
     style = parser.add_mutually_exclusive_group()
     style.add_argument("--json", action="store_true", help="print JSON")
@@ -43,11 +44,11 @@ def run(args: argparse.Namespace) -> None:
     for threads, ram in itertools.product(counts or [None], args.ram.split(",")):
         budget = None if ram == "all" else ram
         context = longest if budget else None
-        with Model.load(args.model, budget, threads, context, paging=args.paging) as model:
+        with Model.load(args.model, budget, threads, context, paging=args.paging, backend=args.backend) as model:
             reports.append(
                 measure(
-                    model.packed,
-                    model._runner,
+                    model.files,
+                    model.backend,
                     prompts,
                     generates,
                     depths,
@@ -93,7 +94,7 @@ def _print_table(reports: list[BenchReport], edge: str) -> None:
                     f"{row['tokens_per_second']:.1f}",
                     f"{row['min']:.1f}",
                     f"{row['max']:.1f}",
-                    f"{row['share_of_limit']:.0%}",
+                    f"{row['share_of_limit']:.0%}" if row["bound"] else "",
                     limit,
                     f"{row['hit_rate']:.0%}" if "hit_rate" in row else "",
                     f"{row['bytes_read_per_token'] / 1e6:.0f}" if "hit_rate" in row else "",
@@ -107,6 +108,7 @@ def _print_table(reports: list[BenchReport], edge: str) -> None:
         )
     first = reports[0]
     print(
-        f"\n{first.model}: {first.isa}, {first.bytes_per_token / 1e9:.3f} GB per token, "
-        f"peak memory {max(r.peak_memory_bytes for r in reports) / 1e9:.2f} GB"
+        f"\n{first.model}: {first.isa}, "
+        + (f"{first.bytes_per_token / 1e9:.3f} GB per token, " if first.bytes_per_token else "")
+        + f"peak memory {max(r.peak_memory_bytes for r in reports) / 1e9:.2f} GB"
     )

@@ -110,7 +110,7 @@ def _open_reference(folder: Path, threads: int | None) -> Iterator[Model | Strea
 def _evaluate(
     model: Model, reference: Model | StreamedScorer | None, windows: Sequence[I64], name: str
 ) -> dict[str, Any]:
-    scorer = PackedScorer(model._runner, model.vocab)
+    scorer = PackedScorer(model.backend, model.vocab)
     advance = progress_bar(name, "window")(len(windows))
     if reference is None:
         return asdict(measure_perplexity(scorer, windows, advance))
@@ -119,7 +119,7 @@ def _evaluate(
         reference.vocab = model.vocab
         reference.prepare(windows, layers)
         return asdict(measure_divergence(scorer, reference, windows, advance))
-    other = PackedScorer(reference._runner, model.vocab)
+    other = PackedScorer(reference.backend, model.vocab)
     found = asdict(measure_divergence(scorer, other, windows, advance))
     prompts = [window[:GREEDY_PROMPT_TOKENS] for window in windows[:GREEDY_PROMPTS]]
     steps = divergence_step(scorer, other, prompts, GREEDY_TOKENS)

@@ -7,35 +7,53 @@ from dataclasses import asdict
 from pathlib import Path
 
 from edge_lfm.cli.arguments import gigabytes, print_json, progress_bar
-from edge_lfm.export.gguf import TYPES, write_gguf
-from edge_lfm.export.source import open_source
+from edge_lfm.errors import UsageError
+from edge_lfm.export.gguf import TYPES, GgufReport, write_gguf
+from edge_lfm.export.onnx import ACTIVATIONS, OnnxReport, write_onnx
+from edge_lfm.export.source import ExportSource, open_source
 
-HELP = "write a model as a GGUF file for llama.cpp"
+HELP = "write a model as a GGUF file for llama.cpp, or as an ONNX graph for onnxruntime"
 EXAMPLE = "edge-lfm export lfm2-24b-int4 --format gguf -o lfm2-24b.gguf"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, help="packed model, folder of a checkpoint, or GGUF file")
-    parser.add_argument("--format", required=True, choices=("gguf",), help="what to write")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="file to make")
+    parser.add_argument("model", type=Path, help="packed model; for GGUF also a checkpoint's folder or a GGUF file")
+    parser.add_argument("--format", required=True, choices=("gguf", "onnx"), help="what to write")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="file (GGUF) or folder (ONNX) to make")
     parser.add_argument(
         "--type",
         metavar="TYPE",
         help=f"of a GGUF file's matrices: {', '.join(TYPES)} (default: what loses least of the model's own)",
+    )
+    parser.add_argument(
+        "--activations",
+        metavar="TYPE",
+        help=f"of an ONNX graph: {' or '.join(ACTIVATIONS)} (default int8: fast; float32: exact)",
     )
     parser.add_argument("--force", action="store_true", help="replace the output")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
 def run(args: argparse.Namespace) -> None:
+    if (args.format == "gguf" and args.activations) or (args.format == "onnx" and args.type):
+        raise UsageError("--type is of GGUF files, --activations of ONNX graphs", hint="leave the other out")
     with open_source(args.model) as source:
-        report = write_gguf(source, args.output, args.type, args.force, progress_bar("writing"))
+        made, held = (_write_gguf if args.format == "gguf" else _write_onnx)(source, args)
     if args.json:
-        print_json(asdict(report))
+        print_json(asdict(made))
         return
-    print(f"{args.output}: {gigabytes(report.file_bytes)}")
-    for kind, type_name in report.types.items():
-        lost = report.relative_rmse.get(kind)
-        print(
-            f"  {kind:10} {type_name}" + ("" if lost is None else f", relative error {lost:.4f}" if lost else ", exact")
-        )
+    print(f"{args.output}: {gigabytes(made.file_bytes)}")
+    for kind, what in held.items():
+        print(f"  {kind:10} {what}")
+
+
+def _write_gguf(source: ExportSource, args: argparse.Namespace) -> tuple[GgufReport, dict[str, str]]:
+    report = write_gguf(source, args.output, args.type, args.force, progress_bar("writing"))
+    lost = {kind: f", relative error {error:.4f}" for kind, error in report.relative_rmse.items()}
+    return report, {kind: name + lost.get(kind, "") for kind, name in report.types.items()}
+
+
+def _write_onnx(source: ExportSource, args: argparse.Namespace) -> tuple[OnnxReport, dict[str, str]]:
+    activations = args.activations or "int8"
+    report = write_onnx(source, args.output, activations, args.force, progress_bar("writing", " layers"))
+    return report, report.classes

@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> None:
             raise UsageError(f"{name} is {value}", hint="it must be 0..1000000")
     load = {"ram": args.ram, "threads": args.threads, "context": args.context, "kv_dtype": args.kv_dtype}
     load |= {"routing": args.routing, "cache": args.cache, "parallel": args.parallel, "paging": args.paging}
+    load |= {"backend": args.backend}
     settings = Settings(
         model=args.model,
         load=load,

@@ -15,11 +15,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_lfm.engine.backend import Backend
 from edge_lfm.engine.runner import Runner
 from edge_lfm.kernels.library import Kernels
 from edge_lfm.kernels.team import Team
 from edge_lfm.memory.budget import peak_memory_bytes
 from edge_lfm.memory.paging import ExpertPager, PagingStats
+from edge_lfm.model.onnx_model import OnnxModel
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.sizes import measure_sizes
 from edge_lfm.model.state import State
@@ -38,7 +40,7 @@ class TestResult:
     depth: int
     seconds: tuple[float, ...]
     tokens: int
-    read_gbps: float
+    read_gbps: float  # 0: not measured
     int8_gops: float
     paging: PagingStats | None = None  # of the runs that count
 
@@ -51,7 +53,7 @@ class BenchReport:
     ram: str
     isa: str
     threads: int
-    bytes_per_token: int
+    bytes_per_token: int  # 0: not known, as of a graph of onnxruntime
     ops_per_token: int  # of a prefill, which needs the head for its last token only
     peak_memory_bytes: int
     storage_gbps: float | None
@@ -90,6 +92,8 @@ class BenchReport:
                 "bytes_read_per_token": result.paging.bytes_read / (result.tokens * len(result.seconds)),
                 "stall_share": float(result.paging.stall_s.sum()) / seconds,
             }
+        if not self.bytes_per_token:
+            return {"bound": None}
         hardware = {"read_gbps": result.read_gbps, "int8_gops": result.int8_gops}
         if result.test.startswith("tg"):
             share = rate * self.bytes_per_token / 1e9 / result.read_gbps
@@ -99,8 +103,8 @@ class BenchReport:
 
 
 def measure(
-    model: PackedModel,
-    runner: Runner,
+    model: PackedModel | OnnxModel,
+    backend: Backend,
     prompts: list[int],
     generates: list[int],
     depths: list[int],
@@ -109,29 +113,30 @@ def measure(
     ram: str = "all",
 ) -> BenchReport:
     """Run every test `repeat` times, after one run that does not count."""
-    rng, pager = np.random.default_rng(0), runner.pager
-    stream = np.ones(_STREAM_BYTES if pager is None else 0, np.uint8)  # a budget has no room for it
+    rng, pager = np.random.default_rng(0), backend.pager
+    own = backend if isinstance(backend, Runner) and pager is None else None  # a budget has no room for the stream
+    stream = np.ones(_STREAM_BYTES if own else 0, np.uint8)
     storage = None if pager is None else storage_rate(pager)
     config = model.config
     limit = config.vocab_size
-    sizes = measure_sizes(config, list(model.pieces.values()))
+    sizes = measure_sizes(config, list(model.pieces.values())) if isinstance(model, PackedModel) else None
     results = []
     for depth in depths or [0]:
         tests = [("pp", n) for n in prompts] + [("tg", n) for n in generates]
         for kind, tokens in tests:
-            announce(f"{kind}{tokens} after {depth} tokens, {runner.team.count} threads ...")
+            announce(f"{kind}{tokens} after {depth} tokens, {backend.threads} threads ...")
             ids = rng.integers(0, limit, depth + tokens)
-            state = State(config, depth + tokens + 1)
+            state = backend.new_state(depth + tokens + 1)
             seconds, bandwidth, peak = [], [], []
             before = None
             for n in range(repeat + 1):
                 if n == 1 and pager is not None:
                     before = pager.stats.copy()
-                elapsed = _run_once(runner, state, ids, depth, kind == "tg")
+                elapsed = _run_once(backend, state, ids, depth, kind == "tg")
                 if n:
                     seconds.append(elapsed)
-                    bandwidth.append(read_bandwidth(runner, stream) if pager is None else 0.0)
-                    peak.append(int8_peak(runner) if pager is None else 0.0)
+                    bandwidth.append(read_bandwidth(own, stream) if own else 0.0)
+                    peak.append(int8_peak(own) if own else 0.0)
             results.append(
                 TestResult(
                     f"{kind}{tokens}",
@@ -146,10 +151,10 @@ def measure(
     return BenchReport(
         model.folder.name,
         ram,
-        runner.kernels.isa.name,
-        runner.team.count,
-        sizes.bytes_per_token,
-        2 * (sizes.active_parameters - config.vocab_size * config.hidden_size),
+        backend.name,
+        backend.threads,
+        sizes.bytes_per_token if sizes else 0,
+        2 * (sizes.active_parameters - config.vocab_size * config.hidden_size) if sizes else 0,
         peak_memory_bytes() - stream.nbytes,
         storage,
         tuple(results),
@@ -198,14 +203,14 @@ def int8_peak(runner: Working) -> float:
     return runner.team.count * _PEAK_ROUNDS * _OPS_PER_ROUND / (time.perf_counter() - started) / 1e9
 
 
-def _run_once(runner: Runner, state: State, ids: NDArray[np.int64], depth: int, decode: bool) -> float:
+def _run_once(backend: Backend, state: State, ids: NDArray[np.int64], depth: int, decode: bool) -> float:
     state.reset()
     if depth:
-        runner.read(ids[:depth].tolist(), state)
+        backend.read(ids[:depth].tolist(), state)
     started = time.perf_counter()
     if decode:
         for token in ids[depth:]:
-            runner.run(np.array([token]), state)
+            backend.run(np.array([token]), state)
     else:
-        runner.read(ids[depth:].tolist(), state)
+        backend.read(ids[depth:].tolist(), state)
     return time.perf_counter() - started

@@ -14,9 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.engine.runner import Runner
+from edge_lfm.engine.backend import Backend
 from edge_lfm.kernels.ref import F32, I64
-from edge_lfm.model.state import State
 from edge_lfm.model.streamed import StreamedModel
 
 LEAST_LOG_P = -16.0
@@ -36,16 +35,16 @@ class Scorer(Protocol):
 
 
 class PackedScorer:
-    """A packed model on the compiled kernels."""
+    """A loaded model."""
 
-    def __init__(self, runner: Runner, vocab: int) -> None:
+    def __init__(self, runner: Backend, vocab: int) -> None:
         self.runner, self.vocab = runner, vocab
 
     def prepare(self, windows: Sequence[I64], advance: Callable[[int], object]) -> None:
         pass
 
     def score(self, n: int, window: I64) -> tuple[F32, Experts]:
-        state = State(self.runner.model.config, len(window), "float16")
+        state = self.runner.new_state(len(window))
         parts: list[F32] = []
         experts: dict[int, list[I64]] = {}
         for first in range(0, len(window), self.runner.chunk):
@@ -58,7 +57,7 @@ class PackedScorer:
 
     def greedy(self, prompt: I64, tokens: int) -> list[int]:
         """The likeliest continuation."""
-        state = State(self.runner.model.config, len(prompt) + tokens, "float16")
+        state = self.runner.new_state(len(prompt) + tokens)
         logits, out = self.runner.read(prompt.tolist(), state), []
         for _ in range(tokens):
             out.append(int(logits[: self.vocab].argmax()))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.engine.runner import Runner
+from edge_lfm.engine.backend import Backend
 from edge_lfm.engine.sampling import Sampler
 from edge_lfm.engine.sequence import TokenSequence
 from edge_lfm.errors import ContextOverflowError, UsageError
@@ -57,7 +57,7 @@ def check_length(tokens: int, context: int) -> None:
 
 
 def prefill(
-    runner: Runner,
+    runner: Backend,
     sequence: TokenSequence,
     token_ids: Sequence[int],
     turns: Sequence[int] = (),
@@ -89,7 +89,7 @@ def prefill(
 
 
 def decode(
-    runner: Runner,
+    runner: Backend,
     sequence: TokenSequence,
     logits: NDArray[np.float32],
     sampler: Sampler,

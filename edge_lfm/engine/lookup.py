@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_lfm.engine.backend import Backend
 from edge_lfm.engine.generate import Timings
-from edge_lfm.engine.runner import Runner
 from edge_lfm.engine.sampling import Sampler
 from edge_lfm.engine.sequence import TokenSequence
 
@@ -44,7 +44,7 @@ class Lookup:
 
 
 def decode_with_lookup(
-    runner: Runner,
+    runner: Backend,
     sequence: TokenSequence,
     logits: NDArray[np.float32],
     sampler: Sampler,

@@ -8,15 +8,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_lfm.engine.backend import Backend, Routing
 from edge_lfm.engine.cached_routing import choose_cached
 from edge_lfm.engine.lookahead import Lookahead
-from edge_lfm.errors import CancelledError, ModelFileError, NumericalError, UsageError
+from edge_lfm.errors import CancelledError, ModelFileError, NumericalError
 from edge_lfm.kernels.layout import (
     ACTIVATION_BYTES,
     ATTENTION_SCRATCH_BYTES,
@@ -36,9 +36,6 @@ from edge_lfm.model.binding import bind
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.state import State
 
-Routing = Callable[[int, NDArray[np.int64]], "NDArray[np.int64] | None"]
-"""`(layer, chosen experts [T, k]) -> None`, or, for a step of one token, other experts to take at the same weights."""
-
 CHUNK = 512
 """Tokens of a prefill step. 512 give a 64-expert layer 32 tokens per expert, enough for its kernels to
 be bound by arithmetic; the scratch memory grows with it (82 MB for the 24B, by its fields)."""
@@ -53,16 +50,12 @@ def _check(cancelled: Callable[[], bool]) -> None:
         raise CancelledError("the step was cancelled")
 
 
-class Runner:
-    """A model bound to kernels and a team; a context manager.
-
-    `chunk`: tokens of a step at most. A runner may be shared by threads: steps take turns.
-    """
+class Runner(Backend):
+    """A model bound to kernels and a team."""
 
     def __init__(self, model: PackedModel, kernels: Kernels, threads: int, chunk: int = CHUNK) -> None:
         self.model, self.kernels, self.chunk = model, kernels, chunk
-        self.pager: ExpertPager | None = None
-        """Brings experts into memory; None: all are mapped."""
+        self.config, self.name, self.threads = model.config, kernels.isa.name, threads
         self.lookahead: Lookahead | None = None
         """Guesses the next layer's experts, for the pager to read ahead; None: nothing is read on a guess."""
         self.cached_ratio: float | None = None
@@ -80,6 +73,9 @@ class Runner:
         self._logits = np.zeros((0, 0), np.float32)
         self.stages = 2 + 3 * model.config.num_hidden_layers
 
+    def new_state(self, context: int, kv_dtype: str = "float16") -> State:
+        return State(self.config, context, kv_dtype)
+
     @property
     def scratch_bytes(self) -> int:
         """Memory for activations, all of it touched by a step of `chunk` tokens."""
@@ -94,22 +90,7 @@ class Runner:
         noted: Sequence[int] = (),
         cancelled: Callable[[], bool] | None = None,
     ) -> NDArray[np.float32]:
-        """Feed tokens [T], T <= chunk, to a state; logits [vocab] of the last, or [T, vocab] of all.
-
-        `routing`: called with each layer that has experts and the chosen ones [T, k], in order of their score; what it
-            gives replaces them (steps of one token).
-        `noted`: tokens of this step whose conv inputs are kept, for `State.checkpoint_after`.
-        `cancelled`: asked between layers; when it says yes, the step ends there.
-
-        Raises:
-            UsageError: a token id is not of this model.
-            ContextOverflowError: the state has no room for them.
-            NumericalError: a NaN or an infinity appeared; the state must not be used further.
-            CancelledError: the step was cancelled; the state must go back to a checkpoint.
-        """
-        vocab = self.model.config.vocab_size
-        if token_ids.size and not 0 <= int(token_ids.min()) <= int(token_ids.max()) < vocab:
-            raise UsageError(f"token ids must be 0..{vocab - 1}", hint="does the tokenizer belong to this model?")
+        self._check_ids(token_ids)
         with self._turn:
             state.note(noted, len(token_ids))
             self._prepare(token_ids, state, all_logits)
@@ -133,16 +114,8 @@ class Runner:
                     hint="check the model with edge-lfm verify",
                 )
             state.position += len(token_ids)
-            logits = self._logits[:, :vocab]
+            logits = self._logits[:, : self.config.vocab_size]
             return logits[: len(token_ids)].copy() if all_logits else logits[0].copy()
-
-    def read(self, token_ids: Sequence[int], state: State) -> NDArray[np.float32]:
-        """Feed any number of tokens, in steps of `chunk`; the logits [vocab] of the last. Errors as in `run`."""
-        ids = np.asarray(token_ids, np.int64)
-        state.reserve(state.position + len(ids))
-        for first in range(0, len(ids), self.chunk):
-            logits = self.run(ids[first : first + self.chunk], state)
-        return logits
 
     def _run_stages(self, first: int, last: int) -> None:
         address, forward = self._context.ctypes.data, self.kernels.forward
@@ -230,14 +203,9 @@ class Runner:
         self._present[experts] = 1
 
     def change_budget(self, budget: Budget) -> None:
-        """Spend less memory on experts, or again as much as at the start; waits for the step under way.
-
-        Raises:
-            UsageError: the experts of this model are not paged.
-            DoesNotFitError: the budget is too small.
-        """
         if self.pager is None:
-            raise UsageError("the whole model is in memory", hint="load it with a budget (ram) to page its experts")
+            super().change_budget(budget)
+            return
         config = self.model.config
         with self._turn:
             plan = self.pager.plan.changed(budget, config.num_experts, config.num_experts_per_tok)
@@ -249,14 +217,6 @@ class Runner:
         if self.pager is not None:
             self.pager.close()
         self._guard.close()
-
-    def __enter__(self) -> Runner:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _describe_model(self) -> None:
         c, config, binding = self._context, self.model.config, self.binding

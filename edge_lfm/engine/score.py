@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from edge_lfm.engine.backend import Backend
 from edge_lfm.engine.generate import check_length, prefill
-from edge_lfm.engine.runner import Runner
 from edge_lfm.engine.sampling import token_logprobs
 from edge_lfm.engine.sequence import TokenSequence
 
 
 def score(
-    runner: Runner,
+    runner: Backend,
     sequence: TokenSequence,
     prompt: Sequence[int],
     turns: Sequence[int],

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.engine.runner import Runner
+from edge_lfm.engine.backend import Backend
 from edge_lfm.errors import CancelledError
 from edge_lfm.model.state import Checkpoint, State
 
@@ -76,7 +76,7 @@ class TokenSequence:
 
     def feed(
         self,
-        runner: Runner,
+        runner: Backend,
         ids: Sequence[int],
         turns: Sequence[int] = (),
         cancelled: Callable[[], bool] | None = None,
@@ -86,7 +86,7 @@ class TokenSequence:
         Args:
             ids: at most `runner.chunk`.
             turns: positions after some of these tokens that the sequence shall be able to go back to.
-            cancelled: as in `Runner.run`; a step that was cancelled leaves the sequence as it was.
+            cancelled: as in `Backend.run`; a step that was cancelled leaves the sequence as it was.
         """
         state, first = self.state, len(self.ids)
         tokens = np.array(ids, np.int64)
@@ -108,7 +108,7 @@ class TokenSequence:
         self.ids.extend(int(i) for i in ids)
         return logits
 
-    def draft(self, runner: Runner, ids: Sequence[int]) -> NDArray[np.float32]:
+    def draft(self, runner: Backend, ids: Sequence[int]) -> NDArray[np.float32]:
         """Feed tokens in one step that can be undone behind any of them; logits [T, vocab] of all."""
         rows = runner.run(np.array(ids, np.int64), self.state, all_logits=True, noted=range(len(ids)))
         self.ids.extend(ids)

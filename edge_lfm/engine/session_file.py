@@ -36,7 +36,7 @@ def save_sequence(path: Path, sequence: TokenSequence | None, model: str, extra:
     header = {
         "model": model,
         "layout": LAYOUT_VERSION,
-        "kv": ("int8" if sequence.state.kv_int8 else "float16") if sequence is not None else None,
+        "kv": sequence.state.kv_dtype if sequence is not None else None,
         "tokens": len(sequence.ids) if sequence is not None else 0,
         "checkpoints": sorted(sequence.checkpoints) if sequence is not None else [],
         "extra": extra,
@@ -86,8 +86,10 @@ def _read(file: PackedFile, path: Path, state: State, model: str, vocab: int) ->
     damaged = [piece.name for piece in file.pieces if not file.verify(piece.name)]
     if damaged:
         raise SessionFileError(f"{path} is damaged: {damaged[0]} fails its checksum", hint="start a new conversation")
-    count, kv = header["tokens"], "int8" if state.kv_int8 else "float16"
-    if not count or header["kv"] != kv:  # a cache of the other dtype is of no use: the prompt is computed anew
+    count = header["tokens"]
+    if (
+        not count or header["kv"] != state.kv_dtype
+    ):  # a cache of the other dtype is of no use: the prompt is computed anew
         return None, header["extra"]
     if not isinstance(count, int) or not 0 < count < _MOST_POSITIONS:
         raise ValueError("its number of tokens is none")
@@ -97,7 +99,7 @@ def _read(file: PackedFile, path: Path, state: State, model: str, vocab: int) ->
     state.reserve(count)
     sequence = TokenSequence(state)
     sequence.ids = array("i", ids.tolist())
-    for name, target in _cache_views(state, count):
+    for name, target in state.cache_views(count):
         target[...] = file.piece(name, "U8", target.nbytes).view(target.dtype).reshape(target.shape)
     for position in header["checkpoints"]:
         if not isinstance(position, int) or not 0 < position <= count:
@@ -119,7 +121,7 @@ def _read_conv(file: PackedFile, position: int, state: State, name: str | None =
 def _arrays(sequence: TokenSequence) -> Iterator[tuple[str, NDArray[Any]]]:
     yield "ids", np.array(sequence.ids, np.int32)
     yield "conv", _stack(sequence.state.conv.values())
-    for name, view in _cache_views(sequence.state, len(sequence.ids)):
+    for name, view in sequence.state.cache_views(len(sequence.ids)):
         yield name, np.ascontiguousarray(view)
     for position, checkpoint in sorted(sequence.checkpoints.items()):
         yield f"checkpoint.{position}", _stack(checkpoint.conv.values())
@@ -128,10 +130,3 @@ def _arrays(sequence: TokenSequence) -> Iterator[tuple[str, NDArray[Any]]]:
 def _stack(arrays: Sequence[NDArray[np.float32]] | Any) -> NDArray[np.float32]:
     arrays = list(arrays)
     return np.stack(arrays) if arrays else np.zeros(1, np.float32)
-
-
-def _cache_views(state: State, positions: int) -> Iterator[tuple[str, NDArray[Any]]]:
-    """The part of each cache that holds the first positions, in whole blocks of 16."""
-    blocks = -(-positions // 16)
-    for (n, field), values in sorted(state.caches.items()):
-        yield f"{field}.{n}", values[:, : blocks if field == "keys" else blocks * 16]

@@ -5,7 +5,7 @@ The KV cache is float16 or int8 and grows by doubling, up to the context. Layout
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,8 +47,7 @@ class State:
     """The state of one sequence. `capacity`: positions that the caches have room for, a multiple of 16."""
 
     def __init__(self, config: ModelConfig, context: int, kv_dtype: str = "float16") -> None:
-        self.config, self.context = config, context
-        self.kv_int8 = check_kv_dtype(kv_dtype) == "int8"
+        self.config, self.context, self.kv_dtype = config, context, check_kv_dtype(kv_dtype)
         self.position = 0
         self.capacity = 0
         self.noted: NDArray[np.int64] = np.zeros(0, np.int64)
@@ -63,6 +62,10 @@ class State:
         self.reserve(min(_FIRST_CAPACITY, context))
 
     @property
+    def kv_int8(self) -> bool:
+        return self.kv_dtype == "int8"
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
         return sum(array.nbytes for array in (*self.conv.values(), *self.caches.values()))
@@ -74,11 +77,7 @@ class State:
             ContextOverflowError: that is more than the context.
             DoesNotFitError: there is no memory for it.
         """
-        if positions > self.context:
-            raise ContextOverflowError(
-                f"{positions} tokens do not fit into the context of {self.context}",
-                hint="shorten the prompt, or load the model with a larger context",
-            )
+        self.check_room(positions)
         if positions <= self.capacity:
             return
         wanted = min(max(positions, 2 * self.capacity), self.context)
@@ -92,6 +91,18 @@ class State:
                 f"no memory for a KV cache of {capacity} positions", hint="use a smaller context, or an int8 cache"
             ) from None
         self.capacity = capacity
+
+    def check_room(self, positions: int) -> None:
+        """Refuse more positions than the context has.
+
+        Raises:
+            ContextOverflowError: they are more.
+        """
+        if positions > self.context:
+            raise ContextOverflowError(
+                f"{positions} tokens do not fit into the context of {self.context}",
+                hint="shorten the prompt, or load the model with a larger context",
+            )
 
     def reset(self) -> None:
         """Forget everything; keep the room."""
@@ -149,6 +160,12 @@ class State:
         for (n, field), array in self.caches.items():
             count = rows // 16 if field == "keys" else rows
             array[:, :count] = other.caches[n, field][:, :count]
+
+    def cache_views(self, positions: int) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Name and part of each cache that holds the first positions, in whole blocks of 16."""
+        blocks = -(-positions // 16)
+        for (n, field), values in sorted(self.caches.items()):
+            yield f"{field}.{n}", values[:, : blocks if field == "keys" else blocks * 16]
 
     def _grow(self, n: int, capacity: int) -> None:
         """Larger caches for layer n, with what the old ones hold."""
