@@ -62,6 +62,12 @@ class MissingExtraError(EdgeLfmError):
     exit_code = 5
 
 
+class DownloadError(EdgeLfmError):
+    """A model cannot be fetched: no network, no such repository, no permission."""
+
+    exit_code, http_status = 6, 502
+
+
 class IsaError(EdgeLfmError):
     """The processor lacks an instruction set, or kernels could not be built for it."""
 

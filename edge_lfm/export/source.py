@@ -56,8 +56,15 @@ def open_source(path: Path) -> Iterator[ExportSource]:
         with PackedModel(path) as model:
             raw = {k: v for k, v in read_json(path / "config.json").items() if k != "quantization_config"}
             pieces = list(model.pieces.values())
-            weights = UnpackedWeights(model, integers=True)
-            yield ExportSource(path, model.config, raw, read_text_files(path), weights, True, _by_source(pieces))
+            by_source = _by_source(pieces)
+            unpacked = UnpackedWeights(model, integers=True)
+
+            def weights(name: str) -> F32 | Quantized:
+                value = unpacked(name)
+                model.forget(by_source[name].name)  # an export reads every page once: none has to stay
+                return value
+
+            yield ExportSource(path, model.config, raw, read_text_files(path), weights, True, by_source)
     else:
         with open_checkpoint(path) as checkpoint:
             config = checkpoint.config()

@@ -85,6 +85,10 @@ class PackedModel:
             return self._trunk[first : first + piece.nbytes]
         return self.file.piece(name, "F32" if piece.floats else "U8", piece.nbytes)
 
+    def forget(self, name: str) -> None:
+        """Let go of a piece's pages in memory; what is read again comes from the file."""
+        self.file.file.forget(self.file.file.tensors[name])
+
     def offset_of(self, name: str) -> int:
         """Where a piece begins in the file."""
         return self.file.file.tensors[name].start
