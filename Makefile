@@ -20,9 +20,9 @@ test: $(VENV)/.installed
 test-resume: $(VENV)/.installed
 	EDGE_LFM_KILLS=100 $(BIN)/pytest -q tests/test_resume.py
 
-# The server against the official npm client (needs Node and npm).
+# The server against the official npm client, and the ONNX export in transformers.js (needs Node and npm).
 test-javascript: $(VENV)/.installed
-	npm install --silent --no-audit --no-fund --prefix build/javascript openai@6
+	npm install --silent --no-audit --no-fund --ignore-scripts --prefix build/javascript openai@6 @huggingface/transformers@4
 	$(BIN)/pytest -q tests/test_javascript.py
 
 # The whole engine and every kernel's tests in an arm64 Debian, on emulated processors (root; some minutes).

@@ -1,4 +1,4 @@
-"""The official npm client, where Node and its package `openai` are installed (`make test-javascript`)."""
+"""The official npm client and transformers.js, where Node and the packages are installed (`make test-javascript`)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 from serving import serving
+
+from edge_lfm.export.onnx import write_onnx
+from edge_lfm.export.source import open_source
 
 ROOT = Path(__file__).parent.parent
 MODULES = Path(os.environ.get("EDGE_LFM_NODE_MODULES", ROOT / "build/javascript/node_modules"))
@@ -32,3 +35,25 @@ def test_the_npm_client(demo: dict[str, Path], tmp_path: Path) -> None:
     assert found["completion"] and "Anna" in found["response"]
     assert found["events"][0] == "response.created" and found["events"][-1] == "response.completed"
     assert found["refused"][:2] == ["BadRequestError", 400] and "temperature" in found["refused"][2]
+
+
+def test_transformers_js_generates(demo: dict[str, Path], demo_goldens: dict[str, dict], tmp_path: Path) -> None:
+    """The exported graph under the names, and in the folders, that transformers.js looks for."""
+    node = shutil.which("node")
+    if node is None or not (MODULES / "@huggingface/transformers").is_dir():
+        pytest.skip(f"needs Node and @huggingface/transformers in {MODULES} (make test-javascript installs it)")
+    folder = tmp_path / "models" / "demo"
+    with open_source(demo["int4"]) as source:
+        write_onnx(source, folder, "float32")
+    (folder / "onnx").mkdir()
+    for path in folder.glob("model.onnx*"):
+        path.rename(folder / "onnx" / path.name)
+    script = tmp_path / "transformers_js.mjs"
+    shutil.copy(ROOT / "tests/javascript/transformers_js.mjs", script)
+    (tmp_path / "node_modules").symlink_to(MODULES)
+    prompt = demo_goldens["capital"]
+    ids, greedy = prompt["prompt_ids"], prompt["greedy_ids"]
+    line = [node, str(script), str(tmp_path / "models"), "demo", json.dumps(ids), str(len(greedy))]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == ids + greedy
