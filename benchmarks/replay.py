@@ -2,10 +2,10 @@
 
     python benchmarks/replay.py TRACE.npz --sequences 24 --share 0.125,0.25,0.5
 
-A trace holds `experts` [tokens, layers, k] and `offsets` of its sequences. Each layer of each sequence has a cache of
-its own, empty at first. As in the runtime, what is read may be used and not kept. `learned` is the forecast of
-`quantize/forecast.py`, fitted to other sequences of the trace.
-"gap" is the part of the distance from LRU to Belady that a policy leaves.
+A trace holds `experts` [tokens, layers, k] and `offsets` of its sequences; caches are empty at the start of each. LRU,
+half-lives and Belady's bound give every layer a cache of its own. `decayed use` and `forecast` are the runtime's own
+`Residency`, where layers share the slots; the forecast is fitted to other sequences of the trace. As in the runtime,
+what is read may be used and not kept. "gap" is the part of the distance from LRU to Belady that a policy leaves.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from edge_lfm.memory.policy import DECAY, WEIGHTS, LearnedUse
+from edge_lfm.memory.policy import DecayedUse, LearnedUse, horizon_of
+from edge_lfm.memory.residency import Residency
 from edge_lfm.quantize.forecast import fit_forecast
 
+_RING = 16
 Score = Callable[[int], NDArray[np.float64]]
 
 
@@ -59,31 +61,31 @@ class Replay:
             following[t] = np.where(self.used[t], t, following[t + 1])
         return lambda t: -following[t + 1].astype(np.float64)
 
-    def decayed(self, decay: NDArray[np.float64], weights: NDArray[np.float64]) -> Score:
-        counts = np.zeros((len(decay), *self.used.shape[1:]))
+    def half_life(self, tokens: int) -> Score:
+        counts = np.zeros(self.used.shape[1:])
 
         def score(t: int) -> NDArray[np.float64]:
-            counts[:] = counts * decay[:, None, None, None] + self.used[t]
-            return np.tensordot(weights, counts, 1)
+            counts[:] = counts * 0.5 ** (1 / tokens) + self.used[t]
+            return counts
 
         return score
 
-    def learned(self, weights: NDArray[np.float32]) -> Score:
-        """As the runtime does: layers above a layer are known of the token before only."""
-        _, sequences, layers, experts = self.used.shape
-        latest = [np.zeros((layers, experts), bool) for _ in range(sequences)]
-        policies = [[LearnedUse(n, weights[n], latest[s]) for n in range(layers)] for s in range(sequences)]
-
-        def score(t: int) -> NDArray[np.float64]:
-            out = np.zeros(self.used.shape[1:])
-            for s, n in np.ndindex(sequences, layers):
-                chosen = np.flatnonzero(self.used[t, s, n])
+    def runtime(self, keep: int, make: Callable[[], dict[int, DecayedUse]]) -> float:
+        """The hit rate of the runtime's own bookkeeping, with so many experts a layer on average."""
+        hits = 0
+        for used in self.used.swapaxes(0, 1):
+            layers = used.shape[1]
+            residency = Residency(make(), keep * layers, keep * layers + _RING)
+            for t, n in np.ndindex(*used.shape[:2]):
+                chosen = np.flatnonzero(used[t, n])
                 if len(chosen):
-                    policies[s][n].note(chosen[None])
-                    out[s, n] = policies[s][n].scores
-            return out
-
-        return score
+                    residency.note(n, chosen[None])
+                    missing = [e for e in chosen.tolist() if residency.slot(n, e) is None]
+                    hits += len(chosen) - len(missing)
+                    for expert in missing:
+                        residency.admit(n, expert)
+                    residency.settle(n, missing)
+        return hits / int(self.used.sum())
 
 
 def load(path: Path) -> tuple[list[NDArray[np.bool_]], int]:
@@ -106,32 +108,38 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=24)
     parser.add_argument("--share", default="0.125,0.25,0.5", help="shares of the experts that each layer keeps")
     parser.add_argument(
-        "--fit", type=int, default=200, help="other sequences that `learned` is fitted to; 0: leave out"
+        "--fit", type=int, default=200, help="other sequences that the forecast is fitted to; 0: leave out"
     )
-    parser.add_argument("--forecast", type=Path, help="a calibration's forecast.safetensors, for `learned`")
+    parser.add_argument("--forecast", type=Path, help="a calibration's forecast.safetensors, instead")
     args = parser.parse_args()
     sequences, experts = load(args.trace)
     picks = np.linspace(0, len(sequences) - 1, args.sequences).astype(int)
     longest = max(len(sequences[i]) for i in picks)
     used = np.stack([np.pad(sequences[i], ((0, longest - len(sequences[i])), (0, 0), (0, 0))) for i in picks], axis=1)
     replay = Replay(used)
-    policies: dict[str, Callable[[], Score]] = {"lru": replay.lru}
-    policies |= {
-        f"half-life {h}": lambda h=h: replay.decayed(np.array([0.5 ** (1 / h)]), np.ones(1)) for h in (4, 16, 64)
-    }
-    policies["decayed use"] = lambda: replay.decayed(DECAY, WEIGHTS)
+    layers = range(used.shape[2])
+    yardsticks: dict[str, Callable[[], Score]] = {"lru": replay.lru}
+    yardsticks |= {f"half-life {h}": lambda h=h: replay.half_life(h) for h in (4, 16, 64)}
+    yardsticks["belady"] = replay.belady
+    fitted = None
     if args.forecast:
         fitted = load_file(args.forecast)["weights"].astype(np.float32)
-        policies["learned"] = lambda: replay.learned(fitted)
     elif args.fit:
         others = [s for n, s in enumerate(sequences) if n not in set(picks)]
-        model = fit_forecast(others[:: max(1, len(others) // args.fit)])
-        policies["learned"] = lambda: replay.learned(model)
-    policies["belady"] = replay.belady
+        fitted = fit_forecast(others[:: max(1, len(others) // args.fit)])
+
+    def forecast(share: float) -> dict[int, DecayedUse]:
+        latest = np.zeros((len(layers), experts), bool)
+        return {n: LearnedUse(n, fitted[horizon_of(share), n], latest) for n in layers}
+
     print(f"{args.trace.name}: {args.sequences} sequences, {int(used.any((2, 3)).sum())} tokens, {experts} experts")
     print("| share kept | policy | hit rate | gap to Belady left |\n|---|---|---|---|")
     for share in map(float, args.share.split(",")):
-        rates = {name: replay.hit_rate(round(share * experts), make()) for name, make in policies.items()}
+        keep = round(share * experts)
+        rates = {name: replay.hit_rate(keep, make()) for name, make in yardsticks.items()}
+        rates["decayed use"] = replay.runtime(keep, lambda: {n: DecayedUse(experts) for n in layers})
+        if fitted is not None:
+            rates["forecast"] = replay.runtime(keep, lambda share=share: forecast(share))
         for name, rate in rates.items():
             left = (rates["belady"] - rate) / (rates["belady"] - rates["lru"])
             print(f"| {share:.1%} | {name} | {rate:.3f} | {left:.0%} |", flush=True)

@@ -75,7 +75,7 @@ def estimate(demand: Demand, machine: Machine, context: int, uniform: bool = Fal
     if not demand.experts:
         return Fit(False, demand.file_bytes + fixed - machine.memory_bytes, 0.0, 0.0, 0.0, 0.0, "memory", 0.0)
     room = machine.memory_bytes - fixed - demand.trunk_bytes - RING_EXPERTS * demand.expert_bytes
-    per_layer = room // (demand.expert_bytes * demand.moe_layers)
+    per_layer = room / (demand.expert_bytes * demand.moe_layers)
     if per_layer < demand.top_k:
         missing = demand.top_k * demand.expert_bytes * demand.moe_layers - room
         return Fit(False, missing, 0.0, 0.0, 0.0, 0.0, "memory", 0.0)

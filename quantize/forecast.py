@@ -12,10 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.memory.policy import DECAY
+from edge_lfm.memory.policy import DECAY, HORIZONS
 
-DISCOUNT = 0.9
-"""How much less each later token counts: caches of a quarter to a half of the experts look about ten tokens ahead."""
 RIDGE = 10.0
 
 Used = NDArray[np.bool_]
@@ -23,21 +21,22 @@ Used = NDArray[np.bool_]
 
 
 def fit_forecast(sequences: Sequence[Used]) -> NDArray[np.float32]:
-    """Weights [layers, features, experts] as `LearnedUse` takes them."""
-    return np.stack([fit_layer(sequences, layer) for layer in range(sequences[0].shape[1])])
+    """Weights [horizons, layers, features, experts]: for each of `HORIZONS`, as `LearnedUse` takes them."""
+    return np.stack([fit_layer(sequences, layer) for layer in range(sequences[0].shape[1])], axis=1)
 
 
 def fit_layer(sequences: Sequence[Used], layer: int) -> NDArray[np.float32]:
-    """The weights of one layer, [features, experts]."""
+    """The weights of one layer, [horizons, features, experts]."""
     _, layers, experts = sequences[0].shape
     width = 1 + (layers + len(DECAY)) * experts
     gram = np.float32(RIDGE) * np.eye(width, dtype=np.float32)
-    side = np.zeros((width, experts), np.float32)
+    side = np.zeros((width, len(HORIZONS) * experts), np.float32)
     for used in sequences:
         x = features(used, layer)
         gram += x.T @ x
-        side += x.T @ future_use(used[:, layer])
-    return np.linalg.solve(gram, side).astype(np.float32)
+        side += x.T @ np.concatenate([future_use(used[:, layer], discount) for _, discount in HORIZONS], axis=1)
+    weights = np.linalg.solve(gram, side).astype(np.float32)
+    return np.stack(np.split(weights, len(HORIZONS), axis=1))
 
 
 def features(used: Used, layer: int) -> NDArray[np.float32]:
@@ -53,9 +52,9 @@ def features(used: Used, layer: int) -> NDArray[np.float32]:
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
-def future_use(own: Used) -> NDArray[np.float32]:
+def future_use(own: Used, discount: float) -> NDArray[np.float32]:
     """[tokens, experts]: the discounted uses after each token, in shares."""
     ahead = np.zeros((len(own) + 1, own.shape[1]), np.float32)
     for t in range(len(own) - 1, 0, -1):
-        ahead[t] = ahead[t + 1] * DISCOUNT + own[t] * (1 - DISCOUNT)
+        ahead[t] = ahead[t + 1] * discount + own[t] * (1 - discount)
     return ahead[1:]

@@ -195,7 +195,7 @@ def test_a_paged_model_evicts_by_its_own_forecast(calibrated: Path, tmp_path: Pa
     convert(demo_checkpoint(), tmp_path / "m", find_recipe("balanced"), calibration=calibrated)
     layers = [2, 3, 4, 5, 6, 7]
     with PackedModel(tmp_path / "m") as model:
-        learned = _policies(model, layers)
+        learned = _policies(model, layers, 0.5)
         assert all(isinstance(policy, LearnedUse) for policy in learned.values())
         chosen = np.array([[1, 5, 9, 3]])
         for n in layers:
@@ -203,4 +203,4 @@ def test_a_paged_model_evicts_by_its_own_forecast(calibrated: Path, tmp_path: Pa
         scores = learned[4].scores
         assert scores.shape == (16,) and scores[chosen[0]].mean() > np.delete(scores, chosen[0]).mean()
         (tmp_path / "m" / FORECAST_FILE).unlink()
-        assert all(type(policy) is DecayedUse for policy in _policies(model, layers).values())
+        assert all(type(policy) is DecayedUse for policy in _policies(model, layers, 0.5).values())

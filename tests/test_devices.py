@@ -97,7 +97,7 @@ def test_the_plan_keeps_what_is_estimated() -> None:
     fit = estimate(big, Machine(memory, 10.0, 614.0, 0.25, 0.45), 4096)
     fixed = big.trunk_bytes + 4096 * big.kv_bytes_per_token + (230 << 20)
     plan = plan_paging(Budget(memory, True), fixed, big.expert_bytes, big.moe_layers, big.experts, big.top_k)
-    assert abs(fit.kept * 64 - plan.keep) <= 1
+    assert abs(fit.kept * 64 * 38 - plan.keep) <= 2
 
 
 def edge_lfm(*arguments: str) -> subprocess.CompletedProcess[str]:

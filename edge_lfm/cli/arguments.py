@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from edge_lfm.api import Generation, Model, Progress, Reasoning, Text, ToolCall
+from edge_lfm.cli.live import LiveLine
 from edge_lfm.engine.generate import Timings
 from edge_lfm.memory.paging import PagingStats
 from edge_lfm.text.tool_calls import Call, write_calls
@@ -140,19 +141,27 @@ def prefill_bar(paging: PagingStats | None = None) -> Callable[[Progress], objec
 def show(generation: Generation, quiet: bool = False, paging: PagingStats | None = None) -> None:
     """Run an answer to its end: its text on standard output as it comes, reasoning dimmed on standard error.
 
-    `quiet`: nothing but the bar of the prompt; `paging`: the model's counters, for that bar.
+    `quiet`: nothing but what shows progress; `paging`: the model's counters, to be shown with it.
     """
     bar, dim = prefill_bar(paging), ("\x1b[2m", "\x1b[0m") if sys.stderr.isatty() else ("", "")
-    for event in generation:
-        match event:
-            case Progress():
-                bar(event)
-            case Text(text) if not quiet:
-                print(text, end="", flush=True)
-            case Reasoning(text) if not quiet:
-                print(f"{dim[0]}{text}{dim[1]}", end="", file=sys.stderr, flush=True)
-            case ToolCall(name, arguments) if not quiet:
-                print(write_calls([Call(name, arguments)]), flush=True)
+    live: LiveLine | None = None
+    try:
+        for event in generation:
+            match event:
+                case Progress():
+                    bar(event)
+                case Text(text) if not quiet:
+                    print(text, end="", flush=True)
+                case Reasoning(text) if not quiet:
+                    print(f"{dim[0]}{text}{dim[1]}", end="", file=sys.stderr, flush=True)
+                case ToolCall(name, arguments) if not quiet:
+                    print(write_calls([Call(name, arguments)]), flush=True)
+            if paging and not isinstance(event, Progress):
+                live = live or LiveLine(paging)
+                live.part()
+    finally:
+        if live is not None:
+            live.close()
 
 
 def describe_timings(t: Timings) -> str:

@@ -19,7 +19,7 @@ from edge_lfm.kernels.library import Kernels
 from edge_lfm.memory.budget import Budget, PagingPlan, plan_paging
 from edge_lfm.memory.mapped import MappedStore
 from edge_lfm.memory.paging import ExpertPager, Store
-from edge_lfm.memory.policy import FORECAST_FILE, HALF_LIVES, DecayedUse, LearnedUse
+from edge_lfm.memory.policy import FORECAST_FILE, HALF_LIVES, HORIZONS, DecayedUse, LearnedUse, horizon_of
 from edge_lfm.memory.reader import READ_ALIGNMENT, BlockReader, Slots, SlotStore
 from edge_lfm.memory.residency import Residency
 from edge_lfm.model.packed_model import PackedModel
@@ -132,24 +132,28 @@ def _make_pager(
     offsets = {n: np.array([model.offset_of(expert_name(n, e)) for e in experts], np.int64) for n in layers}
     if any((table % READ_ALIGNMENT).any() for table in offsets.values()):
         raise ModelFileError(f"{model.folder}: experts are not aligned for direct reads", hint="quantize it again")
-    residency = Residency(_policies(model, layers), plan.keep, plan.slots)
+    share = plan.keep / (len(layers) * model.config.num_experts)
+    residency = Residency(_policies(model, layers, share), plan.keep, plan.slots)
     store: Store = _map_store(model) if way == "map" else _read_store(model, reader, plan.slots)
     if way == "map":
         reader.close()
     return ExpertPager(store, residency, plan, offsets, runner.binding.tables)
 
 
-def _policies(model: PackedModel, layers: list[int]) -> dict[int, DecayedUse]:
-    """The model's own forecast of expert use, if its calibration left one; else decayed use."""
+def _policies(model: PackedModel, layers: list[int], share: float) -> dict[int, DecayedUse]:
+    """The model's own forecast of expert use, if its calibration left one; else decayed use. `share`: of the experts
+    that is kept."""
     experts, path = model.config.num_experts, model.folder / FORECAST_FILE
     if not path.exists():
         return {n: DecayedUse(experts) for n in layers}
     with SafetensorsFile(path) as file:
-        weights = file.read("weights").astype(np.float32)
+        stored = file.stored("weights")
+        expected = (len(HORIZONS), len(layers), 1 + (len(layers) + len(HALF_LIVES)) * experts, experts)
+        weights = stored[horizon_of(share)].astype(np.float32) if stored.shape == expected else None
     latest = np.zeros((len(layers), experts), bool)
-    if weights.shape != (len(layers), 1 + (len(layers) + len(HALF_LIVES)) * experts, experts):
+    if weights is None:
         raise ModelFileError(
-            f"{path} is a forecast of another shape, {list(weights.shape)}", hint="remove it, or quantize again"
+            f"{path} is a forecast of another shape, {list(stored.shape)}", hint="remove it, or quantize again"
         )
     return {n: LearnedUse(row, weights[row], latest) for row, n in enumerate(layers)}
 

@@ -108,7 +108,7 @@ class Budget:
 class PagingPlan:
     """How a budget is spent when experts are paged."""
 
-    keep: int  # experts that each layer keeps
+    keep: int  # experts that are kept, of all layers together
     slots: int
     fixed_bytes: int  # trunk, KV cache, scratch, interpreter
     slot_bytes: int
@@ -133,8 +133,8 @@ def plan_paging(budget: Budget, fixed_bytes: int, slot_bytes: int, layers: int, 
     floor = fixed_bytes + (ring + layers * top_k) * slot_bytes
     if budget.nbytes < floor:
         raise budget.refuse(floor, "more memory, a smaller --context, --kv-dtype int8, or a recipe with fewer bits")
-    keep = min(experts, ((budget.nbytes - fixed_bytes) // slot_bytes - ring) // layers)
-    return PagingPlan(keep, keep * layers + ring, fixed_bytes, slot_bytes, layers)
+    keep = min(experts * layers, (budget.nbytes - fixed_bytes) // slot_bytes - ring)
+    return PagingPlan(keep, keep + ring, fixed_bytes, slot_bytes, layers)
 
 
 def peak_memory_bytes() -> int:

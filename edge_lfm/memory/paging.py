@@ -128,7 +128,7 @@ class ExpertPager:
         self.stats.ahead_used += sum(e in guessed for e in missing)
         self.stats.hits[row] += len(needed) - len(missing)
         self.stats.misses[row] += len(missing)
-        waves = _split(needed, set(missing), len(residency.free), residency.room(layer))
+        waves = _split(needed, set(missing), len(residency.free), residency.room)
         waves[0].reads.update((e, read) for e, read in guessed.items() if e in missing)
         self._begin(layer, waves[0])
         for n, wave in enumerate(waves):
@@ -232,7 +232,7 @@ class ExpertPager:
 def _split(needed: list[int], missing: set[int], free: int, room: int) -> list[Wave]:
     """Waves in rising order: one if all that is missing fits, else of half of the slots that come back each.
 
-    `room`: free slots that the layer may keep for itself on the way.
+    `room`: free slots that may be kept on the way.
     """
     most = free if len(missing) <= free else (free - room) // 2
     waves = [Wave([], [], only=len(missing) <= free)]

@@ -1,8 +1,9 @@
 """Which expert is in which slot of memory: pure bookkeeping, no bytes.
 
-Slots are interchangeable. Every layer keeps a number of experts of its own; a few more slots take what is being read.
-After use, an expert that was read takes the place of a kept one with a lower score, or leaves. So the slots of a
-layer are never thrashed by another layer, and an expert that is used once in a while passes through.
+Slots are interchangeable, and so are layers: what is kept are the experts that are worth most, of all layers together
+(on GPT-OSS's recorded routing 1 % more hits than an equal share for every layer). A few more slots take what is being
+read. After use, an expert that was read takes the place of a kept one with a lower score, or leaves, so that an expert
+that is used once in a while passes through.
 """
 
 from __future__ import annotations
@@ -15,38 +16,60 @@ from numpy.typing import NDArray
 
 from edge_lfm.memory.policy import DecayedUse
 
+_DECAY_OF_A_TOKEN = 0.5
+"""What an expert is worth falls to this over the time of a token: one of the next layer, which gets its chance at once,
+is worth up to twice as much as one whose turn has just passed. Hits on GPT-OSS's routing, an eighth of the experts
+kept: 0.526 so, 0.520 without."""
+
 
 @dataclass
 class _Layer:
     """One layer: expert -> slot, and what its experts are worth."""
 
+    row: int  # of `Residency._worth`
     policy: DecayedUse
     kept: dict[int, int] = field(default_factory=dict)
     passing: dict[int, int] = field(default_factory=dict)  # read for this step, not yet kept
+    scores: NDArray[np.float64] | None = None  # since the last use that was noted
+
+    def score(self) -> NDArray[np.float64]:
+        if self.scores is None:
+            self.scores = self.policy.scores
+        return self.scores
 
 
 class Residency:
-    """`keep`: experts that each layer may keep; `policies`: of each layer that has experts, by its number."""
+    """`keep`: experts of all layers that may be kept; `policies`: of each layer that has experts, by its number."""
 
     def __init__(self, policies: Mapping[int, DecayedUse], keep: int, slots: int) -> None:
         self.keep = keep
-        self.layers = {n: _Layer(policy) for n, policy in policies.items()}
+        self.layers = {n: _Layer(row, policies[n]) for row, n in enumerate(sorted(policies))}
+        self.kept_count = 0
         self.free = list(range(slots - 1, -1, -1))
+        self._numbers = sorted(policies)
+        self._worth = np.full((len(policies), next(iter(policies.values())).experts), np.inf)
+        """Scores of kept experts; infinity for all others."""
+        self._made: list[NDArray[np.float64] | None] = [None] * len(policies)  # the scores that each row was made of
+        rows = np.arange(len(policies))
+        turns = (rows[None] - rows[:, None] - 1) % len(rows) + 1  # layers until a row's next turn, at each row
+        self._nearness = _DECAY_OF_A_TOKEN ** (turns / len(rows) - 1)
         self._unused: list[int] = []
-        assert slots > keep * len(self.layers)
+        assert slots > keep
 
     def slot(self, layer: int, expert: int) -> int | None:
         """Where an expert is, or None."""
         found = self.layers[layer]
         return found.kept.get(expert, found.passing.get(expert))
 
-    def room(self, layer: int) -> int:
-        """How many more experts a layer may keep."""
-        return self.keep - len(self.layers[layer].kept)
+    @property
+    def room(self) -> int:
+        """How many more experts may be kept."""
+        return self.keep - self.kept_count
 
     def note(self, layer: int, chosen: NDArray[np.int64]) -> None:
         """A step's choices [tokens, k] of a layer; call before `admit` and `settle`."""
         self.layers[layer].policy.note(chosen)
+        self.layers[layer].scores = None
 
     def admit(self, layer: int, expert: int) -> int:
         """A free slot for an expert that is to be read."""
@@ -63,39 +86,56 @@ class Residency:
         return self.layers[layer].passing.pop(expert)
 
     def settle(self, layer: int, used: Iterable[int], later: Iterable[int] = ()) -> None:
-        """Decide which of the experts that were read stay; `later`: experts that this step still needs."""
-        found, needed = self.layers[layer], set(later)
+        """Decide which of the experts that were read stay; `later`: experts of the layer that this step still needs."""
+        found = self.layers[layer]
         if not found.passing:
             return
-        scores = found.policy.scores
+        scores, worth = found.score(), np.empty(0)
         for expert in used:
             slot = found.passing.pop(expert, None)
             if slot is None:
                 continue
-            if len(found.kept) < self.keep:
-                found.kept[expert] = slot
-                continue
-            weakest = min((e for e in found.kept if e not in needed), key=lambda e: scores[e], default=None)
-            if weakest is None or scores[weakest] >= scores[expert]:
-                self.free.append(slot)
-            else:
-                self.free.append(found.kept.pop(weakest))
-                found.kept[expert] = slot
+            if self.room <= 0:
+                if not worth.size:
+                    worth = self._current() * self._nearness[found.row][:, None]
+                    worth[found.row, [e for e in later if e in found.kept]] = np.inf
+                row, weakest = divmod(int(worth.argmin()), worth.shape[1])
+                if worth[row, weakest] >= scores[expert]:  # infinity: there is none
+                    self.free.append(slot)
+                    continue
+                self._evict(row, weakest)
+                worth[row, weakest], worth[found.row, expert] = np.inf, scores[expert]
+            found.kept[expert] = slot
+            self.kept_count += 1
+            self._worth[found.row, expert] = scores[expert]
 
     def resize(self, keep: int, slots: int) -> list[int]:
-        """Keep `keep` experts a layer in `slots` slots from now on; the slots that are no longer used.
+        """Keep `keep` experts in `slots` slots from now on; the slots that are no longer used.
 
         The least worth leave first. Slots that were given up before come back first.
         """
         self.keep = keep
-        for found in self.layers.values():
-            scores = found.policy.scores
-            for expert in sorted(found.kept, key=lambda e: scores[e])[: max(0, len(found.kept) - keep)]:
-                self.free.append(found.kept.pop(expert))
-        used = len(self.free) + sum(len(found.kept) for found in self.layers.values())
+        while self.kept_count > keep:
+            worth = self._current()
+            self._evict(*divmod(int(worth.argmin()), worth.shape[1]))
+        used = len(self.free) + self.kept_count
         back = max(0, min(slots - used, len(self._unused)))
         self.free = [*self._unused[len(self._unused) - back :], *self.free]
         self._unused = self._unused[: len(self._unused) - back]
         gone = [self.free.pop(0) for _ in range(used + back - slots)]
         self._unused += gone
         return gone
+
+    def _current(self) -> NDArray[np.float64]:
+        """Scores of all kept experts as of now, infinity for others."""
+        for found in self.layers.values():
+            if self._made[found.row] is not (scores := found.score()):
+                kept = list(found.kept)
+                self._worth[found.row, kept] = scores[kept]
+                self._made[found.row] = scores
+        return self._worth
+
+    def _evict(self, row: int, expert: int) -> None:
+        self.free.append(self.layers[self._numbers[row]].kept.pop(expert))
+        self.kept_count -= 1
+        self._worth[row, expert] = np.inf
