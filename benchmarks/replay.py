@@ -117,7 +117,7 @@ def main() -> None:
     longest = max(len(sequences[i]) for i in picks)
     used = np.stack([np.pad(sequences[i], ((0, longest - len(sequences[i])), (0, 0), (0, 0))) for i in picks], axis=1)
     replay = Replay(used)
-    layers = range(used.shape[2])
+    layers, top_k = range(used.shape[2]), int(used.sum(axis=3).max())
     yardsticks: dict[str, Callable[[], Score]] = {"lru": replay.lru}
     yardsticks |= {f"half-life {h}": lambda h=h: replay.half_life(h) for h in (4, 16, 64)}
     yardsticks["belady"] = replay.belady
@@ -128,9 +128,9 @@ def main() -> None:
         others = [s for n, s in enumerate(sequences) if n not in set(picks)]
         fitted = fit_forecast(others[:: max(1, len(others) // args.fit)])
 
-    def forecast(share: float) -> dict[int, DecayedUse]:
+    def forecast(keep: int) -> dict[int, DecayedUse]:
         latest = np.zeros((len(layers), experts), bool)
-        return {n: LearnedUse(n, fitted[horizon_of(share), n], latest) for n in layers}
+        return {n: LearnedUse(n, fitted[horizon_of(keep / top_k), n], latest) for n in layers}
 
     print(f"{args.trace.name}: {args.sequences} sequences, {int(used.any((2, 3)).sum())} tokens, {experts} experts")
     print("| share kept | policy | hit rate | gap to Belady left |\n|---|---|---|---|")
@@ -139,7 +139,7 @@ def main() -> None:
         rates = {name: replay.hit_rate(keep, make()) for name, make in yardsticks.items()}
         rates["decayed use"] = replay.runtime(keep, lambda: {n: DecayedUse(experts) for n in layers})
         if fitted is not None:
-            rates["forecast"] = replay.runtime(keep, lambda share=share: forecast(share))
+            rates["forecast"] = replay.runtime(keep, lambda keep=keep: forecast(keep))
         for name, rate in rates.items():
             left = (rates["belady"] - rate) / (rates["belady"] - rates["lru"])
             print(f"| {share:.1%} | {name} | {rate:.3f} | {left:.0%} |", flush=True)

@@ -132,24 +132,24 @@ def _make_pager(
     offsets = {n: np.array([model.offset_of(expert_name(n, e)) for e in experts], np.int64) for n in layers}
     if any((table % READ_ALIGNMENT).any() for table in offsets.values()):
         raise ModelFileError(f"{model.folder}: experts are not aligned for direct reads", hint="quantize it again")
-    share = plan.keep / (len(layers) * model.config.num_experts)
-    residency = Residency(_policies(model, layers, share), plan.keep, plan.slots)
+    tokens = plan.keep / (len(layers) * model.config.num_experts_per_tok)
+    residency = Residency(_policies(model, layers, tokens), plan.keep, plan.slots)
     store: Store = _map_store(model) if way == "map" else _read_store(model, reader, plan.slots)
     if way == "map":
         reader.close()
     return ExpertPager(store, residency, plan, offsets, runner.binding.tables)
 
 
-def _policies(model: PackedModel, layers: list[int], share: float) -> dict[int, DecayedUse]:
-    """The model's own forecast of expert use, if its calibration left one; else decayed use. `share`: of the experts
-    that is kept."""
+def _policies(model: PackedModel, layers: list[int], tokens: float) -> dict[int, DecayedUse]:
+    """The model's own forecast of expert use, if its calibration left one; else decayed use. `tokens`: how many tokens'
+    choices are kept."""
     experts, path = model.config.num_experts, model.folder / FORECAST_FILE
     if not path.exists():
         return {n: DecayedUse(experts) for n in layers}
     with SafetensorsFile(path) as file:
         stored = file.stored("weights")
         expected = (len(HORIZONS), len(layers), 1 + (len(layers) + len(HALF_LIVES)) * experts, experts)
-        weights = stored[horizon_of(share)].astype(np.float32) if stored.shape == expected else None
+        weights = stored[horizon_of(tokens)].astype(np.float32) if stored.shape == expected else None
     latest = np.zeros((len(layers), experts), bool)
     if weights is None:
         raise ModelFileError(

@@ -14,19 +14,19 @@ from numpy.typing import NDArray
 FORECAST_FILE = "forecast.safetensors"
 """Beside a packed model: the weights of `LearnedUse`, float16 [horizons, layers, features, experts]."""
 
-HORIZONS = ((0.18, 0.4), (0.35, 0.8), (1.0, 0.9))
-"""Up to which share of the experts in memory, how much less each later token counts in the forecast: the smaller the
-cache, the sooner must an expert come back to be worth its slot. Hits on GPT-OSS's routing, equal shares for all layers,
-with an eighth of its experts: 0.520 at 0.4, 0.494 at 0.9; with half of them 0.900 and 0.914."""
+HORIZONS = ((1.4, 0.4), (2.8, 0.8), (np.inf, 0.9))
+"""Up to how many tokens' choices that fit into memory, how much less each later token counts in the forecast: the
+smaller the cache, the sooner must an expert come back to be worth its slot. Hits on GPT-OSS's routing, equal shares for
+all layers, with an eighth of its experts: 0.520 at 0.4, 0.494 at 0.9; with half of them 0.900 and 0.914."""
 
 HALF_LIVES = np.array([1, 4, 16, 64, 256], np.float64)
 WEIGHTS = np.array([1, 0.6, 0.3, 0.2, 0.1])
 DECAY = 0.5 ** (1 / HALF_LIVES)
 
 
-def horizon_of(share: float) -> int:
-    """Which of `HORIZONS` serves when this share of the experts is kept."""
-    return next(n for n, (most, _) in enumerate(HORIZONS) if share <= most)
+def horizon_of(tokens: float) -> int:
+    """Which of `HORIZONS` serves when so many tokens' choices fit into memory: experts kept in a layer over top-k."""
+    return next(n for n, (most, _) in enumerate(HORIZONS) if tokens <= most)
 
 
 class DecayedUse:
