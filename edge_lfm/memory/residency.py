@@ -90,13 +90,14 @@ class Residency:
         found = self.layers[layer]
         if not found.passing:
             return
-        scores, worth = found.score(), np.empty(0)
+        scores = found.score()
+        worth: NDArray[np.float64] | None = None
         for expert in used:
             slot = found.passing.pop(expert, None)
             if slot is None:
                 continue
             if self.room <= 0:
-                if not worth.size:
+                if worth is None:
                     worth = self._current() * self._nearness[found.row][:, None]
                     worth[found.row, [e for e in later if e in found.kept]] = np.inf
                 row, weakest = divmod(int(worth.argmin()), worth.shape[1])
