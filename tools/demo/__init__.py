@@ -1,0 +1,1 @@
+"""How the embedded demo model is made: samples, training, evaluation, export. Needs torch; not installed."""

@@ -1,0 +1,91 @@
+"""How well a checkpoint of the demo model does on held-out samples, trained and unseen kinds apart.
+
+    PYTHONPATH=tools python -m demo.evaluate CHECKPOINT -o results.json [--samples 200] [--tasks tasks.jsonl]
+
+Greedy answers by this project's engine on float32 weights, which equals transformers within 1e-4. `--tasks` writes the
+samples for `edge-lfm eval --tasks`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from demo.render import prompt_of
+from demo.sample import Sample
+from demo.tasks import MAKERS, MOST_TOKENS, samples
+from edge_lfm import Model
+from edge_lfm.engine.tasks import Task, judge
+from edge_lfm.quantize.convert import convert
+from edge_lfm.quantize.recipe import find_recipe
+
+SEED = "2024"
+_ROOM = {"tool": 1.5, "grounded": 2.0, "sums": 2.0}
+"""How many more samples of tasks that come in several kinds."""
+
+
+def held_out(count: int) -> list[Task]:
+    """So many samples of each task, and conversations of several."""
+    found = []
+    for name in MAKERS:
+        drawn = samples(SEED, "test", int(count * _ROOM.get(name, 1.0)), only=[name])
+        found += [_task(sample, sample.name, MOST_TOKENS.get(name, 40)) for sample in drawn]
+    drawn = samples(f"{SEED}.several", "test", count, joined=1.0)
+    several = [sample for sample in drawn if len(sample.messages) > 3 and sample.tools is None]
+    return found + [_task(sample, "several tasks", 110) for sample in several]
+
+
+def _task(sample: Sample, name: str, most: int) -> Task:
+    raw = sample.raw_prompt is not None
+    return Task(name, prompt_of(sample), most, sample.check, sample.expect, sample.answer, raw)
+
+
+def answers(model: Model, tasks: Sequence[Task]) -> list[str]:
+    """Greedy answers, special tokens kept, the end of turn removed."""
+    assert model.tokenizer is not None
+    found = []
+    for task in tasks:
+        ids = model.tokenizer.encode(task.prompt, special=True)
+        done = model.generate(ids, max_tokens=task.max_tokens, temperature=0)
+        text = model.tokenizer.decode([i for i in done.token_ids if i not in model.stop_ids], special=True)
+        found.append(text)
+    return found
+
+
+def accuracy(checkpoint: Path, tasks: Sequence[Task]) -> dict[str, dict[str, float]]:
+    """By task: how many samples, and the share that is right."""
+    with tempfile.TemporaryDirectory() as folder:
+        convert(checkpoint, Path(folder) / "m", find_recipe("float32"))
+        with Model.load(Path(folder) / "m", threads=1) as model:
+            verdicts = judge(tasks, answers(model, tasks))
+    right: dict[str, list[bool]] = defaultdict(list)
+    for task, verdict in zip(tasks, verdicts, strict=True):
+        right[task.task].append(verdict)
+    return {name: {"samples": len(v), "right": round(sum(v) / len(v), 4)} for name, v in sorted(right.items())}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--samples", type=int, default=100)
+    parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("--tasks", type=Path, help="write the samples here")
+    args = parser.parse_args()
+    tasks = held_out(args.samples)
+    if args.tasks:
+        lines = (json.dumps(asdict(task), ensure_ascii=False) + "\n" for task in tasks)
+        args.tasks.write_text("".join(lines), encoding="utf-8")
+    found = accuracy(args.checkpoint, tasks)
+    for name, row in found.items():
+        print(f"{name:28} {row['right']:7.1%} of {row['samples']}")
+    if args.output:
+        args.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,349 @@
+"""LFM2-MoE for training on a CPU, with the weights in the hub's layout.
+
+bfloat16 weights and products, float32 residual stream and router; neither attention nor the short convolution sees
+another document; tokens are sorted by expert. Knows no optimizer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's custom)
+from torch import Tensor, nn
+
+CONFIG: dict[str, Any] = {
+    "architectures": ["Lfm2MoeForCausalLM"],
+    "model_type": "lfm2_moe",
+    "vocab_size": 4096,
+    "hidden_size": 256,
+    "intermediate_size": 384,
+    "moe_intermediate_size": 64,
+    "num_hidden_layers": 8,
+    "layer_types": ["conv", "conv", "full_attention", "conv", "full_attention", "conv", "full_attention", "conv"],
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_dense_layers": 2,
+    "num_experts": 16,
+    "num_experts_per_tok": 4,
+    "norm_topk_prob": True,
+    "use_expert_bias": True,
+    "routed_scaling_factor": 1.0,
+    "conv_L_cache": 3,
+    "conv_bias": False,
+    "norm_eps": 1e-5,
+    "rope_theta": 1000000.0,
+    "rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"},
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": True,
+    "tie_embedding": True,
+    "initializer_range": 0.02,
+    "use_cache": True,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 7,
+    "dtype": "bfloat16",
+}
+BF16 = torch.bfloat16
+_ROWS_OF_AN_EXPERT = 128
+"""The library compiles a kernel for every new shape of a product, in 1.5 ms: few shapes, then."""
+_HEAD_ROWS = 1024
+"""Positions whose logits are in memory at a time."""
+
+
+def _rms(x: Tensor, weight: Tensor) -> Tensor:
+    x = x.float()
+    return (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * weight).to(BF16)
+
+
+@torch.compile(dynamic=False)
+def _conv(h: Tensor, norm: Tensor, w_in: Tensor, taps: Tensor, w_out: Tensor, one: Tensor, two: Tensor) -> Tensor:
+    """h + out_proj(C * conv(B * x)); `one`, `two`: 0 where the token so far back is of another document."""
+    b, c, x = F.linear(_rms(h, norm), w_in).chunk(3, -1)
+    g = (b * x).float()
+    mixed = g * taps[:, 2] + F.pad(g, (0, 0, 1, 0))[:, :-1] * one * taps[:, 1]
+    mixed = mixed + F.pad(g, (0, 0, 2, 0))[:, :-2] * two * taps[:, 0]
+    return h + F.linear((c.float() * mixed).to(BF16), w_out).float()
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    a, b = x.chunk(2, -1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+
+
+@torch.compile(dynamic=False)
+def _queries(h: Tensor, p: Any, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values [rows, heads, T, hd] of the normed input."""
+    rows, tokens, _ = h.shape
+    width = p["qn"].shape[0]
+    u = _rms(h, p["operator_norm"])
+    q, k, v = (F.linear(u, p[name]).view(rows, tokens, -1, width) for name in ("q", "kk", "v"))
+    q, k = _turn(_rms(q, p["qn"]).float(), cos, sin).to(BF16), _turn(_rms(k, p["kn"]).float(), cos, sin).to(BF16)
+    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+
+@torch.compile(dynamic=False)
+def _attended(h: Tensor, mixed: Tensor, out: Tensor) -> Tensor:
+    rows, tokens, _ = h.shape
+    return h + F.linear(mixed.transpose(1, 2).reshape(rows, tokens, -1), out).float()
+
+
+@torch.compile(dynamic=False)
+def _dense(h: Tensor, norm: Tensor, w1: Tensor, w3: Tensor, w2: Tensor) -> Tensor:
+    u = _rms(h, norm)
+    return h + F.linear(F.silu(F.linear(u, w1).float()).to(BF16) * F.linear(u, w3), w2).float()
+
+
+@torch.compile(dynamic=False)
+def _scores(h: Tensor, norm: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
+    u = _rms(h, norm).flatten(0, 1)
+    return u, torch.sigmoid(F.linear(u.float(), gate))
+
+
+@torch.compile(dynamic=False)
+def _shares(scores: Tensor, chosen: Tensor) -> Tensor:
+    weights = scores.gather(1, chosen)
+    return weights / (weights.sum(-1, keepdim=True) + 1e-6)
+
+
+@torch.compile(dynamic=True)
+def _gate(g: Tensor, weight: Tensor) -> Tensor:
+    a, b = g.float().chunk(2, 1)
+    return (F.silu(a) * b * weight[:, None]).to(BF16)
+
+
+@torch.compile(dynamic=True)
+def _gate_backward(g: Tensor, weight: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    a, b = g.float().chunk(2, 1)
+    d, s = grad.float(), torch.sigmoid(a)
+    silu = a * s
+    grad_weight = (d * silu * b).sum(1)
+    d = d * weight[:, None]
+    return torch.cat((d * b * (s + silu * (1 - s)), d * silu), 1).to(BF16), grad_weight
+
+
+class _Experts(torch.autograd.Function):
+    """Sum over the chosen experts of weight * expert(u), with the tokens sorted by expert."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, weights: Tensor, chosen: Tensor, w13: Tensor, w2: Tensor) -> Tensor:
+        tokens, k = chosen.shape
+        pairs, places, ends = _sorted_by_expert(chosen.reshape(-1), len(w13))
+        xs = u.index_select(0, pairs // k)
+        ws = torch.zeros(len(pairs))
+        ws[places] = weights.reshape(-1)
+        g = torch.empty(len(pairs), w13.shape[1], dtype=BF16)
+        for e, (first, last) in enumerate(_ranges(ends)):
+            torch.mm(xs[first:last], w13[e].t(), out=g[first:last])
+        a = _gate(g, ws)
+        y = torch.empty(len(pairs), u.shape[1], dtype=BF16)
+        for e, (first, last) in enumerate(_ranges(ends)):
+            torch.mm(a[first:last], w2[e].t(), out=y[first:last])
+        ctx.save_for_backward(xs, ws, g, a, pairs, places, w13, w2)
+        ctx.ends, ctx.k = ends, k
+        return y.index_select(0, places).view(tokens, k, -1).sum(1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        xs, ws, g, a, pairs, places, w13, w2 = ctx.saved_tensors
+        dys = grad.contiguous().index_select(0, pairs // ctx.k)
+        da, dw13, dw2 = torch.empty_like(a), torch.zeros_like(w13), torch.zeros_like(w2)
+        for e, (first, last) in enumerate(_ranges(ctx.ends)):
+            torch.mm(dys[first:last], w2[e], out=da[first:last])
+            torch.mm(dys[first:last].t(), a[first:last], out=dw2[e])
+        dg, dws = _gate_backward(g, ws, da)
+        dxs = torch.empty_like(xs)
+        for e, (first, last) in enumerate(_ranges(ctx.ends)):
+            torch.mm(dg[first:last], w13[e], out=dxs[first:last])
+            torch.mm(dg[first:last].t(), xs[first:last], out=dw13[e])
+        du = dxs.index_select(0, places).view(-1, ctx.k, xs.shape[1]).sum(1)
+        return du, dws[places].view(-1, ctx.k), None, dw13, dw2
+
+
+def _sorted_by_expert(experts: Tensor, count: int) -> tuple[Tensor, Tensor, list[int]]:
+    """Rows by expert: the pair (token, choice) of each row, each pair's row, and where an expert's rows end.
+
+    An expert's rows are filled up to a multiple of `_ROWS_OF_AN_EXPERT` with pair 0, whose weight is 0 there.
+    """
+    order = torch.argsort(experts)
+    counts = torch.bincount(experts, minlength=count)
+    filled = -(-counts // _ROWS_OF_AN_EXPERT) * _ROWS_OF_AN_EXPERT
+    shift = (filled.cumsum(0) - filled) - (counts.cumsum(0) - counts)
+    rows = torch.arange(len(experts)) + shift.index_select(0, experts.index_select(0, order))
+    pairs = torch.zeros(int(filled.sum()), dtype=torch.int64)
+    pairs[rows] = order
+    places = torch.empty_like(order)
+    places[order] = rows
+    return pairs, places, filled.cumsum(0).tolist()
+
+
+def _ranges(ends: list[int]) -> zip:
+    return zip([0, *ends[:-1]], ends, strict=True)
+
+
+@torch.compile(dynamic=False)
+def _cross_entropy(logits: Tensor, wanted: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses of some positions, and the gradient of their weighted sum with respect to the logits."""
+    logits = logits.float()
+    total = torch.logsumexp(logits, -1, keepdim=True)
+    losses = total[:, 0] - logits.gather(1, wanted[:, None])[:, 0]
+    hit = torch.arange(logits.shape[1])[None] == wanted[:, None]
+    return losses, ((torch.exp(logits - total) - hit.float()) * weight[:, None]).to(BF16)
+
+
+class _HeadLoss(torch.autograd.Function):
+    """Sum of weight * cross entropy with the tied head; the gradient is made on the way."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, embedding: Tensor, wanted: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        du, de, losses = torch.empty_like(u), torch.zeros(embedding.shape), torch.empty(len(u))
+        for first in range(0, len(u), _HEAD_ROWS):
+            part = slice(first, first + _HEAD_ROWS)
+            losses[part], d = _cross_entropy(u[part] @ embedding.t(), wanted[part], weight[part])
+            torch.mm(d, embedding, out=du[part])
+            de += d.t() @ u[part]
+        ctx.save_for_backward(du, de)
+        return (losses * weight).sum(), losses
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        du, de = ctx.saved_tensors
+        return du * grad, (de * grad).to(BF16), None, None
+
+
+class Network(nn.Module):
+    """The whole network. Parameters of layers go by short names; `hub_tensors` gives them the hub's."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        generator, config = torch.Generator().manual_seed(seed), CONFIG
+        hidden, layers = config["hidden_size"], config["num_hidden_layers"]
+        experts, width = config["num_experts"], config["moe_intermediate_size"]
+        head = hidden // config["num_attention_heads"]
+        kv, small = config["num_key_value_heads"] * head, (2 * layers) ** -0.5
+
+        def matrix(*shape: int, gain: float = 1.0) -> nn.Parameter:
+            return nn.Parameter((torch.randn(*shape, generator=generator) * gain / shape[-1] ** 0.5).to(BF16))
+
+        def ones(size: int) -> nn.Parameter:
+            return nn.Parameter(torch.ones(size))
+
+        self.embedding = nn.Parameter((torch.randn(config["vocab_size"], hidden, generator=generator) * 0.03).to(BF16))
+        self.norm = ones(hidden)
+        self.expert_bias = torch.zeros(layers, experts)
+        self.layers = nn.ModuleList()
+        for n in range(layers):
+            p: dict[str, nn.Parameter] = {"operator_norm": ones(hidden), "ffn_norm": ones(hidden)}
+            if config["layer_types"][n] == "conv":
+                taps = torch.randn(hidden, 3, generator=generator) * 0.1
+                taps[:, 2] += 1.0
+                p |= {"in_proj": matrix(3 * hidden, hidden), "taps": nn.Parameter(taps)}
+                p |= {"out_proj": matrix(hidden, hidden, gain=small)}
+            else:
+                p |= {"q": matrix(hidden, hidden), "kk": matrix(kv, hidden), "v": matrix(kv, hidden)}
+                p |= {"o": matrix(hidden, hidden, gain=small), "qn": ones(head), "kn": ones(head)}
+            if n < config["num_dense_layers"]:
+                dense = config["intermediate_size"]
+                p |= {"w1": matrix(dense, hidden), "w3": matrix(dense, hidden), "w2": matrix(hidden, dense, gain=small)}
+            else:
+                p["gate"] = nn.Parameter(torch.randn(experts, hidden, generator=generator) * 0.02)
+                p |= {"w13": matrix(experts, 2 * width, hidden), "w2": matrix(experts, hidden, width, gain=2 * small)}
+            self.layers.append(nn.ParameterDict(p))
+        inverse = config["rope_theta"] ** (-torch.arange(0, head, 2).float() / head)
+        angles = torch.arange(config["max_position_embeddings"]).float()[:, None] * inverse
+        self.cos, self.sin = angles.cos()[:, None], angles.sin()[:, None]  # [T, 1, hd / 2]
+
+    def forward(self, ids: Tensor, documents: Tensor, wanted: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+        """Weighted loss of a batch [rows, T]; positions that were scored [n], their losses, and loads by layer [E].
+
+        Of lightly weighted positions only a random part goes through the head, at weights raised to match.
+        """
+        h, loads = self._hidden(ids, documents)
+        wanted, weights = wanted.reshape(-1), weights.reshape(-1)
+        scored, weight = _scored_positions(weights)
+        u = _final(h, self.norm).index_select(0, scored)
+        loss, losses = _HeadLoss.apply(u, self.embedding, wanted[scored], weight)
+        return loss, scored, losses, torch.stack(loads)
+
+    def _hidden(self, ids: Tensor, documents: Tensor) -> tuple[Tensor, list[Tensor]]:
+        tokens = ids.shape[1]
+
+        def same(back: int) -> Tensor:
+            return (F.pad(documents, (back, 0), value=-1)[:, :tokens] == documents).float()[..., None]
+
+        one, two = same(1), same(2)
+        mask = (documents[:, :, None] == documents[:, None, :]) & torch.ones(tokens, tokens, dtype=torch.bool).tril()
+        bias = torch.zeros(mask.shape, dtype=BF16).masked_fill_(~mask, float("-inf"))[:, None]
+        cos, sin = self.cos[:tokens], self.sin[:tokens]
+        h = F.embedding(ids, self.embedding).float()
+        loads: list[Tensor] = []
+        for n, p in enumerate(self.layers):
+            if "in_proj" in p:
+                h = _conv(h, p["operator_norm"], p["in_proj"], p["taps"], p["out_proj"], one, two)
+            else:
+                q, k, v = _queries(h, dict(p.items()), cos, sin)
+                h = _attended(h, F.scaled_dot_product_attention(q, k, v, attn_mask=bias, enable_gqa=True), p["o"])
+            if "gate" not in p:
+                h = _dense(h, p["ffn_norm"], p["w1"], p["w3"], p["w2"])
+                continue
+            u, scores = _scores(h, p["ffn_norm"], p["gate"])
+            with torch.no_grad():
+                chosen = torch.topk(scores + self.expert_bias[n], CONFIG["num_experts_per_tok"], dim=-1)[1]
+                loads.append(torch.bincount(chosen.reshape(-1), minlength=scores.shape[1]))
+            h = h + _Experts.apply(u, _shares(scores, chosen), chosen, p["w13"], p["w2"]).view(h.shape).float()
+        return h, loads
+
+    def hub_tensors(self) -> dict[str, Tensor]:
+        """The weights under the hub's names, bfloat16."""
+
+        def stored(tensor: Tensor) -> Tensor:
+            return tensor.detach().to(BF16).contiguous()
+
+        out = {"model.embed_tokens.weight": stored(self.embedding), "model.embedding_norm.weight": stored(self.norm)}
+        width = CONFIG["moe_intermediate_size"]
+        attention = {
+            "q": "q_proj",
+            "kk": "k_proj",
+            "v": "v_proj",
+            "o": "out_proj",
+            "qn": "q_layernorm",
+            "kn": "k_layernorm",
+        }
+        for n, p in enumerate(self.layers):
+            at = f"model.layers.{n}."
+            for name in ("operator_norm", "ffn_norm"):
+                out[f"{at}{name}.weight"] = stored(p[name])
+            if "in_proj" in p:
+                out |= {f"{at}conv.{name}.weight": stored(p[name]) for name in ("in_proj", "out_proj")}
+                out[f"{at}conv.conv.weight"] = stored(p["taps"])[:, None].contiguous()
+            else:
+                out |= {f"{at}self_attn.{hub}.weight": stored(p[name]) for name, hub in attention.items()}
+            if "gate" not in p:
+                out |= {f"{at}feed_forward.{name}.weight": stored(p[name]) for name in ("w1", "w3", "w2")}
+                continue
+            out[f"{at}feed_forward.gate.weight"] = stored(p["gate"])
+            out[f"{at}feed_forward.expert_bias"] = self.expert_bias[n].float().clone()
+            for e in range(CONFIG["num_experts"]):
+                expert = {"w1": p["w13"][e, :width], "w3": p["w13"][e, width:], "w2": p["w2"][e]}
+                out |= {f"{at}feed_forward.experts.{e}.{name}.weight": stored(w) for name, w in expert.items()}
+        return out
+
+
+@torch.compile(dynamic=False)
+def _final(h: Tensor, norm: Tensor) -> Tensor:
+    return _rms(h, norm).flatten(0, 1)
+
+
+def _scored_positions(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions for the head, a multiple of `_HEAD_ROWS`, and the weights of their losses."""
+    heavy = (weights >= 0.3).nonzero()[:, 0]
+    light = ((weights > 0) & (weights < 0.3)).nonzero()[:, 0]
+    count = min(-(-(len(heavy) + 200) // _HEAD_ROWS) * _HEAD_ROWS, len(weights) // _HEAD_ROWS * _HEAD_ROWS)
+    taken = light[torch.randperm(len(light))[: max(0, count - len(heavy))]]
+    positions = torch.cat((heavy[:count], taken))
+    weight = weights[positions].clone()
+    if len(taken):
+        weight[len(heavy) :] *= len(light) / len(taken)
+    filling = count - len(positions)
+    positions = torch.cat((positions, positions[:1].expand(filling)))
+    return positions, torch.cat((weight, torch.zeros(filling)))

@@ -1,0 +1,67 @@
+"""Every kind of sample, and how often each is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from demo.sample import Draw, Sample, assistant
+from demo.tasks import (
+    arithmetic,
+    code,
+    copying,
+    extract,
+    few_shot,
+    grounded,
+    recall,
+    small_talk,
+    stories,
+    tools,
+    translate,
+)
+
+MAKERS: dict[str, tuple[Callable[[Draw], Sample], int]] = {  # and their shares
+    "recall": (recall.make, 12),
+    "grounded": (grounded.make, 14),
+    "tool": (tools.make, 15),
+    "json": (extract.make, 12),
+    "few-shot": (few_shot.make, 11),
+    "translate": (translate.make, 11),
+    "sums": (arithmetic.make, 24),
+    "copy": (copying.make, 8),
+    "facts": (small_talk.make, 4),
+    "code": (code.complete, 6),
+    "fill-in-the-middle": (code.fill, 5),
+    "story": (stories.make, 3),
+}
+_SINGLE_TURN = ("grounded", "json", "few-shot", "translate", "sums", "copy", "facts", "story", "recall")
+SYSTEM = (
+    "You are a helpful assistant.",
+    "You are a helpful assistant trained by Liquid AI.",
+    "Answer briefly.",
+    "You are a small and friendly assistant.",
+)
+MOST_TOKENS = {"story": 150, "tool": 80, "json": 90, "code": 110, "fill-in-the-middle": 60}
+"""Of an answer; 40 for the others."""
+
+
+def samples(
+    seed: str, split: str, count: int, joined: float = 0.0, only: Sequence[str] = (), most_joined: int = 3
+) -> Iterator[Sample]:
+    """Samples of a split; `joined`: the share of conversations that had up to `most_joined` other tasks before."""
+    draw = Draw(seed, split)
+    names = list(only or MAKERS)
+    shares = [MAKERS[name][1] for name in names]
+    for _ in range(count):
+        sample = MAKERS[draw.random.choices(names, shares)[0]][0](draw)
+        plain = sample.raw_prompt is None
+        starts_with_system = plain and sample.messages[0]["role"] == "system"
+        if plain and not starts_with_system and sample.tools is None and draw.chance(joined):
+            before = []
+            for _ in range(draw.pick((1, 1, 2, most_joined))):
+                other = MAKERS[draw.pick(_SINGLE_TURN)][0](draw)
+                if other.messages[0]["role"] != "system":
+                    before += [*other.messages, assistant(other.answer)]
+            sample.messages = before + sample.messages
+        if plain and not starts_with_system and draw.chance(0.2):
+            sample.messages = [{"role": "system", "content": draw.pick(SYSTEM)}, *sample.messages]
+        yield sample

@@ -1,0 +1,104 @@
+"""JSON with the keys that were asked for: of known kinds of text, and of any nouns at all; or by a schema."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from demo.sample import Draw, Sample, user
+from demo.tasks.values import draw_value
+
+_TEXTS: tuple[tuple[dict[str, str], tuple[str, ...]], ...] = (
+    (
+        {"name": "full name", "age": "age", "city": "place"},
+        ("{name} is {age} years old and lives in {city}.", "In {city} lives {name}, who is {age}."),
+    ),
+    (
+        {"product": "noun", "price": "count", "color": "color"},
+        ("The {color} {product} costs {price} dollars.", "We sell a {color} {product} for {price} dollars."),
+    ),
+    (
+        {"event": "noun", "day": "day", "place": "place"},
+        ("The {event} is on {day} in {place}.", "Come to the {event} in {place} on {day}."),
+    ),
+    (
+        {"customer": "name", "item": "noun", "quantity": "count"},
+        ("{customer} ordered {quantity} pieces of the {item}.", "Order by {customer}: {quantity} x {item}."),
+    ),
+    (
+        {"origin": "place", "destination": "place", "time": "time"},
+        (
+            "The train from {origin} to {destination} leaves at {time}.",
+            "At {time} a bus goes from {origin} to {destination}.",
+        ),
+    ),
+    (
+        {"title": "title", "author": "full name", "year": "year"},
+        ("{title} was written by {author} in {year}.", "In {year}, {author} wrote {title}."),
+    ),
+)
+_UNSEEN: tuple[tuple[dict[str, str], tuple[str, ...]], ...] = (
+    ({"name": "full name", "hobby": "noun", "city": "place"}, ("{name} lives in {city} and enjoys {hobby}.",)),
+    ({"item": "noun", "room": "noun", "owner": "name"}, ("The {item} in the {room} belongs to {owner}.",)),
+    ({"student": "name", "score": "count", "subject": "noun"}, ("{student} got {score} points in {subject}.",)),
+)
+_ASKED = (
+    "Extract {ks} as JSON.\n\n{s}",
+    "Give me JSON with the keys {ks}: {s}",
+    "Text: {s}\nReturn JSON with {ks}.",
+    "Extract the keys {ks} as JSON from this text: {s}",
+)
+_ASKED_UNSEEN = ("Write {ks} as a JSON object.\nText: {s}", "Extract JSON with {ks} from: {s}")
+_FREE_KINDS = ("noun", "name", "place", "count", "color", "day", "word", "full name", "time", "yes or no")
+
+
+def make(draw: Draw) -> Sample:
+    unseen = draw.test and draw.chance(0.5)
+    free = draw.chance(0.6)
+    fields, text = _free_text(draw) if free else _known_text(draw, unseen)
+    keys = draw.shuffled(list(fields))
+    if len(keys) > 2 and draw.chance(0.25):
+        keys = keys[: draw.whole(1, len(keys) - 1)]
+    found = {key: fields[key] for key in keys}
+    answer = json.dumps(found, ensure_ascii=False)
+    sample = Sample("json", answer, "json", found, unseen=draw.test and (free or unseen))
+    if draw.chance(0.2):
+        sample.messages = [{"role": "system", "content": _schema(found)}, user(text)]
+    else:
+        named = ", ".join(keys[:-1]) + " and " + keys[-1] if len(keys) > 1 and draw.chance(0.6) else ", ".join(keys)
+        sample.messages = [user(draw.wording(_ASKED, _ASKED_UNSEEN).format(ks=named, s=text))]
+    return sample
+
+
+def _known_text(draw: Draw, unseen: bool) -> tuple[dict[str, Any], str]:
+    kinds, sentences = draw.pick(_UNSEEN if unseen else _TEXTS)
+    fields = {key: draw_value(draw, kind) for key, kind in kinds.items()}
+    return fields, draw.pick(sentences).format(**fields)
+
+
+def _free_text(draw: Draw) -> tuple[dict[str, Any], str]:
+    """Any nouns as keys: the text must be read, nothing about it is known."""
+    keys = draw.nouns(draw.pick((1, 2, 2, 3, 3, 4)))
+    fields = {key: draw_value(draw, draw.pick(_FREE_KINDS)) for key in keys}
+    order = draw.shuffled(keys)
+    shown = {
+        key: {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
+        for key, value in fields.items()
+    }
+    style = draw.whole(0, 3)
+    if style == 0:
+        text = " ".join(f"The {key} is {shown[key]}." for key in order)
+    elif style == 1:
+        text = "\n".join(f"{key}: {shown[key]}" for key in order)
+    elif style == 2:
+        text = ", ".join(f"{key} {shown[key]}" for key in order)
+    else:
+        text = f"I saw the {draw.any_noun()}. " + " ".join(f"Its {key} was {shown[key]}." for key in order)
+    return fields, text
+
+
+def _schema(found: dict[str, Any]) -> str:
+    """The system turn of a structured answer."""
+    names = {bool: "boolean", int: "integer", str: "string"}
+    properties = {key: {"type": names[type(value)]} for key, value in found.items()}
+    return "Answer in JSON: " + json.dumps({"type": "object", "properties": properties, "required": list(found)})

@@ -1,0 +1,144 @@
+"""Tool calls and what is said of their results: known tools, and tools of any verb, noun and parameters."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from demo.sample import Draw, Message, Sample, assistant, user
+from demo.tasks import small_talk
+from demo.tasks.values import draw_value
+
+
+@dataclass(frozen=True)
+class _Tool:
+    """`parameters`: name -> kind of value; `requests` and `reply` are filled with arguments and results."""
+
+    name: str
+    description: str
+    parameters: dict[str, str]
+    requests: tuple[str, ...]
+    results: dict[str, str]
+    reply: str
+
+
+def _tool(name: str, description: str, parameters: str, requests: str, results: str, reply: str) -> _Tool:
+    def pairs(text: str) -> dict[str, str]:
+        return dict(part.split("=") for part in text.split(", ") if part)
+
+    return _Tool(name, description, pairs(parameters), tuple(requests.split("|")), pairs(results), reply)
+
+
+_TRAINED = (
+    _tool("get_weather", "Get the weather of a city.", "city=place",
+          "What is the weather in {city}?|How is the weather in {city}?|Weather in {city}, please.",
+          "temp=age, sky=noun", "It is {sky} and {temp} degrees in {city}."),
+    _tool("set_timer", "Set a timer.", "minutes=count",
+          "Set a timer for {minutes} minutes.|Start a {minutes} minute timer.",
+          "status=word", "The timer is set for {minutes} minutes."),
+    _tool("send_message", "Send a message to a person.", "to=name, text=message",
+          "Send a message to {to}: {text}|Tell {to}: {text}", "status=word", "I sent the message to {to}."),
+    _tool("play_song", "Play a song.", "title=title", "Play {title}.|Play the song {title}, please.",
+          "status=word", "Now playing {title}."),
+    _tool("get_time", "Get the time in a city.", "city=place", "What time is it in {city}?|Tell me the time in {city}.",
+          "time=time", "It is {time} in {city}."),
+    _tool("turn_on_light", "Turn on the light in a room.", "room=noun",
+          "Turn on the light in the {room}.|Light on in the {room}, please.",
+          "status=word", "The light in the {room} is on."),
+    _tool("set_alarm", "Set an alarm.", "time=time", "Wake me at {time}.|Set an alarm for {time}.",
+          "status=word", "The alarm is set for {time}."),
+    _tool("find_book", "Find a book by its author.", "author=name",
+          "Find a book by {author}.|Which book did {author} write?",
+          "title=title", "{author} wrote {title}."),
+    _tool("book_table", "Book a table in a restaurant.", "people=age, day=day",
+          "Book a table for {people} people on {day}.|I need a table on {day} for {people} people.",
+          "status=word", "The table for {people} people on {day} is booked."),
+    _tool("get_price", "Get the price of an item.", "item=noun",
+          "How much is the {item}?|What is the price of the {item}?",
+          "price=count", "The {item} costs {price} dollars."),
+    _tool("create_note", "Create a note.", "text=message", "Make a note: {text}|Write this down: {text}",
+          "status=word", "I saved the note."),
+    _tool("find_train", "Find a train between two cities.", "start=place, end=place",
+          "Find a train from {start} to {end}.|When is the train from {start} to {end}?",
+          "time=time", "The train from {start} to {end} leaves at {time}."),
+)  # fmt: skip
+_UNSEEN = (
+    _tool("open_door", "Open the door of a room.", "room=noun", "Open the door of the {room}.",
+          "status=word", "The door of the {room} is open."),
+    _tool("get_distance", "Get the distance between two cities.", "start=place, end=place",
+          "How far is it from {start} to {end}?", "km=count", "It is {km} km from {start} to {end}."),
+    _tool("find_file", "Find a file.", "name=file", "Find the file {name}.",
+          "path=word", "The file {name} is in {path}."),
+    _tool("set_volume", "Set the volume.", "level=count", "Set the volume to {level}.",
+          "status=word", "The volume is set to {level}."),
+)  # fmt: skip
+_SYSTEM = ("You are a helpful assistant.", "You can use tools.", "Use a tool if it helps.")
+_FREE_KINDS = ("place", "name", "noun", "word", "count", "count", "day", "color", "time", "file")
+
+
+def _free_tool(draw: Draw) -> _Tool:
+    """A tool that nobody knows: everything about it must be read."""
+    verb = draw.verb()
+    noun, result, *names = draw.nouns(2 + draw.pick((1, 1, 2, 2, 3)))
+    parameters = {name: draw.pick(_FREE_KINDS) for name in names}
+    with_all = " and ".join(f"{name} {{{name}}}" for name in names)
+    requests = [
+        f"{verb.capitalize()} the {noun} with {with_all}.",
+        f"Please {verb} the {noun}: {', '.join(f'{name} {{{name}}}' for name in names)}.",
+        f"I want to {verb} a {noun} with {with_all}.",
+        f"Use {verb}_{noun} with {with_all}.",
+    ]
+    described = draw.pick(
+        (f"{verb.capitalize()} the {noun}.", f"{verb.capitalize()} a {noun} by its {' and '.join(names)}.")
+    )
+    return _Tool(
+        f"{verb}_{noun}", described, parameters, tuple(requests), {result: draw.pick(("count", "word", "place"))},
+        f"The {result} of the {noun} is {{{result}}}.",
+    )  # fmt: skip
+
+
+def make(draw: Draw) -> Sample:
+    unseen = draw.test and draw.chance(0.5)
+    tool = _free_tool(draw) if draw.chance(0.55) else draw.pick(_UNSEEN if unseen else _TRAINED)
+    offered = draw.shuffled([tool, *_others(draw, tool)])
+    schemas = [_schema(t, wrapped) for wrapped in (draw.chance(0.4),) for t in offered]
+    messages: list[Message] = []
+    if draw.chance(0.3):
+        messages.append({"role": "system", "content": draw.pick(_SYSTEM)})
+    if draw.chance(0.1):
+        question, answer = draw.pick(small_talk.TALK)
+        return Sample("tool", answer, "notool", answer, [*messages, user(question)], schemas)
+    arguments = {name: draw_value(draw, kind) for name, kind in tool.parameters.items()}
+    messages.append(user(draw.pick(tool.requests).format(**arguments)))
+    call = write_call(tool.name, arguments)
+    new = draw.test and tool not in _TRAINED
+    if draw.chance(0.3):
+        result = {name: draw_value(draw, kind) for name, kind in tool.results.items()}
+        messages += [assistant(call), {"role": "tool", "content": json.dumps(result)}]
+        answer = tool.reply.format(**arguments, **result)
+        expect = [str(v) for k, v in (arguments | result).items() if f"{{{k}}}" in tool.reply] or [answer]
+        return Sample("tool reply", answer, "contains_all", expect, messages, schemas, unseen=new)
+    return Sample("tool", call, "tool", [tool.name, arguments], messages, schemas, unseen=new)
+
+
+def _others(draw: Draw, tool: _Tool) -> list[_Tool]:
+    makers = [lambda: _free_tool(draw), lambda: draw.pick(_TRAINED)]
+    others = [draw.pick(makers)() for _ in range(draw.pick((0, 1, 1, 2)))]
+    return [other for n, other in enumerate(others) if other.name not in {tool.name, *(o.name for o in others[:n])}]
+
+
+def _schema(tool: _Tool, wrapped: bool) -> dict[str, Any]:
+    kinds = {
+        name: "integer" if kind in ("count", "age", "year") else "string" for name, kind in tool.parameters.items()
+    }
+    properties = {name: {"type": kind} for name, kind in kinds.items()}
+    parameters = {"type": "object", "properties": properties, "required": list(properties)}
+    function = {"name": tool.name, "description": tool.description, "parameters": parameters}
+    return {"type": "function", "function": function} if wrapped else function
+
+
+def write_call(name: str, arguments: dict[str, Any]) -> str:
+    """A call as LFM2 writes it."""
+    inner = ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in arguments.items())
+    return f"<|tool_call_start|>[{name}({inner})]<|tool_call_end|>"

@@ -1,0 +1,176 @@
+"""Train the demo model: one recipe, resumable, with a log.
+
+    PYTHONPATH=tools python -m demo.train --corpora DIR --tokenizer tokenizer.json --out RUN [--tokens 40e6]
+
+Rows of 512 tokens, and of 2,048 for the last fifth. The rate rises over 60 steps, is constant for 35 % of the tokens,
+and falls linearly to 0. Experts are balanced without a loss of their own: after each step a layer's selection bias
+moves towards the mean load.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from demo import corpora
+from demo.network import CONFIG, Network
+from demo.optimizer import Optimizer
+from demo.stream import ANSWER, PROMPT, PROSE, Stream
+
+ROWS, LONG_ROWS = (16, 512), (4, 2048)
+"""Rows of a step, and their tokens."""
+_LONG_SHARE = 0.2
+_WARM_UP, _CONSTANT = 60, 0.35
+_BIAS_STEP = 0.002
+_CHECKPOINT_S = 120
+_LOG_STEPS = 20
+
+
+def rate_at(step: int, done: float) -> float:
+    """Of the peak rate, after a share of all tokens."""
+    return min(1.0, (step + 1) / _WARM_UP) * min(1.0, (1 - done) / (1 - _CONSTANT))
+
+
+class Run:
+    """The state of a training run in its folder."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(seed)
+        self.network = Network(seed)
+        self.optimizer = Optimizer(self.network)
+        self.step = self.tokens = 0
+        self.seconds = 0.0
+        self._log = (folder / "log.txt").open("a", encoding="utf-8")
+        if (folder / "checkpoint.pt").exists():
+            state = torch.load(folder / "checkpoint.pt", weights_only=True)
+            self.optimizer.load(state["optimizer"])
+            self.network.expert_bias = state["expert_bias"]
+            self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
+            self.say(f"goes on at step {self.step}")
+
+    def say(self, line: str) -> None:
+        print(line, flush=True)
+        self._log.write(line + "\n")
+        self._log.flush()
+
+    def save(self) -> None:
+        state = {"optimizer": self.optimizer.state(), "expert_bias": self.network.expert_bias}
+        state |= {"step": self.step, "tokens": self.tokens, "seconds": self.seconds}
+        torch.save(state, self.folder / "checkpoint.partial")
+        os.replace(self.folder / "checkpoint.partial", self.folder / "checkpoint.pt")
+
+    def learn(self, batch: list[Any], rate: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """One step; weights and losses of the positions that were scored, and the experts' loads."""
+        ids, weights, documents = (torch.from_numpy(part) for part in batch)
+        wanted, weight = ids[:, 1:].contiguous(), weights[:, 1:].contiguous()
+        loss, scored, losses, loads = self.network(ids[:, :-1], documents[:, :-1], wanted, weight)
+        loss.backward()
+        self.optimizer.step(rate, 1.0 / float(weight.sum()))
+        self._balance(loads.float(), rate)
+        self.step, self.tokens = self.step + 1, self.tokens + wanted.numel()
+        return weight.reshape(-1)[scored], losses.detach(), loads
+
+    def _balance(self, loads: torch.Tensor, rate: float) -> None:
+        first = CONFIG["num_dense_layers"]
+        bias = self.network.expert_bias[first:]
+        bias += _BIAS_STEP * max(rate, 0.02) * torch.sign(loads.mean(1, keepdim=True) - loads)
+        bias -= bias.mean(1, keepdim=True)
+
+
+class _Ahead:
+    """Makes the next batch while a step runs."""
+
+    def __init__(self, stream: Stream, rows: int) -> None:
+        self._stream, self._rows = stream, rows
+        self._begin()
+
+    def next(self) -> list[Any]:
+        self._thread.join()
+        batch = self._batch
+        self._begin()
+        return batch
+
+    def _begin(self) -> None:
+        def make() -> None:
+            self._batch = self._stream.batch(self._rows)
+
+        self._thread = threading.Thread(target=make)
+        self._thread.start()
+
+
+def train(run: Run, tokenizer: Tokenizer, texts: corpora.Texts, total: int, seed: int) -> bool:
+    """Train until `total` tokens, or until asked to stop; whether it is done."""
+    stop: list[int] = []
+    signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+    started = saved = time.monotonic()
+    before, ahead, length, means = run.seconds, None, 0, _Means()
+    while run.tokens < total and not stop:
+        rows, wanted = LONG_ROWS if run.tokens >= (1 - _LONG_SHARE) * total else ROWS
+        if wanted != length:
+            length = wanted
+            ahead = _Ahead(Stream(tokenizer, texts, seed + run.step, length), rows)
+        assert ahead is not None
+        rate = rate_at(run.step, run.tokens / total)
+        means.add(*run.learn(ahead.next(), rate))
+        now = time.monotonic()
+        run.seconds = before + now - started
+        if run.step % _LOG_STEPS == 0:
+            run.say(
+                f"step {run.step}, {run.tokens / 1e6:.2f}M tokens, {run.seconds:.0f} s, rate {rate:.3f}, {means.line()}"
+            )
+            means = _Means()
+        if now - saved > _CHECKPOINT_S:
+            run.save()
+            saved = now
+    run.save()
+    return run.tokens >= total
+
+
+class _Means:
+    """Mean losses of some steps, by what was learnt from."""
+
+    def __init__(self) -> None:
+        self._sums = dict.fromkeys((ANSWER, PROSE, PROMPT), (0.0, 0))
+        self._load = 0.0
+
+    def add(self, weights: torch.Tensor, losses: torch.Tensor, loads: torch.Tensor) -> None:
+        for kind, (total, count) in self._sums.items():
+            mine = losses[(weights - kind).abs() < 1e-3]
+            self._sums[kind] = total + float(mine.sum()), count + len(mine)
+        self._load = float((loads.amax(1) / loads.float().mean(1)).mean())
+
+    def line(self) -> str:
+        names = {ANSWER: "answers", PROSE: "prose", PROMPT: "prompts"}
+        parts = [f"{names[kind]} {total / max(1, count):.3f}" for kind, (total, count) in self._sums.items()]
+        return ", ".join(parts) + f", largest load {self._load:.2f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpora", type=Path, required=True)
+    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tokens", type=float, default=40e6)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=7)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    run = Run(args.out, args.seed)
+    done = train(run, Tokenizer.from_file(str(args.tokenizer)), corpora.load(args.corpora), int(args.tokens), args.seed)
+    facts = {"steps": run.step, "tokens": run.tokens, "seconds": run.seconds, "seed": args.seed, "done": done}
+    (args.out / "train.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
