@@ -128,7 +128,7 @@ def convert(
         with staged_folder(output, fingerprint, resume, force) as stage:
             beside = sum(len(content) for content in checkpoint.text_files.values())
             beside += _JOURNAL_LINE_BYTES * len(pieces)
-            check_room(stage, sizes.file_bytes + beside, stage / "model.safetensors")
+            check_room(stage.parent, sizes.file_bytes + beside, stage / "model.safetensors")
             slots = [slot_of(piece) for piece in pieces]
             with Journal(stage / JOURNAL, fingerprint) as journal:
                 with PackedWriter(stage / "model.safetensors", slots, METADATA, resume) as writer:
@@ -198,7 +198,7 @@ def _write_model(stage: Path, checkpoint: Checkpoint, recipe: Recipe, report: Co
 
 
 def check_room(folder: Path, needed_bytes: int, existing: Path | None = None) -> None:
-    """Refuse before any work if the disk cannot hold the result; `existing`: a file whose room will be used.
+    """Refuse before any work if a folder's disk cannot hold the result; `existing`: a file whose room will be used.
 
     Raises:
         OutputError: it cannot.
@@ -208,7 +208,7 @@ def check_room(folder: Path, needed_bytes: int, existing: Path | None = None) ->
         free += existing.stat().st_blocks * 512
     if free < needed_bytes:
         raise OutputError(
-            f"{folder.parent}: {needed_bytes / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free",
+            f"{folder}: {needed_bytes / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free",
             hint="free some space, or write to another disk",
         )
 

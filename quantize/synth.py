@@ -56,7 +56,7 @@ def synthesize(
     named = replace(recipe, schemes=replace(recipe.schemes, recipe=f"{recipe.name}, random weights"))
     report = ConversionReport(named.to_json(), {"source": "random weights"}, sizes, {}, {}, "0 of 0", warnings)
     with staged_folder(output, force=force) as stage:
-        check_room(stage, sizes.file_bytes)
+        check_room(stage.parent, sizes.file_bytes)
         with PackedWriter(stage / "model.safetensors", [slot_of(p) for p in pieces], METADATA) as out:
             for n, piece in enumerate(pieces):
                 out.write(n, random_piece(piece, np.random.Generator(np.random.SFC64([seed, n]))))

@@ -308,6 +308,8 @@ def test_what_the_backend_cannot_do_is_said(model: Model, exported: dict[str, tu
         Model.load(graph, context=1 << 20)
     with pytest.raises(EdgeLfmError, match="GiB are missing"):
         Model.load(graph, ram="50M")
+    with pytest.raises(UsageError, match="exported graph"):
+        Model.load(graph, backend="native")
     with pytest.raises(ModelFileError, match="edge-lfm export"):
         Model.load(exported["int4"][0], backend="onnxruntime")
     assert model.isa == f"onnxruntime {onnxruntime.__version__}"
@@ -327,6 +329,7 @@ def test_from_the_command_line(
     assert {row["test"] for row in rows} == {"pp8", "tg4"} and rows[0]["bound"] is None
     assert main(["bench", str(graph), "-p", "8", "-n", "4", "-r", "1", "-t", "1"]) == 0
     assert "onnxruntime" in capsys.readouterr().out
+    assert main(["bench", str(graph), "--plot", str(tmp_path / "x.png")]) == 2
     command = ["export", str(packed), "--format", "onnx", "-o", str(tmp_path / "g")]
     assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["classes"]["experts"] == "QMoE, 4 bits, blocks of 32"

@@ -148,6 +148,8 @@ class Model:
             path = exported_demo() if backend == "onnxruntime" else packed_demo()
         if backend == "onnxruntime" or (backend is None and is_onnx(Path(path))):
             return cls._load_onnx(Path(path), ram, count, context, kv_dtype, cache_bytes, parallel)
+        if is_onnx(Path(path)):
+            raise UsageError(f"{path} is an exported graph, which onnxruntime runs", hint="leave the backend out")
         packed = PackedModel(Path(path))
         try:
             _check_context(context, packed.config)

@@ -11,6 +11,7 @@ from edge_lfm.api import Model
 from edge_lfm.cli.arguments import add_backend_argument, print_json
 from edge_lfm.engine.bench import BenchReport, measure
 from edge_lfm.errors import UsageError
+from edge_lfm.model.packed_model import PackedModel
 
 HELP = "measure prefill and decode speed"
 EXAMPLE = "edge-lfm bench lfm2-24b-int4 -p 512 -n 128 -t 1,2 --md"
@@ -45,6 +46,8 @@ def run(args: argparse.Namespace) -> None:
         budget = None if ram == "all" else ram
         context = longest if budget else None
         with Model.load(args.model, budget, threads, context, paging=args.paging, backend=args.backend) as model:
+            if args.plot and not isinstance(model.files, PackedModel):
+                raise UsageError("a plot needs the bytes per token, which only packed models tell", "leave --plot out")
             reports.append(
                 measure(
                     model.files,

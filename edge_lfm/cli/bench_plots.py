@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_lfm.engine.bench import BenchReport
-from edge_lfm.errors import MissingExtraError, OutputError, UsageError
+from edge_lfm.errors import MissingExtraError, OutputError
 
 
 def draw(reports: list[BenchReport], path: Path) -> None:
@@ -20,8 +20,6 @@ def draw(reports: list[BenchReport], path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtraError("--plot needs matplotlib", hint="pip install 'edge-lfm[plot]'") from None
-    if not reports[0].bytes_per_token:
-        raise UsageError("a plot needs the bytes per token, which onnxruntime does not tell", hint="leave --plot out")
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     paged = [report for report in reports if report.storage_gbps is not None]
     (_hits_by_layer if paged else _roofline)(figure.add_subplot(), paged or reports)

@@ -93,7 +93,8 @@ def write_gguf(
     ]
     sizes = [target.nbytes(gguf) for target in targets]
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
-    check_room(output.absolute().parent, sum(sizes) + (64 << 20))
+    beside = 2 * sum(len(content) for content in source.text_files.values())  # vocabulary and template, with lengths
+    check_room(output.absolute().parent, sum(sizes) + beside + (1 << 20))
     advance = progress(sum(sizes)) if progress else lambda _bytes: None
     errors: dict[str, ErrorSum] = {}
     with _partial(output) as partial:

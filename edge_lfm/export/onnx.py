@@ -71,7 +71,7 @@ def write_onnx(
     _check(source)
     check_output(output, source.path, force, MARK)
     with staged_folder(output, force=force) as stage:
-        check_room(stage, _data_bytes(source))
+        check_room(stage.parent, _data_bytes(source))
         with ExternalData(stage) as data:
             builder = _Builder(source, data, ACTIVATIONS[activations])
             model = builder.model(progress(source.config.num_hidden_layers) if progress else lambda _layers: None)
