@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import resource
 import struct
+import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -324,6 +327,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "tensor type": (header(tensors=1, pairs=entry("t", (8,), 999, 0) + bytes(64)), "unknown type 999"),
     "broken block": (header(tensors=1, pairs=entry("t", (33,), 8, 0) + bytes(64)), "shape"),
     "tensor twice": (header(tensors=2, pairs=entry("t", (8,), 0, 0) * 2 + bytes(128)), "twice"),
+    "a part": (header(count=1, pairs=pair("split.count", 2, struct.pack("<H", 3)) + bytes(64)), "one part of several"),
     "no architecture": (header(count=1, pairs=pair("k", 0, b"\1")), "architecture None"),
     "another": (header(count=1, pairs=pair("general.architecture", 8, text("llama"))), "'llama'"),
     "heads": (header(count=1, pairs=pair("general.architecture", 8, text("lfm2moe"))), "head_count_kv"),
@@ -398,13 +402,24 @@ def test_export_from_the_command_line(
     assert [p.name for p in output.parent.iterdir()] == ["m.gguf"]
 
 
-def test_export_to_a_full_disk(demo: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    """/dev/full accepts no byte; what is beside it must stay."""
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("needs /dev/full")
-    with open_source(demo["int4"]) as source, pytest.raises(EdgeLfmError, match="exists"):
-        write_gguf(source, full)
+def test_inspect_tells_how_a_file_is_quantized(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(files["q4_0"]), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["stored"]["experts"] == {"Q4_0": 6 * 16 * 3} and found["stored"]["embedding"] == {"Q8_0": 1}
+    assert found["recipe"]["schemes"]["experts"] == "int4_g32"
+    assert main(["inspect", str(demo_checkpoint())]) == 0
+    shown = capsys.readouterr().out
+    assert "288 x BF16" in shown and "recipe without --recipe: balanced" in shown
+
+
+@pytest.mark.parametrize("form", ["gguf", "onnx"])
+def test_a_write_that_fails_on_the_way(form: str, demo: dict[str, Path], tmp_path: Path) -> None:
+    """No file may grow beyond a megabyte: the kernel refuses the rest, as on a full disk."""
+    command = [sys.executable, "-P", "-m", "edge_lfm.cli.main", "export", str(demo["int4"]), "--format", form]
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+    done = subprocess.run([*command, "-o", str(tmp_path / "m")], capture_output=True, text=True, preexec_fn=limit)
+    assert done.returncode == 3 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr, done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_write_leaves_nothing(demo: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,51 +1,89 @@
-"""`edge-lfm inspect`: what a packed model is."""
+"""`edge-lfm inspect`: what a packed model, a checkpoint or a GGUF file is."""
 
 from __future__ import annotations
 
 import argparse
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 from edge_lfm.cli.arguments import print_json
 from edge_lfm.cli.quantize import describe_sizes
+from edge_lfm.config import ModelConfig
 from edge_lfm.demo import packed_demo
-from edge_lfm.model.packed_model import PackedModel
+from edge_lfm.formats.checkpoint import open_checkpoint
+from edge_lfm.formats.gguf import is_gguf
+from edge_lfm.model.checkpoint_weights import CheckpointWeights
+from edge_lfm.model.packed_model import PackedModel, is_packed
+from edge_lfm.model.plan import plan_pieces
 from edge_lfm.model.sizes import measure_sizes
+from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe, recipe_like
 
-HELP = "show a packed model's architecture and sizes"
+HELP = "show the architecture and sizes of a packed model, a checkpoint or a GGUF file"
 EXAMPLE = "edge-lfm inspect lfm2-24b"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", type=Path, help="folder of a packed model (default: the demo model)")
+    parser.add_argument("model", nargs="?", type=Path, help="folder or GGUF file (default: the demo model)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> None:
-    with PackedModel(args.model or packed_demo()) as model:
-        config, sizes = model.config, measure_sizes(model.config, list(model.pieces.values()))
-        if args.json:
-            print_json(
-                {
-                    "config": asdict(config),
-                    "schemes": model.schemes.to_json(),
-                    "provenance": model.provenance,
-                    "size": asdict(sizes),
-                }
-            )
+    path = args.model or packed_demo()
+    if is_gguf(path) or (path.is_dir() and not is_packed(path)):
+        _inspect_checkpoint(path, args.json)
+    else:
+        _inspect_packed(path, args.json)
+
+
+def _inspect_packed(path: Path, as_json: bool) -> None:
+    with PackedModel(path) as model:
+        sizes = measure_sizes(model.config, list(model.pieces.values()))
+        if as_json:
+            found = {"config": asdict(model.config), "schemes": model.schemes.to_json()}
+            print_json(found | {"provenance": model.provenance, "size": asdict(sizes)})
             return
-        attention = sum(config.is_attention(n) for n in range(config.num_hidden_layers))
-        print(f"{model.folder}: {config.model_type}, packed as {model.schemes.recipe}")
-        print(
-            f"  {config.num_hidden_layers} layers ({config.num_hidden_layers - attention} short conv, {attention} "
-            f"attention), hidden {config.hidden_size}, {config.num_attention_heads} heads on "
-            f"{config.num_key_value_heads}, vocabulary {config.vocab_size}"
-        )
-        if config.num_experts:
-            print(
-                f"  {config.num_experts} experts of width {config.moe_intermediate_size}, "
-                f"{config.num_experts_per_tok} per token; {config.num_dense_layers} dense layers"
-            )
+        print(f"{model.folder}: {model.config.model_type}, packed as {model.schemes.recipe}")
+        for line in _describe(model.config):
+            print(f"  {line}")
         print(f"  {describe_sizes(sizes)}")
         for name, value in model.provenance.items():
             print(f"  {name.replace('_', ' ')}: {value}")
+
+
+def _inspect_checkpoint(path: Path, as_json: bool) -> None:
+    """How each class of tensors is stored, and what would be made of it."""
+    with open_checkpoint(path) as checkpoint:
+        config = checkpoint.config()
+        pieces = plan_pieces(config, find_recipe(DEFAULT_RECIPE).schemes)
+        weights = CheckpointWeights(checkpoint, config, pieces)
+        recipe = recipe_like(weights, pieces)
+        stored: dict[str, Counter[str]] = {}
+        for piece in pieces:
+            kinds = stored.setdefault(piece.kind, Counter())
+            kinds.update(weights.kind(source.name) for source in piece.sources)
+        if as_json:
+            print_json({"config": asdict(config), "stored": stored, "recipe": recipe.to_json()})
+            return
+        print(f"{path}: {config.model_type}")
+        for line in _describe(config):
+            print(f"  {line}")
+        for kind, kinds in stored.items():
+            print(f"  {kind:10} " + ", ".join(f"{count} x {name}" for name, count in kinds.most_common()))
+        text = ", ".join(checkpoint.text_files) or "none"
+        print(f"  tokenizer files: {text}\n  recipe without --recipe: {recipe.name}")
+
+
+def _describe(config: ModelConfig) -> Iterator[str]:
+    attention = sum(config.is_attention(n) for n in range(config.num_hidden_layers))
+    yield (
+        f"{config.num_hidden_layers} layers ({config.num_hidden_layers - attention} short conv, {attention} "
+        f"attention), hidden {config.hidden_size}, {config.num_attention_heads} heads on "
+        f"{config.num_key_value_heads}, vocabulary {config.vocab_size}"
+    )
+    if config.num_experts:
+        yield (
+            f"{config.num_experts} experts of width {config.moe_intermediate_size}, "
+            f"{config.num_experts_per_tok} per token; {config.num_dense_layers} dense layers"
+        )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.errors import ModelFileError
+from edge_lfm.errors import ModelFileError, UnsupportedModelError
 from edge_lfm.formats.checkpoint import Checkpoint
 from edge_lfm.formats.gguf import GgufFile, GgufTensor
 from edge_lfm.formats.gguf_names import hub_config, hub_names
@@ -40,6 +40,10 @@ class GgufCheckpoint(Checkpoint):
         self.path = path
         self._file = GgufFile(path)
         try:
+            if self._file.metadata.get("split.count", 1) != 1:
+                raise UnsupportedModelError(
+                    f"{path} is one part of several", hint="join them first: llama-gguf-split --merge FIRST OUT"
+                )
             self._places = dict(self._find_places())
             embedding = self._places.get("model.embed_tokens.weight")
             self.raw_config = hub_config(
