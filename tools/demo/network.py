@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's custom)
 from torch import Tensor, nn
 
+from demo.gradients import BF16, HEAD_ROWS, Experts, HeadLoss
+
 CONFIG: dict[str, Any] = {
     "architectures": ["Lfm2MoeForCausalLM"],
     "model_type": "lfm2_moe",
@@ -44,11 +46,6 @@ CONFIG: dict[str, Any] = {
     "eos_token_id": 7,
     "dtype": "bfloat16",
 }
-BF16 = torch.bfloat16
-_ROWS_OF_AN_EXPERT = 128
-"""The library compiles a kernel for every new shape of a product, in 1.5 ms: few shapes, then."""
-_HEAD_ROWS = 1024
-"""Positions whose logits are in memory at a time."""
 
 
 def _rms(x: Tensor, weight: Tensor) -> Tensor:
@@ -106,111 +103,6 @@ def _shares(scores: Tensor, chosen: Tensor) -> Tensor:
     return weights / (weights.sum(-1, keepdim=True) + 1e-6)
 
 
-@torch.compile(dynamic=True)
-def _gate(g: Tensor, weight: Tensor) -> Tensor:
-    a, b = g.float().chunk(2, 1)
-    return (F.silu(a) * b * weight[:, None]).to(BF16)
-
-
-@torch.compile(dynamic=True)
-def _gate_backward(g: Tensor, weight: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    a, b = g.float().chunk(2, 1)
-    d, s = grad.float(), torch.sigmoid(a)
-    silu = a * s
-    grad_weight = (d * silu * b).sum(1)
-    d = d * weight[:, None]
-    return torch.cat((d * b * (s + silu * (1 - s)), d * silu), 1).to(BF16), grad_weight
-
-
-class _Experts(torch.autograd.Function):
-    """Sum over the chosen experts of weight * expert(u), with the tokens sorted by expert."""
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, weights: Tensor, chosen: Tensor, w13: Tensor, w2: Tensor) -> Tensor:
-        tokens, k = chosen.shape
-        pairs, places, ends = _sorted_by_expert(chosen.reshape(-1), len(w13))
-        xs = u.index_select(0, pairs // k)
-        ws = torch.zeros(len(pairs))
-        ws[places] = weights.reshape(-1)
-        g = torch.empty(len(pairs), w13.shape[1], dtype=BF16)
-        for e, (first, last) in enumerate(_ranges(ends)):
-            torch.mm(xs[first:last], w13[e].t(), out=g[first:last])
-        a = _gate(g, ws)
-        y = torch.empty(len(pairs), u.shape[1], dtype=BF16)
-        for e, (first, last) in enumerate(_ranges(ends)):
-            torch.mm(a[first:last], w2[e].t(), out=y[first:last])
-        ctx.save_for_backward(xs, ws, g, a, pairs, places, w13, w2)
-        ctx.ends, ctx.k = ends, k
-        return y.index_select(0, places).view(tokens, k, -1).sum(1)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        xs, ws, g, a, pairs, places, w13, w2 = ctx.saved_tensors
-        dys = grad.contiguous().index_select(0, pairs // ctx.k)
-        da, dw13, dw2 = torch.empty_like(a), torch.zeros_like(w13), torch.zeros_like(w2)
-        for e, (first, last) in enumerate(_ranges(ctx.ends)):
-            torch.mm(dys[first:last], w2[e], out=da[first:last])
-            torch.mm(dys[first:last].t(), a[first:last], out=dw2[e])
-        dg, dws = _gate_backward(g, ws, da)
-        dxs = torch.empty_like(xs)
-        for e, (first, last) in enumerate(_ranges(ctx.ends)):
-            torch.mm(dg[first:last], w13[e], out=dxs[first:last])
-            torch.mm(dg[first:last].t(), xs[first:last], out=dw13[e])
-        du = dxs.index_select(0, places).view(-1, ctx.k, xs.shape[1]).sum(1)
-        return du, dws[places].view(-1, ctx.k), None, dw13, dw2
-
-
-def _sorted_by_expert(experts: Tensor, count: int) -> tuple[Tensor, Tensor, list[int]]:
-    """Rows by expert: the pair (token, choice) of each row, each pair's row, and where an expert's rows end.
-
-    An expert's rows are filled up to a multiple of `_ROWS_OF_AN_EXPERT` with pair 0, whose weight is 0 there.
-    """
-    order = torch.argsort(experts)
-    counts = torch.bincount(experts, minlength=count)
-    filled = -(-counts // _ROWS_OF_AN_EXPERT) * _ROWS_OF_AN_EXPERT
-    shift = (filled.cumsum(0) - filled) - (counts.cumsum(0) - counts)
-    rows = torch.arange(len(experts)) + shift.index_select(0, experts.index_select(0, order))
-    pairs = torch.zeros(int(filled.sum()), dtype=torch.int64)
-    pairs[rows] = order
-    places = torch.empty_like(order)
-    places[order] = rows
-    return pairs, places, filled.cumsum(0).tolist()
-
-
-def _ranges(ends: list[int]) -> zip:
-    return zip([0, *ends[:-1]], ends, strict=True)
-
-
-@torch.compile(dynamic=False)
-def _cross_entropy(logits: Tensor, wanted: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses of some positions, and the gradient of their weighted sum with respect to the logits."""
-    logits = logits.float()
-    total = torch.logsumexp(logits, -1, keepdim=True)
-    losses = total[:, 0] - logits.gather(1, wanted[:, None])[:, 0]
-    hit = torch.arange(logits.shape[1])[None] == wanted[:, None]
-    return losses, ((torch.exp(logits - total) - hit.float()) * weight[:, None]).to(BF16)
-
-
-class _HeadLoss(torch.autograd.Function):
-    """Sum of weight * cross entropy with the tied head; the gradient is made on the way."""
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, embedding: Tensor, wanted: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        du, de, losses = torch.empty_like(u), torch.zeros(embedding.shape), torch.empty(len(u))
-        for first in range(0, len(u), _HEAD_ROWS):
-            part = slice(first, first + _HEAD_ROWS)
-            losses[part], d = _cross_entropy(u[part] @ embedding.t(), wanted[part], weight[part])
-            torch.mm(d, embedding, out=du[part])
-            de += d.t() @ u[part]
-        ctx.save_for_backward(du, de)
-        return (losses * weight).sum(), losses
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        du, de = ctx.saved_tensors
-        return du * grad, (de * grad).to(BF16), None, None
-
-
 class Network(nn.Module):
     """The whole network. Parameters of layers go by short names; `hub_tensors` gives them the hub's."""
 
@@ -262,7 +154,7 @@ class Network(nn.Module):
         wanted, weights = wanted.reshape(-1), weights.reshape(-1)
         scored, weight = _scored_positions(weights)
         u = _final(h, self.norm).index_select(0, scored)
-        loss, losses = _HeadLoss.apply(u, self.embedding, wanted[scored], weight)
+        loss, losses = HeadLoss.apply(u, self.embedding, wanted[scored], weight)
         return loss, scored, losses, torch.stack(loads)
 
     def _hidden(self, ids: Tensor, documents: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -290,7 +182,7 @@ class Network(nn.Module):
             with torch.no_grad():
                 chosen = torch.topk(scores + self.expert_bias[n], CONFIG["num_experts_per_tok"], dim=-1)[1]
                 loads.append(torch.bincount(chosen.reshape(-1), minlength=scores.shape[1]))
-            h = h + _Experts.apply(u, _shares(scores, chosen), chosen, p["w13"], p["w2"]).view(h.shape).float()
+            h = h + Experts.apply(u, _shares(scores, chosen), chosen, p["w13"], p["w2"]).view(h.shape).float()
         return h, loads
 
     def hub_tensors(self) -> dict[str, Tensor]:
@@ -335,10 +227,10 @@ def _final(h: Tensor, norm: Tensor) -> Tensor:
 
 
 def _scored_positions(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions for the head, a multiple of `_HEAD_ROWS`, and the weights of their losses."""
+    """Positions for the head, a multiple of `HEAD_ROWS`, and the weights of their losses."""
     heavy = (weights >= 0.3).nonzero()[:, 0]
     light = ((weights > 0) & (weights < 0.3)).nonzero()[:, 0]
-    count = min(-(-(len(heavy) + 200) // _HEAD_ROWS) * _HEAD_ROWS, len(weights) // _HEAD_ROWS * _HEAD_ROWS)
+    count = min(-(-(len(heavy) + 200) // HEAD_ROWS) * HEAD_ROWS, len(weights) // HEAD_ROWS * HEAD_ROWS)
     taken = light[torch.randperm(len(light))[: max(0, count - len(heavy))]]
     positions = torch.cat((heavy[:count], taken))
     weight = weights[positions].clone()
