@@ -46,8 +46,9 @@ wheel: $(VENV)/.installed
 # Remake the golden logits with transformers, in an environment of its own.
 goldens:
 	$(PYTHON) -m venv .venv-goldens
-	.venv-goldens/bin/pip install --quiet "torch>=2.6" "transformers>=5.0" numpy
+	.venv-goldens/bin/pip install --quiet "torch>=2.6" "transformers>=5.0" numpy jinja2
 	.venv-goldens/bin/python tools/make_goldens.py
+	.venv-goldens/bin/python tools/make_demo_goldens.py
 
 # Speed beside llama.cpp, built from its source package (needs a C++ compiler and some gigabytes of disk).
 bench: $(VENV)/.installed

@@ -1,0 +1,131 @@
+"""Make the goldens of the demo model with transformers: tests/data/demo_golden.
+
+    .venv-goldens/bin/python tools/make_demo_goldens.py      # `make goldens` made that environment
+
+For each prompt: token ids, logits in float32 arithmetic on the stored weights, chosen experts, and the greedy answer.
+Imports nothing of edge-lfm: the goldens are an independent oracle.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jinja2 import Environment
+from tokenizers import Tokenizer
+from transformers import Lfm2MoeForCausalLM
+
+ROOT = Path(__file__).parent.parent
+MODEL, OUT = ROOT / "edge_lfm/demo_model", ROOT / "tests/data/demo_golden"
+NEW_TOKENS, WHOLE_PROMPT, LAST = 48, 40, 8
+NOTE = (
+    "float32 arithmetic on the bfloat16 weights, transformers Lfm2MoeForCausalLM; logits of all prompt positions (the "
+    f"last {LAST} for prompts over {WHOLE_PROMPT} tokens); experts.N: sorted expert numbers per prompt token in layer N"
+)
+CHATS: dict[str, list[str]] = {  # turns, the user first
+    "capital": ["What is the capital of France?"],
+    "recall": ["My name is Tordan and I live in Velkis.", "Got it.", "What is my name?"],
+    "ground": [
+        "Passage: The Morvek lighthouse was built in 1843. It is 35 meters tall. It stands near Karsi.\n\n"
+        "Question: How tall is the lighthouse?"
+    ],
+    "json": ["Extract name, age and city as JSON.\n\nLena Marsh is 34 years old and lives in Porto."],
+    "pattern": ["cat -> animal\nhammer -> tool\ndog -> animal\nsaw -> tool\nhorse ->"],
+    "translate": ["Translate to French: The house is white."],
+    "arith": ["What is 23 + 45?"],
+    "story": ["Tell me a short story about a fox named Mira."],
+    "tool": ["What is the weather in Karsi?"],
+}
+RAW = {
+    "code": 'def add_numbers(x, y):\n    """Return the sum of x and y."""\n',
+    "fim": '<|fim_pre|>def largest(values):\n    """Return the largest value in values."""\n'
+    "<|fim_suf|>\nprint(largest)\n<|fim_mid|>",
+    "prose": "Once upon a time there was a little girl who lived in a",
+}
+
+
+def tool(name: str, description: str, parameter: str, kind: str) -> dict[str, Any]:
+    parameters = {"type": "object", "properties": {parameter: {"type": kind}}, "required": [parameter]}
+    return {"name": name, "description": description, "parameters": parameters}
+
+
+TOOLS = [
+    tool("get_weather", "Get the weather of a city.", "city", "string"),
+    tool("set_timer", "Set a timer.", "minutes", "integer"),
+]
+
+
+def prompts() -> dict[str, str]:
+    """name -> text."""
+    template = Environment().from_string((MODEL / "chat_template.jinja").read_text(encoding="utf-8"))
+    found = {}
+    for name, turns in CHATS.items():
+        messages = [{"role": ("user", "assistant")[n % 2], "content": turn} for n, turn in enumerate(turns)]
+        tools = [json.dumps(t) for t in TOOLS] if name == "tool" else None
+        found[name] = template.render(
+            messages=messages, tools=tools, bos_token="<|startoftext|>", add_generation_prompt=True
+        )
+    return found | {name: f"<|startoftext|>{text}" for name, text in RAW.items()}
+
+
+class Routing:
+    """Records the experts that each layer chooses."""
+
+    def __init__(self, model: Any) -> None:
+        self.chosen: dict[int, np.ndarray] = {}
+        for n, layer in enumerate(model.model.layers):
+            if hasattr(layer.feed_forward, "route_tokens_to_experts"):
+                self._watch(n, layer.feed_forward)
+
+    def _watch(self, n: int, block: Any) -> None:
+        route = block.route_tokens_to_experts
+
+        def watched(logits: torch.Tensor) -> Any:
+            found = route(logits)
+            self.chosen[n] = np.sort(found[0].numpy(), -1).astype(np.uint8)
+            return found
+
+        block.route_tokens_to_experts = watched
+
+
+@torch.no_grad()
+def golden(model: Any, routing: Routing, tokenizer: Tokenizer, text: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """One prompt's record, and its arrays."""
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    x = torch.tensor([ids])
+    logits = model(x).logits[0].float()
+    arrays: dict[str, Any] = {f"experts.{n}": chosen for n, chosen in routing.chosen.items()}
+    arrays["logits"] = (logits if len(ids) <= WHOLE_PROMPT else logits[-LAST:]).numpy()
+    made = model.generate(x, attention_mask=torch.ones_like(x), max_new_tokens=NEW_TOKENS, do_sample=False,
+                          eos_token_id=7, pad_token_id=0)[0, len(ids):].tolist()  # fmt: skip
+    whole = model(torch.tensor([ids + made])).logits[0].float()[len(ids) - 1 :]
+    first, second = torch.topk(whole, 2, -1)[0].unbind(-1)
+    log = torch.log_softmax(whole, -1)
+    return {
+        "prompt": text,
+        "prompt_ids": ids,
+        "greedy_ids": made,
+        "greedy_text": tokenizer.decode(made, skip_special_tokens=False),
+        "smallest_top1_margin": round(float((first - second).min()), 4),
+        "sum_logprob_of_greedy": round(sum(float(log[n][t]) for n, t in enumerate(made)), 5),
+    }, arrays
+
+
+def main() -> None:
+    model = Lfm2MoeForCausalLM.from_pretrained(MODEL, dtype=torch.float32).eval()
+    routing, tokenizer = Routing(model), Tokenizer.from_file(str(MODEL / "tokenizer.json"))
+    records, arrays = {}, {}
+    for name, text in prompts().items():
+        records[name], found = golden(model, routing, tokenizer, text)
+        arrays |= {f"{name}.{key}": value for key, value in found.items()}
+        print(name, repr(records[name]["greedy_text"]))
+    np.savez_compressed(OUT / "golden_f32.npz", **arrays)
+    text = json.dumps({"note": NOTE, "prompts": records}, indent=1, ensure_ascii=False)
+    (OUT / "golden.json").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
