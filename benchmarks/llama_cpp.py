@@ -33,8 +33,9 @@ FORMATS = {  # name -> (matrices, embedding, our recipe, extra arguments of llam
 }
 
 
-def build_peer(work: Path) -> Path:
-    """llama-bench, built once under `work`."""
+def build_peer(work: Path, amx: bool = True) -> Path:
+    """llama-bench, built once under `work`; without AMX, whose code in this version dies of a segmentation fault."""
+    work.mkdir(parents=True, exist_ok=True)
     found = sorted(work.glob("llama_cpp_python-*/vendor/llama.cpp/build/bin/llama-bench"))
     if found:
         return found[-1]
@@ -48,6 +49,9 @@ def build_peer(work: Path) -> Path:
     source = next(work.glob("llama_cpp_python-*/vendor/llama.cpp"))
     flags = ["-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DLLAMA_CURL=OFF", "-DLLAMA_BUILD_TESTS=OFF",
              "-DLLAMA_BUILD_SERVER=OFF"]  # fmt: skip
+    if not amx:
+        without = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+        flags += [f"-DCMAKE_C_FLAGS={without}", f"-DCMAKE_CXX_FLAGS={without}"]
     subprocess.run(["cmake", "-B", "build", "-G", "Ninja", *flags], cwd=source, check=True)
     subprocess.run(["cmake", "--build", "build", "--target", "llama-bench"], cwd=source, check=True)
     return source / "build/bin/llama-bench"
@@ -120,10 +124,11 @@ def main() -> None:
     parser.add_argument("-n", "--generate", default="48")
     parser.add_argument("-d", "--depth", default="0")
     parser.add_argument("--work", type=Path, default=Path("build/llama_cpp"), help="folder for the peer and the models")
+    parser.add_argument("--no-amx", action="store_true", help="build the peer without AMX")
     parser.add_argument("--json", type=Path, help="also write every figure here")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    bench = build_peer(args.work)
+    bench = build_peer(args.work / "no-amx", amx=False) if args.no_amx else build_peer(args.work)
     ours, theirs = prepare(args.work, args.shape, args.format)
     rows = []
     for threads in (int(t) for t in args.threads.split(",")):

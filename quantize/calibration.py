@@ -21,7 +21,8 @@ from safetensors.numpy import save_file
 
 from edge_lfm.config import ModelConfig
 from edge_lfm.errors import ModelFileError, UsageError
-from edge_lfm.formats.checkpoint import Checkpoint, open_checkpoint
+from edge_lfm.formats.checkpoint import Checkpoint
+from edge_lfm.formats.open_checkpoint import open_checkpoint
 from edge_lfm.kernels.ref import F32, I64
 from edge_lfm.memory.policy import FORECAST_FILE
 from edge_lfm.model.checkpoint_weights import CheckpointWeights

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from edge_lfm.devices.threads import choose_threads
 from edge_lfm.errors import OutputError
-from edge_lfm.formats.checkpoint import Checkpoint, open_checkpoint
+from edge_lfm.formats.checkpoint import Checkpoint
+from edge_lfm.formats.open_checkpoint import open_checkpoint
 from edge_lfm.formats.packed import PackedWriter
 from edge_lfm.kernels.layout import LAYOUT_VERSION
 from edge_lfm.kernels.library import Kernels, load_kernels

@@ -9,21 +9,22 @@ feedback = true      # with a calibration that has inputs: GPTQ on experts, kept
 
 from __future__ import annotations
 
+import math
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from edge_lfm.errors import UsageError
-from edge_lfm.formats.checkpoint import WEIGHT_DTYPES
 from edge_lfm.kernels.schemes import INT8_G32, SCHEMES
 from edge_lfm.model.checkpoint_weights import SCHEME_OF_KIND, CheckpointWeights
 from edge_lfm.model.plan import TENSOR_CLASSES, Piece, Schemes
 
 DEFAULT_RECIPE = "balanced"
 _FOLDER = Path(__file__).parent / "recipes"
-_LARGE_KINDS = ("Q8", "Q6", "Q5_1")
+_LARGE_KINDS = ("Q8", "Q6", "Q5")
 _ROUNDING = ("plain", "feedback")
 
 
@@ -67,18 +68,19 @@ def find_recipe(name: str) -> Recipe:
 def recipe_like(weights: CheckpointWeights, pieces: Sequence[Piece]) -> Recipe:
     """The recipe that loses nothing, or least, of a checkpoint's own quantization; the default for all else.
 
-    A class of tensors that is all Q4_0 or Q8_0 keeps its integers. Other types are rounded a second time: those of up
-    to 5 bits as the default recipe does, those above to 8 bits.
+    What most weights of a class are decides. Q4_0 and Q8_0 keep their integers; others are rounded a second time, those
+    of 4 bits or less as the default recipe does, those of more to 8 bits.
     """
     usual = find_recipe(DEFAULT_RECIPE)
     by_class = dict(usual.schemes.by_class)
     for kind in TENSOR_CLASSES:
-        stored = {weights.kind(source.name) for piece in pieces if piece.kind == kind for source in piece.sources}
-        if not stored or stored & set(WEIGHT_DTYPES):
-            continue
-        if len(stored) == 1 and (same := SCHEME_OF_KIND.get(next(iter(stored)))) is not None:
-            by_class[kind] = same.name
-        elif any(name.startswith(_LARGE_KINDS) for name in stored):
+        stored: Counter[str] = Counter()
+        for source in (source for piece in pieces if piece.kind == kind for source in piece.sources):
+            stored[weights.kind(source.name)] += math.prod(source.shape)
+        most = stored.most_common(1)[0][0] if stored else ""
+        if most in SCHEME_OF_KIND:
+            by_class[kind] = SCHEME_OF_KIND[most].name
+        elif most.startswith(_LARGE_KINDS):
             by_class[kind] = INT8_G32.name
     if by_class == usual.schemes.by_class:
         return usual

@@ -23,13 +23,15 @@ from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import EdgeLfmError, MissingExtraError, ModelFileError, UnsupportedModelError
 from edge_lfm.export.gguf import TYPES, write_gguf
 from edge_lfm.export.source import open_source
-from edge_lfm.formats.checkpoint import open_checkpoint
 from edge_lfm.formats.gguf import GgufFile
 from edge_lfm.formats.gguf_checkpoint import GgufCheckpoint
 from edge_lfm.formats.gguf_tokenizer import gguf_metadata, hub_files
+from edge_lfm.formats.open_checkpoint import open_checkpoint
+from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.packed_model import PackedModel
+from edge_lfm.model.plan import plan_pieces
 from edge_lfm.quantize.convert import convert
-from edge_lfm.quantize.recipe import find_recipe
+from edge_lfm.quantize.recipe import find_recipe, recipe_like
 from edge_lfm.text.tokenizer import Tokenizer
 
 Kind = gguf.GGMLQuantizationType
@@ -164,6 +166,24 @@ def test_k_quants_are_taken_with_the_nearest_schemes(tmp_path: Path, files: dict
     assert 0 < report.relative_rmse_by_class["embedding"] < 0.01
     with Model.load(tmp_path / "out") as model:
         assert np.isfinite(model.logits([1, 2, 3])).all()
+
+
+def test_most_of_a_class_decides(files: dict[str, Path]) -> None:
+    """llama.cpp's Q4_K_M has Q6_K in some matrices of a class, which must not double the whole class."""
+    with GgufCheckpoint(files["f16"]) as checkpoint:
+        pieces = plan_pieces(checkpoint.config(), find_recipe("balanced").schemes)
+        weights = CheckpointWeights(checkpoint, checkpoint.config(), pieces)
+
+        def scheme_of(mixed: Callable[[str], str]) -> str:
+            weights.kind = mixed  # type: ignore[method-assign]
+            return recipe_like(weights, pieces).schemes.by_class["experts"]
+
+        assert scheme_of(lambda name: "Q6_K" if ".w2." in name else "Q4_K") == "codebook4_g32"
+        assert scheme_of(lambda name: "Q4_K" if ".w2." in name else "Q6_K") == "int8_g32"
+        assert scheme_of(lambda name: "Q5_K") == "int8_g32"
+        assert scheme_of(lambda name: "Q4_0") == "int4_g32"
+        assert scheme_of(lambda name: "Q8_0" if ".w2." in name else "Q4_0") == "int4_g32"
+        assert scheme_of(lambda name: "BF16") == "codebook4_g32"
 
 
 def test_the_tokenizer_survives(packed_files: dict[str, Path]) -> None:

@@ -105,7 +105,7 @@ def test_paged_models_of_every_shape_equal_transformers(
 
 def test_budgets(demo: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paged, "INTERPRETER_BYTES", 0)
-    monkeypatch.setattr("edge_lfm.api.model._OVERHEAD_BYTES", 200 << 20)
+    monkeypatch.setattr("edge_lfm.api.loading._OVERHEAD_BYTES", 200 << 20)
     with Model.load(demo["balanced"]) as whole, Model.load(demo["balanced"], ram="64M", context=256) as small:
         assert whole.paging is None and small.paging is not None
         question = "What is the capital of France?"
@@ -191,7 +191,7 @@ def test_a_budget_that_is_lowered_while_running(
     demo: dict[str, Path], ids: np.ndarray, resident: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(paged, "INTERPRETER_BYTES", 0)
-    monkeypatch.setattr("edge_lfm.api.model._OVERHEAD_BYTES", 1 << 30)
+    monkeypatch.setattr("edge_lfm.api.loading._OVERHEAD_BYTES", 1 << 30)
     with Model.load(demo["balanced"], ram="900M", context=256) as model:
         runner = model.backend
         pager = runner.pager

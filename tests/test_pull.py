@@ -17,7 +17,7 @@ from hub import COMMIT, Hub
 from edge_lfm.cli.main import main
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import DownloadError, MissingExtraError, OutputError, UnsupportedModelError, UsageError
-from edge_lfm.formats.checkpoint import open_checkpoint
+from edge_lfm.formats.open_checkpoint import open_checkpoint
 from edge_lfm.pull import pull
 
 REPO = "LiquidAI/demo"

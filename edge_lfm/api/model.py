@@ -19,60 +19,34 @@ from edge_lfm.api.answering import Engine, Events, Request, answer, score
 from edge_lfm.api.asking_again import Check, ask_until
 from edge_lfm.api.events import Completion
 from edge_lfm.api.generation import AsyncGeneration, Generation
-from edge_lfm.api.requests import Examples, Prompt, Requests, Tools, check_whole
+from edge_lfm.api.loading import Loaded, load_model
+from edge_lfm.api.requests import Examples, Prompt, Requests, Tools
 from edge_lfm.api.session import Session
 from edge_lfm.config import ModelConfig, as_ids, read_json
-from edge_lfm.devices.threads import choose_threads
-from edge_lfm.engine.backend import Backend
-from edge_lfm.engine.cached_routing import parse_routing
 from edge_lfm.engine.grammar import GrammarCompiler
-from edge_lfm.engine.onnx_runner import OnnxRunner
-from edge_lfm.engine.paged import WAYS, kv_cache_bytes, paged_runner
 from edge_lfm.engine.pool import PoolStats, SequencePool
-from edge_lfm.engine.runner import Runner
 from edge_lfm.engine.sampling import SamplingOptions
 from edge_lfm.engine.sampling_steps import softmax
 from edge_lfm.engine.scheduler import Job, Scheduler
 from edge_lfm.engine.session_file import load_sequence
 from edge_lfm.errors import UsageError
-from edge_lfm.kernels.library import load_kernels
-from edge_lfm.memory.budget import Budget, parse_size
+from edge_lfm.memory.budget import Budget
 from edge_lfm.memory.paging import PagingStats
 from edge_lfm.memory.prefault import Prefault
-from edge_lfm.model.onnx_model import OnnxModel, is_onnx
 from edge_lfm.model.packed_model import PackedModel
-from edge_lfm.model.sizes import measure_sizes
-from edge_lfm.model.state import State, check_kv_dtype
+from edge_lfm.model.state import State
 from edge_lfm.text.template import ChatTemplate
 from edge_lfm.text.tokenizer import Tokenizer
 
-BACKENDS = ("native", "onnxruntime")
-DEFAULT_CONTEXT = 32768
-"""What the cards of LFM2 state; the configs' 128,000 is the positions' range."""
-PAGED_CONTEXT = 4096
-"""When experts are paged, every token of context takes memory from them: 20 KB a token in the 24B."""
-DEFAULT_PARALLEL = 4
-_OVERHEAD_BYTES = 200 << 20  # interpreter, scratch, KV cache: a bench of the 24B peaked 0.20 GB above its file
-_BYTES_PER_THREAD = 8 << 20
-"""Weights that a token must read for each further thread to pay: 0.3 ms of one core, against 0.2 ms to wake and
-join a thread. The demo model (3 MB a token) decodes 3 times faster with one thread than with two."""
 _LOGIT_ROWS = 64
-_MOST_CACHE_BYTES = 2 << 30
 
 
 class Model:
     """A loaded model; a context manager. Made by `Model.load`."""
 
-    def __init__(
-        self,
-        files: PackedModel | OnnxModel,
-        backend: Backend,
-        context: int,
-        kv_dtype: str = "float16",
-        cache_bytes: int = 0,
-        parallel: int = 1,
-    ) -> None:
-        self.files, self.backend, self.context, self.kv_dtype = files, backend, context, kv_dtype
+    def __init__(self, loaded: Loaded) -> None:
+        files, backend, context = loaded.files, loaded.backend, loaded.context
+        self.files, self.backend, self.context, self.kv_dtype = files, backend, context, loaded.kv_dtype
         resident = isinstance(files, PackedModel) and backend.pager is None
         self._prefault = Prefault(*files.span) if resident and isinstance(files, PackedModel) else None
         self.config: ModelConfig = files.config
@@ -82,10 +56,10 @@ class Model:
         self.template = ChatTemplate.load(self.folder, self.tokenizer) if self.tokenizer else None
         generation = _optional_json(self.folder / "generation_config.json")
         self.sampling = SamplingOptions.from_generation_config(generation)
-        self.scheduler = Scheduler(parallel)
+        self.scheduler = Scheduler(loaded.parallel)
         self.engine = Engine(
             backend,
-            SequencePool(self._new_state, cache_bytes),
+            SequencePool(self._new_state, loaded.cache_bytes),
             self.tokenizer,
             self.vocab,
             self._find_stop_ids(generation),
@@ -132,74 +106,12 @@ class Model:
         Raises:
             EdgeLfmError: the folder is no packed model, does not fit, or this processor cannot run it.
         """
-        count = choose_threads(threads)
-        check_kv_dtype(kv_dtype)
-        cached_ratio = parse_routing(routing)
-        if paging not in WAYS:
-            raise UsageError(f"unknown way of paging '{paging}'", hint=f"choose one of {', '.join(WAYS)}")
-        if parallel is not None:
-            check_whole("parallel", parallel, 1, 256)
-        cache_bytes = parse_size(cache) if cache is not None else None
-        if backend not in (None, *BACKENDS):
-            raise UsageError(f"unknown backend '{backend}'", hint=f"choose one of {', '.join(BACKENDS)}")
-        if path is None:
-            from edge_lfm.demo import exported_demo, packed_demo
-
-            path = exported_demo() if backend == "onnxruntime" else packed_demo()
-        if backend == "onnxruntime" or (backend is None and is_onnx(Path(path))):
-            return cls._load_onnx(Path(path), ram, count, context, kv_dtype, cache_bytes, parallel)
-        if is_onnx(Path(path)):
-            raise UsageError(f"{path} is an exported graph, which onnxruntime runs", hint="leave the backend out")
-        packed = PackedModel(Path(path))
+        loaded = load_model(path, ram, threads, context, kv_dtype, routing, cache, parallel, paging, backend)
         try:
-            _check_context(context, packed.config)
-            positions = packed.config.max_position_embeddings
-            if threads is None:
-                sizes = measure_sizes(packed.config, list(packed.pieces.values()))
-                count = min(count, 1 + sizes.bytes_per_token // _BYTES_PER_THREAD)
-            budget, needed = Budget.of(ram), packed.nbytes + _OVERHEAD_BYTES
-            if needed + (cache_bytes or 0) <= budget.nbytes:
-                if cache_bytes is None:
-                    cache_bytes = min(_MOST_CACHE_BYTES, (budget.nbytes - needed) // 4)
-                runner = Runner(packed, load_kernels(), count)
-                context = context or min(DEFAULT_CONTEXT, positions)
-                return cls(packed, runner, context, kv_dtype, cache_bytes, parallel or DEFAULT_PARALLEL)
-            if not packed.config.num_experts:
-                raise budget.refuse(needed + (cache_bytes or 0), "a smaller model, or a recipe with fewer bits")
-            context = context or min(PAGED_CONTEXT, positions)
-            kv_bytes = kv_cache_bytes(packed.config, context, kv_dtype)
-            cache_bytes = kv_bytes if cache_bytes is None else cache_bytes
-            fixed = kv_bytes * (parallel or 1) + cache_bytes
-            runner = paged_runner(packed, load_kernels(), count, budget, fixed, paging)
-            runner.cached_ratio = cached_ratio
-            return cls(packed, runner, context, kv_dtype, cache_bytes, parallel or 1)
+            return cls(loaded)
         except BaseException:
-            packed.close()
+            loaded.close()
             raise
-
-    @classmethod
-    def _load_onnx(
-        cls,
-        folder: Path,
-        ram: str | int | None,
-        threads: int,
-        context: int | None,
-        kv_dtype: str,
-        cache_bytes: int | None,
-        parallel: int | None,
-    ) -> Model:
-        """Open an exported model on onnxruntime, all of it in memory; arguments as of `load`."""
-        files = OnnxModel(folder)
-        _check_context(context, files.config)
-        if kv_dtype == "int8":
-            raise UsageError("onnxruntime keeps keys and values in float32", hint="leave kv_dtype out")
-        budget, needed = Budget.of(ram), files.nbytes + _OVERHEAD_BYTES
-        if needed + (cache_bytes or 0) > budget.nbytes:
-            raise budget.refuse(needed + (cache_bytes or 0), "the packed model, whose experts can be paged")
-        if cache_bytes is None:
-            cache_bytes = min(_MOST_CACHE_BYTES, (budget.nbytes - needed) // 4)
-        context = context or min(DEFAULT_CONTEXT, files.config.max_position_embeddings)
-        return cls(files, OnnxRunner(files, threads), context, "float32", cache_bytes, parallel or DEFAULT_PARALLEL)
 
     def _new_state(self) -> State:
         return self.backend.new_state(self.context, self.kv_dtype)
@@ -411,12 +323,6 @@ class Model:
     def _find_stop_ids(self, generation: Mapping[str, Any]) -> tuple[int, ...]:
         ids = {*as_ids(generation.get("eos_token_id")), *self.config.eos_token_ids}
         return tuple(sorted(ids | set(self.tokenizer.eos_ids if self.tokenizer else ())))
-
-
-def _check_context(context: int | None, config: ModelConfig) -> None:
-    positions = config.max_position_embeddings
-    if context is not None and not 1 <= context <= positions:
-        raise UsageError(f"a context of {context}", hint=f"this model can do 1..{positions}")
 
 
 def _optional_json(path: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from edge_lfm.engine.evaluate import (
 )
 from edge_lfm.engine.tasks import Task, compare, judge, read_tasks
 from edge_lfm.errors import OutputError, UsageError
-from edge_lfm.formats.checkpoint import open_checkpoint
+from edge_lfm.formats.open_checkpoint import open_checkpoint
 from edge_lfm.kernels.ref import I64
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.packed_model import is_packed

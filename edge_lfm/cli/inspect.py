@@ -12,8 +12,8 @@ from edge_lfm.cli.arguments import print_json
 from edge_lfm.cli.quantize import describe_sizes
 from edge_lfm.config import ModelConfig
 from edge_lfm.demo import packed_demo
-from edge_lfm.formats.checkpoint import open_checkpoint
 from edge_lfm.formats.gguf import is_gguf
+from edge_lfm.formats.open_checkpoint import open_checkpoint
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.packed_model import PackedModel, is_packed
 from edge_lfm.model.plan import plan_pieces

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from edge_lfm.config import ModelConfig, read_json
-from edge_lfm.formats.checkpoint import open_checkpoint, read_text_files
+from edge_lfm.formats.checkpoint import read_text_files
 from edge_lfm.formats.gguf import is_gguf
+from edge_lfm.formats.open_checkpoint import open_checkpoint
 from edge_lfm.kernels.ref import F32, Quantized
 from edge_lfm.kernels.schemes import FLOAT32, SCHEMES, Scheme
 from edge_lfm.model.checkpoint_weights import CheckpointWeights

@@ -124,14 +124,6 @@ class Checkpoint(ABC):
         self.close()
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint's folder, or a GGUF file. Errors as of the classes."""
-    from edge_lfm.formats.gguf import is_gguf
-    from edge_lfm.formats.gguf_checkpoint import GgufCheckpoint
-
-    return GgufCheckpoint(path) if is_gguf(path) else HubCheckpoint(path)
-
-
 @dataclass(frozen=True)
 class _Place:
     file: SafetensorsFile

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.errors import MissingExtraError, ModelFileError, UnsupportedModelError
+from edge_lfm.errors import MissingExtraError, UnsupportedModelError
 from edge_lfm.formats.file_map import FileMap
 
 MAGIC = b"GGUF"
@@ -239,5 +239,5 @@ def is_gguf(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return file.read(4) == MAGIC or path.suffix == ".gguf"
-    except (OSError, ModelFileError):
+    except OSError:
         return path.suffix == ".gguf"

@@ -1,0 +1,161 @@
+"""Opening a model: which backend, whether it fits, whether experts are paged, how much is kept of earlier prompts.
+
+Knows files, budgets and backends; does not know how requests are answered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_lfm.api.requests import check_whole
+from edge_lfm.config import ModelConfig
+from edge_lfm.devices.threads import choose_threads
+from edge_lfm.engine.backend import Backend
+from edge_lfm.engine.cached_routing import parse_routing
+from edge_lfm.engine.onnx_runner import OnnxRunner
+from edge_lfm.engine.paged import WAYS, kv_cache_bytes, paged_runner
+from edge_lfm.engine.runner import Runner
+from edge_lfm.errors import UsageError
+from edge_lfm.kernels.library import load_kernels
+from edge_lfm.memory.budget import Budget, parse_size
+from edge_lfm.model.onnx_model import OnnxModel, is_onnx
+from edge_lfm.model.packed_model import PackedModel
+from edge_lfm.model.sizes import measure_sizes
+from edge_lfm.model.state import check_kv_dtype
+
+BACKENDS = ("native", "onnxruntime")
+DEFAULT_CONTEXT = 32768
+"""What the cards of LFM2 state; the configs' 128,000 is the positions' range."""
+PAGED_CONTEXT = 4096
+"""When experts are paged, every token of context takes memory from them: 20 KB a token in the 24B."""
+DEFAULT_PARALLEL = 4
+_OVERHEAD_BYTES = 200 << 20  # interpreter, scratch, KV cache: a bench of the 24B peaked 0.20 GB above its file
+_BYTES_PER_THREAD = 8 << 20
+"""Weights that a token must read for each further thread to pay: 0.3 ms of one core, against 0.2 ms to wake and
+join a thread. The demo model (3 MB a token) decodes 3 times faster with one thread than with two."""
+_MOST_CACHE_BYTES = 2 << 30
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An open model, ready to run steps. `cache_bytes`: for what earlier prompts left; `parallel`: answers that take
+    turns."""
+
+    files: PackedModel | OnnxModel
+    backend: Backend
+    context: int
+    kv_dtype: str
+    cache_bytes: int
+    parallel: int
+
+    def close(self) -> None:
+        self.backend.close()
+        self.files.close()
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What the caller of `Model.load` said, checked; None: it is to be decided here."""
+
+    ram: str | int | None
+    threads: int | None
+    context: int | None
+    kv_dtype: str
+    cached_ratio: float | None
+    cache_bytes: int | None
+    parallel: int | None
+    paging: str
+
+
+def load_model(
+    path: str | Path | None,
+    ram: str | int | None,
+    threads: int | None,
+    context: int | None,
+    kv_dtype: str,
+    routing: str,
+    cache: str | int | None,
+    parallel: int | None,
+    paging: str,
+    backend: str | None,
+) -> Loaded:
+    """Open a model; arguments and errors as of `Model.load`."""
+    check_kv_dtype(kv_dtype)
+    if paging not in WAYS:
+        raise UsageError(f"unknown way of paging '{paging}'", hint=f"choose one of {', '.join(WAYS)}")
+    if parallel is not None:
+        check_whole("parallel", parallel, 1, 256)
+    if backend not in (None, *BACKENDS):
+        raise UsageError(f"unknown backend '{backend}'", hint=f"choose one of {', '.join(BACKENDS)}")
+    choose_threads(threads)
+    cache_bytes = parse_size(cache) if cache is not None else None
+    wanted = _Wanted(ram, threads, context, kv_dtype, parse_routing(routing), cache_bytes, parallel, paging)
+    folder = Path(path) if path is not None else _demo(backend)
+    if backend == "onnxruntime" or (backend is None and is_onnx(folder)):
+        return _load_onnx(folder, wanted)
+    if is_onnx(folder):
+        raise UsageError(f"{folder} is an exported graph, which onnxruntime runs", hint="leave the backend out")
+    packed = PackedModel(folder)
+    try:
+        return _load_packed(packed, wanted)
+    except BaseException:
+        packed.close()
+        raise
+
+
+def _demo(backend: str | None) -> Path:
+    from edge_lfm.demo import exported_demo, packed_demo
+
+    return exported_demo() if backend == "onnxruntime" else packed_demo()
+
+
+def _load_packed(packed: PackedModel, wanted: _Wanted) -> Loaded:
+    """Wholly in memory if it fits, with experts paged otherwise."""
+    _check_context(wanted.context, packed.config)
+    threads, positions = choose_threads(wanted.threads), packed.config.max_position_embeddings
+    if wanted.threads is None:
+        sizes = measure_sizes(packed.config, list(packed.pieces.values()))
+        threads = min(threads, 1 + sizes.bytes_per_token // _BYTES_PER_THREAD)
+    budget, needed = Budget.of(wanted.ram), packed.nbytes + _OVERHEAD_BYTES
+    if needed + (wanted.cache_bytes or 0) <= budget.nbytes:
+        runner = Runner(packed, load_kernels(), threads)
+        context = wanted.context or min(DEFAULT_CONTEXT, positions)
+        cache_bytes = _cache_bytes(wanted, budget, needed)
+        return Loaded(packed, runner, context, wanted.kv_dtype, cache_bytes, wanted.parallel or DEFAULT_PARALLEL)
+    if not packed.config.num_experts:
+        raise budget.refuse(needed + (wanted.cache_bytes or 0), "a smaller model, or a recipe with fewer bits")
+    context = wanted.context or min(PAGED_CONTEXT, positions)
+    kv_bytes = kv_cache_bytes(packed.config, context, wanted.kv_dtype)
+    cache_bytes = kv_bytes if wanted.cache_bytes is None else wanted.cache_bytes
+    parallel = wanted.parallel or 1
+    runner = paged_runner(packed, load_kernels(), threads, budget, kv_bytes * parallel + cache_bytes, wanted.paging)
+    runner.cached_ratio = wanted.cached_ratio
+    return Loaded(packed, runner, context, wanted.kv_dtype, cache_bytes, parallel)
+
+
+def _load_onnx(folder: Path, wanted: _Wanted) -> Loaded:
+    """An exported model on onnxruntime, all of it in memory."""
+    files = OnnxModel(folder)
+    _check_context(wanted.context, files.config)
+    if wanted.kv_dtype == "int8":
+        raise UsageError("onnxruntime keeps keys and values in float32", hint="leave kv_dtype out")
+    budget, needed = Budget.of(wanted.ram), files.nbytes + _OVERHEAD_BYTES
+    if needed + (wanted.cache_bytes or 0) > budget.nbytes:
+        raise budget.refuse(needed + (wanted.cache_bytes or 0), "the packed model, whose experts can be paged")
+    context = wanted.context or min(DEFAULT_CONTEXT, files.config.max_position_embeddings)
+    runner, cache_bytes = OnnxRunner(files, choose_threads(wanted.threads)), _cache_bytes(wanted, budget, needed)
+    return Loaded(files, runner, context, "float32", cache_bytes, wanted.parallel or DEFAULT_PARALLEL)
+
+
+def _cache_bytes(wanted: _Wanted, budget: Budget, needed: int) -> int:
+    """For earlier prompts, of what a model that is wholly in memory leaves free."""
+    if wanted.cache_bytes is not None:
+        return wanted.cache_bytes
+    return min(_MOST_CACHE_BYTES, (budget.nbytes - needed) // 4)
+
+
+def _check_context(context: int | None, config: ModelConfig) -> None:
+    positions = config.max_position_embeddings
+    if context is not None and not 1 <= context <= positions:
+        raise UsageError(f"a context of {context}", hint=f"this model can do 1..{positions}")
