@@ -13,6 +13,8 @@ import gguf
 import numpy as np
 
 from edge_lfm.config import ModelConfig
+from edge_lfm.export.gguf import add_config
+from edge_lfm.formats.gguf_names import tensors_of
 
 Kind = gguf.GGMLQuantizationType
 _SCALE_FIELDS = {  # block type -> (bytes of a block, {offset of a float16 field: factor of the spread})
@@ -27,8 +29,9 @@ def write_gguf(config: ModelConfig, path: Path, kind: Any, embedding: Any) -> No
     """Write the model with its matrices in `kind` and its embedding in `embedding`; routers and norms in F32."""
     partial = path.with_name(path.name + ".partial")
     writer = gguf.GGUFWriter(partial, "lfm2moe" if config.num_experts else "lfm2")
-    _add_metadata(writer, config)
-    tensors = list(_tensors(config, kind, embedding))
+    add_config(writer, config)
+    writer.add_tokenizer_model("no_vocab")
+    tensors = [(name, shape, _type_of(name, shape, kind, embedding)) for name, shape, _ in tensors_of(config)]
     for name, shape, dtype in tensors:
         if dtype == Kind.F32:
             writer.add_tensor_info(name, shape, np.dtype(np.float32), 4 * int(np.prod(shape)))
@@ -44,56 +47,10 @@ def write_gguf(config: ModelConfig, path: Path, kind: Any, embedding: Any) -> No
     partial.rename(path)
 
 
-def _add_metadata(writer: Any, config: ModelConfig) -> None:
-    layers = range(config.num_hidden_layers)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv([config.num_key_value_heads if config.is_attention(n) else 0 for n in layers])
-    writer.add_layer_norm_rms_eps(config.norm_eps)
-    writer.add_rope_freq_base(config.rope_theta)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_shortconv_l_cache(config.conv_L_cache)
-    writer.add_tokenizer_model("no_vocab")
-    if config.num_experts:
-        writer.add_expert_count(config.num_experts)
-        writer.add_expert_used_count(config.num_experts_per_tok)
-        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
-        writer.add_leading_dense_block_count(config.num_dense_layers)
-        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
-
-
-def _tensors(config: ModelConfig, kind: Any, embedding: Any) -> Any:
-    hidden, width = config.hidden_size, config.head_dim
-    kv, dense, expert = config.num_key_value_heads * width, config.intermediate_size, config.moe_intermediate_size
-    yield "token_embd.weight", (config.vocab_size, hidden), embedding
-    yield "token_embd_norm.weight", (hidden,), Kind.F32
-    for n in range(config.num_hidden_layers):
-        at = f"blk.{n}."
-        yield f"{at}attn_norm.weight", (hidden,), Kind.F32
-        yield f"{at}ffn_norm.weight", (hidden,), Kind.F32
-        if config.is_attention(n):
-            for name, rows in (("attn_q", hidden), ("attn_k", kv), ("attn_v", kv), ("attn_output", hidden)):
-                yield f"{at}{name}.weight", (rows, hidden), kind
-            yield f"{at}attn_q_norm.weight", (width,), Kind.F32
-            yield f"{at}attn_k_norm.weight", (width,), Kind.F32
-        else:
-            yield f"{at}shortconv.in_proj.weight", (3 * hidden, hidden), kind
-            yield f"{at}shortconv.out_proj.weight", (hidden, hidden), kind
-            yield f"{at}shortconv.conv.weight", (hidden, config.conv_L_cache), Kind.F32
-        if config.is_moe(n):
-            experts = config.num_experts
-            yield f"{at}ffn_gate_inp.weight", (experts, hidden), Kind.F32
-            yield f"{at}exp_probs_b.bias", (experts,), Kind.F32
-            yield f"{at}ffn_gate_exps.weight", (experts, expert, hidden), kind
-            yield f"{at}ffn_up_exps.weight", (experts, expert, hidden), kind
-            yield f"{at}ffn_down_exps.weight", (experts, hidden, expert), kind
-        else:
-            yield f"{at}ffn_gate.weight", (dense, hidden), kind
-            yield f"{at}ffn_up.weight", (dense, hidden), kind
-            yield f"{at}ffn_down.weight", (hidden, dense), kind
+def _type_of(name: str, shape: tuple[int, ...], kind: Any, embedding: Any) -> Any:
+    if len(shape) == 1 or name.endswith(("ffn_gate_inp.weight", "shortconv.conv.weight")):
+        return Kind.F32
+    return embedding if name == "token_embd.weight" else kind
 
 
 def _random(name: str, shape: tuple[int, ...], dtype: Any, rng: np.random.Generator) -> np.ndarray:

@@ -191,11 +191,8 @@ def _blocks(found: Quantized, type_name: str) -> NDArray[np.uint8]:
     return np.concatenate([scales, values], axis=1).reshape(len(found.q), -1)
 
 
-def _add_metadata(writer: Any, source: ExportSource, type_name: str) -> None:
-    config: ModelConfig = source.config
-    writer.add_name(source.path.resolve().name)
-    writer.add_file_type(_FILE_TYPES[type_name])
-    writer.add_quantization_version(_QUANTIZATION_VERSION)
+def add_config(writer: Any, config: ModelConfig) -> None:
+    """A model's shape as keys of a GGUFWriter."""
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -213,7 +210,14 @@ def _add_metadata(writer: Any, source: ExportSource, type_name: str) -> None:
         writer.add_expert_feed_forward_length(config.moe_intermediate_size)
         writer.add_leading_dense_block_count(config.num_dense_layers)
         writer.add_uint32(f"{writer.arch}.expert_gating_func", SIGMOID)
-    for key, value in gguf_metadata(source.text_files, config.vocab_size, str(source.path)).items():
+
+
+def _add_metadata(writer: Any, source: ExportSource, type_name: str) -> None:
+    writer.add_name(source.path.resolve().name)
+    writer.add_file_type(_FILE_TYPES[type_name])
+    writer.add_quantization_version(_QUANTIZATION_VERSION)
+    add_config(writer, source.config)
+    for key, value in gguf_metadata(source.text_files, source.config.vocab_size, str(source.path)).items():
         if isinstance(value, list):
             writer.add_array(key, value)
         elif isinstance(value, bool):
