@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 from edge_lfm.config import ModelConfig, read_json
-from edge_lfm.errors import DownloadError, MissingExtraError, UsageError
+from edge_lfm.errors import DownloadError, MissingExtraError, OutputError, UsageError
 from edge_lfm.formats.checkpoint import TOKENIZER_FILES
 from edge_lfm.quantize.convert import check_room
 from edge_lfm.quantize.output import write_json
@@ -113,7 +113,7 @@ def _choose(repo: str, sizes: dict[str, int], file: str | None) -> list[str]:
     """The files to fetch, of those in the repository."""
     ggufs = sorted(name for name in sizes if name.endswith(".gguf"))
     if file is not None:
-        if file not in sizes:
+        if file not in sizes or ".." in Path(file).parts or Path(file).is_absolute():
             raise DownloadError(f"{repo} has no file {file!r}", hint=f"it has {_some(ggufs) or 'no GGUF files'}")
         return [file]
     weights = sorted(name for name in sizes if name.endswith(".safetensors") and "/" not in name)
@@ -176,6 +176,8 @@ def _plain_errors(hub: ModuleType, repo: str, revision: str | None) -> Iterator[
     except Exception as error:
         if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "requests"):  # its transport, by version
             raise _interrupted(repo, error) from None
+        if isinstance(error, OSError):
+            raise OutputError(f"{error.filename or 'a file'} cannot be written: {error.strerror}") from None
         raise
 
 

@@ -18,7 +18,7 @@ from edge_lfm.cli.main import main
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import DownloadError, MissingExtraError, OutputError, UnsupportedModelError, UsageError
 from edge_lfm.formats.open_checkpoint import open_checkpoint
-from edge_lfm.pull import pull
+from edge_lfm.pull import _choose, pull
 
 REPO = "LiquidAI/demo"
 MIB = 1 << 20
@@ -171,6 +171,18 @@ def test_no_room(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         with pytest.raises(OutputError, match="needed"):
             pull(REPO, tmp_path / "out", endpoint=hub.endpoint, quiet=True)
         assert not hub.fetched
+
+
+def test_a_folder_that_cannot_be_written(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with Hub({REPO: repository}) as hub, pytest.raises(OutputError, match="taken"):
+        pull(REPO, tmp_path / "taken", endpoint=hub.endpoint, quiet=True)
+
+
+def test_a_name_that_leads_out_is_refused() -> None:
+    for name in ("../evil.gguf", "/tmp/evil.gguf", "a/../../evil.gguf"):
+        with pytest.raises(DownloadError, match="no file"):
+            _choose(REPO, {name: 1}, name)
 
 
 def test_without_the_package(
