@@ -47,8 +47,9 @@ class Model:
     def __init__(self, loaded: Loaded) -> None:
         files, backend, context = loaded.files, loaded.backend, loaded.context
         self.files, self.backend, self.context, self.kv_dtype = files, backend, context, loaded.kv_dtype
-        resident = isinstance(files, PackedModel) and backend.pager is None
-        self._prefault = Prefault(*files.span) if resident and isinstance(files, PackedModel) else None
+        self._prefault: Prefault | None = None
+        if isinstance(files, PackedModel) and backend.pager is None:
+            self._prefault = Prefault(*files.span)
         self.config: ModelConfig = files.config
         self.folder = files.folder
         has_text = (self.folder / "tokenizer.json").exists()

@@ -20,12 +20,12 @@ from edge_lfm.export.onnx_nodes import onnx_package
 from edge_lfm.export.onnx_weights import bits_of
 from edge_lfm.export.source import ExportSource
 from edge_lfm.kernels.schemes import FLOAT32
+from edge_lfm.model.onnx_model import GRAPH
 from edge_lfm.quantize.convert import check_room
 from edge_lfm.quantize.output import check_output, staged_folder, write_json
 
 ACTIVATIONS = {"float32": 0, "int8": 4}
 """MatMulNBits's accuracy_level: float32 is exact; int8 rounds activations, as this project's own kernels do: faster."""
-MARK = "model.onnx"
 
 
 @dataclass(frozen=True)
@@ -62,19 +62,19 @@ def write_onnx(
         raise UsageError(f"unknown activations '{activations}'", hint=f"choose one of {', '.join(ACTIVATIONS)}")
     onnx_package()
     _check(source)
-    check_output(output, source.path, force, MARK)
+    check_output(output, source.path, force, GRAPH)
     with staged_folder(output, force=force) as stage:
         check_room(stage.parent, _data_bytes(source))
         with ExternalData(stage) as data:
             builder = Lfm2Graph(source, data, ACTIVATIONS[activations])
             model = builder.model(progress(source.config.num_hidden_layers) if progress else lambda _layers: None)
-        (stage / MARK).write_bytes(model.SerializeToString())
-        onnx_package().checker.check_model(str(stage / MARK))
+        (stage / GRAPH).write_bytes(model.SerializeToString())
+        onnx_package().checker.check_model(str(stage / GRAPH))
         for name, content in source.text_files.items():
             (stage / name).write_bytes(content)
         write_json(stage / "config.json", source.raw_config)
         write_json(stage / "genai_config.json", genai_config(source))
-        files = (MARK, *data.files)
+        files = (GRAPH, *data.files)
         size = sum((stage / name).stat().st_size for name in files)
     return OnnxReport(size, files, len(model.graph.node), _classes(source))
 
@@ -124,7 +124,7 @@ def genai_config(source: ExportSource) -> dict[str, Any]:
             "context_length": min(config.max_position_embeddings, ROPE_POSITIONS),
             "decoder": {
                 "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
-                "filename": MARK,
+                "filename": GRAPH,
                 "head_size": config.head_dim,
                 "hidden_size": config.hidden_size,
                 "num_attention_heads": config.num_attention_heads,

@@ -12,10 +12,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_lfm.model.onnx_model import GRAPH
+
 MOST_SHARD_BYTES = (1 << 31) - (1 << 20)
 _ALIGNMENT = 4096  # onnxruntime maps what begins on a page
 _INLINE_BYTES = 1024
-DATA_FILE = "model.onnx_data"
+DATA_FILE = f"{GRAPH}_data"
 
 
 class ExternalData:

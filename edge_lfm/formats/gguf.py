@@ -1,8 +1,8 @@
 """Reading GGUF files through a memory map: metadata as Python values, tensors as stored blocks or as float32.
 
 The format: magic, version, counts, key-value pairs, tensor entries, then tensors at aligned offsets. The header is
-read here and not by the package `gguf`, whose reader believes every count (one of 2**60 keeps it busy for ever);
-the blocks are decoded by that package. Knows no names of keys and tensors.
+read here and not by the package `gguf`, whose reader believes every count (an array that claims 2**60 numbers is read
+number by number); the blocks are decoded by that package. Knows no names of keys and tensors.
 """
 
 from __future__ import annotations
