@@ -57,9 +57,8 @@ def build_peer(work: Path, amx: bool = True) -> Path:
     return source / "build/bin/llama-bench"
 
 
-def prepare(work: Path, shape: str, name: str) -> tuple[Path, Path]:
+def prepare(work: Path, shape: str, name: str, recipe: str) -> tuple[Path, Path]:
     """The two model files of a format, written once: ours and the peer's."""
-    recipe = FORMATS[name][2]
     ours = work / f"{shape}-{recipe}"
     if not ours.exists():
         synthesize(family_config(shape), ours, find_recipe(recipe))
@@ -117,6 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="lfm2-8b-a1b", choices=FAMILY)
     parser.add_argument("--format", default="Q4_0", choices=FORMATS)
+    parser.add_argument("--recipe", help="ours, in place of the one that belongs to the format")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("-r", "--repeat", type=int, default=2, help="runs of a test within a round")
@@ -129,7 +129,8 @@ def main() -> None:
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     bench = build_peer(args.work / "no-amx", amx=False) if args.no_amx else build_peer(args.work)
-    ours, theirs = prepare(args.work, args.shape, args.format)
+    recipe = args.recipe or FORMATS[args.format][2]
+    ours, theirs = prepare(args.work, args.shape, args.format, recipe)
     rows = []
     for threads in (int(t) for t in args.threads.split(",")):
         rounds = []
@@ -144,7 +145,7 @@ def main() -> None:
             rows.append({"test": test, "threads": threads, "edge_lfm_tps": mine, "llama_cpp_tps": peer,
                          "ratio": statistics.median(a[test] / b[test] for a, b in rounds), "share_of_limit": share,
                          "rounds": [[a[test], b[test]] for a, b in rounds]})  # fmt: skip
-    print(f"\n{args.shape}, edge-lfm {FORMATS[args.format][2]} beside llama.cpp {args.format}\n")
+    print(f"\n{args.shape}, edge-lfm {recipe} beside llama.cpp {args.format}\n")
     print(
         "| test | threads | edge-lfm tok/s | llama.cpp tok/s | ratio | share of the limit |\n|---|---|---|---|---|---|"
     )
@@ -152,7 +153,9 @@ def main() -> None:
         print(f"| {row['test']} | {row['threads']} | {row['edge_lfm_tps']:.1f} | {row['llama_cpp_tps']:.1f} | "
               f"{row['ratio']:.2f} | {row['share_of_limit']:.0%} |")  # fmt: skip
     if args.json:
-        args.json.write_text(json.dumps({"shape": args.shape, "format": args.format, "rows": rows}, indent=1))
+        args.json.write_text(
+            json.dumps({"shape": args.shape, "format": args.format, "recipe": recipe, "rows": rows}, indent=1)
+        )
 
 
 if __name__ == "__main__":

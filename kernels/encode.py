@@ -14,6 +14,7 @@ from itertools import pairwise
 from numba import float32, int32, int64
 
 from edge_lfm.kernels.layout import (
+    ABOUT_HALF,
     BFLOAT16,
     CODEBOOK,
     CODEBOOK_CANDIDATES,
@@ -199,7 +200,7 @@ def store_codes(x, w, columns, row, scale, codes, stored, shifts):
 
     scale: float32 x 16, as searched; stored and shifts: float32 x 16, as they can be read back from `codes`.
     """
-    target, half = load_f32(scale) * reciprocal(row), splat_f32(float32(0.5))
+    target, half = load_f32(scale) * reciprocal(row), splat_f32(float32(ABOUT_HALF))
     best = splat_f32(float32(3e38))
     code, kept, kept_shift = zero_f32(), zero_f32(), zero_f32()
     for bit in range(2):

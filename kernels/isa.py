@@ -1,7 +1,7 @@
 """The instruction-set tiers that the kernels are compiled for: names, LLVM targets, CPU requirements.
 
 Knows which processor features a tier needs and how wide its register tiles are. Does not know how an
-operation is lowered (`lowering.py`) nor how a kernel is compiled (`compiler.py`). Imports no Numba.
+operation is lowered (`dots.py`, `lowering.py`) nor how a kernel is compiled (`compiler.py`). Imports no Numba.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class Isa:
     requires: frozenset[str]
     token_tiles: tuple[int, ...]
     """Tokens per register tile of a matmul, largest first. Each needs a float32 and an int32
-    accumulator of 16 lanes per token: 2 x 12 of AVX-512's 32 registers, 2 x 2 x 3 of AVX2's 16."""
+    accumulator of 16 lanes per token: 2 x 12 of AVX-512's 32 registers. With AVX2 the float32 ones of four tokens go
+    to memory once a group, which costs less than unpacking weights for fewer tokens."""
 
 
 # Ice Lake, Zen 4 and later. Cascade Lake has VNNI without VBMI's byte permutation and takes the avx2 tier.
@@ -40,8 +41,8 @@ _ARM82 = ("asimddp", "atomics", "lrcpc")
 
 TIERS: tuple[Isa, ...] = (
     Isa("avx512vnni", *_X86, "x86-64-v4", "+avx512vnni,+avx512vbmi", frozenset(_AVX512), (12, 8, 4, 2, 1)),
-    Isa("avxvnni", *_X86, "x86-64-v3", "+avxvnni", frozenset({"avx2", "fma", "f16c", "avx_vnni"}), (3, 2, 1)),
-    Isa("avx2", *_X86, "x86-64-v3", "", frozenset({"avx2", "fma", "f16c", "bmi2"}), (3, 2, 1)),
+    Isa("avxvnni", *_X86, "x86-64-v3", "+avxvnni", frozenset({"avx2", "fma", "f16c", "avx_vnni"}), (4, 2, 1)),
+    Isa("avx2", *_X86, "x86-64-v3", "", frozenset({"avx2", "fma", "f16c", "bmi2"}), (4, 2, 1)),
     Isa("ssse3", *_X86, "x86-64-v2", "", frozenset({"ssse3", "sse4_1"}), (2, 1)),
     Isa("portable", *_X86, "x86-64", "", frozenset(), (2, 1)),
     # Not SVE: Apple's M2 and later have i8mm without it.

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 """Goes up whenever packed bytes change their meaning."""
 
 GROUP = 32
@@ -137,11 +137,12 @@ ACTIVATION_BYTES = 16
 """A group of int8 activations is described by four float32: its scale, then scale * sum of all of its bytes, of the
 first 16 and of the last 16. The sums undo the offsets of weights (`matmul.py`)."""
 
-CODEBOOK = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-"""The levels of the codebook schemes: those of ggml's IQ4_NL, asymmetric on purpose (quantization facts, 2.1)."""
+CODEBOOK = (-68, -54, -43, -33, -25, -18, -11, -5, 0, 6, 12, 18, 25, 33, 43, 59)
+"""The levels of the codebook schemes (`tools/fit_codebook.py`). As unsigned numbers they have 7 bits: two products with
+activations fit the int16 of processors without 4-way dot products, which so need no signs (ADR 9)."""
 
-CODEBOOK_SHIFT = 4
-"""A block may use the codebook as it is or all of it 4 higher, whichever leaves less error: 0.3 dB for one bit."""
+CODEBOOK_SHIFT = 3
+"""A block may use the codebook as it is or all of it 3 higher, whichever leaves less error: 0.3 dB for one bit."""
 
 MOST_SCALE = 127
 """A block's scale is its row's float32 scale times c - 127, where c is the block's scale byte; odd bytes also say that
@@ -151,6 +152,9 @@ BFLOAT16, FLOAT16 = 1, 2
 """Ids of the dtypes of weights to be encoded; 0 is float32."""
 
 CODEBOOK_CANDIDATES = 7  # a step of 1 apart
+ABOUT_HALF = 0.4999
+"""Candidates for a scale byte lie around half of its multiple. The largest scale of a row is 127 exactly, whose half
+is as near to 63 as to 64: here it is 63, on every processor."""
 LINEAR_CANDIDATES, LINEAR_STEP = 19, 0.1
 INT8_CANDIDATES, INT8_STEP = 5, 0.25
 """Scales tried around an end of a grid, and how far they are apart."""

@@ -1,7 +1,7 @@
-"""What differs between processors: the 4-way integer dot product, look-ups, float16, the pause of a spin loop.
+"""What differs between processors, but for the dot product (`dots.py`): look-ups, float16, the pause of a spin loop.
 
 One function per operation, with one branch per tier; everything else is plain LLVM vector code that its
-back ends lower well by themselves. Every dot product is exact: no tier saturates (see `dot`).
+back ends lower well by themselves.
 Compile-time only. The tier is that of this process: `EDGE_LFM_BUILD_ISA`, set by `compiler.py`.
 """
 
@@ -18,96 +18,22 @@ from edge_lfm.kernels.isa import find_isa
 ISA = find_isa(os.environ["EDGE_LFM_BUILD_ISA"])
 I8, I16, I32 = ir.IntType(8), ir.IntType(16), ir.IntType(32)
 
-_UNSIGNED_WEIGHTS = ISA.name in ("avx512vnni", "avxvnni")
-SIGNED_ZERO_POINT = 128 if _UNSIGNED_WEIGHTS else 0
-"""What `dot` adds to signed weights: `vpdpbusd` multiplies unsigned by signed bytes, so it reads them
-as w + 128, and 128 * sum of the activations must be taken off."""
-DOT_READS_SIGNED = not _UNSIGNED_WEIGHTS
-"""Whether weights that already carry SIGNED_ZERO_POINT (a look-up's results) are signed bytes."""
 
-
-def _call(b: ir.IRBuilder, name: str, result: ir.Type, *args: Any) -> Any:
+def call(b: ir.IRBuilder, name: str, result: ir.Type, *args: Any) -> Any:
     function = cgutils.get_or_insert_function(b.module, ir.FunctionType(result, [a.type for a in args]), name)
     return b.call(function, args)
 
 
-def _part(b: ir.IRBuilder, v: Any, first: int, count: int) -> Any:
+def part(b: ir.IRBuilder, v: Any, first: int, count: int) -> Any:
     return b.shuffle_vector(v, v, ir.Constant(ir.VectorType(I32, count), list(range(first, first + count))))
 
 
-def _join(b: ir.IRBuilder, parts: list[Any]) -> Any:
+def join(b: ir.IRBuilder, parts: list[Any]) -> Any:
     while len(parts) > 1:
         n = parts[0].type.count
         both = ir.Constant(ir.VectorType(I32, 2 * n), list(range(2 * n)))
         parts = [b.shuffle_vector(x, y, both) for x, y in zip(parts[::2], parts[1::2], strict=True)]
     return parts[0]
-
-
-def dot(b: ir.IRBuilder, acc: Any, w: Any, x: Any, signed: bool) -> Any:
-    """acc[r] + sum of w[4r..4r+3] * x[4r..4r+3]: int32 x 16, int8 x 64, int8 x 64.
-
-    `signed` weights are -127..127 (plus SIGNED_ZERO_POINT as read), others 0..127; x is -127..127.
-    """
-    if signed and _UNSIGNED_WEIGHTS:
-        w = b.xor(w, ir.Constant(w.type, [-128] * 64))  # w + 128
-    lanes = {"avx512vnni": 16, "avxvnni": 8, "avx2": 8}.get(ISA.name, 4)
-    parts = []
-    for r in range(0, 16, lanes):
-        a, wi, xi = _part(b, acc, r, lanes), _part(b, w, 4 * r, 4 * lanes), _part(b, x, 4 * r, 4 * lanes)
-        parts.append(_dot_part(b, a, wi, xi, signed))
-    return _join(b, parts)
-
-
-def _dot_part(b: ir.IRBuilder, a: Any, w: Any, x: Any, signed: bool) -> Any:
-    if ISA.name == "avx512vnni":
-        return _call(b, "llvm.x86.avx512.vpdpbusd.512", a.type, a, w, x)
-    if ISA.name == "avxvnni":
-        return _call(b, "llvm.x86.avx512.vpdpbusd.256", a.type, a, w, x)
-    if ISA.name in ("avx2", "ssse3"):
-        return _dot_pairs(b, a, w, x, signed)
-    if ISA.name in ("dotprod", "i8mm"):
-        return _call(b, "llvm.aarch64.neon.sdot.v4i32.v16i8", a.type, a, w, x)
-    return _dot_neon(b, a, w, x) if ISA.machine == "aarch64" else _dot_plain(b, a, w, x)
-
-
-def _dot_neon(b: ir.IRBuilder, a: Any, w: Any, x: Any) -> Any:
-    """Four instructions per 16 products: two widening multiplies, sums of pairs in int16 (2 * 127 * 127 fits), and
-    pairs of those added to the int32 lanes."""
-    wide, byte = ir.VectorType(I16, 8), "llvm.aarch64.neon.smull.v8i16"
-    low, high = (_call(b, byte, wide, _part(b, w, n, 8), _part(b, x, n, 8)) for n in (0, 8))
-    pairs = _call(b, "llvm.aarch64.neon.addp.v8i16", wide, low, high)
-    return b.add(a, _call(b, "llvm.aarch64.neon.saddlp.v4i32.v8i16", a.type, pairs))
-
-
-_SIGN, _PAIRS, _SUMS, _SHUFFLE = (
-    tuple(f"llvm.x86.avx2.{name}" for name in ("psign.b", "pmadd.ub.sw", "pmadd.wd", "pshuf.b"))
-    if ISA.name != "ssse3"
-    else ("llvm.x86.ssse3.psign.b.128", "llvm.x86.ssse3.pmadd.ub.sw.128", "llvm.x86.sse2.pmadd.wd",
-          "llvm.x86.ssse3.pshuf.b.128")
-)  # fmt: skip
-
-
-def _dot_pairs(b: ir.IRBuilder, a: Any, w: Any, x: Any, signed: bool) -> Any:
-    """`pmaddubsw` saturates at 32767: |w| and x * sign(w) keep every pair at 2 * 127 * 127 = 32258."""
-    if signed:
-        x = _call(b, _SIGN, x.type, x, w)
-        w = _call(b, f"llvm.abs.v{w.type.count}i8", w.type, w, ir.Constant(ir.IntType(1), 0))
-    halves = ir.VectorType(I16, w.type.count // 2)
-    fours = _call(b, _SUMS, a.type, _call(b, _PAIRS, halves, w, x), ir.Constant(halves, [1] * halves.count))
-    return b.add(a, fours)
-
-
-def _dot_plain(b: ir.IRBuilder, a: Any, w: Any, x: Any) -> Any:
-    """Widening multiplies and pairwise adds: 127 * 127 fits int16, sums are taken in int32."""
-    wide = ir.VectorType(I16, 16)
-    products = b.mul(b.sext(w, wide), b.sext(x, wide))
-    return b.add(a, _add_pairs(b, _add_pairs(b, b.sext(products, ir.VectorType(I32, 16)))))
-
-
-def _add_pairs(b: ir.IRBuilder, v: Any) -> Any:
-    half = ir.VectorType(I32, v.type.count // 2)
-    even = b.shuffle_vector(v, v, ir.Constant(half, list(range(0, v.type.count, 2))))
-    return b.add(even, b.shuffle_vector(v, v, ir.Constant(half, list(range(1, v.type.count, 2)))))
 
 
 # Look-ups in tables of 16 entries: one shuffle where the processor has it.
@@ -121,18 +47,19 @@ def lookup_nibbles(b: ir.IRBuilder, table: tuple[int, ...], q: Any, high: bool) 
         if high:
             halves = ir.VectorType(I16, 32)
             q = b.bitcast(b.lshr(b.bitcast(q, halves), ir.Constant(halves, [4] * 32)), q.type)
-        return _call(b, "llvm.x86.avx512.permvar.qi.512", q.type, ir.Constant(q.type, signed * 4), q)
+        return call(b, "llvm.x86.avx512.permvar.qi.512", q.type, ir.Constant(q.type, signed * 4), q)
     fifteen, four = (ir.Constant(q.type, [n] * 64) for n in (15, 4))
     index = b.lshr(q, four) if high else b.and_(q, fifteen)
     size = 32 if ISA.name in ("avxvnni", "avx2") else 16
-    return _join(b, [_shuffle_bytes(b, signed, _part(b, index, first, size)) for first in range(0, 64, size)])
+    return join(b, [_shuffle_bytes(b, signed, part(b, index, first, size)) for first in range(0, 64, size)])
 
 
 def _shuffle_bytes(b: ir.IRBuilder, table: list[int], index: Any) -> Any:
     if ISA.name == "portable":
         return _steps(b, table, index)
-    name = _SHUFFLE if ISA.machine == "x86_64" else "llvm.aarch64.neon.tbl1.v16i8"
-    return _call(b, name, index.type, ir.Constant(index.type, table * (index.type.count // 16)), index)
+    x86 = "llvm.x86.ssse3.pshuf.b.128" if ISA.name == "ssse3" else "llvm.x86.avx2.pshuf.b"
+    name = x86 if ISA.machine == "x86_64" else "llvm.aarch64.neon.tbl1.v16i8"
+    return call(b, name, index.type, ir.Constant(index.type, table * (index.type.count // 16)), index)
 
 
 def _steps(b: ir.IRBuilder, table: list[int], index: Any) -> Any:
@@ -148,9 +75,9 @@ def _steps(b: ir.IRBuilder, table: list[int], index: Any) -> Any:
 def lookup_floats(b: ir.IRBuilder, table: tuple[float, ...], index: Any) -> Any:
     """table[index] for int32 x 16 of 0..15."""
     if ISA.name == "avx512vnni":
-        return _call(b, "llvm.x86.avx512.permvar.sf.512", F32X, ir.Constant(F32X, list(table)), index)
+        return call(b, "llvm.x86.avx512.permvar.sf.512", F32X, ir.Constant(F32X, list(table)), index)
     if ISA.name in ("avxvnni", "avx2"):
-        return _join(b, [_lookup_eight(b, table, _part(b, index, first, 8)) for first in (0, 8)])
+        return join(b, [_lookup_eight(b, table, part(b, index, first, 8)) for first in (0, 8)])
     value = ir.Constant(F32X, ir.Undefined)
     kept = cgutils.alloca_once_value(b, ir.Constant(ir.ArrayType(ir.FloatType(), 16), list(table)))
     for lane in range(16):
@@ -162,8 +89,7 @@ def lookup_floats(b: ir.IRBuilder, table: tuple[float, ...], index: Any) -> Any:
 def _lookup_eight(b: ir.IRBuilder, table: tuple[float, ...], index: Any) -> Any:
     eight = ir.VectorType(ir.FloatType(), 8)
     halves = [
-        _call(b, "llvm.x86.avx2.permps", eight, ir.Constant(eight, list(part)), index)
-        for part in (table[:8], table[8:])
+        call(b, "llvm.x86.avx2.permps", eight, ir.Constant(eight, list(part)), index) for part in (table[:8], table[8:])
     ]
     upper = b.icmp_signed(">", index, ir.Constant(index.type, [7] * 8))
     return b.select(upper, halves[1], halves[0])
@@ -215,6 +141,6 @@ def float_to_half(b: ir.IRBuilder, value: Any) -> Any:
 def pause(b: ir.IRBuilder) -> None:
     """Tell the core that this is a spin loop."""
     if ISA.machine == "x86_64":
-        _call(b, "llvm.x86.sse2.pause", ir.VoidType())
+        call(b, "llvm.x86.sse2.pause", ir.VoidType())
     else:
-        _call(b, "llvm.aarch64.hint", ir.VoidType(), I32(1))
+        call(b, "llvm.aarch64.hint", ir.VoidType(), I32(1))

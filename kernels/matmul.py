@@ -11,8 +11,8 @@ Layout of a weight matrix (any scheme): tiles of 16 rows, each a run of groups o
   float32        2048 bytes: for each column its 16 rows.
 So the 4-way dot product of one vector with 4 broadcast activation bytes gives 16 rows at once, on
 every processor. Activations: `quantize.py`. What weights carry on top of their value (the 8 of int4, the 128 of
-`lowering.SIGNED_ZERO_POINT`, the shift) is one number a block, and comes off as that number times the sum of the
-activations: a fused multiply-add per group and token.
+`dots.SIGNED_ZERO_POINT`, what makes levels unsigned less the shift) is one number a block, and comes off as that
+number times the sum of the activations: a fused multiply-add per group and token.
 
 A register tile is 16 rows x `count` tokens; weights are unpacked once for all its tokens. The sizes of
 the tier (`Isa.token_tiles`) cover any number of tokens, largest first. Each output is summed in one
@@ -22,6 +22,7 @@ fixed order, so results depend neither on the threads nor on the batch.
 from numba import float32
 
 from edge_lfm.kernels import schemes
+from edge_lfm.kernels.dots import SIGNED_ZERO_POINT
 from edge_lfm.kernels.layout import (
     ACTIVATION_BYTES,
     CODEBOOK,
@@ -32,16 +33,19 @@ from edge_lfm.kernels.layout import (
     MOST_SCALE,
     offsets,
 )
-from edge_lfm.kernels.lowering import DOT_READS_SIGNED, ISA, SIGNED_ZERO_POINT
+from edge_lfm.kernels.lowering import ISA
 from edge_lfm.kernels.register_tiles import (
     add_tiles,
+    dot_small_tile,
     dot_tile,
     fma_tile,
     load_tile,
     scale_rows_tile,
     scale_tile,
     store_tile,
+    widen_tile,
     zero_int_tile,
+    zero_small_tile,
     zero_tile,
 )
 from edge_lfm.kernels.simd import (
@@ -74,15 +78,23 @@ AHEAD = 10240
 """Bytes that weights are prefetched ahead: past the page that hardware prefetchers do not leave. On one core of a
 Sapphire Rapids, single tokens read codebook weights at 16.2 GB/s with 4096, 18.0 with 10240; int8 at 15.4 and 18.1."""
 
-LEVELS = tuple(level + SIGNED_ZERO_POINT for level in CODEBOOK)
+LEVEL_ZERO_POINT = -CODEBOOK[0]
+LEVELS = tuple(level + LEVEL_ZERO_POINT for level in CODEBOOK)
 low_levels, high_levels = lookup_nibbles(LEVELS, high=False), lookup_nibbles(LEVELS, high=True)
-"""The codebook's levels as `dot` reads them."""
+"""The codebook's levels as dot products read them: 0..127."""
+
+
+@kernel
+def prefetch_group(w):
+    """What lies `AHEAD` of a group of nibbles with its scales."""
+    for j in range(5):
+        prefetch(w + AHEAD + 64 * j)
 
 
 def int4_tile(count):
     """The kernel of one register tile: 16 rows of int4 weights x `count` tokens."""
-    zeros, zero_ints, dot = zero_tile(count), zero_int_tile(count), dot_tile(count, signed=False)
-    scaled, plus = scale_tile(count), fma_tile(count)
+    zeros, zero_sums, dot = zero_tile(count), zero_small_tile(count), dot_small_tile(count)
+    widened, scaled, plus = widen_tile(count), scale_tile(count), fma_tile(count)
 
     @kernel
     def tile(w, x, s, cols):
@@ -90,15 +102,13 @@ def int4_tile(count):
         total = zeros()
         groups = cols // GROUP
         for _g in range(groups):
-            acc = zero_ints()
-            for j in range(4):
-                prefetch(w + AHEAD + 64 * j)
-                q = load_i8(w + 64 * j)
-                acc = dot(acc, low_nibbles(q), x + 4 * j, cols)
-                acc = dot(acc, high_nibbles(q), x + 16 + 4 * j, cols)
-            prefetch(w + AHEAD + NIBBLE_BYTES)
+            prefetch_group(w)
+            a, b, c, d = load_i8(w), load_i8(w + 64), load_i8(w + 128), load_i8(w + 192)
+            acc = zero_sums()
+            acc = dot(acc, low_nibbles(a), low_nibbles(b), low_nibbles(c), low_nibbles(d), x, cols)
+            acc = dot(acc, high_nibbles(a), high_nibbles(b), high_nibbles(c), high_nibbles(d), x + 16, cols)
             scale, stride = load_f16(w + NIBBLE_BYTES), groups * ACTIVATION_BYTES
-            total = scaled(total, acc, scale, s, stride)
+            total = scaled(total, widened(acc), scale, s, stride)
             total = plus(total, scale * splat_f32(float32(-INT4_ZERO_POINT)), s + 4, stride)
             w += INT4_BYTES
             x += GROUP
@@ -119,10 +129,10 @@ def int8_tile(count):
         groups = cols // GROUP
         for _g in range(groups):
             acc = zero_ints()
-            for j in range(8):
-                prefetch(w + AHEAD + 64 * j)
-                acc = dot(acc, load_i8(w + 64 * j), x + 4 * j, cols)
-            prefetch(w + AHEAD + 2 * NIBBLE_BYTES)
+            prefetch_group(w)
+            prefetch_group(w + NIBBLE_BYTES)
+            acc = dot(acc, load_i8(w), load_i8(w + 64), load_i8(w + 128), load_i8(w + 192), x, cols)
+            acc = dot(acc, load_i8(w + 256), load_i8(w + 320), load_i8(w + 384), load_i8(w + 448), x + 16, cols)
             scale, stride = load_f16(w + 2 * NIBBLE_BYTES), groups * ACTIVATION_BYTES
             total = scaled(total, acc, scale, s, stride)
             if SIGNED_ZERO_POINT != 0:
@@ -144,12 +154,16 @@ def block_scale(codes):
 @kernel
 def block_shift(codes):
     """What the levels of 16 rows have to be raised by, beside what a look-up carries."""
-    return where_odd(codes, float32(CODEBOOK_SHIFT - SIGNED_ZERO_POINT), float32(-SIGNED_ZERO_POINT))
+    return where_odd(codes, float32(CODEBOOK_SHIFT - LEVEL_ZERO_POINT), float32(-LEVEL_ZERO_POINT))
 
 
 def codebook_g32_tile(count):
     """16 rows of codebook weights in blocks of 32 x `count` tokens; arguments as in `int4_tile`."""
-    zeros, zero_ints, dot = zero_tile(count), zero_int_tile(count), dot_tile(count, signed=DOT_READS_SIGNED)
+    zeros, zero_ints, dot = (
+        zero_tile(count),
+        zero_int_tile(count),
+        dot_tile(count, signed=False, looked_up=True),
+    )
     scaled, plus, times = scale_tile(count), fma_tile(count), scale_rows_tile(count)
 
     @kernel
@@ -159,13 +173,11 @@ def codebook_g32_tile(count):
         row_scale, stride = load_f32(w), groups * ACTIVATION_BYTES
         w += CODEBOOK_HEADER
         for _g in range(groups):
+            prefetch_group(w)
+            a, b, c, d = load_i8(w), load_i8(w + 64), load_i8(w + 128), load_i8(w + 192)
             acc = zero_ints()
-            for j in range(4):
-                prefetch(w + AHEAD + 64 * j)
-                q = load_i8(w + 64 * j)
-                acc = dot(acc, low_levels(q), x + 4 * j, cols)
-                acc = dot(acc, high_levels(q), x + 16 + 4 * j, cols)
-            prefetch(w + AHEAD + NIBBLE_BYTES)
+            acc = dot(acc, low_levels(a), low_levels(b), low_levels(c), low_levels(d), x, cols)
+            acc = dot(acc, high_levels(a), high_levels(b), high_levels(c), high_levels(d), x + 16, cols)
             codes = load_u8(w + NIBBLE_BYTES)
             scale = block_scale(codes)
             total = scaled(total, acc, scale, s, stride)
@@ -180,7 +192,11 @@ def codebook_g32_tile(count):
 
 def codebook_g16_tile(count):
     """16 rows of codebook weights in blocks of 16 x `count` tokens; arguments as in `int4_tile`."""
-    zeros, zero_ints, dot = zero_tile(count), zero_int_tile(count), dot_tile(count, signed=DOT_READS_SIGNED)
+    zeros, zero_ints, dot = (
+        zero_tile(count),
+        zero_int_tile(count),
+        dot_tile(count, signed=False, looked_up=True),
+    )
     scaled, plus, times = scale_tile(count), fma_tile(count), scale_rows_tile(count)
 
     @kernel
@@ -190,18 +206,14 @@ def codebook_g16_tile(count):
         row_scale, stride = load_f32(w), groups * ACTIVATION_BYTES
         w += CODEBOOK_HEADER
         for _g in range(groups):
-            acc = zero_ints()
-            for j in range(4):
-                prefetch(w + AHEAD + 64 * j)
-                acc = dot(acc, low_levels(load_i8(w + 64 * j)), x + 4 * j, cols)
-            prefetch(w + AHEAD + NIBBLE_BYTES)
+            prefetch_group(w)
+            a, b, c, d = load_i8(w), load_i8(w + 64), load_i8(w + 128), load_i8(w + 192)
+            acc = dot(zero_ints(), low_levels(a), low_levels(b), low_levels(c), low_levels(d), x, cols)
             codes = load_u8(w + NIBBLE_BYTES)
             scale = block_scale(codes)
             total = scaled(total, acc, scale, s, stride)
             total = plus(total, scale * block_shift(codes), s + 8, stride)
-            acc = zero_ints()
-            for j in range(4):
-                acc = dot(acc, high_levels(load_i8(w + 64 * j)), x + 16 + 4 * j, cols)
+            acc = dot(zero_ints(), high_levels(a), high_levels(b), high_levels(c), high_levels(d), x + 16, cols)
             codes = load_u8(w + NIBBLE_BYTES + 16)
             scale = block_scale(codes)
             total = scaled(total, acc, scale, s, stride)

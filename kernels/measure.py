@@ -2,10 +2,12 @@
 
 from numba import int64
 
+from edge_lfm.kernels.lowering import ISA
 from edge_lfm.kernels.register_tiles import dot_tile, sum_tile, zero_int_tile
 from edge_lfm.kernels.simd import bits_of, kernel, load_f32, load_i8, sum_i32, zero_i32
 
-PEAK_TILE = 12
+PEAK_TILE = min(12, 2 * ISA.token_tiles[0])
+"""Tokens: as many accumulators as registers hold."""
 zeros, dot, total = zero_int_tile(PEAK_TILE), dot_tile(PEAK_TILE, signed=False), sum_tile(PEAK_TILE)
 
 
@@ -23,8 +25,10 @@ def read_bytes(address, count):
 
 @kernel
 def dot_many(address, rounds):
-    """`rounds` dot products of 16 rows x 12 tokens x 4 columns from one cache line: 1536 operations each."""
+    """`rounds` times 16 rows x PEAK_TILE tokens x 16 columns from 4 cache lines: the sum, for ones the products."""
     acc = zeros()
-    for _ in range(rounds):
-        acc = dot(acc, load_i8(address), address, int64(4))
-    return int64(total(acc))
+    for n in range(rounds):
+        line = address + 64 * (n % 4)  # or else a compiler takes what does not change out of the loop
+        w = load_i8(line)
+        acc = dot(acc, w, w, w, w, line, int64(4))
+    return total(acc)

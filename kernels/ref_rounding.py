@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.kernels.layout import (
+    ABOUT_HALF,
     CODEBOOK_CANDIDATES,
     CODEBOOK_SHIFT,
     GROUP,
@@ -55,7 +56,7 @@ def codebook(x: F32, block: int, importance: F32 | None = None) -> Coded:
     best = np.full(scale.shape, np.float32(3e38))
     codes = np.zeros(scale.shape, np.float32)
     for bit in (0, 1):
-        middle = np.rint((target - (1 - bit)) / 2)
+        middle = np.rint((target - (1 - bit)) * np.float32(ABOUT_HALF))
         for move in (-1, 0, 1):
             multiple = 2 * np.clip(middle + move, bit - 64, bit + 63) + (1 - bit)
             stored = (multiple * row[:, None])[..., None]

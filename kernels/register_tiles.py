@@ -12,8 +12,21 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from edge_lfm.kernels import lowering
-from edge_lfm.kernels.simd import F32, I8, I32, LL, Build, Tile, call_of, operation, pointer, scalar_at, splat_of
+from edge_lfm.kernels import dots
+from edge_lfm.kernels.simd import (
+    F32,
+    I8,
+    I32,
+    LL,
+    Build,
+    Tile,
+    Vec,
+    call_of,
+    operation,
+    pointer,
+    scalar_at,
+    splat_of,
+)
 
 
 def _each(tile: Tile, build: Callable[..., Any]) -> Build:
@@ -41,19 +54,49 @@ def zero_int_tile(count: int) -> Any:
     return operation(tile, [], lambda b, a: ir.Constant(tile.ll, None))
 
 
-def dot_tile(count: int, signed: bool) -> Any:
-    """`(acc, weights, x, stride)`: add to each token's lanes the dot of 4 weights with its 4 bytes at x.
+def _block(tile: Tile, dot: Callable[..., list[Any]]) -> Any:
+    def build(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
+        sums, weights, x, stride = a[0], list(a[1:5]), a[5], a[6]
+        xs = [b.add(x, b.mul(stride, LL["i64"](m))) for m in range(tile.count)]
+        out = ir.Constant(tile.ll, ir.Undefined)
+        for m, value in enumerate(dot(b, [b.extract_value(sums, m) for m in range(tile.count)], weights, xs)):
+            out = b.insert_value(out, value, m)
+        return out
 
-    `signed`: weights are int8; otherwise they are 0..127. The lowering may read signed weights as
-    unsigned with an offset of `lowering.SIGNED_ZERO_POINT`.
+    return operation(tile, [tile, I8, I8, I8, I8, types.int64, types.int64], build)
+
+
+def dot_tile(count: int, signed: bool, looked_up: bool = False) -> Any:
+    """`(acc, w0, w1, w2, w3, x, stride)`: add to each token's lanes the dot of 16 weights with its 16 bytes at x.
+
+    `signed`: weights are int8; otherwise they are 0..127. The tier may read signed weights as
+    unsigned with an offset of `dots.SIGNED_ZERO_POINT`. `looked_up`: they come from a table, not from memory.
     """
-    tile = Tile(I32, count)
+    return _block(Tile(I32, count), lambda *a: dots.dot_block(*a, signed, looked_up))
 
-    def one(b: ir.IRBuilder, m: int, at: Any, a: Sequence[Any]) -> Any:
-        four = b.bitcast(splat_of(b, scalar_at(b, b.add(a[2], at), "i32"), I32), I8.ll)
-        return lowering.dot(b, b.extract_value(a[0], m), a[1], four, signed)
 
-    return operation(tile, [tile, I8, types.int64, types.int64], _each(tile, one))
+def zero_small_tile(count: int) -> Any:
+    """Accumulators for `dot_small_tile`, all zero."""
+    tile = Tile(Vec(*dots.SMALL_SUMS), count)
+    return operation(tile, [], lambda b, a: ir.Constant(tile.ll, None))
+
+
+def dot_small_tile(count: int) -> Any:
+    """`dot_tile` for weights of 0..15 and two blocks of 16 columns at most."""
+    return _block(Tile(Vec(*dots.SMALL_SUMS), count), dots.dot_small_block)
+
+
+def widen_tile(count: int) -> Any:
+    """What `dot_small_tile` summed, as int32 accumulators."""
+    small, tile = Tile(Vec(*dots.SMALL_SUMS), count), Tile(I32, count)
+
+    def build(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
+        out = ir.Constant(tile.ll, ir.Undefined)
+        for m in range(count):
+            out = b.insert_value(out, dots.widen_small(b, b.extract_value(a[0], m)), m)
+        return out
+
+    return operation(tile, [small], build)
 
 
 def scale_tile(count: int) -> Any:
@@ -93,16 +136,17 @@ def scale_rows_tile(count: int) -> Any:
 
 
 def sum_tile(count: int) -> Any:
-    """The sum of all lanes of int32 accumulators."""
+    """The sum of all lanes of int32 accumulators; of one token's, it fits int32."""
     tile = Tile(I32, count)
 
     def build(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
-        out = b.extract_value(a[0], 0)
-        for m in range(1, count):
-            out = b.add(out, b.extract_value(a[0], m))
-        return call_of(b, "llvm.vector.reduce.add.v16i32", LL["i32"], [out])
+        out = LL["i64"](0)
+        for m in range(count):
+            one = call_of(b, "llvm.vector.reduce.add.v16i32", LL["i32"], [b.extract_value(a[0], m)])
+            out = b.add(out, b.sext(one, LL["i64"]))
+        return out
 
-    return operation(types.int32, [tile], build)
+    return operation(types.int64, [tile], build)
 
 
 def add_tiles(count: int) -> Any:

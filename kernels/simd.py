@@ -87,6 +87,8 @@ def operation(result: types.Type, params: Sequence[types.Type], build: Build) ->
         lambda typingctx, a, b, c: made,
         lambda typingctx, a, b, c, d: made,
         lambda typingctx, a, b, c, d, e: made,
+        lambda typingctx, a, b, c, d, e, f: made,
+        lambda typingctx, a, b, c, d, e, f, g: made,
     ]
     return intrinsic(by_arity[len(params)])
 

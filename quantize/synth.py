@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edge_lfm.config import ModelConfig
 from edge_lfm.formats.packed import PackedWriter
-from edge_lfm.kernels.layout import CODEBOOK
+from edge_lfm.kernels.layout import CODEBOOK, CODEBOOK_SHIFT
 from edge_lfm.kernels.schemes import SCHEMES, TILE_ROWS
 from edge_lfm.memory.budget import peak_memory_bytes
 from edge_lfm.model.plan import ROUTER_CLASS, Matrix, Piece, plan_pieces
@@ -29,7 +29,9 @@ from edge_lfm.quantize.report import ConversionReport, write_metadata
 
 _INT4_SPREAD = 4.61  # standard deviation of a uniform -8..7
 _INT8_SPREAD = 73.9  # of a uniform -128..127
-_CODEBOOK_SPREAD = float(np.sqrt(np.mean(np.square(np.array(CODEBOOK, np.float64) + 2)))) * _INT8_SPREAD
+_CODEBOOK_SPREAD = (
+    float(np.sqrt(np.mean(np.square(np.array(CODEBOOK, np.float64) + CODEBOOK_SHIFT / 2)))) * _INT8_SPREAD
+)
 
 
 def synthesize(

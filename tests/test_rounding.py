@@ -28,8 +28,9 @@ TIE = 1e-5
 ANCHORS = {  # dB on 524,288 samples, from published and recomputed tables: normal, Laplace
     "q4_0": (21.29, 19.41),
     "int4_g32": (21.82, 19.82),
+    # Of ggml's levels (IQ4_NL), the latter with 6-bit scales; the levels in use are fitted to heavier tails, too.
     "codebook4_g32": (22.93, 21.69),
-    "codebook4_g16": (24.17, 23.31),  # of 6-bit scales; these have 7
+    "codebook4_g16": (24.17, 23.31),
 }
 
 
@@ -66,7 +67,7 @@ def test_encoder_meets_the_anchors(kernels: Kernels, name: str) -> None:
     scheme = SCHEMES["int4_g32" if name == "q4_0" else name]
     for x, anchor in zip(samples(), ANCHORS[name], strict=True):
         found = decibels(x, encoded(x, scheme, kernels, plain=name == "q4_0"))
-        assert anchor - 0.1 < found < anchor + 0.2
+        assert anchor - 0.1 < found < anchor + (0.5 if scheme.codebook else 0.2)
 
 
 def test_the_targets_of_the_recipes_are_met() -> None:

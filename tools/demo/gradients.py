@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's custom)
 from torch import Tensor
 
-BF16 = torch.bfloat16
+_FAST = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+BF16 = torch.bfloat16 if _FAST else torch.float32
 _ROWS_OF_AN_EXPERT = 128
 """The library compiles a kernel for every new shape of a product, in 1.5 ms: few shapes, then."""
 HEAD_ROWS = 1024

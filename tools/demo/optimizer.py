@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from demo.gradients import BF16
+
 MUON_RATE, ADAM_RATE, WEIGHT_DECAY = 0.01, 0.003, 0.05
 _MOMENTUM, _BETAS = 0.95, (0.9, 0.98)
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -88,7 +90,7 @@ def _muon(slot: _Slot, gradient: Tensor, rate: float) -> None:
 def _orthogonal(matrices: Tensor) -> Tensor:
     """The orthogonal matrix nearest to each of [n, rows, cols], about."""
     a, b, c = _COEFFICIENTS
-    x = matrices.to(torch.bfloat16)
+    x = matrices.to(BF16)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT.contiguous() if tall else x
     x = x / (x.float().norm(dim=(-2, -1), keepdim=True).to(x.dtype) + 1e-7)

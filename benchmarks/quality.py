@@ -1,0 +1,116 @@
+"""The tables of docs/quality.md: recipes beside float32 on texts and tasks, as Markdown.
+
+    python benchmarks/quality.py --texts DIR --work DIR [--calibration DIR] [--recipes balanced,small,q4_0]
+
+Every *.txt of the folder is read in 32 windows of 512 tokens; tasks are those of the demo model. Models and results
+are kept in --work, and results that are there are not measured again. With --calibration (of `edge-lfm calibrate`),
+`quality` is also made with it. Ratios are to the recipe q4_0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+RECIPES = "balanced,quality,small,int4,int8,q4_0"
+Results = dict[str, dict[str, Any]]
+
+
+def run(*arguments: str | Path) -> str:
+    command = [sys.executable, "-P", "-m", "edge_lfm.cli.main", *map(str, arguments)]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def model_of(args: argparse.Namespace, name: str) -> Path:
+    folder: Path = args.work / name
+    if not folder.exists():
+        recipe, _, calibrated = name.partition("-")
+        extra = ["--calibration", args.calibration] if calibrated else []
+        run("quantize", args.checkpoint, "-o", folder, "--recipe", recipe, *extra)
+    return folder
+
+
+def measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    kept: Path = args.work / f"{name}.json"
+    if not kept.exists():
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        texts = [part for text in sorted(args.texts.glob("*.txt")) for part in ("--text", text)]
+        reference = model_of(args, "float32")
+        found = run(
+            "eval", model_of(args, name), "--against", reference, *texts, "--windows", "32", "--tasks", "--json"
+        )
+        kept.write_text(found, encoding="utf-8")
+    found_: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+    return found_
+
+
+def summary(results: Results) -> list[list[str]]:
+    rows = [["recipe", "KL mean of the texts", "of Q4_0", "same top", "same experts", "tasks", "lost / won", "p"]]
+    means = {name: _mean(found, "kl_mean") for name, found in results.items()}
+    for name, found in results.items():
+        routing = statistics.mean(
+            v for text in found["texts"].values() for v in (text["routing_same"] or {"": float("nan")}).values()
+        )
+        tasks, ratio = found["tasks"], means[name] / means.get("q4_0", float("nan"))
+        paired = tasks["paired"]
+        rows.append([
+            f"`{name}`", f"{means[name]:.5f}", f"{ratio:.2f}", f"{_mean(found, 'same_top'):.1%}", f"{routing:.1%}",
+            f"{tasks['mean_of_tasks']:.2%}", f"{paired['lost']} / {paired['won']}", f"{paired['p']:.2f}",
+        ])  # fmt: skip
+    return rows
+
+
+def divergence(results: Results) -> list[list[str]]:
+    names = _texts(results)
+    rows = [["KL divergence, mean", *names]]
+    return rows + [[k, *(f"{found['texts'][t]['kl_mean']:.5f}" for t in names)] for k, found in results.items()]
+
+
+def perplexity(results: Results) -> list[list[str]]:
+    names = _texts(results)
+    first = next(iter(results.values()))["texts"]
+    rows = [["perplexity", *names], ["float32", *(f"{first[t]['reference_perplexity']:.2f}" for t in names)]]
+    for k, found in results.items():
+        texts = [found["texts"][t] for t in names]
+        rows.append(
+            [k, *(f"{t['perplexity']:.2f} ({t['perplexity'] / t['reference_perplexity'] - 1:+.2%})" for t in texts)]
+        )
+    return rows
+
+
+def _mean(found: dict[str, Any], key: str) -> float:
+    return statistics.mean(text[key] for text in found["texts"].values())
+
+
+def _texts(results: Results) -> list[str]:
+    return list(next(iter(results.values()))["texts"])
+
+
+def show(rows: list[list[str]]) -> None:
+    header, *body = [[cell.removesuffix(".txt") for cell in row] for row in rows]
+    print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}")
+    print("\n".join(f"| {' | '.join(row)} |" for row in body) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--checkpoint", type=Path, default=Path("edge_lfm/demo_model"))
+    parser.add_argument("--calibration", type=Path)
+    parser.add_argument("--recipes", default=RECIPES)
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    names = args.recipes.split(",") + (["quality-cal"] if args.calibration else [])
+    results = {name: measure(args, name) for name in names}
+    for rows in (summary(results), divergence(results), perplexity(results)):
+        show(rows)
+
+
+if __name__ == "__main__":
+    main()
