@@ -40,7 +40,7 @@ def dot_block(
     if signed and _UNSIGNED_WEIGHTS:
         weights = [b.xor(w, ir.Constant(w.type, [-128] * 64)) for w in weights]  # w + 128
     ordered = ISA.name == "avx2" or (looked_up and _SHORT_OF_REGISTERS)
-    return _by_registers(b, sums, weights, xs, lambda *a: _dot(*a, signed=signed), ordered)
+    return _by_registers(b, sums, weights, xs, lambda b, a, w, x: _dot(b, a, w, x, signed), ordered)
 
 
 def _by_registers(

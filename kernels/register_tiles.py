@@ -72,7 +72,9 @@ def dot_tile(count: int, signed: bool, looked_up: bool = False) -> Any:
     `signed`: weights are int8; otherwise they are 0..127. The tier may read signed weights as
     unsigned with an offset of `dots.SIGNED_ZERO_POINT`. `looked_up`: they come from a table, not from memory.
     """
-    return _block(Tile(I32, count), lambda *a: dots.dot_block(*a, signed, looked_up))
+    return _block(
+        Tile(I32, count), lambda b, sums, weights, xs: dots.dot_block(b, sums, weights, xs, signed, looked_up)
+    )
 
 
 def zero_small_tile(count: int) -> Any:
