@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Empty: install a built wheel in place of the checkout, as a user would.
 EDITABLE ?= --editable
 
-.PHONY: demo test test-resume test-javascript test-arm check wheel goldens bench clean
+.PHONY: demo test test-resume test-javascript test-arm check wheel goldens tables bench clean
 
 # Quantize the embedded demo model to int4 and chat with it.
 demo: $(VENV)/.installed
@@ -49,6 +49,13 @@ goldens:
 	.venv-goldens/bin/pip install --quiet "torch>=2.6" "transformers>=5.0" numpy jinja2
 	.venv-goldens/bin/python tools/make_goldens.py
 	.venv-goldens/bin/python tools/make_demo_goldens.py
+
+# Make the documents' tables anew that are of the demo model (and of LLVM's analyser): CORPORA as in tools/demo/README.md,
+# WIKITEXT wiki.test.raw, CALIBRATION a text. About half an hour.
+tables: $(VENV)/.installed
+	PYTHONPATH=tools $(BIN)/python -m demo.texts --corpora $(CORPORA) --wikitext $(WIKITEXT) -o build/tables/texts
+	WORK=build/tables TEXTS=build/tables/texts CALIBRATION=$(CALIBRATION) \
+	    $(BIN)/python tools/remake_tables.py docs/quality.md docs/abilities.md docs/performance.md
 
 # Speed beside llama.cpp, built from its source package (needs a C++ compiler and some gigabytes of disk).
 bench: $(VENV)/.installed

@@ -1,6 +1,6 @@
-"""The demo model's abilities through the runtime, with and without hard constraints, beside its card's float figures.
+"""The demo model's abilities through the runtime, with and without hard constraints.
 
-    python benchmarks/abilities.py [--samples 100] [--recipes int8,balanced] [--json]
+    python benchmarks/abilities.py [--samples 100] [--recipes float32,int8,balanced] [--json]
 
 Held-out samples of the model's own generator. Where a constraint makes sense it is what a user would state: the
 tools' schemas, the JSON keys asked for, the labels shown. It makes the form sure; what is right or wrong in it
@@ -24,31 +24,24 @@ from edge_lfm.quantize.convert import convert
 from edge_lfm.quantize.recipe import find_recipe
 from edge_lfm.text.tool_calls import Call, write_calls
 
-ABILITIES = ("recall", "ground", "tool", "json", "pattern", "translate", "code", "fim", "mixed_chat")
-CARD = {  # of edge_lfm/demo_model/README.md, bfloat16 weights, transformers
-    "recall": 85, "ground": 56, "tool": 59.8, "json": 40, "pattern": 65, "translate": 69, "code": 87, "fim": 88,
-    "mixed_chat": 59,
-}  # fmt: skip
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=100)
-    parser.add_argument("--recipes", default="int8,balanced")
+    parser.add_argument("--recipes", default="float32,int8,balanced")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     found = {name: accuracies(name, args.samples) for name in args.recipes.split(",")}
     if args.json:
         print(json.dumps(found, indent=2))
         return
-    recipes = list(found)
-    heads = [f"{name}{form}" for name in recipes for form in ("", ", constrained", ", valid form")]
-    print(f"| ability | card, bf16 | {' | '.join(heads)} |\n|---{'|---' * (1 + len(heads))}|")
-    for ability in ABILITIES:
-        cells = [
-            f"{found[name][ability].get(form, '')}" for name in recipes for form in ("free", "constrained", "valid")
-        ]
-        print(f"| {ability} | {CARD[ability]} | {' | '.join(cells)} |")
+    forms = {"free": "", "constrained": ", bound", "valid": ", valid form"}
+    shown = [(name, form) for name in found for form in forms if form == "free" or name != "float32"]
+    heads = [f"{name}{forms[form]}" for name, form in shown]
+    print(f"| ability | samples | {' | '.join(heads)} |\n|---{'|---' * (1 + len(heads))}|")
+    for ability, row in next(iter(found.values())).items():
+        cells = [f"{found[name][ability].get(form, '')}" for name, form in shown]
+        print(f"| {ability} | {row['samples']:.0f} | {' | '.join(cells)} |")
 
 
 def accuracies(recipe: str, samples: int) -> dict[str, dict[str, float]]:
@@ -59,12 +52,13 @@ def accuracies(recipe: str, samples: int) -> dict[str, dict[str, float]]:
         packed = Path(folder) / "m"
         convert(demo, packed, find_recipe(recipe))
         with Model.load(packed, threads=1) as model:
-            return {name: measure(model, [t for t in tasks if t.task == name][:samples]) for name in ABILITIES}
+            names = dict.fromkeys(task.task for task in tasks)
+            return {name: measure(model, [t for t in tasks if t.task == name][:samples]) for name in names}
 
 
 def measure(model: Model, tasks: list[Task]) -> dict[str, float]:
     free = [answer(model, task, {})[0] for task in tasks]
-    found = {"free": percent(judge(tasks, free))}
+    found: dict[str, float] = {"samples": len(tasks), "free": percent(judge(tasks, free))}
     limits = [constraint(task) for task in tasks]
     if all(limits):
         bound = [answer(model, task, limit) for task, limit in zip(tasks, limits, strict=True)]
@@ -89,16 +83,16 @@ def answer(model: Model, task: Task, options: dict[str, Any]) -> tuple[str, Comp
 
 def constraint(task: Task) -> dict[str, Any]:
     """What a user of this prompt would state; nothing for free text."""
-    if task.task == "tool":
+    if task.check in ("tool", "notool"):
         listed = re.search(r"<\|tool_list_start\|>(.*)<\|tool_list_end\|>", task.prompt, re.DOTALL)
         assert listed
         return {"tools": json.loads(listed[1]), "tool_choice": "required"}
-    if task.task == "json":
+    if task.check == "json":
         kinds = {key: {"type": "integer" if isinstance(value, int) else "string"} for key, value in task.expect.items()}
         return {
             "schema": {"type": "object", "properties": kinds, "required": list(kinds), "additionalProperties": False}
         }
-    if task.task == "pattern":
+    if task.task.startswith(("pattern", "few-shot")):
         return {"choices": list(labels(task.prompt))}
     return {}
 

@@ -8,6 +8,7 @@ Each task asks for text that stands in the prompt, raw, so that the model may co
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterable
 
 from edge_lfm import Model
 
@@ -31,10 +32,13 @@ def main() -> None:
                     answer = model.generate(prompt, raw=True, max_tokens=TOKENS, lookup=drafts)
                     found.append(answer.timings.decode_tps)
             plain = statistics.median(rates[0])
-            for drafts, found in rates.items():
-                print(
-                    f"| {name} | {drafts} | {statistics.median(found):.0f} | {statistics.median(found) / plain:.2f} |"
-                )
+            medians = [statistics.median(found) for found in rates.values()]
+            ratios = [f"{rate / plain:.2f}" for rate in medians]
+            print(f"| {name} | {_row(rates)} | {_row(map(round, medians))} | {_row(ratios)} |")
+
+
+def _row(values: Iterable[object]) -> str:
+    return " / ".join(str(value) for value in values)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """The tables of docs/quality.md: recipes beside float32 on texts and tasks, as Markdown.
 
-    python benchmarks/quality.py --texts DIR --work DIR [--calibration DIR] [--recipes balanced,small,q4_0]
+    python benchmarks/quality.py --texts DIR --work DIR [--calibrate TEXT] [--recipes balanced,small,q4_0]
 
 Every *.txt of the folder is read in 32 windows of 512 tokens; tasks are those of the demo model. Models and results
-are kept in --work, and results that are there are not measured again. With --calibration (of `edge-lfm calibrate`),
-`quality` is also made with it. Ratios are to the recipe q4_0.
+are kept in --work, and results that are there are not measured again. With --calibrate, `quality` is also made with a
+calibration on that text. Ratios are to the recipe q4_0.
 """
 
 from __future__ import annotations
@@ -30,8 +30,15 @@ def model_of(args: argparse.Namespace, name: str) -> Path:
     folder: Path = args.work / name
     if not folder.exists():
         recipe, _, calibrated = name.partition("-")
-        extra = ["--calibration", args.calibration] if calibrated else []
+        extra = ["--calibration", calibration_of(args)] if calibrated else []
         run("quantize", args.checkpoint, "-o", folder, "--recipe", recipe, *extra)
+    return folder
+
+
+def calibration_of(args: argparse.Namespace) -> Path:
+    folder: Path = args.work / "calibration"
+    if not folder.exists():
+        run("calibrate", args.checkpoint, "--text", args.calibrate, "--keep-inputs", "-o", folder)
     return folder
 
 
@@ -102,11 +109,11 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, default=Path("edge_lfm/demo_model"))
-    parser.add_argument("--calibration", type=Path)
+    parser.add_argument("--calibrate", type=Path, metavar="TEXT")
     parser.add_argument("--recipes", default=RECIPES)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    names = args.recipes.split(",") + (["quality-cal"] if args.calibration else [])
+    names = args.recipes.split(",") + (["quality-cal"] if args.calibrate else [])
     results = {name: measure(args, name) for name in names}
     for rows in (summary(results), divergence(results), perplexity(results)):
         show(rows)
