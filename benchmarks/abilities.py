@@ -44,15 +44,15 @@ def main() -> None:
         print(f"| {ability} | {row['samples']:.0f} | {' | '.join(cells)} |")
 
 
-def accuracies(recipe: str, samples: int) -> dict[str, dict[str, float]]:
-    """Percent right of each ability, free and constrained, and of valid form when constrained."""
+def accuracies(recipe: str, samples: int, names: list[str] | None = None) -> dict[str, dict[str, float]]:
+    """Percent right of abilities (default: all), free and constrained, and of valid form when constrained."""
     demo = Path(str(files("edge_lfm.demo_model")))
     tasks = read_tasks(demo / "tasks.jsonl")
     with tempfile.TemporaryDirectory() as folder:
         packed = Path(folder) / "m"
         convert(demo, packed, find_recipe(recipe))
         with Model.load(packed, threads=1) as model:
-            names = dict.fromkeys(task.task for task in tasks)
+            names = names or list(dict.fromkeys(task.task for task in tasks))
             return {name: measure(model, [t for t in tasks if t.task == name][:samples]) for name in names}
 
 

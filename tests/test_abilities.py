@@ -214,6 +214,12 @@ def test_asking_again_with_what_was_wrong(model: Model) -> None:
         model.ask_until("x", valid, tries=0)
 
 
+CARD = {  # percent right, of the demo model's card: transformers, bfloat16 weights
+    "recall": 85, "ground": 56, "tool": 59.8, "json": 40, "pattern": 65, "translate": 69, "code": 87, "fim": 88,
+    "mixed_chat": 59,
+}  # fmt: skip
+
+
 def test_the_seed_abilities_beside_the_card() -> None:
     """All held-out samples, int8: within 3 points of the card's float figures, and always of valid form if bound."""
     path = Path(__file__).parent.parent / "benchmarks/abilities.py"
@@ -221,8 +227,8 @@ def test_the_seed_abilities_beside_the_card() -> None:
     assert spec and spec.loader
     abilities = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(abilities)
-    for name, found in abilities.accuracies("int8", 100).items():
-        assert abs(found["free"] - abilities.CARD[name]) <= 3, (name, found)
+    for name, found in abilities.accuracies("int8", 100, list(CARD)).items():
+        assert abs(found["free"] - CARD[name]) <= 3, (name, found)
         if "constrained" in found:
             assert found["valid"] == 100 and found["constrained"] >= found["free"] - 3, (name, found)
 
