@@ -13,8 +13,8 @@ from torch import Tensor
 
 _FAST = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 BF16 = torch.bfloat16 if _FAST else torch.float32
-_ROWS_OF_AN_EXPERT = 128
-"""The library compiles a kernel for every new shape of a product, in 1.5 ms: few shapes, then."""
+_ROWS_OF_AN_EXPERT = 128 if BF16 is torch.bfloat16 else 8
+"""In bfloat16 the library compiles a kernel for every new shape of a product, in 1.5 ms: few shapes, then."""
 HEAD_ROWS = 1024
 """Positions whose logits are in memory at a time."""
 
@@ -54,7 +54,7 @@ class Experts(torch.autograd.Function):
             torch.mm(a[first:last], w2[e].t(), out=y[first:last])
         ctx.save_for_backward(xs, ws, g, a, pairs, places, w13, w2)
         ctx.ends, ctx.k = ends, k
-        return y.index_select(0, places).view(tokens, k, -1).sum(1)
+        return F.embedding_bag(places.view(tokens, k), y, mode="sum")
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -69,7 +69,7 @@ class Experts(torch.autograd.Function):
         for e, (first, last) in enumerate(_ranges(ctx.ends)):
             torch.mm(dg[first:last], w13[e], out=dxs[first:last])
             torch.mm(dg[first:last].t(), xs[first:last], out=dw13[e])
-        du = dxs.index_select(0, places).view(-1, ctx.k, xs.shape[1]).sum(1)
+        du = F.embedding_bag(places.view(-1, ctx.k), dxs, mode="sum")
         return du, dws[places].view(-1, ctx.k), None, dw13, dw2
 
 

@@ -70,19 +70,36 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 @torch.compile(dynamic=False)
 def _queries(h: Tensor, p: Any, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values [rows, heads, T, hd] of the normed input."""
+    """Queries, keys and values [rows * T, heads, hd] of the normed input."""
     rows, tokens, _ = h.shape
     width = p["qn"].shape[0]
     u = _rms(h, p["operator_norm"])
     q, k, v = (F.linear(u, p[name]).view(rows, tokens, -1, width) for name in ("q", "kk", "v"))
     q, k = _turn(_rms(q, p["qn"]).float(), cos, sin).to(BF16), _turn(_rms(k, p["kn"]).float(), cos, sin).to(BF16)
-    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    return q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
+    """Every token attends to its document as far as itself: [tokens, heads, hd].
+
+    Document by document: with a mask over rows of 512 it is four times the work, of 2,048 sixteen times.
+    """
+    mixed = [
+        F.scaled_dot_product_attention(*(x.transpose(0, 1)[None] for x in qkv), is_causal=True, enable_gqa=True)
+        for qkv in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
+    ]
+    return torch.cat([m[0].transpose(0, 1) for m in mixed])
+
+
+def _lengths(documents: Tensor) -> list[int]:
+    """Tokens of each document of [rows, T] document numbers, row after row."""
+    first = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True).flatten().nonzero()[:, 0]
+    return torch.diff(first, append=torch.tensor([documents.numel()])).tolist()
 
 
 @torch.compile(dynamic=False)
 def _attended(h: Tensor, mixed: Tensor, out: Tensor) -> Tensor:
-    rows, tokens, _ = h.shape
-    return h + F.linear(mixed.transpose(1, 2).reshape(rows, tokens, -1), out).float()
+    return h + F.linear(mixed.view(h.shape), out).float()
 
 
 @torch.compile(dynamic=False)
@@ -164,8 +181,7 @@ class Network(nn.Module):
             return (F.pad(documents, (back, 0), value=-1)[:, :tokens] == documents).float()[..., None]
 
         one, two = same(1), same(2)
-        mask = (documents[:, :, None] == documents[:, None, :]) & torch.ones(tokens, tokens, dtype=torch.bool).tril()
-        bias = torch.zeros(mask.shape, dtype=BF16).masked_fill_(~mask, float("-inf"))[:, None]
+        lengths = _lengths(documents)
         cos, sin = self.cos[:tokens], self.sin[:tokens]
         h = F.embedding(ids, self.embedding).float()
         loads: list[Tensor] = []
@@ -174,7 +190,7 @@ class Network(nn.Module):
                 h = _conv(h, p["operator_norm"], p["in_proj"], p["taps"], p["out_proj"], one, two)
             else:
                 q, k, v = _queries(h, dict(p.items()), cos, sin)
-                h = _attended(h, F.scaled_dot_product_attention(q, k, v, attn_mask=bias, enable_gqa=True), p["o"])
+                h = _attended(h, _attention(q, k, v, lengths), p["o"])
             if "gate" not in p:
                 h = _dense(h, p["ffn_norm"], p["w1"], p["w3"], p["w2"])
                 continue
