@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Empty: install a built wheel in place of the checkout, as a user would.
 EDITABLE ?= --editable
 
-.PHONY: demo test test-resume test-javascript test-arm check wheel goldens tables bench clean
+.PHONY: demo test test-resume test-javascript test-arm check wheel goldens llama-goldens tables demo-model bench clean
 
 # Quantize the embedded demo model to int4 and chat with it.
 demo: $(VENV)/.installed
@@ -46,16 +46,32 @@ wheel: $(VENV)/.installed
 # Remake the golden logits with transformers, in an environment of its own.
 goldens:
 	$(PYTHON) -m venv .venv-goldens
-	.venv-goldens/bin/pip install --quiet "torch>=2.6" "transformers>=5.0" numpy jinja2
+	.venv-goldens/bin/pip install --quiet "torch>=2.6" "transformers>=5.24" numpy jinja2
 	.venv-goldens/bin/python tools/make_goldens.py
 	.venv-goldens/bin/python tools/make_demo_goldens.py
+
+# Remake what llama.cpp computes from the demo model's GGUF files (builds llama.cpp: a C++ compiler, some minutes).
+llama-goldens: $(VENV)/.installed
+	$(BIN)/pip install --quiet llama-cpp-python
+	$(BIN)/python tools/make_llama_goldens.py
+
+# Embed the model of the training run RUN (tools/demo/README.md), and remake all that depends on it: about an hour.
+demo-model: $(VENV)/.installed
+	test -f $(RUN)/checkpoint.pt
+	$(PYTHON) -m venv .venv-goldens
+	.venv-goldens/bin/pip install --quiet "torch>=2.6" numpy tokenizers safetensors
+	PYTHONPATH=tools .venv-goldens/bin/python -m demo.export $(RUN) --tokenizer edge_lfm/demo_model -o edge_lfm/demo_model
+	cp $(RUN)/log.txt tools/demo/train.log
+	PYTHONPATH=tools $(BIN)/python -m demo.evaluate edge_lfm/demo_model --tasks edge_lfm/demo_model/tasks.jsonl
+	$(MAKE) goldens llama-goldens tables
 
 # Make the documents' tables anew that are of the demo model (and of LLVM's analyser): CORPORA as in tools/demo/README.md,
 # WIKITEXT wiki.test.raw, CALIBRATION a text. About half an hour.
 tables: $(VENV)/.installed
 	PYTHONPATH=tools $(BIN)/python -m demo.texts --corpora $(CORPORA) --wikitext $(WIKITEXT) -o build/tables/texts
 	WORK=build/tables TEXTS=build/tables/texts CALIBRATION=$(CALIBRATION) \
-	    $(BIN)/python tools/remake_tables.py docs/quality.md docs/abilities.md docs/performance.md
+	    $(BIN)/python tools/remake_tables.py docs/quality.md README.md docs/abilities.md docs/paging.md docs/performance.md \
+	    docs/server.md edge_lfm/demo_model/README.md
 
 # Speed beside llama.cpp, built from its source package (needs a C++ compiler and some gigabytes of disk).
 bench: $(VENV)/.installed

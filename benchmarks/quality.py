@@ -1,10 +1,11 @@
 """The tables of docs/quality.md: recipes beside float32 on texts and tasks, as Markdown.
 
     python benchmarks/quality.py --texts DIR --work DIR [--calibrate TEXT] [--recipes balanced,small,q4_0]
+    python benchmarks/quality.py --texts DIR --work DIR [--calibrate TEXT] --sizes lfm2-24b-a2b     # the README's table
 
 Every *.txt of the folder is read in 32 windows of 512 tokens; tasks are those of the demo model. Models and results
 are kept in --work, and results that are there are not measured again. With --calibrate, `quality` is also made with a
-calibration on that text. Ratios are to the recipe q4_0.
+calibration on that text. Ratios are to the recipe q4_0. --sizes gives each recipe a line, with its sizes for a shape.
 """
 
 from __future__ import annotations
@@ -16,6 +17,12 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from edge_lfm.config import ModelConfig
+from edge_lfm.model.plan import plan_pieces
+from edge_lfm.model.sizes import measure_sizes
+from edge_lfm.quantize.families import family_config
+from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe
 
 RECIPES = "balanced,quality,small,int4,int8,q4_0"
 Results = dict[str, dict[str, Any]]
@@ -72,6 +79,23 @@ def summary(results: Results) -> list[list[str]]:
     return rows
 
 
+def sizes(results: Results, shape: str) -> list[list[str]]:
+    """What a recipe costs and loses, with a calibration where the recipe uses one."""
+    rows = [["recipe", f"{shape}: file", "read per token", "KL divergence", "what it is"]]
+    for name in results:
+        recipe, _, calibrated = name.partition("-")
+        if calibrated or name == "float32":
+            continue
+        config = ModelConfig.from_dict(family_config(shape))
+        lost = _mean(results.get(f"{name}-cal", results[name]), "kl_mean") / _mean(results["q4_0"], "kl_mean")
+        measured = measure_sizes(config, plan_pieces(config, find_recipe(recipe).schemes))
+        rows.append([
+            f"`{name}`" + " (default)" * (name == DEFAULT_RECIPE), f"{measured.file_bytes / 1e9:.2f} GB",
+            f"{measured.bytes_per_token / 1e9:.3f} GB", f"{lost:.2f}", find_recipe(recipe).summary,
+        ])  # fmt: skip
+    return rows
+
+
 def divergence(results: Results) -> list[list[str]]:
     names = _texts(results)
     rows = [["KL divergence, mean", *names]]
@@ -111,11 +135,13 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=Path("edge_lfm/demo_model"))
     parser.add_argument("--calibrate", type=Path, metavar="TEXT")
     parser.add_argument("--recipes", default=RECIPES)
+    parser.add_argument("--sizes", metavar="SHAPE")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     names = args.recipes.split(",") + (["quality-cal"] if args.calibrate else [])
     results = {name: measure(args, name) for name in names}
-    for rows in (summary(results), divergence(results), perplexity(results)):
+    shown = [sizes(results, args.sizes)] if args.sizes else [summary(results), divergence(results), perplexity(results)]
+    for rows in shown:
         show(rows)
 
 

@@ -11,6 +11,7 @@ text.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def main() -> None:
             parts += [record(model, ids[first : first + TOKENS]) for first in starts]
     offsets = np.cumsum([0, *(len(part) for part in parts)])
     np.savez_compressed(args.output, experts=np.concatenate(parts), offsets=offsets)
-    print(f"{args.output}: {offsets[-1]} tokens in {len(parts)} sequences")
+    print(f"{args.output}: {offsets[-1]} tokens in {len(parts)} sequences", file=sys.stderr)
 
 
 if __name__ == "__main__":

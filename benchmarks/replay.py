@@ -5,7 +5,7 @@
 A trace holds `experts` [tokens, layers, k] and `offsets` of its sequences; caches are empty at the start of each. LRU,
 half-lives and Belady's bound give every layer a cache of its own. `decayed use` and `forecast` are the runtime's own
 `Residency`, where layers share the slots; the forecast is fitted to other sequences of the trace. As in the runtime,
-what is read may be used and not kept. "gap" is the part of the distance from LRU to Belady that a policy leaves.
+what is read may be used and not kept. "left of the gap": of the way from LRU to Belady, by decayed use and forecast.
 """
 
 from __future__ import annotations
@@ -132,17 +132,20 @@ def main() -> None:
         latest = np.zeros((len(layers), experts), bool)
         return {n: LearnedUse(n, fitted[horizon_of(keep / top_k), n], latest) for n in layers}
 
-    print(f"{args.trace.name}: {args.sequences} sequences, {int(used.any((2, 3)).sum())} tokens, {experts} experts")
-    print("| share kept | policy | hit rate | gap to Belady left |\n|---|---|---|---|")
+    policies = [*yardsticks, "decayed use", *(["forecast"] if fitted is not None else [])]
+    print(f"| share kept | {' | '.join(policies)} | left of the gap | tokens |")
+    print("|---" * (len(policies) + 3) + "|")
+    tokens = int(used.any((2, 3)).sum())
     for share in map(float, args.share.split(",")):
         keep = round(share * experts)
         rates = {name: replay.hit_rate(keep, make()) for name, make in yardsticks.items()}
         rates["decayed use"] = replay.runtime(keep, lambda: {n: DecayedUse(experts) for n in layers})
         if fitted is not None:
             rates["forecast"] = replay.runtime(keep, lambda keep=keep: forecast(keep))
-        for name, rate in rates.items():
-            left = (rates["belady"] - rate) / (rates["belady"] - rates["lru"])
-            print(f"| {share:.1%} | {name} | {rate:.3f} | {left:.0%} |", flush=True)
+        gap = rates["belady"] - rates["lru"]
+        left = (f"{(rates['belady'] - rates[name]) / gap:.0%}" for name in policies[len(yardsticks) :])
+        cells = (f"{rates[name]:.3f}" for name in policies)
+        print(f"| {share:.1%} | {' | '.join(cells)} | {' / '.join(left)} | {tokens} |", flush=True)
 
 
 if __name__ == "__main__":

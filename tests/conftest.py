@@ -90,11 +90,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def demo_goldens() -> dict[str, dict]:
-    """prompt name -> ids, greedy ids and logits of transformers on the demo model."""
+    """prompt name -> ids, greedy ids, logits and experts by layer of transformers on the demo model."""
     prompts = json.loads((DATA / "demo_golden" / "golden.json").read_text(encoding="utf-8"))["prompts"]
     with np.load(DATA / "demo_golden" / "golden_f32.npz") as arrays:
         for name, prompt in prompts.items():
             prompt["logits"] = arrays[f"{name}.logits"]
+            at = f"{name}.experts."
+            prompt["experts"] = {int(key.removeprefix(at)): arrays[key] for key in arrays.files if key.startswith(at)}
     return prompts
 
 

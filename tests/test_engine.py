@@ -134,6 +134,23 @@ def test_demo_answers_as_transformers_does(demo: dict[str, Path], demo_goldens: 
             assert generated == prompt["greedy_ids"], name
 
 
+def test_demo_takes_the_experts_that_transformers_takes(demo: dict[str, Path], demo_goldens: dict[str, dict]) -> None:
+    """Of every token of the golden prompts, in every layer; the float16 KV cache may turn a near tie."""
+    same = total = 0
+    with PackedModel(demo["float32"]) as model, Runner(model, load_kernels(), 1) as runner:
+        for prompt in demo_goldens.values():
+            found: dict[int, list[np.ndarray]] = {n: [] for n in prompt["experts"]}
+            runner.run(
+                np.array(prompt["prompt_ids"]),
+                State(model.config, 2048),
+                routing=lambda n, chosen, found=found: found[n].append(np.sort(chosen, axis=1)),
+            )
+            for n, expected in prompt["experts"].items():
+                rows = (np.concatenate(found[n]) == expected).all(1)
+                same, total = same + rows.sum(), total + len(rows)
+    assert total > 1000 and same / total > 0.998
+
+
 def test_the_kv_cache_grows_without_a_trace(packed_cases: dict[str, dict[str, Path]]) -> None:
     folder = packed_cases["int4"]["moe"]
     ids = np.random.default_rng(0).integers(0, 160, 900)

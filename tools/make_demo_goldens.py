@@ -3,7 +3,8 @@
     .venv-goldens/bin/python tools/make_demo_goldens.py      # `make goldens` made that environment
 
 For each prompt: token ids, logits in float32 arithmetic on the stored weights, chosen experts, and the greedy answer.
-Imports nothing of edge-lfm: the goldens are an independent oracle.
+Of each held-out task (tasks.jsonl): the greedy answers to its first samples. Imports nothing of edge-lfm: the goldens
+are an independent oracle.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from transformers import Lfm2MoeForCausalLM
 ROOT = Path(__file__).parent.parent
 MODEL, OUT = ROOT / "edge_lfm/demo_model", ROOT / "tests/data/demo_golden"
 NEW_TOKENS, WHOLE_PROMPT, LAST = 48, 40, 8
+SAMPLES = 25  # of a task
 NOTE = (
     "float32 arithmetic on the bfloat16 weights, transformers Lfm2MoeForCausalLM; logits of all prompt positions (the "
     f"last {LAST} for prompts over {WHOLE_PROMPT} tokens); experts.N: sorted expert numbers per prompt token in layer N"
@@ -77,18 +79,32 @@ class Routing:
     def __init__(self, model: Any) -> None:
         self.chosen: dict[int, np.ndarray] = {}
         for n, layer in enumerate(model.model.layers):
-            if hasattr(layer.feed_forward, "route_tokens_to_experts"):
-                self._watch(n, layer.feed_forward)
+            if n >= model.config.num_dense_layers:
+                layer.feed_forward.gate.register_forward_hook(lambda *call, n=n: self._note(n, call[2]))
 
-    def _watch(self, n: int, block: Any) -> None:
-        route = block.route_tokens_to_experts
+    def _note(self, n: int, routed: tuple[torch.Tensor, ...]) -> None:
+        self.chosen[n] = np.sort(routed[2].numpy(), -1).astype(np.uint8)
 
-        def watched(logits: torch.Tensor) -> Any:
-            found = route(logits)
-            self.chosen[n] = np.sort(found[0].numpy(), -1).astype(np.uint8)
-            return found
 
-        block.route_tokens_to_experts = watched
+@torch.no_grad()
+def greedy(model: Any, ids: list[int], most: int) -> list[int]:
+    x = torch.tensor([ids])
+    options = {"do_sample": False, "eos_token_id": 7, "pad_token_id": 0}
+    made: list[int] = model.generate(x, attention_mask=torch.ones_like(x), max_new_tokens=most, **options)[0].tolist()
+    return made[len(ids) :]
+
+
+def answers(model: Any, tokenizer: Tokenizer) -> dict[str, list[str]]:
+    """task -> answers to its first samples, without the end of turn."""
+    found: dict[str, list[str]] = {}
+    for line in (MODEL / "tasks.jsonl").read_text(encoding="utf-8").splitlines():
+        task = json.loads(line)
+        mine = found.setdefault(task["task"], [])
+        if len(mine) < SAMPLES:
+            ids = tokenizer.encode(task["prompt"], add_special_tokens=False).ids
+            made = greedy(model, ids, task["max_tokens"])
+            mine.append(tokenizer.decode([i for i in made if i != 7], skip_special_tokens=False))
+    return found
 
 
 @torch.no_grad()
@@ -99,8 +115,7 @@ def golden(model: Any, routing: Routing, tokenizer: Tokenizer, text: str) -> tup
     logits = model(x).logits[0].float()
     arrays: dict[str, Any] = {f"experts.{n}": chosen for n, chosen in routing.chosen.items()}
     arrays["logits"] = (logits if len(ids) <= WHOLE_PROMPT else logits[-LAST:]).numpy()
-    made = model.generate(x, attention_mask=torch.ones_like(x), max_new_tokens=NEW_TOKENS, do_sample=False,
-                          eos_token_id=7, pad_token_id=0)[0, len(ids):].tolist()  # fmt: skip
+    made = greedy(model, ids, NEW_TOKENS)
     whole = model(torch.tensor([ids + made])).logits[0].float()[len(ids) - 1 :]
     first, second = torch.topk(whole, 2, -1)[0].unbind(-1)
     log = torch.log_softmax(whole, -1)
@@ -115,6 +130,7 @@ def golden(model: Any, routing: Routing, tokenizer: Tokenizer, text: str) -> tup
 
 
 def main() -> None:
+    torch.set_num_threads(1)  # the model is too small for more
     model = Lfm2MoeForCausalLM.from_pretrained(MODEL, dtype=torch.float32).eval()
     routing, tokenizer = Routing(model), Tokenizer.from_file(str(MODEL / "tokenizer.json"))
     records, arrays = {}, {}
@@ -125,6 +141,8 @@ def main() -> None:
     np.savez_compressed(OUT / "golden_f32.npz", **arrays)
     text = json.dumps({"note": NOTE, "prompts": records}, indent=1, ensure_ascii=False)
     (OUT / "golden.json").write_text(text + "\n", encoding="utf-8")
+    text = json.dumps(answers(model, tokenizer), indent=0, ensure_ascii=False)
+    (OUT / "answers.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

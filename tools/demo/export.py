@@ -10,23 +10,35 @@ import json
 import shutil
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 
-from demo.network import CONFIG
-from demo.train import Run
+from demo.network import CONFIG, Network
 
 GENERATION = {"bos_token_id": 1, "eos_token_id": 7, "pad_token_id": 0, "do_sample": False}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
-def export(run: Run, tokenizer: Path, output: Path) -> None:
-    """Write the weights as they are now, config and tokenizer."""
+def network_of(run: Path) -> Network:
+    """The network with the master weights of a run's last checkpoint."""
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    network = Network(seed=0)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.data = state["optimizer"]["slots"][name][0]
+    network.expert_bias = state["expert_bias"]
+    return network
+
+
+def export(network: Network, tokenizer: Path, output: Path) -> None:
+    """Write weights, config and tokenizer."""
     output.mkdir(parents=True, exist_ok=True)
-    save_file(run.network.hub_tensors(), output / "model.safetensors", metadata={"format": "pt"})
+    save_file(network.hub_tensors(), output / "model.safetensors", metadata={"format": "pt"})
     for name, value in (("config.json", CONFIG), ("generation_config.json", GENERATION)):
         (output / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    for name in TOKENIZER_FILES:
-        shutil.copyfile(tokenizer / name, output / name)
+    if tokenizer.resolve() != output.resolve():
+        for name in TOKENIZER_FILES:
+            shutil.copyfile(tokenizer / name, output / name)
 
 
 def main() -> None:
@@ -35,7 +47,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder with the tokenizer's files")
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
-    export(Run(args.run, seed=0), args.tokenizer, args.output)
+    export(network_of(args.run), args.tokenizer, args.output)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Products with gradients of their own: experts over tokens sorted by expert, and the head with its loss.
 
-Knows arrays only; bfloat16 weights and activations.
+Knows arrays only; weights and activations are of the type `COMPUTE`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import torch.nn.functional as F  # noqa: N812 (torch's custom)
 from torch import Tensor
 
 _FAST = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-BF16 = torch.bfloat16 if _FAST else torch.float32
-_ROWS_OF_AN_EXPERT = 128 if BF16 is torch.bfloat16 else 8
+COMPUTE = torch.bfloat16 if _FAST else torch.float32
+"""Emulated bfloat16 would be several times slower than float32."""
+_ROWS_OF_AN_EXPERT = 128 if COMPUTE is torch.bfloat16 else 8
 """In bfloat16 the library compiles a kernel for every new shape of a product, in 1.5 ms: few shapes, then."""
 HEAD_ROWS = 1024
 """Positions whose logits are in memory at a time."""
@@ -22,7 +23,7 @@ HEAD_ROWS = 1024
 @torch.compile(dynamic=True)
 def _gate(g: Tensor, weight: Tensor) -> Tensor:
     a, b = g.float().chunk(2, 1)
-    return (F.silu(a) * b * weight[:, None]).to(BF16)
+    return (F.silu(a) * b * weight[:, None]).to(COMPUTE)
 
 
 @torch.compile(dynamic=True)
@@ -32,7 +33,7 @@ def _gate_backward(g: Tensor, weight: Tensor, grad: Tensor) -> tuple[Tensor, Ten
     silu = a * s
     grad_weight = (d * silu * b).sum(1)
     d = d * weight[:, None]
-    return torch.cat((d * b * (s + silu * (1 - s)), d * silu), 1).to(BF16), grad_weight
+    return torch.cat((d * b * (s + silu * (1 - s)), d * silu), 1).to(COMPUTE), grad_weight
 
 
 class Experts(torch.autograd.Function):
@@ -45,11 +46,11 @@ class Experts(torch.autograd.Function):
         xs = u.index_select(0, pairs // k)
         ws = torch.zeros(len(pairs))
         ws[places] = weights.reshape(-1)
-        g = torch.empty(len(pairs), w13.shape[1], dtype=BF16)
+        g = torch.empty(len(pairs), w13.shape[1], dtype=COMPUTE)
         for e, (first, last) in enumerate(_ranges(ends)):
             torch.mm(xs[first:last], w13[e].t(), out=g[first:last])
         a = _gate(g, ws)
-        y = torch.empty(len(pairs), u.shape[1], dtype=BF16)
+        y = torch.empty(len(pairs), u.shape[1], dtype=COMPUTE)
         for e, (first, last) in enumerate(_ranges(ends)):
             torch.mm(a[first:last], w2[e].t(), out=y[first:last])
         ctx.save_for_backward(xs, ws, g, a, pairs, places, w13, w2)
@@ -101,7 +102,7 @@ def _cross_entropy(logits: Tensor, wanted: Tensor, weight: Tensor) -> tuple[Tens
     total = torch.logsumexp(logits, -1, keepdim=True)
     losses = total[:, 0] - logits.gather(1, wanted[:, None])[:, 0]
     hit = torch.arange(logits.shape[1])[None] == wanted[:, None]
-    return losses, ((torch.exp(logits - total) - hit.float()) * weight[:, None]).to(BF16)
+    return losses, ((torch.exp(logits - total) - hit.float()) * weight[:, None]).to(COMPUTE)
 
 
 class HeadLoss(torch.autograd.Function):
@@ -121,4 +122,4 @@ class HeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         du, de = ctx.saved_tensors
-        return du * grad, (de * grad).to(BF16), None, None
+        return du * grad, (de * grad).to(COMPUTE), None, None

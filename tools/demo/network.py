@@ -1,7 +1,7 @@
 """LFM2-MoE for training on a CPU, with the weights in the hub's layout.
 
-bfloat16 weights and products, float32 residual stream and router; neither attention nor the short convolution sees
-another document; tokens are sorted by expert. Knows no optimizer.
+bfloat16 weights and products where the processor has them, float32 residual stream and router; neither attention nor
+the short convolution sees another document; tokens are sorted by expert. Knows no optimizer.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's custom)
 from torch import Tensor, nn
 
-from demo.gradients import BF16, HEAD_ROWS, Experts, HeadLoss
+from demo.gradients import COMPUTE, HEAD_ROWS, Experts, HeadLoss
 
 CONFIG: dict[str, Any] = {
     "architectures": ["Lfm2MoeForCausalLM"],
@@ -50,7 +50,7 @@ CONFIG: dict[str, Any] = {
 
 def _rms(x: Tensor, weight: Tensor) -> Tensor:
     x = x.float()
-    return (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * weight).to(BF16)
+    return (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * weight).to(COMPUTE)
 
 
 @torch.compile(dynamic=False)
@@ -60,7 +60,7 @@ def _conv(h: Tensor, norm: Tensor, w_in: Tensor, taps: Tensor, w_out: Tensor, on
     g = (b * x).float()
     mixed = g * taps[:, 2] + F.pad(g, (0, 0, 1, 0))[:, :-1] * one * taps[:, 1]
     mixed = mixed + F.pad(g, (0, 0, 2, 0))[:, :-2] * two * taps[:, 0]
-    return h + F.linear((c.float() * mixed).to(BF16), w_out).float()
+    return h + F.linear((c.float() * mixed).to(COMPUTE), w_out).float()
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def _queries(h: Tensor, p: Any, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tenso
     width = p["qn"].shape[0]
     u = _rms(h, p["operator_norm"])
     q, k, v = (F.linear(u, p[name]).view(rows, tokens, -1, width) for name in ("q", "kk", "v"))
-    q, k = _turn(_rms(q, p["qn"]).float(), cos, sin).to(BF16), _turn(_rms(k, p["kn"]).float(), cos, sin).to(BF16)
+    q, k = _turn(_rms(q, p["qn"]).float(), cos, sin).to(COMPUTE), _turn(_rms(k, p["kn"]).float(), cos, sin).to(COMPUTE)
     return q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
 
 
@@ -105,7 +105,7 @@ def _attended(h: Tensor, mixed: Tensor, out: Tensor) -> Tensor:
 @torch.compile(dynamic=False)
 def _dense(h: Tensor, norm: Tensor, w1: Tensor, w3: Tensor, w2: Tensor) -> Tensor:
     u = _rms(h, norm)
-    return h + F.linear(F.silu(F.linear(u, w1).float()).to(BF16) * F.linear(u, w3), w2).float()
+    return h + F.linear(F.silu(F.linear(u, w1).float()).to(COMPUTE) * F.linear(u, w3), w2).float()
 
 
 @torch.compile(dynamic=False)
@@ -132,12 +132,14 @@ class Network(nn.Module):
         kv, small = config["num_key_value_heads"] * head, (2 * layers) ** -0.5
 
         def matrix(*shape: int, gain: float = 1.0) -> nn.Parameter:
-            return nn.Parameter((torch.randn(*shape, generator=generator) * gain / shape[-1] ** 0.5).to(BF16))
+            return nn.Parameter((torch.randn(*shape, generator=generator) * gain / shape[-1] ** 0.5).to(COMPUTE))
 
         def ones(size: int) -> nn.Parameter:
             return nn.Parameter(torch.ones(size))
 
-        self.embedding = nn.Parameter((torch.randn(config["vocab_size"], hidden, generator=generator) * 0.03).to(BF16))
+        self.embedding = nn.Parameter(
+            (torch.randn(config["vocab_size"], hidden, generator=generator) * 0.03).to(COMPUTE)
+        )
         self.norm = ones(hidden)
         self.expert_bias = torch.zeros(layers, experts)
         self.layers = nn.ModuleList()
@@ -205,7 +207,7 @@ class Network(nn.Module):
         """The weights under the hub's names, bfloat16."""
 
         def stored(tensor: Tensor) -> Tensor:
-            return tensor.detach().to(BF16).contiguous()
+            return tensor.detach().to(torch.bfloat16).contiguous()
 
         out = {"model.embed_tokens.weight": stored(self.embedding), "model.embedding_norm.weight": stored(self.norm)}
         width = CONFIG["moe_intermediate_size"]

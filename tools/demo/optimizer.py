@@ -1,4 +1,4 @@
-"""Muon for matrices, Adam for the rest; float32 master weights, bfloat16 copies in the network.
+"""Muon for matrices, Adam for the rest; float32 master weights, copies of the type `COMPUTE` in the network.
 
 Muon: momentum, then the nearest orthogonal matrix by Newton-Schulz (Jordan et al. 2024). Each expert, and each third of
 a conv's in_proj, is a matrix of its own.
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from demo.gradients import BF16
+from demo.gradients import COMPUTE
 
 MUON_RATE, ADAM_RATE, WEIGHT_DECAY = 0.01, 0.003, 0.05
 _MOMENTUM, _BETAS = 0.95, (0.9, 0.98)
@@ -90,11 +90,11 @@ def _muon(slot: _Slot, gradient: Tensor, rate: float) -> None:
 def _orthogonal(matrices: Tensor) -> Tensor:
     """The orthogonal matrix nearest to each of [n, rows, cols], about."""
     a, b, c = _COEFFICIENTS
-    x = matrices.to(BF16)
+    x = matrices.to(COMPUTE)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT.contiguous() if tall else x
     x = x / (x.float().norm(dim=(-2, -1), keepdim=True).to(x.dtype) + 1e-7)
     for _ in range(_STEPS):
         s = x @ x.mT
-        x = a * x + (b * s + c * (s @ s)) @ x
+        x = torch.baddbmm(x, torch.baddbmm(s, s, s, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x

@@ -1,0 +1,38 @@
+"""The learning curve of a training run, from its log: a table.
+
+PYTHONPATH=tools python -m demo.curve RUN/log.txt
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+AT = (0.5, 1, 2, 4, 6, 10, 15, 20, 25, 30, 35, 40)
+"""Millions of tokens."""
+_LINE = re.compile(
+    r"(?P<tokens>[\d.]+)M tokens, (?P<seconds>\d+) s, rate (?P<rate>[\d.]+), answers (?P<answers>[\d.]+), "
+    r"prose (?P<prose>[\d.]+), prompts (?P<prompts>[\d.]+)"
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("log", type=Path)
+    args = parser.parse_args()
+    found = [m.groupdict() for m in _LINE.finditer(args.log.read_text(encoding="utf-8"))]
+    print(
+        "| million tokens | hours | rate | loss of answers | of other texts | of prompts |\n|---|---|---|---|---|---|"
+    )
+    for line in [next((f for f in found if float(f["tokens"]) >= at), None) for at in AT] + found[-1:]:
+        if line:
+            hours = int(line["seconds"]) / 3600
+            print(
+                f"| {line['tokens']} | {hours:.2f} | {line['rate']} | {line['answers']} | {line['prose']} | "
+                f"{line['prompts']} |"
+            )
+
+
+if __name__ == "__main__":
+    main()
