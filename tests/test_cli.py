@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -259,18 +260,20 @@ class Terminal:
 
     def __init__(self, *arguments: str, **environment: str) -> None:
         self.parent, child = pty.openpty()
+        self._unread = ""
         self.process = subprocess.Popen(
             [*COMMAND, "chat", *arguments], stdin=child, stdout=child, stderr=child, env=os.environ | environment
         )
         os.close(child)
 
     def read_until(self, *marks: str) -> str:
-        text = ""
+        """What comes up to the last mark, from the mark before it; what came after it is for the next call."""
         for mark in marks:
-            while mark not in text:
-                text += os.read(self.parent, 4096).decode("utf-8", "replace")
-            rest = text[text.index(mark) + len(mark) :]
-            read, text = text, rest
+            while mark not in self._unread:
+                assert select.select([self.parent], [], [], 60)[0], f"no {mark!r} after {self._unread!r}"
+                self._unread += os.read(self.parent, 4096).decode("utf-8", "replace")
+            end = self._unread.index(mark) + len(mark)
+            read, self._unread = self._unread[:end], self._unread[end:]
         return read
 
     def say(self, line: str, *marks: str) -> str:
@@ -334,8 +337,7 @@ def test_ctrl_c_stops_the_answer_only(demo: dict[str, Path], home: str) -> None:
     options = ("--temp", "5", "--seed", "1", "-n", "100000")
     with Terminal(str(demo["int4"]), *options, EDGE_LFM_CACHE=home) as chat:
         os.write(chat.parent, b"Tell me a story.\n")
-        chat.read_until("story.", "\n")
-        time.sleep(0.05)
+        chat.read_until("story.", "\n", " ")  # the answer has begun
         chat.process.send_signal(signal.SIGINT)
         chat.read_until("[stopped]", "> ")
         chat.say("/undo", "taken back: Tell me a story.")
