@@ -21,6 +21,7 @@ from edge_lfm.kernels.layout import (
     MATRIX,
     STATE,
     SYNC_BYTES,
+    scratch_bytes,
 )
 from edge_lfm.kernels.library import load_kernels
 from edge_lfm.kernels.schemes import SCHEMES, Scheme
@@ -53,9 +54,9 @@ def test_multiply(benchmark: Any, scheme: Scheme, tokens: int) -> None:
     matrix["scheme"], matrix["address"], matrix["rows"], matrix["cols"] = scheme.id, weights.ctypes.data, rows, HIDDEN
     f, q = np.ones((tokens, HIDDEN), np.float32), np.ones((tokens, HIDDEN), np.int8)
     s, out = np.zeros((tokens, HIDDEN // 32, 4), np.float32), np.zeros((tokens, rows), np.float32)
-    step = Step()
+    step, area = Step(), np.zeros(scratch_bytes(HIDDEN), np.uint8)
     benchmark(lambda: kernels.multiply(step.address, matrix.ctypes.data, f.ctypes.data, q.ctypes.data, s.ctypes.data,
-                                       out.ctypes.data, rows * 4, tokens, 0))  # fmt: skip
+                                       out.ctypes.data, rows * 4, tokens, 0, area.ctypes.data))  # fmt: skip
     seconds = benchmark.stats["median"]
     benchmark.extra_info["GB/s"] = weights.nbytes / seconds / 1e9
     benchmark.extra_info["GOPS"] = 2 * rows * HIDDEN * tokens / seconds / 1e9

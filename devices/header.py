@@ -15,7 +15,7 @@ from edge_lfm.kernels.schemes import SCHEMES, TILE_ROWS
 
 HEADER_NAME = "edge_lfm_kernels.h"
 _RECORDS = {"matrix": layout.MATRIX, "layer": layout.LAYER, "state": layout.STATE, "context": layout.CONTEXT}
-_CONSTANTS = ("LAYOUT_VERSION", "GROUP", "ACTIVATION_BYTES", "SYNC_BYTES", "COUNTER", "ERROR", "EXPERT_SCRATCH_BYTES",
+_CONSTANTS = ("LAYOUT_VERSION", "GROUP", "ACTIVATION_BYTES", "SYNC_BYTES", "COUNTER", "ERROR",
               "ATTENTION_SCRATCH_BYTES")  # fmt: skip
 _TYPES = {np.dtype("i8"): "int64_t", np.dtype("f4"): "float", layout.MATRIX: "edge_lfm_matrix"}
 _PREAMBLE = """\
@@ -41,9 +41,10 @@ def header_text() -> str:
     lines = [_PREAMBLE]
     lines += [f"#define EDGE_LFM_{name} {getattr(layout, name)}" for name in _CONSTANTS]
     lines.append(f"#define EDGE_LFM_TILE_ROWS {TILE_ROWS}")
-    fixed = layout.encode_scratch_bytes(0)
-    per_group = layout.encode_scratch_bytes(layout.GROUP) - fixed
-    lines.append(f"#define EDGE_LFM_ENCODE_SCRATCH_BYTES(cols) ({fixed} + (cols) / EDGE_LFM_GROUP * {per_group})\n")
+    for name, size in (("SCRATCH", layout.scratch_bytes), ("ENCODE_SCRATCH", layout.encode_scratch_bytes)):
+        fixed, per_group = size(0), size(layout.GROUP) - size(0)
+        lines.append(f"#define EDGE_LFM_{name}_BYTES(cols) ({fixed} + (cols) / EDGE_LFM_GROUP * {per_group})")
+    lines.append("")
     for scheme in SCHEMES.values():
         lines.append(f"/* a tile of {scheme.name}: header + cols / EDGE_LFM_GROUP * group bytes */")
         lines.append(f"#define EDGE_LFM_{scheme.name.upper()} {scheme.id}")

@@ -25,6 +25,9 @@ _SHORT_OF_REGISTERS = ISA.name not in ("avx512vnni", "ssse3", "portable")
 """Where LLVM's own order of instructions, one token after another with all unpacked weights at hand, costs more in
 registers kept in memory than `_after` does: on a Zen 3 core int4 prefills at 133 GOPS with it, at 171 in our order."""
 
+LANE_ROWS = {"avx2": 4, "ssse3": 2}.get(ISA.name, 0)
+"""Rows whose sums with 16 tokens stay in registers (`lanes.py`); 0: the tier has no use for it."""
+
 Step = Callable[[ir.IRBuilder, Any, Any, Any], Any]
 """`(builder, sums, weights, activations)` of one register -> sums."""
 
@@ -57,6 +60,25 @@ def _by_registers(
                 accs[m][r] = step(b, accs[m][r], rows, four)
         if ordered:
             xs = [_after(b, x, [a for acc in accs for a in acc]) for x in xs]
+    return [join(b, acc) for acc in accs]
+
+
+def lane_block(b: ir.IRBuilder, sums: list[Any], weights: Any, x: Any, small: bool) -> list[Any]:
+    """For each row m, sums[m][t] + the dot of its 16 weights with token t's 16 activations, 16 tokens in lanes.
+
+    weights: where row 0's first four lie as dot products read them, 0..127; the next row's 4 bytes on, the next four
+    64 bytes on. x: where the tokens' first fours lie; the next 64 bytes on. `small`: sums are `SMALL_SUMS`, two blocks'.
+    """
+    step: Step = _add_pairwise if small else lambda b, a, w, x: _dot(b, a, w, x, signed=False)
+    width = sums[0].type.count // 16 * _LANES
+    accs = [[part(b, a, n, width) for n in range(0, a.type.count, width)] for a in sums]
+    for j in range(4):
+        tokens = b.load(b.inttoptr(b.add(x, x.type(64 * j)), ir.VectorType(I8, 64).as_pointer()), align=1)
+        registers = [part(b, tokens, n, 4 * _LANES) for n in range(0, 64, 4 * _LANES)]
+        for m, acc in enumerate(accs):
+            four = _four_bytes(b, b.add(weights, weights.type(64 * j + 4 * m)), 0)
+            accs[m] = [step(b, a, four, register) for a, register in zip(acc, registers, strict=True)]
+        x = _after(b, x, [a for acc in accs for a in acc])
     return [join(b, acc) for acc in accs]
 
 

@@ -11,7 +11,9 @@ from edge_lfm.kernels.layout import (
     MOST_SCALE,
     offsets,
 )
-from edge_lfm.kernels.matmul import (
+from edge_lfm.kernels.simd import f32, half, i64, kernel, lookup_int, set_f32, u8
+from edge_lfm.kernels.sync import claim
+from edge_lfm.kernels.weights import (
     CODEBOOK4_G16,
     CODEBOOK4_G32,
     CODEBOOK_G16_BYTES,
@@ -25,8 +27,6 @@ from edge_lfm.kernels.matmul import (
     NIBBLE_BYTES,
     tile_bytes,
 )
-from edge_lfm.kernels.simd import f32, half, i64, kernel, lookup_int, set_f32, u8
-from edge_lfm.kernels.sync import claim
 
 CTX, MAT = offsets(CONTEXT), offsets(MATRIX)
 level_of = lookup_int(CODEBOOK)

@@ -29,19 +29,6 @@ from edge_lfm.kernels.layout import (
     SCALE_TOO_LARGE,
     WEIGHTS_NOT_FINITE,
 )
-from edge_lfm.kernels.matmul import (
-    CODEBOOK4_G16,
-    CODEBOOK4_G32,
-    CODEBOOK_G16_BYTES,
-    CODEBOOK_G32_BYTES,
-    CODEBOOK_HEADER,
-    INT4_BYTES,
-    INT4_G32,
-    INT8_BYTES,
-    INT8_G32,
-    NIBBLE_BYTES,
-    tile_bytes,
-)
 from edge_lfm.kernels.simd import (
     add_above,
     bits_of,
@@ -70,6 +57,19 @@ from edge_lfm.kernels.simd import (
     where_above,
     zero_f32,
     zero_i32,
+)
+from edge_lfm.kernels.weights import (
+    CODEBOOK4_G16,
+    CODEBOOK4_G32,
+    CODEBOOK_G16_BYTES,
+    CODEBOOK_G32_BYTES,
+    CODEBOOK_HEADER,
+    INT4_BYTES,
+    INT4_G32,
+    INT8_BYTES,
+    INT8_G32,
+    NIBBLE_BYTES,
+    tile_bytes,
 )
 
 LOWEST, HIGHEST = CODEBOOK[0], CODEBOOK[-1]

@@ -9,12 +9,14 @@ experts are paged, a step calls them for those that are there while others are r
 
 from numba import int64
 
-from edge_lfm.kernels.layout import ACTIVATION_BYTES, CONTEXT, EXPERT_BATCH, GROUP, LAYER, offsets
+from edge_lfm.kernels.lanes import pack_tokens
+from edge_lfm.kernels.layout import ACTIVATION_BYTES, CONTEXT, EXPERT_SCRATCH_BYTES, GROUP, LAYER, TOKEN_BATCH, offsets
 from edge_lfm.kernels.maths import silu
-from edge_lfm.kernels.matmul import multiply_tile, tile_bytes
+from edge_lfm.kernels.matmul import multiply_tile
 from edge_lfm.kernels.quantize import quantize_group
 from edge_lfm.kernels.simd import copy_bytes, f32, fma, i64, kernel, load_f32, smaller, splat_f32, store_f32
 from edge_lfm.kernels.sync import claim, claim_run
+from edge_lfm.kernels.weights import tile_bytes
 
 CTX, LAY = offsets(CONTEXT), offsets(LAYER)
 
@@ -52,21 +54,25 @@ def gate_up_rows(ctx, layer, block, first, last, row, x, x_q, x_s, shared, scrat
     """
     scheme, width, hidden = i64(layer + LAY.expert_scheme), i64(layer + LAY.expert_width), i64(ctx + CTX.hidden)
     size = tile_bytes(scheme, hidden)
-    w = block + (row // 16) * 2 * size
-    for p in range(first, last, EXPERT_BATCH):
-        count, at = smaller(int64(EXPERT_BATCH), last - p), int64(0) if shared else p * hidden
+    w, area = block + (row // 16) * 2 * size, scratch + EXPERT_SCRATCH_BYTES
+    for p in range(first, last, TOKEN_BATCH):
+        count, at = smaller(int64(TOKEN_BATCH), last - p), int64(0) if shared else p * hidden
+        x_s_at = x_s + at // GROUP * ACTIVATION_BYTES
+        blocks = pack_tokens(scheme, x_q + at, x_s_at, hidden, count, area)
         for tile in range(4):
             multiply_tile(
                 scheme,
                 w + tile * size,
                 x + at * 4,
                 x_q + at,
-                x_s + at // GROUP * ACTIVATION_BYTES,
+                x_s_at,
                 hidden,
                 scratch + tile * 64,
                 int64(256),
                 count,
                 int64(0),
+                area,
+                blocks,
             )
         for m in range(count):
             s = scratch + m * 256
@@ -141,6 +147,7 @@ def down(ctx, layer, scratch):
     segments, experts = i64(ctx + CTX.segments), layer_experts(ctx, layer)
     gate_bytes, size = 2 * (width // 16) * tile_bytes(scheme, hidden), tile_bytes(scheme, width)
     gated, gated_q, gated_s = i64(ctx + CTX.gated), i64(ctx + CTX.gated_q), i64(ctx + CTX.gated_s)
+    area = scratch + EXPERT_SCRATCH_BYTES
     while True:
         first, run = claim_run(ctx, hidden // 16)
         if first * 16 >= hidden:
@@ -150,20 +157,24 @@ def down(ctx, layer, scratch):
                 continue
             begin, end = i64(segments + 8 * e), i64(segments + 8 * (e + 1))
             w = i64(i64(layer + LAY.experts) + 8 * e) + gate_bytes
-            for tile in range(first, smaller(first + run, hidden // 16)):
-                for p in range(begin, end, EXPERT_BATCH):
-                    count, at = smaller(int64(EXPERT_BATCH), end - p), p * width
+            for p in range(begin, end, TOKEN_BATCH):
+                count, at = smaller(int64(TOKEN_BATCH), end - p), p * width
+                q, s = gated_q + at, gated_s + at // GROUP * ACTIVATION_BYTES
+                blocks = pack_tokens(scheme, q, s, width, count, area)
+                for tile in range(first, smaller(first + run, hidden // 16)):
                     multiply_tile(
                         scheme,
                         w + tile * size,
                         gated + at * 4,
-                        gated_q + at,
-                        gated_s + at // GROUP * ACTIVATION_BYTES,
+                        q,
+                        s,
                         width,
                         scratch,
                         int64(64),
                         count,
                         int64(0),
+                        area,
+                        blocks,
                     )
                     add_weighted(ctx, scratch, p, count, tile * 16)
 

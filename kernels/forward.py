@@ -12,7 +12,7 @@ from numba import int64
 from edge_lfm.kernels.attention import attend_tokens, prepare_heads
 from edge_lfm.kernels.embedding import embed_tokens
 from edge_lfm.kernels.experts import down, gate_up, gather_pairs
-from edge_lfm.kernels.layout import CONTEXT, LAYER, STATE, offsets
+from edge_lfm.kernels.layout import CONTEXT, EXPERT_SCRATCH_BYTES, LAYER, STATE, offsets
 from edge_lfm.kernels.matmul import multiply
 from edge_lfm.kernels.norm import norm_tokens
 from edge_lfm.kernels.router import route
@@ -27,7 +27,7 @@ LAYER_BYTES, STATE_BYTES = LAYER.itemsize, STATE.itemsize
 @kernel
 def apply_operator(ctx, layer, state, scratch):
     """x += out_proj(short conv or attention of norm(x))."""
-    tokens, hidden = i64(ctx + CTX.tokens), i64(ctx + CTX.hidden)
+    tokens, hidden, area = i64(ctx + CTX.tokens), i64(ctx + CTX.hidden), scratch + EXPERT_SCRATCH_BYTES
     norm_tokens(ctx, i64(layer + LAY.operator_norm), int64(0), tokens)
     barrier(ctx)
     multiply(
@@ -40,6 +40,7 @@ def apply_operator(ctx, layer, state, scratch):
         i64(layer + LAY.in_proj_rows) * 4,
         tokens,
         int64(0),
+        area,
     )
     barrier(ctx)
     if i64(layer + LAY.is_attention) != 0:
@@ -59,6 +60,7 @@ def apply_operator(ctx, layer, state, scratch):
         hidden * 4,
         tokens,
         int64(1),
+        area,
     )
     barrier(ctx)
 
@@ -79,6 +81,7 @@ def choose_experts(ctx, layer, thread):
             i64(ctx + CTX.router_logits),
             ((i64(ctx + CTX.experts) + 15) // 16) * 64,
             tokens,
+            int64(0),
             int64(0),
         )
         barrier(ctx)
@@ -103,7 +106,7 @@ def apply_ffn(ctx, layer, scratch):
 
 
 @kernel
-def compute_logits(ctx):
+def compute_logits(ctx, scratch):
     """The final norm and the head, for the tokens from `first_logit` on."""
     first = i64(ctx + CTX.first_logit)
     count = i64(ctx + CTX.tokens) - first
@@ -122,6 +125,7 @@ def compute_logits(ctx):
         rows * 4,
         count,
         int64(0),
+        scratch + EXPERT_SCRATCH_BYTES,
     )
     barrier(ctx)
 
@@ -138,7 +142,7 @@ def forward(ctx, thread, first, last):
             embed_tokens(ctx)
             barrier(ctx)
         elif stage == 1 + 3 * layers:
-            compute_logits(ctx)
+            compute_logits(ctx, scratch)
         elif part == 0:
             apply_operator(ctx, layer, state, scratch)
             choose_experts(ctx, layer, thread)

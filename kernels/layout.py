@@ -125,10 +125,13 @@ SCORE_BLOCK = 256
 HEAD_TILE = 4
 """Query heads that share one pass over the keys and values of their kv head."""
 
-EXPERT_BATCH = 24
-"""Pairs that pass through a thread's scratch at a time: two of AVX-512's register tiles."""
+TOKEN_BATCH = 48
+"""Tokens that pass through a thread's scratch at a time: four of AVX-512's register tiles, three blocks of lanes."""
 
-EXPERT_SCRATCH_BYTES = EXPERT_BATCH * 64 * 4
+LANE_TOKENS, LANES_WORK_BYTES = 16, 2048
+"""Tokens side by side in `lanes.py`, and its memory beside them."""
+
+EXPERT_SCRATCH_BYTES = TOKEN_BATCH * 64 * 4
 
 ATTENTION_SCRATCH_BYTES = HEAD_TILE * SCORE_BLOCK * 4 + HEAD_TILE * 8
 """Scores of a block, then the running maximum and total, per head."""
@@ -161,6 +164,12 @@ INT8_CANDIDATES, INT8_STEP = 5, 0.25
 
 WEIGHTS_NOT_FINITE, SCALE_TOO_LARGE = 1, 2
 """What can be wrong with weights to be encoded: NaN or infinity; a scale beyond float16."""
+
+
+def scratch_bytes(cols: int) -> int:
+    """Scratch memory of a thread, for matrices of up to `cols` columns: outputs of experts, or scores; then tokens in
+    lanes, int8 with their records."""
+    return EXPERT_SCRATCH_BYTES + LANES_WORK_BYTES + TOKEN_BATCH * cols * (GROUP + ACTIVATION_BYTES) // GROUP
 
 
 def encode_scratch_bytes(cols: int) -> int:

@@ -19,20 +19,11 @@ the tier (`Isa.token_tiles`) cover any number of tokens, largest first. Each out
 fixed order, so results depend neither on the threads nor on the batch.
 """
 
-from numba import float32
+from numba import float32, int64
 
-from edge_lfm.kernels import schemes
 from edge_lfm.kernels.dots import SIGNED_ZERO_POINT
-from edge_lfm.kernels.layout import (
-    ACTIVATION_BYTES,
-    CODEBOOK,
-    CODEBOOK_SHIFT,
-    CONTEXT,
-    GROUP,
-    MATRIX,
-    MOST_SCALE,
-    offsets,
-)
+from edge_lfm.kernels.lanes import multiply_blocks, pack_tokens
+from edge_lfm.kernels.layout import ACTIVATION_BYTES, CONTEXT, GROUP, LANE_TOKENS, MATRIX, TOKEN_BATCH, offsets
 from edge_lfm.kernels.lowering import ISA
 from edge_lfm.kernels.register_tiles import (
     add_tiles,
@@ -56,39 +47,33 @@ from edge_lfm.kernels.simd import (
     load_f32,
     load_i8,
     load_u8,
-    lookup_nibbles,
     low_nibbles,
-    prefetch,
     smaller,
     splat_f32,
     store_f32,
-    to_f32,
-    where_odd,
 )
 from edge_lfm.kernels.sync import claim_run
+from edge_lfm.kernels.weights import (
+    CODEBOOK4_G16,
+    CODEBOOK4_G32,
+    CODEBOOK_G16_BYTES,
+    CODEBOOK_G32_BYTES,
+    CODEBOOK_HEADER,
+    INT4_BYTES,
+    INT4_G32,
+    INT4_ZERO_POINT,
+    INT8_BYTES,
+    INT8_G32,
+    NIBBLE_BYTES,
+    block_scale,
+    block_shift,
+    high_levels,
+    low_levels,
+    prefetch_group,
+    tile_bytes,
+)
 
 CTX, MAT = offsets(CONTEXT), offsets(MATRIX)
-INT8_G32, INT4_G32 = schemes.INT8_G32.id, schemes.INT4_G32.id
-CODEBOOK4_G32, CODEBOOK4_G16 = schemes.CODEBOOK4_G32.id, schemes.CODEBOOK4_G16.id
-INT4_BYTES, INT8_BYTES = schemes.INT4_G32.group_bytes, schemes.INT8_G32.group_bytes
-CODEBOOK_G32_BYTES, CODEBOOK_G16_BYTES = schemes.CODEBOOK4_G32.group_bytes, schemes.CODEBOOK4_G16.group_bytes
-CODEBOOK_HEADER, NIBBLE_BYTES = schemes.CODEBOOK4_G32.header_bytes, schemes.CODEBOOK4_G32.value_bytes
-INT4_ZERO_POINT = 8
-AHEAD = 10240
-"""Bytes that weights are prefetched ahead: past the page that hardware prefetchers do not leave. On one core of a
-Sapphire Rapids, single tokens read codebook weights at 16.2 GB/s with 4096, 18.0 with 10240; int8 at 15.4 and 18.1."""
-
-LEVEL_ZERO_POINT = -CODEBOOK[0]
-LEVELS = tuple(level + LEVEL_ZERO_POINT for level in CODEBOOK)
-low_levels, high_levels = lookup_nibbles(LEVELS, high=False), lookup_nibbles(LEVELS, high=True)
-"""The codebook's levels as dot products read them: 0..127."""
-
-
-@kernel
-def prefetch_group(w):
-    """What lies `AHEAD` of a group of nibbles with its scales."""
-    for j in range(5):
-        prefetch(w + AHEAD + 64 * j)
 
 
 def int4_tile(count):
@@ -143,18 +128,6 @@ def int8_tile(count):
         return total
 
     return tile
-
-
-@kernel
-def block_scale(codes):
-    """The scales of 16 rows, as multiples of their row scales, from their scale bytes, int32 x 16."""
-    return to_f32(codes) - splat_f32(float32(MOST_SCALE))
-
-
-@kernel
-def block_shift(codes):
-    """What the levels of 16 rows have to be raised by, beside what a look-up carries."""
-    return where_odd(codes, float32(CODEBOOK_SHIFT - LEVEL_ZERO_POINT), float32(-LEVEL_ZERO_POINT))
 
 
 def codebook_g32_tile(count):
@@ -275,25 +248,19 @@ float_rows = any_tokens(float_tile, SIZES, 4)
 
 
 @kernel
-def tile_bytes(scheme, cols):
-    """Bytes of 16 rows."""
-    if scheme == INT4_G32:
-        return cols // GROUP * INT4_BYTES
-    if scheme == INT8_G32:
-        return cols // GROUP * INT8_BYTES
-    if scheme == CODEBOOK4_G32:
-        return cols // GROUP * CODEBOOK_G32_BYTES + CODEBOOK_HEADER
-    if scheme == CODEBOOK4_G16:
-        return cols // GROUP * CODEBOOK_G16_BYTES + CODEBOOK_HEADER
-    return cols * 64
-
-
-@kernel
-def multiply_tile(scheme, w, f, q, s, cols, out, out_stride, count, add):
-    """16 rows x `count` tokens. Activations: f float32 for float32 weights, q and s for the others.
+def multiply_tile(scheme, w, f, q, s, cols, out, out_stride, count, add, area, blocks):
+    """16 rows x `count` tokens. Activations: f float32 for float32 weights, q and s for the others, of which the first
+    `blocks` blocks of 16 tokens are packed at `area` (`lanes.py`).
 
     out: float32, token t at out + t * out_stride; overwritten, or added to.
     """
+    if blocks > 0:
+        multiply_blocks(scheme, w, area, blocks, cols, out, out_stride, add)
+        done = blocks * LANE_TOKENS
+        q += done * cols
+        s += done * (cols // GROUP) * ACTIVATION_BYTES
+        out += done * out_stride
+        count -= done
     if scheme == INT4_G32:
         int4_rows(w, q, s, cols, out, out_stride, count, add)
     elif scheme == INT8_G32:
@@ -307,24 +274,28 @@ def multiply_tile(scheme, w, f, q, s, cols, out, out_stride, count, add):
 
 
 @kernel
-def multiply_rows(matrix, first, last, f, q, s, out, out_stride, count, add):
-    """Row tiles [first, last) of a matrix record x `count` tokens, bias included."""
+def multiply_rows(matrix, first, last, f, q, s, out, out_stride, count, add, area):
+    """Row tiles [first, last) of a matrix record x `count` tokens, bias included; a batch of tokens after the other."""
     scheme, cols, bias = i64(matrix + MAT.scheme), i64(matrix + MAT.cols), i64(matrix + MAT.bias)
-    size = tile_bytes(scheme, cols)
-    for t in range(first, last):
-        at = out + t * 64
-        multiply_tile(scheme, i64(matrix + MAT.address) + t * size, f, q, s, cols, at, out_stride, count, add)
-        if bias != 0:
-            for m in range(count):
-                store_f32(at + m * out_stride, load_f32(at + m * out_stride) + load_f32(bias + t * 64))
+    size, weights = tile_bytes(scheme, cols), i64(matrix + MAT.address)
+    for p in range(0, count, TOKEN_BATCH):
+        batch = smaller(int64(TOKEN_BATCH), count - p)
+        x_q, x_s = q + p * cols, s + p * (cols // GROUP) * ACTIVATION_BYTES
+        blocks = pack_tokens(scheme, x_q, x_s, cols, batch, area)
+        for t in range(first, last):
+            at, w = out + p * out_stride + t * 64, weights + t * size
+            multiply_tile(scheme, w, f + p * cols * 4, x_q, x_s, cols, at, out_stride, batch, add, area, blocks)
+            if bias != 0:
+                for m in range(batch):
+                    store_f32(at + m * out_stride, load_f32(at + m * out_stride) + load_f32(bias + t * 64))
 
 
 @kernel
-def multiply(ctx, matrix, f, q, s, out, out_stride, count, add):
-    """All rows x `count` tokens, shared out among the team in runs of row tiles."""
+def multiply(ctx, matrix, f, q, s, out, out_stride, count, add, area):
+    """All rows x `count` tokens, shared out among the team in runs of row tiles; area: for this thread's lanes."""
     tiles = (i64(matrix + MAT.rows) + 15) // 16
     while True:
         first, run = claim_run(ctx, tiles)
         if first >= tiles:
             return
-        multiply_rows(matrix, first, smaller(first + run, tiles), f, q, s, out, out_stride, count, add)
+        multiply_rows(matrix, first, smaller(first + run, tiles), f, q, s, out, out_stride, count, add, area)

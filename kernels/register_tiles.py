@@ -28,6 +28,8 @@ from edge_lfm.kernels.simd import (
     splat_of,
 )
 
+_FMA = "llvm.fmuladd.v16f32"
+
 
 def _each(tile: Tile, build: Callable[..., Any]) -> Build:
     """`build(b, m, offset of token m in bytes of `a[-1]`, a)` for every token, gathered into a tile."""
@@ -101,6 +103,66 @@ def widen_tile(count: int) -> Any:
     return operation(tile, [small], build)
 
 
+def _lanes(tile: Tile, small: bool) -> Any:
+    def build(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
+        out = ir.Constant(tile.ll, ir.Undefined)
+        sums = [b.extract_value(a[0], m) for m in range(tile.count)]
+        for m, value in enumerate(dots.lane_block(b, sums, a[1], a[2], small)):
+            out = b.insert_value(out, value, m)
+        return out
+
+    return operation(tile, [tile, types.int64, types.int64], build)
+
+
+def lane_dot_tile(rows: int) -> Any:
+    """`(acc, weights, x)`: add to each row's 16 tokens the dots of 16 columns (`dots.lane_block`)."""
+    return _lanes(Tile(I32, rows), small=False)
+
+
+def lane_small_dot_tile(rows: int) -> Any:
+    """`lane_dot_tile` for weights of 0..15 and two blocks of 16 columns at most."""
+    return _lanes(Tile(Vec(*dots.SMALL_SUMS), rows), small=True)
+
+
+def lane_fold(rows: int) -> Any:
+    """`(totals, acc, scales, s, sums)`: total += acc * both scales + offset * sum, for rows of 16 tokens in memory.
+
+    scales: float32 of the rows, their offsets 64 bytes on; s, sums: float32 x 16 of the tokens.
+    """
+    acc = Tile(I32, rows)
+
+    def build(b: ir.IRBuilder, a: Sequence[Any]) -> None:
+        activation, sums = (b.load(pointer(b, at, F32.ll), align=1) for at in a[3:5])
+        for m in range(rows):
+            place = pointer(b, b.add(a[0], LL["i64"](64 * m)), F32.ll)
+            weight, offset = (splat_of(b, scalar_at(b, b.add(a[2], LL["i64"](4 * m + n)), "f32"), F32) for n in (0, 64))
+            value = b.sitofp(b.extract_value(a[1], m), F32.ll)
+            total = call_of(b, _FMA, F32.ll, [b.fmul(weight, activation), value, b.load(place, align=1)])
+            b.store(call_of(b, _FMA, F32.ll, [offset, sums, total]), place, align=1)
+
+    return operation(types.void, [types.int64, acc, types.int64, types.int64, types.int64], build)
+
+
+def _interleave(b: ir.IRBuilder, a: Sequence[Any]) -> None:
+    few = ir.VectorType(LL["i32"], 4)
+
+    def mixed(x: Any, y: Any, lanes: list[int]) -> Any:
+        return b.shuffle_vector(x, y, ir.Constant(few, lanes))
+
+    for quad in range(4):
+        tokens = [b.add(a[0], b.mul(a[1], LL["i64"](4 * quad + t))) for t in range(4)]
+        p, q, r, s = (b.load(pointer(b, at, few), align=1) for at in tokens)
+        for half, lanes in enumerate(([0, 4, 1, 5], [2, 6, 3, 7])):
+            first, last = mixed(p, q, lanes), mixed(r, s, lanes)
+            for n, pick in enumerate(([0, 1, 4, 5], [2, 3, 6, 7])):
+                at = b.add(a[2], LL["i64"](64 * (2 * half + n) + 16 * quad))
+                b.store(mixed(first, last, pick), pointer(b, at, few), align=1)
+
+
+interleave = operation(types.void, [types.int64, types.int64, types.int64], _interleave)
+"""`(address, stride, to)`: 16 runs of 16 bytes -> four vectors at `to`, the first with the first fours of all runs."""
+
+
 def scale_tile(count: int) -> Any:
     """`(total, acc, weight scales, activation scales, stride)` -> total + acc * both scales."""
     total, acc = Tile(F32, count), Tile(I32, count)
@@ -108,7 +170,7 @@ def scale_tile(count: int) -> Any:
     def one(b: ir.IRBuilder, m: int, at: Any, a: Sequence[Any]) -> Any:
         scale = b.fmul(a[2], splat_of(b, scalar_at(b, b.add(a[3], at), "f32"), F32))
         value = b.sitofp(b.extract_value(a[1], m), F32.ll)
-        return call_of(b, "llvm.fmuladd.v16f32", F32.ll, [scale, value, b.extract_value(a[0], m)])
+        return call_of(b, _FMA, F32.ll, [scale, value, b.extract_value(a[0], m)])
 
     return operation(total, [total, acc, F32, types.int64, types.int64], _each(total, one))
 
@@ -119,7 +181,7 @@ def fma_tile(count: int) -> Any:
 
     def one(b: ir.IRBuilder, m: int, at: Any, a: Sequence[Any]) -> Any:
         x = splat_of(b, scalar_at(b, b.add(a[2], at), "f32"), F32)
-        return call_of(b, "llvm.fmuladd.v16f32", F32.ll, [a[1], x, b.extract_value(a[0], m)])
+        return call_of(b, _FMA, F32.ll, [a[1], x, b.extract_value(a[0], m)])
 
     return operation(tile, [tile, F32, types.int64, types.int64], _each(tile, one))
 

@@ -131,7 +131,7 @@ def _store(t: Any, ll: ir.Type) -> Any:
 
 
 load_i8, load_i32, load_f32 = (_load(v, v.ll) for v in (I8, I32, F32))
-store_f32, store_i32 = _store(F32, F32.ll), _store(I32, I32.ll)
+store_i8, store_i32, store_f32 = (_store(v, v.ll) for v in (I8, I32, F32))
 i64, i32, f32 = (_load(SCALAR[k], LL[k]) for k in ("i64", "i32", "f32"))
 set_i64, set_i32, set_f32, set_i8 = (_store(SCALAR[k], LL[k]) for k in ("i64", "i32", "f32", "i8"))
 """Scalar loads `i64(address)` and stores `set_i64(address, value)`."""

@@ -24,6 +24,7 @@ from edge_lfm.kernels.layout import (
     MATRIX,
     STATE,
     SYNC_BYTES,
+    scratch_bytes,
 )
 from edge_lfm.kernels.library import Kernels, load_kernels
 from edge_lfm.kernels.schemes import CODEBOOK4_G16, CODEBOOK4_G32, FLOAT32, INT4_G32, INT8_G32, Scheme
@@ -110,9 +111,10 @@ def run_multiply(
     out = np.full((len(x), padded), np.nan, np.float32) if add is None else np.pad(add, ((0, 0), (0, padded - rows)))
     record = matrix_record(packed, scheme, rows, cols, bias)
     address = step.address
+    areas = np.zeros((threads, scratch_bytes(cols)), np.uint8)
     with Team(threads) as team:
         team.run(
-            lambda _: kernels.multiply(
+            lambda thread: kernels.multiply(
                 address,
                 record.ctypes.data,
                 x.ctypes.data,
@@ -122,6 +124,7 @@ def run_multiply(
                 padded * 4,
                 len(x),
                 int(add is not None),
+                areas[thread].ctypes.data,
             )
         )
     return out[:, :rows]
@@ -138,7 +141,7 @@ def quantized(kernels: Kernels, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=attrgetter("name"))
 @pytest.mark.parametrize(("rows", "cols"), [(1, 32), (16, 32), (17, 96), (48, 256), (100, 1536)])
-@pytest.mark.parametrize("tokens", [1, 2, 3, 5, 13, 31])
+@pytest.mark.parametrize("tokens", [1, 2, 3, 5, 13, 31, 48, 67])
 def test_multiply(kernels: Kernels, scheme: Scheme, rows: int, cols: int, tokens: int) -> None:
     rng = np.random.default_rng(rows * cols + tokens)
     weights, x = random_weights(rng, scheme, rows, cols), rng.standard_normal((tokens, cols)).astype(np.float32)
@@ -159,7 +162,7 @@ def test_multiply_is_exact_at_the_corners_of_int8(kernels: Kernels, scheme: Sche
     else:
         weights.scale[:] = 0.5
         weights.q[0], weights.q[1] = weights.q.min(), weights.q.max()
-    x = (rng.choice([-127.0, 127.0], (9, 32))).astype(np.float32)
+    x = (rng.choice([-127.0, 127.0], (41, 32))).astype(np.float32)
     x[0], x[1] = 127, -127
     expected = x.astype(np.int64) @ plain(weights).values().astype(np.float64).T
     assert np.array_equal(run_multiply(kernels, weights, scheme, x), expected)
@@ -178,7 +181,7 @@ def test_multiply_adds_and_biases(kernels: Kernels, scheme: Scheme) -> None:
 @pytest.mark.parametrize("scheme", SCHEMES, ids=attrgetter("name"))
 def test_multiply_depends_neither_on_threads_nor_on_the_batch(kernels: Kernels, scheme: Scheme) -> None:
     rng = np.random.default_rng(8)
-    weights, x = random_weights(rng, scheme, 700, 128), rng.standard_normal((29, 128)).astype(np.float32)
+    weights, x = random_weights(rng, scheme, 700, 128), rng.standard_normal((61, 128)).astype(np.float32)
     whole = run_multiply(kernels, weights, scheme, x)
     assert np.array_equal(whole, run_multiply(kernels, weights, scheme, x, threads=3))
     one_by_one = [run_multiply(kernels, weights, scheme, x[t : t + 1])[0] for t in range(len(x))]

@@ -19,12 +19,11 @@ from edge_lfm.engine.lookahead import Lookahead
 from edge_lfm.errors import CancelledError, ModelFileError, NumericalError
 from edge_lfm.kernels.layout import (
     ACTIVATION_BYTES,
-    ATTENTION_SCRATCH_BYTES,
     CONTEXT,
     ERROR,
-    EXPERT_SCRATCH_BYTES,
     GROUP,
     SYNC_BYTES,
+    scratch_bytes,
 )
 from edge_lfm.kernels.library import Kernels
 from edge_lfm.kernels.ref import rope_table
@@ -233,8 +232,11 @@ class Runner(Backend):
         c["normalize_routes"] = int(config.norm_topk_prob)
 
     def _allocate(self, field: str, count: int, dtype: type) -> NDArray[Any]:
-        """Zeroed scratch behind a field of the context; the system gives pages only when they are touched."""
-        array: NDArray[Any] = np.zeros(count, dtype)
+        """Zeroed scratch behind a field of the context, from a cache line on; pages are given when they are touched."""
+        size = count * np.dtype(dtype).itemsize
+        whole = np.zeros(size + 64, np.uint8)
+        first = -whole.ctypes.data % 64
+        array: NDArray[Any] = whole[first : first + size].view(dtype)
         self._keep.append(array)
         self._context[field] = array.ctypes.data
         return array
@@ -262,7 +264,8 @@ class Runner(Backend):
         self._activations("pairs", pairs * hidden)
         dense = tokens * config.intermediate_size if config.num_dense_layers else 0
         self._activations("gated", max(pairs * config.moe_intermediate_size, dense))
-        per_thread = max(ATTENTION_SCRATCH_BYTES, EXPERT_SCRATCH_BYTES)
+        attention = config.num_attention_heads * config.head_dim
+        per_thread = scratch_bytes(max(hidden, attention, self.binding.widest_ffn))
         self._allocate("scratch", threads * per_thread, np.uint8)
         c["scratch_bytes"] = per_thread
         c["threads"], c["sync"] = threads, self._sync.ctypes.data

@@ -15,7 +15,7 @@ enum { ROWS = 64, COLS = 256, GROUPS = COLS / EDGE_LFM_GROUP, TILES = ROWS / EDG
 static float weights[ROWS * COLS], x[COLS], decoded[COLS], out[ROWS], errors[TILES * 2 * EDGE_LFM_TILE_ROWS];
 static int8_t q[COLS];      /* the vector as int8 ... */
 static float s[GROUPS * 4]; /* ... and its groups: scale, scale * sum, and that of both halves */
-static unsigned char packed[ROWS * COLS * 4], scratch[EDGE_LFM_ENCODE_SCRATCH_BYTES(COLS)];
+static unsigned char packed[ROWS * COLS * 4], scratch[EDGE_LFM_ENCODE_SCRATCH_BYTES(COLS)], area[EDGE_LFM_SCRATCH_BYTES(COLS)];
 static int64_t sync_area[EDGE_LFM_SYNC_BYTES / 8];
 
 /* Encode, multiply, and compare with the decoded weights times the rounded vector. */
@@ -27,7 +27,8 @@ static int check(const char *name, int scheme, double least_db) {
         return 1;
     sync_area[EDGE_LFM_COUNTER / 8] = 0; /* rows that are given out so far */
     edge_lfm_quantize_row(ADDRESS(&ctx), ADDRESS(x), ADDRESS(q), ADDRESS(s), COLS);
-    edge_lfm_multiply(ADDRESS(&ctx), ADDRESS(&matrix), 0, ADDRESS(q), ADDRESS(s), ADDRESS(out), ROWS * 4, 1, 0);
+    edge_lfm_multiply(ADDRESS(&ctx), ADDRESS(&matrix), 0, ADDRESS(q), ADDRESS(s), ADDRESS(out), ROWS * 4, 1, 0,
+                      ADDRESS(area));
     double worst = 0, lost = 0, size = 0;
     for (int row = 0; row < ROWS; row++) {
         double want = 0;

@@ -12,7 +12,7 @@ from pathlib import Path
 AT = (0.5, 1, 2, 4, 6, 10, 15, 20, 25, 30, 35, 40)
 """Millions of tokens."""
 _LINE = re.compile(
-    r"(?P<tokens>[\d.]+)M tokens, (?P<seconds>\d+) s, rate (?P<rate>[\d.]+), answers (?P<answers>[\d.]+), "
+    r"(?P<tokens>[\d.]+)M tokens, \d+ s, rate (?P<rate>[\d.]+), answers (?P<answers>[\d.]+), "
     r"prose (?P<prose>[\d.]+), prompts (?P<prompts>[\d.]+)"
 )
 
@@ -22,16 +22,10 @@ def main() -> None:
     parser.add_argument("log", type=Path)
     args = parser.parse_args()
     found = [m.groupdict() for m in _LINE.finditer(args.log.read_text(encoding="utf-8"))]
-    print(
-        "| million tokens | hours | rate | loss of answers | of other texts | of prompts |\n|---|---|---|---|---|---|"
-    )
-    for line in [next((f for f in found if float(f["tokens"]) >= at), None) for at in AT] + found[-1:]:
-        if line:
-            hours = int(line["seconds"]) / 3600
-            print(
-                f"| {line['tokens']} | {hours:.2f} | {line['rate']} | {line['answers']} | {line['prose']} | "
-                f"{line['prompts']} |"
-            )
+    rows = [next((f for f in found if float(f["tokens"]) >= at), None) for at in AT] + found[-1:]
+    print("| million tokens | rate | loss of answers | of other texts | of prompts |\n|---|---|---|---|---|")
+    for row in filter(None, rows):
+        print(f"| {row['tokens']} | {row['rate']} | {row['answers']} | {row['prose']} | {row['prompts']} |")
 
 
 if __name__ == "__main__":
