@@ -67,7 +67,7 @@ def lane_block(b: ir.IRBuilder, sums: list[Any], weights: Any, x: Any, small: bo
     """For each row m, sums[m][t] + the dot of its 16 weights with token t's 16 activations, 16 tokens in lanes.
 
     weights: where row 0's first four lie as dot products read them, 0..127; the next row's 4 bytes on, the next four
-    64 bytes on. x: where the tokens' first fours lie; the next 64 bytes on. `small`: sums are `SMALL_SUMS`, two blocks'.
+    64 bytes on. x: where the tokens' first fours lie; the next 64 bytes on. `small`: sums are `SMALL_SUMS`.
     """
     step: Step = _add_pairwise if small else lambda b, a, w, x: _dot(b, a, w, x, signed=False)
     width = sums[0].type.count // 16 * _LANES

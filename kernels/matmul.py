@@ -15,8 +15,9 @@ every processor. Activations: `quantize.py`. What weights carry on top of their 
 number times the sum of the activations: a fused multiply-add per group and token.
 
 A register tile is 16 rows x `count` tokens; weights are unpacked once for all its tokens. The sizes of
-the tier (`Isa.token_tiles`) cover any number of tokens, largest first. Each output is summed in one
-fixed order, so results depend neither on the threads nor on the batch.
+the tier (`Isa.token_tiles`) cover any number of tokens, largest first; where there is no dot product of fours, whole
+blocks of 16 tokens go through `lanes.py` before. Each output is summed in one fixed order, so results depend neither on
+the threads nor on the batch.
 """
 
 from numba import float32, int64
