@@ -141,7 +141,7 @@ def quantized(kernels: Kernels, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=attrgetter("name"))
 @pytest.mark.parametrize(("rows", "cols"), [(1, 32), (16, 32), (17, 96), (48, 256), (100, 1536)])
-@pytest.mark.parametrize("tokens", [1, 2, 3, 5, 13, 31, 48, 67])
+@pytest.mark.parametrize("tokens", [1, 2, 3, 5, 13, 67])
 def test_multiply(kernels: Kernels, scheme: Scheme, rows: int, cols: int, tokens: int) -> None:
     rng = np.random.default_rng(rows * cols + tokens)
     weights, x = random_weights(rng, scheme, rows, cols), rng.standard_normal((tokens, cols)).astype(np.float32)
