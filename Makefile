@@ -55,7 +55,7 @@ llama-goldens: $(VENV)/.installed
 	$(BIN)/pip install --quiet llama-cpp-python
 	$(BIN)/python tools/make_llama_goldens.py
 
-# Embed the model of the training run RUN (tools/demo/README.md), and remake all that depends on it: about an hour.
+# Embed the model of the training run RUN (tools/demo/README.md), and remake all that depends on it: some two hours.
 demo-model: $(VENV)/.installed
 	test -f $(RUN)/checkpoint.pt
 	$(PYTHON) -m venv .venv-goldens
@@ -66,7 +66,7 @@ demo-model: $(VENV)/.installed
 	$(MAKE) goldens llama-goldens tables
 
 # Make the documents' tables anew that are of the demo model (and of LLVM's analyser): CORPORA as in tools/demo/README.md,
-# WIKITEXT wiki.test.raw, CALIBRATION a text. About half an hour.
+# WIKITEXT wiki.test.raw, CALIBRATION a text. About an hour on two cores.
 tables: $(VENV)/.installed
 	PYTHONPATH=tools $(BIN)/python -m demo.texts --corpora $(CORPORA) --wikitext $(WIKITEXT) -o build/tables/texts
 	WORK=build/tables TEXTS=build/tables/texts CALIBRATION=$(CALIBRATION) \

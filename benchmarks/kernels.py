@@ -54,7 +54,8 @@ def test_multiply(benchmark: Any, scheme: Scheme, tokens: int) -> None:
     matrix["scheme"], matrix["address"], matrix["rows"], matrix["cols"] = scheme.id, weights.ctypes.data, rows, HIDDEN
     f, q = np.ones((tokens, HIDDEN), np.float32), np.ones((tokens, HIDDEN), np.int8)
     s, out = np.zeros((tokens, HIDDEN // 32, 4), np.float32), np.zeros((tokens, rows), np.float32)
-    step, area = Step(), np.zeros(scratch_bytes(HIDDEN), np.uint8)
+    step, area = Step(), np.zeros(scratch_bytes(HIDDEN) + 64, np.uint8)
+    area = area[-area.ctypes.data % 64 :]  # a cache line's start, as in the runner
     benchmark(lambda: kernels.multiply(step.address, matrix.ctypes.data, f.ctypes.data, q.ctypes.data, s.ctypes.data,
                                        out.ctypes.data, rows * 4, tokens, 0, area.ctypes.data))  # fmt: skip
     seconds = benchmark.stats["median"]
