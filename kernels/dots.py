@@ -7,6 +7,7 @@ Compile-time only, like `lowering.py`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 from llvmlite import ir
@@ -25,11 +26,14 @@ _SHORT_OF_REGISTERS = ISA.name not in ("avx512vnni", "ssse3", "portable")
 """Where LLVM's own order of instructions, one token after another with all unpacked weights at hand, costs more in
 registers kept in memory than `_after` does: on a Zen 3 core int4 prefills at 133 GOPS with it, at 171 in our order."""
 
+_TOGETHER = 2 if ISA.name in ("avx2", "ssse3", "neon") else 1
+"""Fours of levels (0..63) whose products are added up in int16, pairs of two of them: 2 * 2 * 63 * 127 = 32,004."""
+
 LANE_ROWS = {"avx2": 4, "ssse3": 2}.get(ISA.name, 0)
 """Rows whose sums with 16 tokens stay in registers (`lanes.py`); 0: the tier has no use for it."""
 
-Step = Callable[[ir.IRBuilder, Any, Any, Any], Any]
-"""`(builder, sums, weights, activations)` of one register -> sums."""
+Step = Callable[[ir.IRBuilder, Any, list[Any], list[Any]], Any]
+"""`(builder, sums, weights, activations)` -> sums: of one register of rows, and of as many fours as go together."""
 
 
 def dot_block(
@@ -38,26 +42,27 @@ def dot_block(
     """For each token m, sums[m][r] + the dot of row r's 16 weights with the token's 16 bytes at address xs[m].
 
     sums: int32 x 16. Byte 4r + b of weights[j], int8 x 64, is row r's column 4j + b; `signed` ones are -127..127 (plus
-    SIGNED_ZERO_POINT as read), others 0..127. Activations are -127..127.
+    SIGNED_ZERO_POINT as read), others 0..63. Activations are -127..127.
     """
     if signed and _UNSIGNED_WEIGHTS:
         weights = [b.xor(w, ir.Constant(w.type, [-128] * 64)) for w in weights]  # w + 128
     ordered = ISA.name == "avx2" or (looked_up and _SHORT_OF_REGISTERS)
-    return _by_registers(b, sums, weights, xs, lambda b, a, w, x: _dot(b, a, w, x, signed), ordered)
+    together = 1 if signed else _TOGETHER
+    return _by_registers(b, sums, weights, xs, lambda b, a, w, x: _dot(b, a, w, x, signed), ordered, together)
 
 
 def _by_registers(
-    b: ir.IRBuilder, sums: list[Any], weights: list[Any], xs: list[Any], step: Step, ordered: bool
+    b: ir.IRBuilder, sums: list[Any], weights: list[Any], xs: list[Any], step: Step, ordered: bool, together: int = 1
 ) -> list[Any]:
-    """`step` for every register of rows and every token; with `ordered`, four columns after four columns."""
+    """`step` for every register of rows and every token; with `ordered`, `together` fours after the ones before."""
     width = sums[0].type.count // 16 * _LANES
     accs = [[part(b, a, n, width) for n in range(0, a.type.count, width)] for a in sums]
-    for j, w in enumerate(weights):
-        fours = [_four_bytes(b, x, j) for x in xs]
+    for j in range(0, len(weights), together):
+        fours = [[_four_bytes(b, x, i) for i in range(j, j + together)] for x in xs]
         for r in range(16 // _LANES):
-            rows = part(b, w, 4 * _LANES * r, 4 * _LANES)
-            for m, four in enumerate(fours):
-                accs[m][r] = step(b, accs[m][r], rows, four)
+            rows = [part(b, w, 4 * _LANES * r, 4 * _LANES) for w in weights[j : j + together]]
+            for m, few in enumerate(fours):
+                accs[m][r] = step(b, accs[m][r], rows, few)
         if ordered:
             xs = [_after(b, x, [a for acc in accs for a in acc]) for x in xs]
     return [join(b, acc) for acc in accs]
@@ -66,18 +71,23 @@ def _by_registers(
 def lane_block(b: ir.IRBuilder, sums: list[Any], weights: Any, x: Any, small: bool) -> list[Any]:
     """For each row m, sums[m][t] + the dot of its 16 weights with token t's 16 activations, 16 tokens in lanes.
 
-    weights: where row 0's first four lie as dot products read them, 0..127; the next row's 4 bytes on, the next four
+    weights: where row 0's first four lie as dot products read them, 0..63; the next row's 4 bytes on, the next four
     64 bytes on. x: where the tokens' first fours lie; the next 64 bytes on. `small`: sums are `SMALL_SUMS`.
     """
     step: Step = _add_pairwise if small else lambda b, a, w, x: _dot(b, a, w, x, signed=False)
+    together = 1 if small else _TOGETHER
     width = sums[0].type.count // 16 * _LANES
     accs = [[part(b, a, n, width) for n in range(0, a.type.count, width)] for a in sums]
-    for j in range(4):
-        tokens = b.load(b.inttoptr(b.add(x, x.type(64 * j)), ir.VectorType(I8, 64).as_pointer()), align=1)
-        registers = [part(b, tokens, n, 4 * _LANES) for n in range(0, 64, 4 * _LANES)]
+    for first in range(0, 4, together):
+        few = range(first, first + together)
+        vectors = [
+            b.load(b.inttoptr(b.add(x, x.type(64 * j)), ir.VectorType(I8, 64).as_pointer()), align=1) for j in few
+        ]
         for m, acc in enumerate(accs):
-            four = _four_bytes(b, b.add(weights, weights.type(64 * j + 4 * m)), 0)
-            accs[m] = [step(b, a, four, register) for a, register in zip(acc, registers, strict=True)]
+            fours = [_four_bytes(b, b.add(weights, weights.type(64 * j + 4 * m)), 0) for j in few]
+            for r in range(16 // _LANES):
+                tokens = [part(b, v, 4 * _LANES * r, 4 * _LANES) for v in vectors]
+                acc[r] = step(b, acc[r], fours, tokens)
         x = _after(b, x, [a for acc in accs for a in acc])
     return [join(b, acc) for acc in accs]
 
@@ -104,16 +114,19 @@ def _four_bytes(b: ir.IRBuilder, address: Any, j: int) -> Any:
     return b.bitcast(fours, ir.VectorType(I8, 4 * _LANES))
 
 
-def _dot(b: ir.IRBuilder, a: Any, w: Any, x: Any, signed: bool) -> Any:
+def _dot(b: ir.IRBuilder, a: Any, ws: list[Any], xs: list[Any], signed: bool) -> Any:
+    if _PAIRWISE:
+        return _dot_pairs(b, a, ws, xs, signed)
+    if ISA.name == "neon":
+        return b.add(a, _sums_of_neon(b, *_products(b, ws, xs)))
+    (w,), (x,) = ws, xs
     if ISA.name == "avx512vnni":
         return call(b, "llvm.x86.avx512.vpdpbusd.512", a.type, a, w, x)
     if ISA.name == "avxvnni":
         return call(b, "llvm.x86.avx512.vpdpbusd.256", a.type, a, w, x)
-    if _PAIRWISE:
-        return _dot_pairs(b, a, w, x, signed)
     if ISA.name in ("dotprod", "i8mm"):
         return call(b, "llvm.aarch64.neon.sdot.v4i32.v16i8", a.type, a, w, x)
-    return _dot_neon(b, a, w, x) if ISA.machine == "aarch64" else _dot_plain(b, a, w, x)
+    return _dot_plain(b, a, w, x)
 
 
 _SIGN, _PAIRS, _SUMS = (
@@ -123,12 +136,13 @@ _SIGN, _PAIRS, _SUMS = (
 )
 
 
-def _dot_pairs(b: ir.IRBuilder, a: Any, w: Any, x: Any, signed: bool) -> Any:
-    """`pmaddubsw` saturates at 32767: |w| and x * sign(w) keep every pair at 2 * 127 * 127 = 32258."""
+def _dot_pairs(b: ir.IRBuilder, a: Any, ws: list[Any], xs: list[Any], signed: bool) -> Any:
+    """`pmaddubsw` saturates at 32767: |w| and x * sign(w) keep a pair at 2 * 127 * 127 = 32258."""
     if signed:
-        x = call(b, _SIGN, x.type, x, w)
-        w = call(b, f"llvm.abs.v{w.type.count}i8", w.type, w, ir.Constant(ir.IntType(1), 0))
-    return b.add(a, _sums_of_pairs(b, call(b, _PAIRS, ir.VectorType(I16, 2 * _LANES), w, x)))
+        xs = [call(b, _SIGN, x.type, x, w) for x, w in zip(xs, ws, strict=True)]
+        ws = [call(b, f"llvm.abs.v{w.type.count}i8", w.type, w, ir.Constant(ir.IntType(1), 0)) for w in ws]
+    pairs = [call(b, _PAIRS, ir.VectorType(I16, 2 * _LANES), w, x) for w, x in zip(ws, xs, strict=True)]
+    return b.add(a, _sums_of_pairs(b, reduce(b.add, pairs)))
 
 
 def _sums_of_pairs(b: ir.IRBuilder, v: Any) -> Any:
@@ -139,13 +153,17 @@ _PRODUCTS, _PAIRS_NEON = "llvm.aarch64.neon.smull.v8i16", "llvm.aarch64.neon.add
 _WIDE = ir.VectorType(I16, 8)
 
 
-def _dot_neon(b: ir.IRBuilder, a: Any, w: Any, x: Any) -> Any:
-    """Four instructions per 16 products: two widening multiplies, sums of pairs in int16 (2 * 127 * 127 fits), and
-    pairs of those added to the int32 lanes."""
-    return b.add(a, _sums_of_neon(b, *(call(b, _PRODUCTS, _WIDE, part(b, w, n, 8), part(b, x, n, 8)) for n in (0, 8))))
+def _products(b: ir.IRBuilder, ws: list[Any], xs: list[Any]) -> list[Any]:
+    """Of the lower and the upper half of all fours, summed over them: lane 4r + b is row r's column b."""
+    halves = []
+    for n in (0, 8):
+        found = [call(b, _PRODUCTS, _WIDE, part(b, w, n, 8), part(b, x, n, 8)) for w, x in zip(ws, xs, strict=True)]
+        halves.append(reduce(b.add, found))
+    return halves
 
 
 def _sums_of_neon(b: ir.IRBuilder, low: Any, high: Any) -> Any:
+    """Sums of pairs in int16, and of pairs of those in int32."""
     pairs = call(b, _PAIRS_NEON, _WIDE, low, high)
     return call(b, "llvm.aarch64.neon.saddlp.v4i32.v8i16", ir.VectorType(I32, 4), pairs)
 
@@ -179,14 +197,12 @@ def dot_small_block(b: ir.IRBuilder, sums: list[Any], weights: list[Any], xs: li
     return dot_block(b, sums, weights, xs, signed=False, looked_up=False)
 
 
-def _add_pairwise(b: ir.IRBuilder, a: Any, w: Any, x: Any) -> Any:
-    return b.add(a, call(b, _PAIRS, a.type, w, x))
+def _add_pairwise(b: ir.IRBuilder, a: Any, ws: list[Any], xs: list[Any]) -> Any:
+    return reduce(b.add, [call(b, _PAIRS, a.type, w, x) for w, x in zip(ws, xs, strict=True)], a)
 
 
-def _add_products(b: ir.IRBuilder, a: Any, w: Any, x: Any) -> Any:
-    """Lane 4r + b of the sums is row r's column b."""
-    halves = [call(b, _PRODUCTS, _WIDE, part(b, w, n, 8), part(b, x, n, 8)) for n in (0, 8)]
-    return join(b, [b.add(part(b, a, n, 8), half) for n, half in zip((0, 8), halves, strict=True)])
+def _add_products(b: ir.IRBuilder, a: Any, ws: list[Any], xs: list[Any]) -> Any:
+    return join(b, [b.add(part(b, a, n, 8), half) for n, half in zip((0, 8), _products(b, ws, xs), strict=True)])
 
 
 def widen_small(b: ir.IRBuilder, sums: Any) -> Any:

@@ -19,6 +19,7 @@ from edge_lfm.kernels.layout import (
     CODEBOOK,
     CODEBOOK_CANDIDATES,
     CODEBOOK_SHIFT,
+    CODEBOOK_STEP,
     FLOAT16,
     GROUP,
     INT8_CANDIDATES,
@@ -171,9 +172,8 @@ def search_block(scheme, plain, x, w, columns, best, scale, shifts):
     else:
         for shift in (float32(0.0), float32(CODEBOOK_SHIFT)):
             for end in (float32(LOWEST), float32(HIGHEST)):
-                search_codebook(
-                    x, w, columns, end + shift, CODEBOOK_CANDIDATES, float32(1.0), splat_f32(shift), best, scale, shifts
-                )
+                step, shifted = float32(CODEBOOK_STEP), splat_f32(shift)
+                search_codebook(x, w, columns, end + shift, CODEBOOK_CANDIDATES, step, shifted, best, scale, shifts)
 
 
 @kernel

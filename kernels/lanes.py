@@ -1,8 +1,8 @@
 """Weights times many activations: 16 tokens in the lanes of a register, on tiers without a dot product of fours.
 
 There the tiles of `matmul.py` spend a third of their instructions on unpacking weights for four tokens and on repeating
-activations all over registers. Here weights are unpacked once for 16 tokens, and a repeated four of weights serves all
-of them; int8, which needs no unpacking and whose products are four instructions, gains nothing. Every output is
+activations all over registers. Here weights are unpacked once for a batch, and a repeated four of weights serves 16
+tokens; int8, which needs no unpacking and whose products are four instructions, gains nothing. Every output is
 summed as in `matmul.py`, to the bit.
 
 A block of 16 tokens: for each group of 32 columns 512 bytes of activations, byte 4t + b of vector j being token t's
@@ -52,9 +52,9 @@ from edge_lfm.kernels.weights import (
     prefetch_group,
 )
 
-TOTALS, PANEL, SCALES = 0, 1024, 1024 + 512
-"""In a thread's work memory: sums [16 rows][16 tokens]; an unpacked group; scales and offsets of its 16 rows, twice
-where a group has two blocks."""
+PANEL, SCALES, TOTALS, TOTALS_BYTES = 0, 512, 1024, 1024
+"""In a thread's work memory: an unpacked group; scales and offsets of its 16 rows, twice where its halves have their
+own; sums [16 rows][16 tokens] of every block of tokens."""
 BLOCK_BYTES = LANE_TOKENS * (GROUP + ACTIVATION_BYTES) // GROUP  # a column's
 
 
@@ -116,26 +116,30 @@ def unpack_codebook_g16(w, work):
 
 
 def lanes_tile(unpack, group_bytes, header, zeros, dot, widened, halves=False):
-    """The kernel of 16 rows x 16 tokens of one scheme. `halves`: a group has two blocks, with scales of their own."""
+    """The kernel of 16 rows x some blocks of tokens. `halves`: a group's two halves have scales of their own."""
     fold = lane_fold(LANE_ROWS)
 
     @kernel
-    def tile(w, x, s, cols, work):
-        """w: the row tile; x and s: a block of tokens. Leaves the sums at `work + TOTALS`."""
-        for r in range(16):
+    def tile(w, x, blocks, cols, work):
+        """w: the row tile; x: the blocks. Leaves the sums at `work + TOTALS`."""
+        for r in range(16 * blocks):
             store_f32(work + TOTALS + 64 * r, splat_f32(float32(0.0)))
         w += header
+        s = x + cols * LANE_TOKENS
         for _g in range(cols // GROUP):
             prefetch_group(w)
             unpack(w, work)
-            for r in range(0, 16, LANE_ROWS):
-                totals, values, scales = work + TOTALS + 64 * r, work + PANEL + 4 * r, work + SCALES + 4 * r
-                acc = dot(zeros(), values, x)
-                if halves:
-                    fold(totals, widened(acc), scales, s, s + 128)
-                    fold(totals, widened(dot(zeros(), values + 256, x + 256)), scales + 128, s, s + 192)
-                else:
-                    fold(totals, widened(dot(acc, values + 256, x + 256)), scales, s, s + 64)
+            for n in range(blocks):
+                x_n, s_n = x + n * cols * BLOCK_BYTES, s + n * cols * BLOCK_BYTES
+                for r in range(0, 16, LANE_ROWS):
+                    totals = work + TOTALS + n * TOTALS_BYTES + 64 * r
+                    values, scales = work + PANEL + 4 * r, work + SCALES + 4 * r
+                    acc = dot(zeros(), values, x_n)
+                    if halves:
+                        fold(totals, widened(acc), scales, s_n, s_n + 128)
+                        fold(totals, widened(dot(zeros(), values + 256, x_n + 256)), scales + 128, s_n, s_n + 192)
+                    else:
+                        fold(totals, widened(dot(acc, values + 256, x_n + 256)), scales, s_n, s_n + 64)
             w += group_bytes
             x += 512
             s += 256
@@ -156,34 +160,31 @@ if LANE_ROWS:
     codebook_g16_lanes = lanes_tile(unpack_codebook_g16, CODEBOOK_G16_BYTES, CODEBOOK_HEADER, *large, halves=True)
 
     @kernel
-    def multiply_block(scheme, w, x, s, cols, work):
-        """16 rows x 16 tokens -> the sums at `work + TOTALS`."""
+    def sum_blocks(scheme, w, x, blocks, cols, work):
+        """16 rows x `blocks` blocks at x -> the sums at `work + TOTALS`."""
         if scheme == INT4_G32:
-            int4_lanes(w, x, s, cols, work)
+            int4_lanes(w, x, blocks, cols, work)
         elif scheme == CODEBOOK4_G32:
-            codebook_g32_lanes(w, x, s, cols, work)
+            codebook_g32_lanes(w, x, blocks, cols, work)
         else:
-            codebook_g16_lanes(w, x, s, cols, work)
+            codebook_g16_lanes(w, x, blocks, cols, work)
 
 else:
 
     @kernel
-    def multiply_block(scheme, w, x, s, cols, work):
+    def sum_blocks(scheme, w, x, blocks, cols, work):
         pass
 
 
 @kernel
 def multiply_blocks(scheme, w, area, blocks, cols, out, out_stride, add):
     """16 rows x `blocks` packed blocks; outputs of token t at out + t * out_stride, overwritten or added to."""
-    x = area + LANES_WORK_BYTES
-    for _n in range(blocks):
-        multiply_block(scheme, w, x, x + cols * LANE_TOKENS, cols, area)
-        for m in range(LANE_TOKENS):
-            value = load_column(area + TOTALS + 4 * m, int64(64))
-            if scheme != INT4_G32:
-                value = value * load_f32(w)
-            if add != 0:
-                value = value + load_f32(out)
-            store_f32(out, value)
-            out += out_stride
-        x += cols * BLOCK_BYTES
+    sum_blocks(scheme, w, area + LANES_WORK_BYTES, blocks, cols, area)
+    for m in range(LANE_TOKENS * blocks):
+        value = load_column(area + TOTALS + m // LANE_TOKENS * TOTALS_BYTES + m % LANE_TOKENS * 4, int64(64))
+        if scheme != INT4_G32:
+            value = value * load_f32(w)
+        if add != 0:
+            value = value + load_f32(out)
+        store_f32(out, value)
+        out += out_stride

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 """Goes up whenever packed bytes change their meaning."""
 
 GROUP = 32
@@ -128,7 +128,7 @@ HEAD_TILE = 4
 TOKEN_BATCH = 48
 """Tokens that pass through a thread's scratch at a time: four of AVX-512's register tiles, three blocks of lanes."""
 
-LANE_TOKENS, LANES_WORK_BYTES = 16, 2048
+LANE_TOKENS, LANES_WORK_BYTES = 16, 1024 + TOKEN_BATCH * 64
 """Tokens side by side in `lanes.py`, and its memory beside them."""
 
 EXPERT_SCRATCH_BYTES = TOKEN_BATCH * 64 * 4
@@ -140,12 +140,12 @@ ACTIVATION_BYTES = 16
 """A group of int8 activations is described by four float32: its scale, then scale * sum of all of its bytes, of the
 first 16 and of the last 16. The sums undo the offsets of weights (`matmul.py`)."""
 
-CODEBOOK = (-68, -54, -43, -33, -25, -18, -11, -5, 0, 6, 12, 18, 25, 33, 43, 59)
-"""The levels of the codebook schemes (`tools/fit_codebook.py`). As unsigned numbers they have 7 bits: two products with
-activations fit the int16 of processors without 4-way dot products, which so need no signs (ADR 9)."""
+CODEBOOK = (-35, -26, -20, -16, -12, -9, -6, -3, 0, 3, 6, 9, 13, 17, 22, 28)
+"""The levels of the codebook schemes (`tools/fit_codebook.py`). As unsigned numbers they have six bits: four products
+with activations fit the int16 of processors without 4-way dot products (ADR 11)."""
 
-CODEBOOK_SHIFT = 3
-"""A block may use the codebook as it is or all of it 3 higher, whichever leaves less error: 0.3 dB for one bit."""
+CODEBOOK_SHIFT = 2
+"""A block may use the codebook as it is or all of it 2 higher, whichever leaves less error: 0.3 dB for one bit."""
 
 MOST_SCALE = 127
 """A block's scale is its row's float32 scale times c - 127, where c is the block's scale byte; odd bytes also say that
@@ -154,10 +154,10 @@ the codebook is shifted."""
 BFLOAT16, FLOAT16 = 1, 2
 """Ids of the dtypes of weights to be encoded; 0 is float32."""
 
-CODEBOOK_CANDIDATES = 7  # a step of 1 apart
 ABOUT_HALF = 0.4999
 """Candidates for a scale byte lie around half of its multiple. The largest scale of a row is 127 exactly, whose half
 is as near to 63 as to 64: here it is 63, on every processor."""
+CODEBOOK_CANDIDATES, CODEBOOK_STEP = 7, 0.5
 LINEAR_CANDIDATES, LINEAR_STEP = 19, 0.1
 INT8_CANDIDATES, INT8_STEP = 5, 0.25
 """Scales tried around an end of a grid, and how far they are apart."""

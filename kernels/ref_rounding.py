@@ -15,6 +15,7 @@ from edge_lfm.kernels.layout import (
     ABOUT_HALF,
     CODEBOOK_CANDIDATES,
     CODEBOOK_SHIFT,
+    CODEBOOK_STEP,
     GROUP,
     INT8_CANDIDATES,
     INT8_STEP,
@@ -50,7 +51,7 @@ def int4(x: F32, importance: F32 | None = None) -> Quantized:
 def codebook(x: F32, block: int, importance: F32 | None = None) -> Coded:
     """Codebook entries of blocks: 28 scales each, the best of 6 scale bytes around the winner, and nearest entries."""
     ends = [(float(_LEVELS[end]) + shift, shift) for shift in (0, CODEBOOK_SHIFT) for end in (0, -1)]
-    scale, _ = _search(x, block, importance, _level, ends, CODEBOOK_CANDIDATES, 1.0)
+    scale, _ = _search(x, block, importance, _level, ends, CODEBOOK_CANDIDATES, CODEBOOK_STEP)
     row = np.abs(scale).max(axis=1) / np.float32(MOST_SCALE)
     target, blocks, weights = scale * _reciprocal(row)[:, None], _blocks(x, block), _weights(x, block, importance)
     best = np.full(scale.shape, np.float32(3e38))

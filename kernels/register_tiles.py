@@ -71,7 +71,7 @@ def _block(tile: Tile, dot: Callable[..., list[Any]]) -> Any:
 def dot_tile(count: int, signed: bool, looked_up: bool = False) -> Any:
     """`(acc, w0, w1, w2, w3, x, stride)`: add to each token's lanes the dot of 16 weights with its 16 bytes at x.
 
-    `signed`: weights are int8; otherwise they are 0..127. The tier may read signed weights as
+    `signed`: weights are int8; otherwise levels, 0..63. The tier may read signed weights as
     unsigned with an offset of `dots.SIGNED_ZERO_POINT`. `looked_up`: they come from a table, not from memory.
     """
     return _block(

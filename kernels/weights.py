@@ -22,7 +22,7 @@ Sapphire Rapids, single tokens read codebook weights at 16.2 GB/s with 4096, 18.
 LEVEL_ZERO_POINT = -CODEBOOK[0]
 LEVELS = tuple(level + LEVEL_ZERO_POINT for level in CODEBOOK)
 low_levels, high_levels = lookup_nibbles(LEVELS, high=False), lookup_nibbles(LEVELS, high=True)
-"""The codebook's levels as dot products read them: 0..127."""
+"""The codebook's levels as dot products read them: 0..63."""
 
 
 @kernel

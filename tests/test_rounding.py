@@ -151,7 +151,8 @@ def test_strange_rows(kernels: Kernels, name: str, row: str) -> None:
     assert np.isfinite(values).all()
     assert np.array_equal(values[0], np.zeros(64)), "a row of zeros beside others"
     largest = np.abs(x[3]).max()
-    # Of the largest weight: half the widest gap of the codebook (24 of 127); a step of 8 where Q4_0's grid ends.
+    # Of the largest weight: what the search leaves of half the codebook's widest gap (9 of 35); a step of 8 where
+    # Q4_0's grid ends.
     assert np.abs(values[3] - x[3]).max() <= (0.125 if name == "q4_0" else 0.1) * largest + 1e-30
     if row == "half zeros":
         assert np.array_equal(values[3, :32], np.zeros(32))

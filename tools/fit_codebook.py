@@ -1,7 +1,7 @@
 """Find the levels of the codebook schemes: hill climbing by single steps, on samples of several tails.
 
     python tools/fit_codebook.py                    # from the levels in use
-    python tools/fit_codebook.py --levels=-127,-104,-83,-65,-49,-35,-22,-10,1,13,25,38,53,69,89,113 --shift 4 --steps 0
+    python tools/fit_codebook.py --levels=-32,-26,-21,-16,-12,-9,-6,-3,0,3,6,9,13,17,22,28 --shift 1 --steps 0
 
 The score is the signal to noise, in dB, of `ref_rounding.codebook` in blocks of 32 on normal and Student-t samples (12
 and 6 degrees of freedom: heavier tails); other samples, in both block sizes, are printed at the end. Takes minutes.
@@ -18,7 +18,7 @@ from edge_lfm.kernels import ref_rounding
 from edge_lfm.kernels.layout import CODEBOOK, CODEBOOK_SHIFT
 
 F32 = NDArray[np.float32]
-WIDEST = 127  # of 7 bits
+WIDEST = 63  # of 6 bits
 
 
 def samples(seed: int, rows: int) -> dict[str, F32]:
