@@ -71,7 +71,7 @@ tables: $(VENV)/.installed
 	PYTHONPATH=tools $(BIN)/python -m demo.texts --corpora $(CORPORA) --wikitext $(WIKITEXT) -o build/tables/texts
 	WORK=build/tables TEXTS=build/tables/texts CALIBRATION=$(CALIBRATION) \
 	    $(BIN)/python tools/remake_tables.py docs/quality.md README.md docs/abilities.md docs/paging.md docs/performance.md \
-	    docs/boards.md docs/server.md
+	    docs/boards.md docs/server.md edge_lfm/demo_model/README.md
 
 # Speed beside llama.cpp, built from its source package (needs a C++ compiler and some gigabytes of disk).
 bench: $(VENV)/.installed

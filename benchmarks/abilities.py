@@ -86,7 +86,7 @@ def constraint(task: Task) -> dict[str, Any]:
     if task.check in ("tool", "notool"):
         listed = re.search(r"<\|tool_list_start\|>(.*)<\|tool_list_end\|>", task.prompt, re.DOTALL)
         assert listed
-        return {"tools": json.loads(listed[1]), "tool_choice": "required"}
+        return {"tools": json.loads(listed[1]), "tool_choice": "required" if task.check == "tool" else "auto"}
     if task.check == "json":
         kinds = {key: {"type": "integer" if isinstance(value, int) else "string"} for key, value in task.expect.items()}
         return {
@@ -98,8 +98,9 @@ def constraint(task: Task) -> dict[str, Any]:
 
 
 def labels(prompt: str) -> Iterator[str]:
-    """The labels that the examples of a prompt show."""
-    yield from dict.fromkeys(re.findall(r"(?:->|[:=>]) *([^\n:=>]+)$", prompt, re.MULTILINE))
+    """The labels that the examples of a prompt show: as earlier turns, or at the ends of its lines."""
+    turns = re.findall(r"<\|im_start\|>assistant\n(.+?)<\|im_end\|>", prompt)
+    yield from dict.fromkeys(turns or re.findall(r"(?:->|[:=>]) *([^\n:=>]+)$", prompt, re.MULTILINE))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 
 from edge_lfm import Model, csv_grammar, json_check, table_grammar, xml_grammar
+from edge_lfm.demo import demo_checkpoint
+from edge_lfm.engine.tasks import judge, read_tasks
 from edge_lfm.errors import CheckError, ContextOverflowError, GrammarError, UsageError
 from edge_lfm.text.documents import find_citations, read_documents, write_documents
 
@@ -214,23 +216,26 @@ def test_asking_again_with_what_was_wrong(model: Model) -> None:
         model.ask_until("x", valid, tries=0)
 
 
-CARD = {  # percent right, of the demo model's card: transformers, bfloat16 weights
-    "recall": 85, "ground": 56, "tool": 59.8, "json": 40, "pattern": 65, "translate": 69, "code": 87, "fim": 88,
-    "mixed_chat": 59,
-}  # fmt: skip
-
-
-def test_the_seed_abilities_beside_the_card() -> None:
-    """All held-out samples, int8: within 3 points of the card's float figures, and always of valid form if bound."""
-    path = Path(__file__).parent.parent / "benchmarks/abilities.py"
-    spec = importlib.util.spec_from_file_location("abilities", path)
+def test_the_abilities_beside_transformers() -> None:
+    """Each task's first samples, int8: as many right as of transformers' answers in float32, within two; and always of
+    valid form if bound."""
+    root = Path(__file__).parent.parent
+    spec = importlib.util.spec_from_file_location("abilities", root / "benchmarks/abilities.py")
     assert spec and spec.loader
     abilities = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(abilities)
-    for name, found in abilities.accuracies("int8", 100, list(CARD)).items():
-        assert abs(found["free"] - CARD[name]) <= 3, (name, found)
+    theirs = json.loads((root / "tests/data/demo_golden/answers.json").read_text(encoding="utf-8"))
+    tasks = read_tasks(demo_checkpoint() / "tasks.jsonl")
+    most = max(len(answers) for answers in theirs.values())
+    differences = []
+    for name, found in abilities.accuracies("int8", most, list(theirs)).items():
+        right = judge([task for task in tasks if task.task == name][:most], theirs[name])
+        count = round(found["free"] * len(right) / 100)
+        differences.append(count - sum(right))
+        assert abs(differences[-1]) <= 2, (name, found, sum(right))
         if "constrained" in found:
-            assert found["valid"] == 100 and found["constrained"] >= found["free"] - 3, (name, found)
+            assert found["valid"] == 100 and found["constrained"] >= found["free"] - 100 / len(right), (name, found)
+    assert abs(sum(differences)) <= 5
 
 
 def test_json_of_a_text_follows_its_schema(model: Model) -> None:

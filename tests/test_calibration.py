@@ -197,10 +197,13 @@ def test_a_paged_model_evicts_by_its_own_forecast(calibrated: Path, tmp_path: Pa
     with PackedModel(tmp_path / "m") as model:
         learned = _policies(model, layers, 0.5)
         assert all(isinstance(policy, LearnedUse) for policy in learned.values())
-        chosen = np.array([[1, 5, 9, 3]])
-        for n in layers:
-            learned[n].note(chosen)
-        scores = learned[4].scores
-        assert scores.shape == (16,) and scores[chosen[0]].mean() > np.delete(scores, chosen[0]).mean()
+        chosen, others = np.array([[1, 5, 9, 3]]), np.array([[0, 2, 6, 12]])
+        scores = []
+        for used in (chosen, others):
+            learned = _policies(model, layers, 0.5)
+            for n in layers:
+                learned[n].note(used)
+            scores.append(learned[4].scores)
+        assert scores[0].shape == (16,) and (scores[0] - scores[1])[chosen[0]].mean() > 0
         (tmp_path / "m" / FORECAST_FILE).unlink()
         assert all(type(policy) is DecayedUse for policy in _policies(model, layers, 0.5).values())

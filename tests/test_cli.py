@@ -351,7 +351,7 @@ def test_debug_shows_the_traceback() -> None:
 def test_complete_at_a_line(tmp_path: Path) -> None:
     file = tmp_path / "program.py"
     file.write_text(
-        'def add(a, b):\n    """Return the sum of a and b."""\n    return \n\nprint(add(1, 2))\n', encoding="utf-8"
+        'def add(a, b):\n    """Return the sum of a and b."""\n    return\n\nprint(add(1, 2))\n', encoding="utf-8"
     )
     done = edge_lfm("complete", f"{file}:3", "--lines", "one")
     assert done.returncode == 0 and done.stdout.strip() == "a + b"

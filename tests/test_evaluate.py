@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from edge_lfm.kernels.library import load_kernels
 from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
 from edge_lfm.model.reference import ReferenceModel
 from edge_lfm.model.streamed import StreamedModel
+from edge_lfm.text.tokenizer import Tokenizer
 
 TASKS = demo_checkpoint() / "tasks.jsonl"
 
@@ -83,10 +85,9 @@ def test_figures_equal_a_direct_computation() -> None:
 
 @pytest.fixture(scope="module")
 def windows() -> list[np.ndarray]:
-    lines = TASKS.read_text(encoding="utf-8")
-    from edge_lfm.text.tokenizer import Tokenizer
-
-    ids = np.array(Tokenizer(demo_checkpoint()).encode(lines[:60_000], bos=True), np.int64)
+    """Held-out conversations of every kind, as the model reads them: [8][256] token ids."""
+    text = "".join(f"{task.prompt}{task.answer}\n" for task in read_tasks(TASKS)[::31])
+    ids = np.array(Tokenizer(demo_checkpoint()).encode(text, special=True), np.int64)
     return list(ids[: 8 * 256].reshape(8, 256))
 
 
@@ -131,7 +132,7 @@ def test_recipes_keep_their_promises(demo: dict[str, Path], windows: list[np.nda
 
 def test_answers_of_the_samples_are_judged_right_and_others_wrong() -> None:
     tasks = read_tasks(TASKS)
-    assert len(tasks) == 1550
+    assert min(Counter(task.task for task in tasks).values()) >= 10
     assert all(judge(tasks, [task.answer for task in tasks]))
     assert sum(judge(tasks, ["I do not know." for _ in tasks])) < 20
     assert sum(judge(tasks, ["" for _ in tasks])) == 0

@@ -13,7 +13,7 @@ SAID = {
     "embed.py": "Your name is Anna.",
     "events.py": "the model calls get_weather",
     "several_at_once.py": "The capital of France is Paris.",
-    "remember.py": "remember",
+    "remember.py": "Got it.",
     "structured.py": "{'name': ",
     "documents.py": "found: museum",
 }

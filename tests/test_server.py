@@ -364,8 +364,8 @@ def test_documents_and_citations(client: openai.OpenAI, name: str, model: Model)
     options = {"model": name, "messages": [{"role": "user", "content": "Who?"}], "max_tokens": 60, "temperature": 3}
     extra = {"documents": documents, "citations": True}
     found = []
-    for seed in range(10):
-        bias = {"logit_bias": {bracket: 8}, "seed": seed, "extra_body": extra}
+    for seed in range(20):
+        bias = {"logit_bias": {bracket: 12}, "seed": seed, "extra_body": extra}
         message = client.chat.completions.create(**options, **bias).choices[0].message
         for citation in getattr(message, "citations", None) or []:
             assert message.content[citation["start"] : citation["end"]] == f"[{citation['id']}]"

@@ -119,7 +119,7 @@ def test_any_walk_equals_full_prefills(demo: dict[str, Path], options: dict, tmp
                 case "stop":
                     generation = session.stream("Tell me a story.", temperature=1.0, seed=1, max_tokens=30)
                     for _ in range(rng.randrange(1, 9)):
-                        next(generation)
+                        next(generation, None)
                     generation.close()
                     continue
                 case "regenerate" if len(session.messages) > 2:

@@ -21,7 +21,7 @@ def main(output: Path) -> None:
     tasks = Path(edge_lfm.__file__).parent / "demo_model/tasks.jsonl"
     samples = [json.loads(line) for line in tasks.read_text(encoding="utf-8").splitlines()]
     generated = [{"prompt": s["prompt"], "answer": s["answer"]} for s in samples if s["task"] == "translate"]
-    chosen = [choice for s in samples if s["task"] == "pattern" if (choice := as_choice(s))]
+    chosen = [choice for s in samples if s["task"] == "few-shot" if (choice := as_choice(s))]
     for name, lines in (("translate", generated), ("pattern", chosen)):
         (output / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     for config in Path(__file__).parent.glob("*.yaml"):

@@ -25,7 +25,7 @@ from edge_lfm.quantize.convert import convert
 from edge_lfm.quantize.recipe import find_recipe
 
 SEED = "2024"
-_ROOM = {"tool": 1.5, "grounded": 2.0, "sums": 2.0}
+_ROOM = {"tool": 1.5, "grounded": 2.0, "json": 2.0, "sums": 2.0}
 """How many more samples of tasks that come in several kinds."""
 AIMS = {
     "recall": 0.95, "grounded": 0.8, "grounded, unseen": 0.6, "tool": 0.9, "tool, unseen": 0.75, "json": 0.85,
