@@ -100,7 +100,7 @@ def constraint(task: Task) -> dict[str, Any]:
 def labels(prompt: str) -> Iterator[str]:
     """The labels that the examples of a prompt show: as earlier turns, or at the ends of its lines."""
     turns = re.findall(r"<\|im_start\|>assistant\n(.+?)<\|im_end\|>", prompt)
-    yield from dict.fromkeys(turns or re.findall(r"(?:->|[:=>]) *([^\n:=>]+)$", prompt, re.MULTILINE))
+    yield from dict.fromkeys(turns or re.findall(r"(?:[:=]|[-=]>) *([^\n:=>]+)$", prompt, re.MULTILINE))
 
 
 if __name__ == "__main__":

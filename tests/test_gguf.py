@@ -260,6 +260,7 @@ def test_llama_cpp_computes_the_same_from_the_same_integers(
             ours, floats = (m.logits(prompt["prompt_ids"])[-len(theirs) :] for m in (model, exact))
             rounded.append(divergence(theirs, ours))
             original.append(divergence(floats, ours))
+    print(f"{name}: {np.mean(rounded):.2g} from llama.cpp, {np.mean(original):.2g} from the rounding")
     assert np.mean(rounded) < share * np.mean(original), (rounded, original)
 
 

@@ -8,12 +8,14 @@ Writes translate.jsonl ({"prompt", "answer"}) and pattern.jsonl ({"prompt", "cho
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import sys
 from pathlib import Path
 
 import edge_lfm
+
+sys.path.append(str(Path(__file__).parent.parent))
+from abilities import labels
 
 
 def main(output: Path) -> None:
@@ -32,14 +34,10 @@ def main(output: Path) -> None:
 
 def as_choice(sample: dict) -> dict | None:
     """Labelled examples as a multiple choice between the labels that they show; None where there is only one."""
-    labels = sorted(set(re.findall(r"[:=>] *(\w+)$", sample["prompt"], re.MULTILINE)))
-    if sample["answer"] not in labels or len(labels) < 2:
+    shown = sorted(labels(sample["prompt"]))
+    if sample["answer"] not in shown or len(shown) < 2:
         return None
-    return {
-        "prompt": sample["prompt"],
-        "choices": labels,
-        "label": labels.index(sample["answer"]),
-    }
+    return {"prompt": sample["prompt"], "choices": shown, "label": shown.index(sample["answer"])}
 
 
 if __name__ == "__main__":
