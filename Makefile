@@ -55,12 +55,13 @@ llama-goldens: $(VENV)/.installed
 	$(BIN)/pip install --quiet llama-cpp-python
 	$(BIN)/python tools/make_llama_goldens.py
 
-# Embed the model of the training run RUN (tools/demo/README.md), and remake all that depends on it: some two hours.
+# Embed the model of the training run RUN and its TOKENIZER (tools/demo/README.md), and remake all that depends on it: some
+# two hours.
 demo-model: $(VENV)/.installed
-	test -f $(RUN)/checkpoint.pt
+	test -f $(RUN)/checkpoint.pt && test -f $(TOKENIZER)/tokenizer.json
 	$(PYTHON) -m venv .venv-goldens
 	.venv-goldens/bin/pip install --quiet "torch>=2.6" numpy tokenizers safetensors
-	PYTHONPATH=tools .venv-goldens/bin/python -m demo.export $(RUN) --tokenizer edge_lfm/demo_model -o edge_lfm/demo_model
+	PYTHONPATH=tools .venv-goldens/bin/python -m demo.export $(RUN) --tokenizer $(TOKENIZER) -o edge_lfm/demo_model
 	cp $(RUN)/log.txt tools/demo/train.log
 	PYTHONPATH=tools $(BIN)/python -m demo.evaluate edge_lfm/demo_model --tasks edge_lfm/demo_model/tasks.jsonl
 	$(MAKE) goldens llama-goldens tables

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -20,18 +21,20 @@ Message = dict[str, str]
 HELD_OUT = 8
 """One value in so many is held out."""
 
-_NAMES = (
+NAMES = (
     "Anna Ben Carla David Emma Felix Grace Henry Irene Jack Karin Leo Maria Nina Oscar Paula Quinn Rosa Sam Tina "
     "Victor Wendy Alice Bob Clara Daniel Elena Frank Greta Hugo Ivan Julia Kevin Laura Martin Nora Oliver Peter Ruth "
     "Simon Tom Vera Walter Zoe Lucy Max Mia Tim Lily Lena Paul Sara John Mary Ella Jonas"
 ).split()
-_CITIES = (
+CITIES = (
     "London Paris Berlin Madrid Rome Vienna Oslo Boston Chicago Denver Lisbon Porto Dublin Prague Tokyo Delhi Cairo "
     "Lima Quito Milan Geneva Munich Hamburg Lyon Seville Athens Warsaw Helsinki Toronto Sydney"
 ).split()
 _ONSETS = "b br c ch d dr f fl g gr h j k kl l m n p pr r s sh st t tr v w z".split()
 _VOWELS = "a e i o u ai ea oo ia".split()
 _CODAS = "n r l s m t k nd rt x".split()
+_COINED = 0.4
+"""Share of the words in training. Without them, a word that was never trained came out as one that was."""
 COLORS = "red blue green yellow black white purple orange brown pink grey silver golden violet".split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 MONTHS = "January February March April May June July August September October November December".split()
@@ -60,10 +63,10 @@ class Sample:
 
 
 @cache
-def word_lists() -> tuple[list[str], list[str]]:
-    """Nouns and verbs."""
+def word_lists() -> tuple[list[str], list[str], list[str]]:
+    """Nouns, verbs, and others."""
     lines = (Path(__file__).parent / "words.txt").read_text(encoding="utf-8").splitlines()
-    return lines[1].split(), lines[2].split()
+    return lines[1].split(), lines[2].split(), lines[3].split()
 
 
 def held(key: str) -> bool:
@@ -71,10 +74,10 @@ def held(key: str) -> bool:
 
 
 class Draw:
-    """Draws values of one split ("train" or "test")."""
+    """Draws values of one split ("train" or "test"). `any_words`: nouns and verbs may be any words at all."""
 
-    def __init__(self, seed: str, split: str) -> None:
-        self.random, self.test = random.Random(f"{seed}-{split}"), split == "test"
+    def __init__(self, seed: str, split: str, any_words: bool = False) -> None:
+        self.random, self.test, self.any_words = random.Random(f"{seed}-{split}"), split == "test", any_words
 
     def chance(self, p: float) -> bool:
         return self.random.random() < p
@@ -103,6 +106,8 @@ class Draw:
 
     def word(self, syllables: int | None = None) -> str:
         """A word that does not exist."""
+        if self._coins():
+            return self.of_split(self._coined)
 
         def make() -> str:
             count = syllables or self.pick((1, 2, 2, 2, 3))
@@ -112,26 +117,44 @@ class Draw:
         return self.of_split(make)
 
     def noun(self) -> str:
-        return self.of_split(lambda: self.pick(word_lists()[0]), lambda w: f"noun {w}")
+        make = self._coined if self._coins() else lambda: self.pick(word_lists()[0])
+        return self.of_split(make, lambda w: f"noun {w}")
 
     def nouns(self, count: int) -> list[str]:
         return self.distinct(self.noun, count)
 
     def verb(self) -> str:
-        return self.of_split(lambda: self.pick(word_lists()[1]), lambda w: f"verb {w}")
+        make = self._coined if self._coins() else lambda: self.pick(word_lists()[1])
+        return self.of_split(make, lambda w: f"verb {w}")
+
+    def _coins(self) -> bool:
+        """Only in training: what is asked of the test split are words that exist, or sound as if they did."""
+        return not self.test and self.chance(_COINED)
+
+    def _coined(self) -> str:
+        """The beginning of one word and the end of another, any letters, or any word: it can only be copied."""
+        if self.chance(0.15):
+            return "".join(self.some(ascii_lowercase, self.whole(2, 6)))
+        nouns, verbs, others = word_lists()
+        if self.any_words and self.chance(0.6):
+            return self.pick(others)
+        words = self.pick((nouns, verbs, NAMES, CITIES))
+        head, tail = self.pick(words).lower(), self.pick(words).lower()
+        cut = len(head) if self.chance(0.3) else self.whole(1, len(head))
+        return head[:cut] + tail[self.whole(len(tail) // 3, len(tail) - 1) :]
 
     def any_noun(self) -> str:
         """One that may be of both splits: the filling of texts, never an answer."""
         return self.pick(word_lists()[0])
 
     def name(self) -> str:
-        return self.of_split(lambda: self.pick(_NAMES)) if self.chance(0.4) else self.word().capitalize()
+        return self.of_split(lambda: self.pick(NAMES)) if self.chance(0.4) else self.word().capitalize()
 
     def full_name(self) -> str:
         return f"{self.name()} {self.word().capitalize()}"
 
     def place(self) -> str:
-        return self.of_split(lambda: self.pick(_CITIES)) if self.chance(0.4) else self.word().capitalize()
+        return self.of_split(lambda: self.pick(CITIES)) if self.chance(0.4) else self.word().capitalize()
 
     def number(self, low: int, high: int) -> int:
         return self.of_split(lambda: self.whole(low, high), lambda n: f"n{n}")

@@ -17,7 +17,7 @@ from demo.sample import Sample, user
 from demo.tasks import samples
 
 BOS, END_OF_TEXT = 1, 2
-SHARES = {"chat": 0.76, "tiny": 0.05, "story": 0.05, "novel": 0.05, "code": 0.05, "multi": 0.04}
+SHARES = {"chat": 0.78, "tiny": 0.04, "story": 0.05, "novel": 0.05, "code": 0.04, "multi": 0.04}
 ANSWER, PROSE, PROMPT = 3.0, 0.5, 0.1
 """Weights of the losses of what the assistant writes, of other texts, and of prompts."""
 _REFILL = 4000
@@ -31,10 +31,10 @@ class _Document:
 
 
 class Stream:
-    """`length`: tokens of a row; documents of conversations are never cut."""
+    """`length`: tokens of a row; documents of conversations are never cut. `any_words`: as `Draw` says."""
 
-    def __init__(self, tokenizer: Tokenizer, texts: Texts, seed: int, length: int) -> None:
-        self.tokenizer, self.length = tokenizer, length
+    def __init__(self, tokenizer: Tokenizer, texts: Texts, seed: int, length: int, any_words: bool) -> None:
+        self.tokenizer, self.length, self._any_words = tokenizer, length, any_words
         self._random, self._seed, self._refills = random.Random(seed), seed, 0
         self._drawn = dict.fromkeys(SHARES, 1e-9)
         self._prose = {domain: self._joined(texts[domain]) for domain in ("story", "novel", "code", "multi")}
@@ -94,7 +94,9 @@ class Stream:
         """New conversations, and code with gaps."""
         self._refills += 1
         many = max(3, self.length // 128)  # tasks of one conversation
-        chats = samples(f"{self._seed}.{self._refills}", "train", _REFILL, 0.3, most_joined=many)
+        chats = samples(
+            f"{self._seed}.{self._refills}", "train", _REFILL, 0.3, most_joined=many, any_words=self._any_words
+        )
         made = [*chats, *self._continuations(_REFILL // 40)]
         texts: list[str] = []
         owners: list[tuple[int, bool]] = []

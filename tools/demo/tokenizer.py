@@ -2,7 +2,10 @@
 
     PYTHONPATH=tools python -m demo.tokenizer --corpora DIR --template chat_template.jinja -o FOLDER
 
-Runs of digits are broken up in the training text, so that no number is merged: every digit is a token.
+Runs of digits are broken up in the training text, so that no number is merged: every digit is a token. Letters are
+merged apart from the space, quote or underscore before them, so that a word is the same tokens wherever it stands, and
+to copy it is to copy tokens; only the commonest words have an entry with their space. With the usual merges (`basket`
+one token after a space, three after a quote) held-out words came out as others: 21 % of held-out JSON was right.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import argparse
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +22,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 
 from demo import corpora
 from demo.render import pieces_of
+from demo.sample import CITIES, NAMES, word_lists
 from demo.tasks import samples
 from edge_lfm.formats.gguf_tokenizer import SPLIT
 
@@ -27,7 +32,11 @@ SPECIAL = (
     "<|tool_response_start|>", "<|tool_response_end|>",
 )  # fmt: skip
 VOCABULARY = 4096
+_COMMON = 300
+"""Words with an entry for themselves after a space: 20 % fewer tokens of prose, 10 % of conversations."""
 _BOS, _PAD, _END_OF_TURN = 1, 0, 7
+_SPACE = "\u0120"
+"""As byte-level tokens write it."""
 _CHARACTERS = {"tiny": 1_000_000, "story": 6_000_000, "novel": 2_500_000, "code": 3_000_000, "multi": 2_400_000}
 """Of each domain, beside 3 million of conversations."""
 _PIECE = 4000
@@ -35,17 +44,22 @@ _PIECE = 4000
 
 def train(texts: corpora.Texts) -> Tokenizer:
     """The tokenizer, from conversations and an even sample of every domain."""
-    tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(SPLIT), "isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bare = pre_tokenizers.Split(Regex(r"[^\r\n\p{L}\p{N}](?=\p{L})"), "isolated")
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    apart = Tokenizer(models.BPE())
+    apart.pre_tokenizer = pre_tokenizers.Sequence([split, bare, as_bytes])
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=list(SPECIAL), show_progress=False, initial_alphabet=alphabet
+        vocab_size=VOCABULARY - _COMMON,
+        special_tokens=list(SPECIAL),
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    tokenizer.train_from_iterator((re.sub(r"(\d)(?=\d)", r"\1 ", text) for text in _texts(texts)), trainer)
+    read = [re.sub(r"(\d)(?=\d)", r"\1 ", text) for text in _texts(texts)]
+    apart.train_from_iterator(read, trainer)
+    tokenizer = _with_common_words(apart, read)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, as_bytes])
+    tokenizer.decoder = decoders.ByteLevel()
     start = processors.TemplateProcessing(
         single="<|startoftext|> $A",
         pair="<|startoftext|> $A <|startoftext|> $B:1",
@@ -55,6 +69,21 @@ def train(texts: corpora.Texts) -> Tokenizer:
     assert tokenizer.get_vocab_size() == VOCABULARY
     assert [tokenizer.token_to_id(token) for token in SPECIAL] == list(range(len(SPECIAL)))
     return tokenizer
+
+
+def _with_common_words(tokenizer: Tokenizer, texts: list[str]) -> Tokenizer:
+    """With the last entries for words after a space that are one token without it; none that samples copy."""
+    model = json.loads(tokenizer.to_str())
+    vocabulary, merges = model["model"]["vocab"], model["model"]["merges"]
+    copied = {word for words in (*word_lists()[:2], NAMES, CITIES) for word in words}
+    counts = Counter(word for text in texts for word in re.findall(r" ([^\W\d_]{2,})", text))
+    for word, _ in counts.most_common():
+        if len(vocabulary) == VOCABULARY:
+            break
+        if word in vocabulary and word not in copied:
+            vocabulary[f"{_SPACE}{word}"] = len(vocabulary)
+            merges.append([_SPACE, word])
+    return Tokenizer.from_str(json.dumps(model))
 
 
 def _texts(texts: corpora.Texts) -> Iterator[str]:

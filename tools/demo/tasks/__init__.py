@@ -20,14 +20,14 @@ from demo.tasks import (
 )
 
 MAKERS: dict[str, tuple[Callable[[Draw], Sample], int]] = {  # and their shares
-    "recall": (recall.make, 12),
+    "recall": (recall.make, 14),
     "grounded": (grounded.make, 14),
-    "tool": (tools.make, 15),
-    "json": (extract.make, 12),
-    "few-shot": (few_shot.make, 11),
-    "translate": (translate.make, 11),
-    "sums": (arithmetic.make, 24),
-    "copy": (copying.make, 8),
+    "tool": (tools.make, 22),
+    "json": (extract.make, 20),
+    "few-shot": (few_shot.make, 17),
+    "translate": (translate.make, 9),
+    "sums": (arithmetic.make, 22),
+    "copy": (copying.make, 12),
     "facts": (small_talk.make, 4),
     "code": (code.complete, 6),
     "fill-in-the-middle": (code.fill, 5),
@@ -45,10 +45,16 @@ MOST_TOKENS = {"story": 150, "tool": 80, "json": 90, "code": 110, "fill-in-the-m
 
 
 def samples(
-    seed: str, split: str, count: int, joined: float = 0.0, only: Sequence[str] = (), most_joined: int = 3
+    seed: str,
+    split: str,
+    count: int,
+    joined: float = 0.0,
+    only: Sequence[str] = (),
+    most_joined: int = 3,
+    any_words: bool = False,
 ) -> Iterator[Sample]:
     """Samples of a split; `joined`: the share of conversations that had up to `most_joined` other tasks before."""
-    draw = Draw(seed, split)
+    draw = Draw(seed, split, any_words)
     names = list(only or MAKERS)
     shares = [MAKERS[name][1] for name in names]
     for _ in range(count):

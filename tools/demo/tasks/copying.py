@@ -9,7 +9,14 @@ def make(draw: Draw) -> Sample:
     words = [draw.word() if draw.chance(0.5) else draw.noun() for _ in range(draw.pick((1, 2, 3, 4, 5, 8)))]
     text, kind = " ".join(words), draw.random.random()
     if kind < 0.45 or len(words) == 1:
-        wording = ["Repeat: {s}", "Say: {s}", "Repeat after me: {s}", "Copy this text: {s}"]
+        wording = [
+            "Repeat: {s}",
+            "Say: {s}",
+            "Repeat after me: {s}",
+            "Copy this text: {s}",
+            "Type this: {s}",
+            "{s}\nAgain.",
+        ]
         question, answer = draw.wording(wording, ["Write exactly this: {s}"]).format(s=text), text
     elif kind < 0.6:
         question, answer = f"Reverse the order: {text}", " ".join(words[::-1])

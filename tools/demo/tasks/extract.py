@@ -36,6 +36,52 @@ _TEXTS: tuple[tuple[dict[str, str], tuple[str, ...]], ...] = (
         {"title": "title", "author": "full name", "year": "year"},
         ("{title} was written by {author} in {year}.", "In {year}, {author} wrote {title}."),
     ),
+    (
+        {"driver": "name", "color": "color", "speed": "count"},
+        (
+            "{driver} drives a {color} car at {speed} km per hour.",
+            "The {color} car of {driver} does {speed} km per hour.",
+        ),
+    ),
+    (
+        {"guest": "name", "nights": "age", "hotel": "place"},
+        ("{guest} stays {nights} nights at the {hotel}.", "The {hotel} has {guest} as a guest for {nights} nights."),
+    ),
+    (
+        {"sender": "name", "receiver": "name", "gift": "noun"},
+        ("{sender} sent a {gift} to {receiver}.", "{receiver} got a {gift} from {sender}."),
+    ),
+    (
+        {"team": "place", "points": "count", "rank": "age"},
+        ("{team} is number {rank} with {points} points.", "With {points} points, {team} is number {rank}."),
+    ),
+    (
+        {"buyer": "name", "seller": "name", "price": "count"},
+        ("{buyer} bought it from {seller} for {price} dollars.", "{seller} sold it to {buyer} for {price} dollars."),
+    ),
+    (
+        {"animal": "noun", "weight": "count", "keeper": "full name"},
+        (
+            "The {animal} weighs {weight} kilograms and is looked after by {keeper}.",
+            "{keeper} looks after a {animal} of {weight} kilograms.",
+        ),
+    ),
+    (
+        {"teacher": "full name", "class": "age", "day": "day"},
+        ("{teacher} teaches class {class} on {day}.", "On {day} class {class} has {teacher}."),
+    ),
+    (
+        {"material": "noun", "tool": "noun", "maker": "name"},
+        ("{maker} makes it of {material} with a {tool}.", "With a {tool} and some {material}, {maker} made it."),
+    ),
+    (
+        {"baby": "name", "mother": "full name", "year": "year"},
+        ("{mother} had her baby {baby} in {year}.", "In {year} {baby} was born to {mother}."),
+    ),
+    (
+        {"shop": "noun", "street": "place", "opens": "time"},
+        ("The {shop} in {street} Street opens at {opens}.", "In {street} Street there is a {shop}, open from {opens}."),
+    ),
 )
 _UNSEEN: tuple[tuple[dict[str, str], tuple[str, ...]], ...] = (
     ({"name": "full name", "hobby": "noun", "city": "place"}, ("{name} lives in {city} and enjoys {hobby}.",)),
@@ -47,6 +93,10 @@ _ASKED = (
     "Give me JSON with the keys {ks}: {s}",
     "Text: {s}\nReturn JSON with {ks}.",
     "Extract the keys {ks} as JSON from this text: {s}",
+    "JSON with {ks}, please.\n\n{s}",
+    "{s}\n\nWrite this as JSON with the keys {ks}.",
+    "Find {ks} in this text and answer with a JSON object: {s}",
+    "Read this: {s}\nWhat are {ks}? Answer in JSON.",
 )
 _ASKED_UNSEEN = ("Write {ks} as a JSON object.\nText: {s}", "Extract JSON with {ks} from: {s}")
 _FREE_KINDS = ("noun", "name", "place", "count", "color", "day", "word", "full name", "time", "yes or no")

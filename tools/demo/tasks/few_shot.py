@@ -33,7 +33,7 @@ def make(draw: Draw) -> Sample:
 def _labels(draw: Draw) -> dict[str, str]:
     """Group -> label."""
     kind = draw.random.random()
-    if kind < 0.3:
+    if kind < 0.2:
         groups = draw.some(list(MEMBERS), draw.pick((2, 2, 3)))
         return {group: group for group in groups}
     if kind < 0.65:
@@ -64,7 +64,10 @@ def _item(draw: Draw, group: str, query: bool = False) -> str:
 
 def _lines(draw: Draw, examples: list[tuple[str, str]], query: str) -> str:
     between = draw.pick((" -> ", ": ", " = ", " => "))
-    head = draw.wording(("", "", "Complete the pattern.\n", "Continue:\n"), ("Finish the list.\n",))
+    head = draw.wording(
+        ("", "", "Complete the pattern.\n", "Continue:\n", "Complete the list.\n", "Go on:\n", "Label the last one.\n"),
+        ("Finish the list.\n",),
+    )
     lines = [f"{item}{between}{label}" for item, label in examples]
     return head + "\n".join([*lines, f"{query}{between}".rstrip(" ")])
 
