@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import resource
 import struct
 import subprocess
@@ -260,7 +261,7 @@ def test_llama_cpp_computes_the_same_from_the_same_integers(
             ours, floats = (m.logits(prompt["prompt_ids"])[-len(theirs) :] for m in (model, exact))
             rounded.append(divergence(theirs, ours))
             original.append(divergence(floats, ours))
-    print(f"{name}: {np.mean(rounded):.2g} from llama.cpp, {np.mean(original):.2g} from the rounding")
+    logging.info("%s: %.2g from llama.cpp, %.2g from the rounding", name, np.mean(rounded), np.mean(original))
     assert np.mean(rounded) < share * np.mean(original), (rounded, original)
 
 
