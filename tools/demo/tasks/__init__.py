@@ -20,18 +20,18 @@ from demo.tasks import (
 )
 
 MAKERS: dict[str, tuple[Callable[[Draw], Sample], int]] = {  # and their shares
-    "recall": (recall.make, 14),
-    "grounded": (grounded.make, 14),
+    "recall": (recall.make, 9),
+    "grounded": (grounded.make, 16),
     "tool": (tools.make, 22),
-    "json": (extract.make, 20),
-    "few-shot": (few_shot.make, 17),
-    "translate": (translate.make, 9),
-    "sums": (arithmetic.make, 22),
-    "copy": (copying.make, 12),
-    "facts": (small_talk.make, 4),
+    "json": (extract.make, 22),
+    "few-shot": (few_shot.make, 9),
+    "translate": (translate.make, 7),
+    "sums": (arithmetic.make, 44),
+    "copy": (copying.make, 10),
+    "facts": (small_talk.make, 3),
     "code": (code.complete, 6),
-    "fill-in-the-middle": (code.fill, 5),
-    "story": (stories.make, 3),
+    "fill-in-the-middle": (code.fill, 6),
+    "story": (stories.make, 2),
 }
 _SINGLE_TURN = ("grounded", "json", "few-shot", "translate", "sums", "copy", "facts", "story", "recall")
 SYSTEM = (
