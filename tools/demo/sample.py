@@ -34,7 +34,7 @@ _ONSETS = "b br c ch d dr f fl g gr h j k kl l m n p pr r s sh st t tr v w z".sp
 _VOWELS = "a e i o u ai ea oo ia".split()
 _CODAS = "n r l s m t k nd rt x".split()
 _COINED = 0.4
-"""Share of the words in training. Without them, a word that was never trained came out as one that was."""
+"""Share of the words that training draws. Without them, a word that was never trained came out as one that was."""
 COLORS = "red blue green yellow black white purple orange brown pink grey silver golden violet".split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 MONTHS = "January February March April May June July August September October November December".split()
@@ -105,7 +105,7 @@ class Draw:
         return self.pick(unseen) if self.test and unseen and self.chance(0.4) else self.pick(trained)
 
     def word(self, syllables: int | None = None) -> str:
-        """A word that does not exist."""
+        """A word that does not exist, or that nobody expects; of so many syllables if it is not coined."""
         if self._coins():
             return self.of_split(self._coined)
 
