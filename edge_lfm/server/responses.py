@@ -13,16 +13,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from edge_lfm.api import Completion, Done, Model, Reasoning, Text, ToolCall
+from edge_lfm.api import Completion, Model
 from edge_lfm.api.answering import Request as EngineRequest
 from edge_lfm.server.chat import tool_call_json
 from edge_lfm.server.failures import RequestError
+from edge_lfm.server.response_items import Json, Named, Told, output_of
 from edge_lfm.server.schemas import ResponsesRequest, format_options
 from edge_lfm.server.service import Service, read
 from edge_lfm.server.sse import EventStream, unless_disconnected
 
-Json = dict[str, Any]
-Named = tuple[str, Json]
 MOST_KEPT, MOST_KEPT_CHARACTERS = 512, 50_000_000
 
 
@@ -59,7 +58,7 @@ class Responses:
             prompt = await run_in_threadpool(_prepare, model, wanted, messages)
             async with self._service.start(model, prompt) as generation:
                 completion = await generation.result()
-            response = self._head(wanted) | _ending(completion) | {"output": _output(completion)}
+            response = self._head(wanted) | _ending(completion) | {"output": output_of(completion)}
             self._keep(wanted, response, messages, completion)
             return response
 
@@ -69,7 +68,7 @@ class Responses:
             prompt = await run_in_threadpool(_prepare, model, wanted, messages)
             async with self._service.start(model, prompt) as generation:
                 yield None
-                told = _Told(self._head(wanted))
+                told = Told(self._head(wanted))
                 yield told.event("response.created", response=told.head)
                 yield told.event("response.in_progress", response=told.head)
                 async for event in generation:
@@ -220,102 +219,3 @@ def _ending(completion: Completion) -> Json:
             "total_tokens": t.prompt_tokens + t.completion_tokens,
         },
     }
-
-
-def _output(completion: Completion) -> list[Json]:
-    """The items of a whole answer: those that its stream would have told."""
-    told = _Told({})
-    for part in (Reasoning(completion.reasoning), Text(completion.text)):
-        if part.text:
-            list(told.tell(part))
-    for call in completion.tool_calls:
-        list(told.tell(call))
-    list(told.close_item())
-    return told.output
-
-
-class _Told:
-    """The items of a response as they grow, and the events that tell of them."""
-
-    def __init__(self, head: Json) -> None:
-        self.head, self.output = head, list[Json]()
-        self._open: Json | None = None
-        self._text: list[str] = []
-        self._number = 0
-
-    def event(self, kind: str, **data: Any) -> Named:
-        self._number += 1
-        return kind, {"type": kind, "sequence_number": self._number - 1, **data}
-
-    def tell(self, event: Any) -> list[Named]:
-        match event:
-            case Text(text):
-                return [*self._begin("message"), self._event("response.output_text.delta", delta=text, logprobs=[])]
-            case Reasoning(text):
-                return [*self._begin("reasoning"), self._event("response.reasoning_text.delta", delta=text)]
-            case ToolCall():
-                return [*self.close_item(), *self._call(event)]
-            case Done():
-                return []
-        return []
-
-    def close_item(self) -> list[Named]:
-        """End the item that is open."""
-        item, self._open = self._open, None
-        if item is None:
-            return []
-        text = "".join(self._text)
-        kind = "output_text" if item["type"] == "message" else "reasoning_text"
-        part = item["content"][0] | {"text": text}
-        item |= {"content": [part], "status": "completed"}
-        place = {"item_id": item["id"], "output_index": len(self.output) - 1}
-        events = [self.event(f"response.{kind}.done", **place, content_index=0, text=text, logprobs=[])]
-        if kind == "output_text":
-            events.append(self.event("response.content_part.done", **place, content_index=0, part=part))
-        return [*events, self.event("response.output_item.done", output_index=place["output_index"], item=item)]
-
-    def _begin(self, kind: str) -> list[Named]:
-        events: list[Named] = []
-        if self._open is None or self._open["type"] != kind:
-            events = self.close_item()
-            self._open, self._text = _empty_item(kind), []
-            self.output.append(self._open)
-            shown = self._open | {"content": []}
-            events.append(self.event("response.output_item.added", output_index=len(self.output) - 1, item=shown))
-            if kind == "message":
-                events.append(self._event("response.content_part.added", part=self._open["content"][0]))
-        return events
-
-    def _event(self, kind: str, **data: Any) -> Named:
-        """An event of the open item's only part."""
-        assert self._open is not None
-        if "delta" in data:
-            self._text.append(data["delta"])
-        place = {"item_id": self._open["id"], "output_index": len(self.output) - 1, "content_index": 0}
-        return self.event(kind, **place, **data)
-
-    def _call(self, call: ToolCall) -> list[Named]:
-        known = tool_call_json(call)
-        item = {"id": f"fc_{uuid.uuid4().hex}", "type": "function_call", "status": "completed", "call_id": known["id"]}
-        item |= known["function"]
-        self.output.append(item)
-        index = len(self.output) - 1
-        place = {"item_id": item["id"], "output_index": index}
-        begun = item | {"arguments": "", "status": "in_progress"}
-        return [
-            self.event("response.output_item.added", output_index=index, item=begun),
-            self.event("response.function_call_arguments.delta", **place, delta=item["arguments"]),
-            self.event(
-                "response.function_call_arguments.done", **place, name=item["name"], arguments=item["arguments"]
-            ),
-            self.event("response.output_item.done", output_index=index, item=item),
-        ]
-
-
-def _empty_item(kind: str) -> Json:
-    if kind == "message":
-        content: list[Json] = [{"type": "output_text", "text": "", "annotations": [], "logprobs": []}]
-        number = f"msg_{uuid.uuid4().hex}"
-        return {"id": number, "type": kind, "role": "assistant", "status": "in_progress", "content": content}
-    content = [{"type": "reasoning_text", "text": ""}]
-    return {"id": f"rs_{uuid.uuid4().hex}", "type": kind, "summary": [], "status": "in_progress", "content": content}
