@@ -6,88 +6,9 @@ import json
 from typing import Any
 
 from demo.sample import Draw, Sample, user
+from demo.tasks import records
 from demo.tasks.values import draw_value
 
-_TEXTS: tuple[tuple[dict[str, str], tuple[str, ...]], ...] = (
-    (
-        {"name": "full name", "age": "age", "city": "place"},
-        ("{name} is {age} years old and lives in {city}.", "In {city} lives {name}, who is {age}."),
-    ),
-    (
-        {"product": "noun", "price": "count", "color": "color"},
-        ("The {color} {product} costs {price} dollars.", "We sell a {color} {product} for {price} dollars."),
-    ),
-    (
-        {"event": "noun", "day": "day", "place": "place"},
-        ("The {event} is on {day} in {place}.", "Come to the {event} in {place} on {day}."),
-    ),
-    (
-        {"customer": "name", "item": "noun", "quantity": "count"},
-        ("{customer} ordered {quantity} pieces of the {item}.", "Order by {customer}: {quantity} x {item}."),
-    ),
-    (
-        {"origin": "place", "destination": "place", "time": "time"},
-        (
-            "The train from {origin} to {destination} leaves at {time}.",
-            "At {time} a bus goes from {origin} to {destination}.",
-        ),
-    ),
-    (
-        {"title": "title", "author": "full name", "year": "year"},
-        ("{title} was written by {author} in {year}.", "In {year}, {author} wrote {title}."),
-    ),
-    (
-        {"driver": "name", "color": "color", "speed": "count"},
-        (
-            "{driver} drives a {color} car at {speed} km per hour.",
-            "The {color} car of {driver} does {speed} km per hour.",
-        ),
-    ),
-    (
-        {"guest": "name", "nights": "age", "hotel": "place"},
-        ("{guest} stays {nights} nights at the {hotel}.", "The {hotel} has {guest} as a guest for {nights} nights."),
-    ),
-    (
-        {"sender": "name", "receiver": "name", "gift": "noun"},
-        ("{sender} sent a {gift} to {receiver}.", "{receiver} got a {gift} from {sender}."),
-    ),
-    (
-        {"team": "place", "points": "count", "rank": "age"},
-        ("{team} is number {rank} with {points} points.", "With {points} points, {team} is number {rank}."),
-    ),
-    (
-        {"buyer": "name", "seller": "name", "price": "count"},
-        ("{buyer} bought it from {seller} for {price} dollars.", "{seller} sold it to {buyer} for {price} dollars."),
-    ),
-    (
-        {"animal": "noun", "weight": "count", "keeper": "full name"},
-        (
-            "The {animal} weighs {weight} kilograms and is looked after by {keeper}.",
-            "{keeper} looks after a {animal} of {weight} kilograms.",
-        ),
-    ),
-    (
-        {"teacher": "full name", "class": "age", "day": "day"},
-        ("{teacher} teaches class {class} on {day}.", "On {day} class {class} has {teacher}."),
-    ),
-    (
-        {"material": "noun", "tool": "noun", "maker": "name"},
-        ("{maker} makes it of {material} with a {tool}.", "With a {tool} and some {material}, {maker} made it."),
-    ),
-    (
-        {"baby": "name", "mother": "full name", "year": "year"},
-        ("{mother} had her baby {baby} in {year}.", "In {year} {baby} was born to {mother}."),
-    ),
-    (
-        {"shop": "noun", "street": "place", "opens": "time"},
-        ("The {shop} in {street} Street opens at {opens}.", "In {street} Street there is a {shop}, open from {opens}."),
-    ),
-)
-_UNSEEN: tuple[tuple[dict[str, str], tuple[str, ...]], ...] = (
-    ({"name": "full name", "hobby": "noun", "city": "place"}, ("{name} lives in {city} and enjoys {hobby}.",)),
-    ({"item": "noun", "room": "noun", "owner": "name"}, ("The {item} in the {room} belongs to {owner}.",)),
-    ({"student": "name", "score": "count", "subject": "noun"}, ("{student} got {score} points in {subject}.",)),
-)
 _ASKED = (
     "Extract {ks} as JSON.\n\n{s}",
     "Give me JSON with the keys {ks}: {s}",
@@ -121,7 +42,7 @@ def make(draw: Draw) -> Sample:
 
 
 def _known_text(draw: Draw, unseen: bool) -> tuple[dict[str, Any], str]:
-    kinds, sentences = draw.pick(_UNSEEN if unseen else _TEXTS)
+    kinds, sentences = draw.pick(records.UNSEEN if unseen else records.TRAINED)
     fields = {key: draw_value(draw, kind) for key, kind in kinds.items()}
     return fields, draw.pick(sentences).format(**fields)
 

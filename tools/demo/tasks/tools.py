@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Any
 
 from demo.sample import Draw, Message, Sample, assistant, user
@@ -120,9 +121,29 @@ def _free_tool(draw: Draw) -> _Tool:
     )  # fmt: skip
 
 
+def _known_tool(draw: Draw, unseen: bool) -> _Tool:
+    """A tool with requests of its own. In training mostly under other names than its own: else the request alone tells
+    the names, and parameters of tools that were never trained came out as those of others (`minutes` for `level`)."""
+    tool = draw.pick(_UNSEEN if unseen else _TRAINED)
+    if draw.test or draw.chance(0.4):
+        return tool
+    new = dict(zip(tool.parameters, draw.nouns(len(tool.parameters)), strict=True))
+
+    def renamed(text: str) -> str:
+        return re.sub(r"\{(\w+)\}", lambda found: f"{{{new.get(found[1], found[1])}}}", text)
+
+    return replace(
+        tool,
+        name=f"{draw.verb()}_{draw.noun()}" if draw.chance(0.5) else tool.name,
+        parameters={new[name]: kind for name, kind in tool.parameters.items()},
+        requests=tuple(map(renamed, tool.requests)),
+        reply=renamed(tool.reply),
+    )
+
+
 def make(draw: Draw) -> Sample:
     unseen = draw.test and draw.chance(0.5)
-    tool = _free_tool(draw) if draw.chance(0.55) else draw.pick(_UNSEEN if unseen else _TRAINED)
+    tool = _free_tool(draw) if draw.chance(0.55) else _known_tool(draw, unseen)
     offered = draw.shuffled([tool, *_others(draw, tool)])
     schemas = [_schema(t, wrapped) for wrapped in (draw.chance(0.4),) for t in offered]
     messages: list[Message] = []
@@ -145,7 +166,7 @@ def make(draw: Draw) -> Sample:
 
 
 def _others(draw: Draw, tool: _Tool) -> list[_Tool]:
-    makers = [lambda: _free_tool(draw), lambda: draw.pick(_TRAINED)]
+    makers = [lambda: _free_tool(draw), lambda: _known_tool(draw, False)]
     others = [draw.pick(makers)() for _ in range(draw.pick((0, 1, 1, 2)))]
     return [other for n, other in enumerate(others) if other.name not in {tool.name, *(o.name for o in others[:n])}]
 
