@@ -350,9 +350,7 @@ def test_debug_shows_the_traceback() -> None:
 
 def test_complete_at_a_line(tmp_path: Path) -> None:
     file = tmp_path / "program.py"
-    file.write_text(
-        'def add(a, b):\n    """Return the sum of a and b."""\n    return\n\nprint(add(1, 2))\n', encoding="utf-8"
-    )
+    file.write_text('def add(a, b):\n    """Return the sum of a and b."""\n    return\n', encoding="utf-8")
     done = edge_lfm("complete", f"{file}:3", "--lines", "one")
     assert done.returncode == 0 and done.stdout.strip() == "a + b"
     found = json.loads(edge_lfm("complete", str(file), "--json", "-n", "4").stdout)

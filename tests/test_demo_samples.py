@@ -15,7 +15,7 @@ from edge_lfm.text.tokenizer import Tokenizer
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 
 from demo.render import pieces_of, prompt_of
-from demo.sample import Draw, Sample, assistant, held
+from demo.sample import Draw, Sample, assistant, held, word_lists
 from demo.tasks import MAKERS, samples
 
 
@@ -42,6 +42,18 @@ def test_splits_share_no_value() -> None:
         train, test = (Draw("3", split) for split in ("train", "test"))
         assert not {make(train) for _ in range(2000)} & {make(test) for _ in range(2000)}
     assert 0.09 < sum(held(str(n)) for n in range(10_000)) / 10_000 < 0.16
+
+
+def test_a_noun_is_the_same_tokens_wherever_it_stands() -> None:
+    """So that copying it is copying tokens, not spelling."""
+    tokenizer = Tokenizer(demo_checkpoint())
+    nouns = word_lists()[0]
+    same = [
+        noun
+        for noun in nouns
+        if all(tokenizer.encode(before + noun)[1:] == tokenizer.encode(noun) for before in (" ", '"', "_"))
+    ]
+    assert len(same) >= 0.85 * len(nouns)
 
 
 def test_unseen_tools_have_names_that_training_cannot_draw() -> None:

@@ -29,6 +29,7 @@ from edge_lfm.model.streamed import StreamedModel
 from edge_lfm.text.tokenizer import Tokenizer
 
 TASKS = demo_checkpoint() / "tasks.jsonl"
+ROOT = Path(__file__).parent.parent
 
 
 def edge_lfm(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -97,6 +98,7 @@ def test_routing_is_that_of_the_reference(demo: dict[str, Path], windows: list[n
         scorer = PackedScorer(runner, 4096)
         streamed = StreamedScorer(StreamedModel(model.config, UnpackedWeights(model, integers=False)), 4096)
         streamed.prepare(windows[:2], lambda _n: None)
+        compared = 0
         for n, window in enumerate(windows[:2]):
             (logits, experts), (expected, theirs) = scorer.score(n, window), streamed.score(n, window)
             assert experts.keys() == theirs.keys() == {2, 3, 4, 5, 6, 7}
@@ -105,11 +107,19 @@ def test_routing_is_that_of_the_reference(demo: dict[str, Path], windows: list[n
             same = np.stack([(np.sort(experts[n], 1) == np.sort(theirs[n], 1)).all(1) for n in experts])
             assert same.mean() > 0.99  # the float16 KV cache decides a near tie now and then,
             before = np.logical_and.accumulate(same.all(0))  # which moves what comes after it
-            assert before.sum() > 20 and np.abs(logits - expected)[before].max() < 0.02
+            assert np.abs(logits - expected)[before].max() < 0.02
+            compared += before.sum()
+        assert compared >= 256, "half of the tokens"
 
 
-def test_recipes_keep_their_promises(demo: dict[str, Path], windows: list[np.ndarray]) -> None:
-    """KL divergence to float32, as shares of Q4_0's: the targets that the recipes were chosen for, on little text."""
+def test_recipes_keep_their_promises(demo: dict[str, Path]) -> None:
+    """KL divergence to float32, as shares of Q4_0's: the targets that the recipes were chosen for, on little text.
+
+    The text is this project's own, in windows of 256 tokens: the model was trained on none of it.
+    """
+    text = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("docs/api.md", "kernels/matmul.py"))
+    ids = np.array(Tokenizer(demo_checkpoint()).encode(text), np.int64)
+    windows = list(ids[: 24 * 256].reshape(24, 256))
 
     def divergence(name: str) -> float:
         with (

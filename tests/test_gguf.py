@@ -242,7 +242,7 @@ def divergence(p: np.ndarray, q: np.ndarray) -> float:
     return float((np.exp(p) * (p - q)).sum(1).mean())
 
 
-@pytest.mark.parametrize(("name", "share"), [("q8_0", 1.0), ("q4_0", 0.5)])
+@pytest.mark.parametrize(("name", "share"), [("q8_0", 2.0), ("q4_0", 0.1)])
 def test_llama_cpp_computes_the_same_from_the_same_integers(
     packed_files: dict[str, Path],
     llama_goldens: dict[str, np.ndarray],
@@ -250,9 +250,10 @@ def test_llama_cpp_computes_the_same_from_the_same_integers(
     name: str,
     share: float,
 ) -> None:
-    """Nearer to llama.cpp on the same blocks than to the model that they were rounded from.
+    """Far nearer to llama.cpp on the same blocks of Q4_0 than to the model that they were rounded from.
 
-    Both round activations to 8 bits, each in its way: what is left of the distance is that.
+    What is left is that both round activations to 8 bits, each in its way. That is most of what Q8_0 loses, too:
+    between two that round so, the distance is up to twice that from either to the model.
     """
     rounded, original = [], []
     with Model.load(packed_files[name]) as model, Model.load(packed_files["f16"]) as exact:
