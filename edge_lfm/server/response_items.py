@@ -20,10 +20,10 @@ def output_of(completion: Completion) -> list[Json]:
     told = Told({})
     for part in (Reasoning(completion.reasoning), Text(completion.text)):
         if part.text:
-            list(told.tell(part))
+            told.tell(part)
     for call in completion.tool_calls:
-        list(told.tell(call))
-    list(told.close_item())
+        told.tell(call)
+    told.close_item()
     return told.output
 
 
