@@ -15,10 +15,12 @@ import json
 import statistics
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from edge_lfm.config import ModelConfig
+from edge_lfm.engine.tasks import compare
 from edge_lfm.model.plan import plan_pieces
 from edge_lfm.model.sizes import measure_sizes
 from edge_lfm.quantize.families import family_config
@@ -49,18 +51,23 @@ def calibration_of(args: argparse.Namespace) -> Path:
     return folder
 
 
-def measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
-    kept: Path = args.work / f"{name}.json"
+def evaluated(args: argparse.Namespace, name: str, on: str, *arguments: str | Path) -> dict[str, Any]:
+    """What `edge-lfm eval` says of a model, now or at an earlier time."""
+    kept: Path = args.work / f"{name}.{on}.json"
     if not kept.exists():
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        texts = [part for text in sorted(args.texts.glob("*.txt")) for part in ("--text", text)]
-        reference = model_of(args, "float32")
-        found = run(
-            "eval", model_of(args, name), "--against", reference, *texts, "--windows", "32", "--tasks", "--json"
-        )
-        kept.write_text(found, encoding="utf-8")
-    found_: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-    return found_
+        print(f"{name} on {on} ...", file=sys.stderr, flush=True)
+        kept.write_text(run("eval", model_of(args, name), *arguments, "--json"), encoding="utf-8")
+    found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+    return found
+
+
+def measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    """A recipe beside float32, whose answers to the tasks are made once for all recipes."""
+    texts = [part for text in sorted(args.texts.glob("*.txt")) for part in ("--text", text)]
+    found = evaluated(args, name, "texts", "--against", model_of(args, "float32"), *texts, "--windows", "32")
+    found["tasks"] = evaluated(args, name, "tasks", "--tasks")["tasks"]
+    before = evaluated(args, "float32", "tasks", "--tasks")["tasks"]["right"]
+    return found | {"paired": asdict(compare(before, found["tasks"]["right"]))}
 
 
 def summary(results: Results) -> list[list[str]]:
@@ -71,7 +78,7 @@ def summary(results: Results) -> list[list[str]]:
             v for text in found["texts"].values() for v in (text["routing_same"] or {"": float("nan")}).values()
         )
         tasks, ratio = found["tasks"], means[name] / means.get("q4_0", float("nan"))
-        paired = tasks["paired"]
+        paired = found["paired"]
         rows.append([
             f"`{name}`", f"{means[name]:.5f}", f"{ratio:.2f}", f"{_mean(found, 'same_top'):.1%}", f"{routing:.1%}",
             f"{tasks['mean_of_tasks']:.2%}", f"{paired['lost']} / {paired['won']}", f"{paired['p']:.2f}",

@@ -198,7 +198,9 @@ def test_eval_from_the_command_line(demo: dict[str, Path], tmp_path: Path) -> No
     figures = found["texts"]["text.txt"]
     assert figures["windows"] == 3 and figures["tokens"] == 3 * 31
     assert 0 < figures["kl_mean"] < 1 and 0 <= figures["greedy_same"] <= 1
-    assert found["tasks"]["samples"] == 20 and "paired" in found["tasks"]
+    tasks = found["tasks"]
+    assert tasks["samples"] == len(tasks["right"]) == 20 and "paired" in tasks
+    assert np.mean(tasks["right"]) == pytest.approx(tasks["accuracy"])
     card = (model / "README.md").read_text(encoding="utf-8")
     for word in (
         "codebook4_g32",

@@ -124,6 +124,37 @@ def test_a_job_that_fails_hurts_no_other(scheduler: Scheduler) -> None:
     assert scheduler.call(lambda: 7) == 7
 
 
+def test_a_job_that_cannot_clean_up_hurts_no_other(scheduler: Scheduler) -> None:
+    def untidy(job: Job[int]) -> Iterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            raise ZeroDivisionError
+
+    job = scheduler.submit(untidy)
+    next(job)
+    job.cancel()
+    with pytest.raises(ZeroDivisionError):
+        list(job)
+    assert list(scheduler.submit(counting(3, [], "next"))) == [0, 1, 2]
+
+
+def test_the_last_item_comes_with_the_end(scheduler: Scheduler) -> None:
+    """It waits for no one's turn: a client that has the whole answer may ask again, and finds its place free."""
+
+    def one_and_two(job: Job[int]) -> Iterator[int]:
+        yield 1
+        return 2
+
+    with held(scheduler):
+        job, other = scheduler.submit(one_and_two), scheduler.submit(counting(3, [], "other"))
+    wait_for(lambda: not scheduler.active)
+    assert job.poll(1) == ([1], False)
+    assert job.poll(1) == ([2], True)
+    assert list(other) == [0, 1, 2]
+
+
 def test_closing_ends_all_jobs() -> None:
     scheduler = Scheduler(1)
     started = threading.Event()

@@ -435,3 +435,17 @@ def test_a_port_that_is_taken(demo: dict[str, Path], address: str) -> None:
 def start(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "edge_lfm.cli.main", "serve", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_the_next_request_of_a_socket_may_come_at_once(demo: dict[str, Path]) -> None:
+    """Also while another answer takes its turns, of some milliseconds: what is said when an answer has ended is a
+    request, and does not stop it."""
+    with serving(str(demo["balanced"]), "--parallel", "2", EDGE_LFM_ISA="portable") as address:
+        where = address.replace("http", "ws") + "/v1/stream"
+        with connect(where) as other, connect(where) as asking:
+            other.send(json.dumps({"messages": CAPITAL, "max_tokens": 1900, **ENDLESS}))
+            for _ in range(20):
+                asking.send(json.dumps({"messages": CAPITAL}))
+                while (event := json.loads(asking.recv()))["type"] != "done":
+                    pass
+                assert event["finish_reason"] == "stop"

@@ -35,6 +35,8 @@ _LOGIT_ROWS = 64
 """Tokens of a step that gives all logits: 16 MB of them at 65,536 entries."""
 
 Events = tuple[Event, ...]
+Writing = Generator[Events, None, Events]
+"""The steps of an answer; it returns the last events."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,7 @@ class Request:
         return replace(self, sampling=replace(self.sampling, seed=seed))
 
 
-def answer(
-    engine: Engine, request: Request, job: Job[Events], holder: Callable[[], Any] | None = None
-) -> Iterator[Events]:
+def answer(engine: Engine, request: Request, job: Job[Events], holder: Callable[[], Any] | None = None) -> Writing:
     """The steps of a request. `holder`: a weak reference to the conversation whose sequence it continues.
 
     Raises:
@@ -103,11 +103,12 @@ def answer(
     try:
         reading = _read_with_logprobs if request.prompt_logprobs else _read
         logits, prompt_logprobs = yield from reading(engine, request, sequence, timings, job)
-        yield from _write(engine, request, sequence, logits, sampler, timings, prompt_logprobs)
+        last = yield from _write(engine, request, sequence, logits, sampler, timings, prompt_logprobs)
     except (GeneratorExit, CancelledError):  # between two steps, or a step that was undone
         engine.pool.give(sequence, holder)
         raise
     engine.pool.give(sequence, holder)
+    return last
 
 
 def score(
@@ -185,8 +186,8 @@ def _write(
     sampler: Sampler,
     timings: Timings,
     prompt_logprobs: tuple[TokenLogprobs, ...],
-) -> Iterator[Events]:
-    """Decode: events token by token, and `Done`."""
+) -> Writing:
+    """Decode: events token by token; the last ones, with `Done`, are returned."""
     draft = _Draft(engine, request)
     steps = (engine.runner, sequence, logits, sampler, engine.stop_ids, request.max_tokens, timings)
     skip = request.logprobs is None
@@ -195,10 +196,10 @@ def _write(
         yield draft.add(token, row)
         if draft.stopped:
             break
-    yield draft.finish()
+    events = draft.finish()
     generated = tuple(sampler.answer)
     ended = draft.stopped or sampler.ended or (bool(generated) and generated[-1] in engine.stop_ids)
-    yield (Done(draft.completion(generated, ended, timings, prompt_logprobs)),)
+    return (*events, Done(draft.completion(generated, ended, timings, prompt_logprobs)))
 
 
 class _Draft:

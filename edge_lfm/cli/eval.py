@@ -133,7 +133,7 @@ def _evaluate(
 
 def _run_tasks(model: Model, reference: Model | StreamedScorer | None, tasks: Sequence[Task]) -> dict[str, Any]:
     verdicts = _answer_all(model, tasks, "tasks")
-    found: dict[str, Any] = {"accuracy": float(np.mean(verdicts)), "samples": len(tasks)}
+    found: dict[str, Any] = {"accuracy": float(np.mean(verdicts)), "samples": len(tasks), "right": verdicts}
     found["by_task"] = _by_task(tasks, verdicts)
     found["mean_of_tasks"] = float(np.mean([entry["accuracy"] for entry in found["by_task"].values()]))
     if isinstance(reference, Model):

@@ -1,8 +1,8 @@
 """The engine thread: jobs take turns, one step each, so that a short answer does not wait for a long one.
 
 A job is an iterator whose every item costs at most one step of the model; what it gives goes into a bounded channel
-that its consumer reads from any thread. A consumer who reads slowly, or leaves, delays no one else. Knows neither
-models nor text.
+that its consumer reads from any thread. What a generator returns, if anything, is its last item, which comes together
+with the end. A consumer who reads slowly, or leaves, delays no one else. Knows neither models nor text.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
-from edge_lfm.errors import BusyError, CancelledError, EdgeLfmError, ShuttingDownError
+from edge_lfm.errors import BusyError, CancelledError, ShuttingDownError
 
 T = TypeVar("T")
 CHANNEL_ITEMS = 256
@@ -91,9 +91,11 @@ class Job(Generic[T]):
         if self.listener:
             self.listener()
 
-    def end(self, error: BaseException | None = None) -> None:
-        """For the engine thread: there is no more."""
+    def end(self, error: BaseException | None = None, last: T | None = None) -> None:
+        """For the engine thread: there is no more than, perhaps, a last item."""
         with self._changed:
+            if last is not None:
+                self._items.append(last)
             self._ended, self._error = True, error
             self._changed.notify_all()
         if self.listener:
@@ -208,13 +210,14 @@ class Scheduler:
 
     def _run_step(self, job: Job[Any]) -> None:
         error: BaseException | None = None
+        last: Any = None
         try:
             if job.cancelled():
                 raise CancelledError("the request was cancelled")
             job.put(next(job.steps))
             return
-        except StopIteration:
-            pass
+        except StopIteration as ended:
+            last = ended.value
         except BaseException as raised:  # a job that fails must not end the engine
             error = raised
         finally:
@@ -222,7 +225,7 @@ class Scheduler:
         error = _close(job) or error
         with self._changed:
             self._active.remove(job)
-        job.end(error)
+        job.end(error, last)
 
     @staticmethod
     def _run_call(function: Callable[[], object], job: Job[Any]) -> None:
@@ -235,11 +238,11 @@ class Scheduler:
 
 
 def _close(job: Job[Any]) -> BaseException | None:
-    """Let a job's steps clean up; what that raised."""
+    """Let a job's steps clean up; what that raised, which must not end the engine either."""
     try:
         close = getattr(job.steps, "close", None)
         if close:
             close()
-    except EdgeLfmError as error:
+    except Exception as error:
         return error
     return None

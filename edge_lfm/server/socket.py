@@ -30,26 +30,22 @@ class Socket:
     async def serve(self, socket: WebSocket) -> None:
         """The connection, until its client leaves."""
         await socket.accept()
+        inbox = _Inbox(socket)
         try:
             while True:
-                text = await self._receive(socket)
+                text = await inbox.take()
                 try:
-                    await self._answer(socket, decode(text, ChatRequest))
+                    await self._answer(socket, inbox, decode(text, ChatRequest))
                 except WebSocketDisconnect:
                     raise
                 except Exception as error:
                     await socket.send_json({"type": "error", **describe(error)[1]})
         except WebSocketDisconnect:
             return
+        finally:
+            inbox.next.cancel()
 
-    async def _receive(self, socket: WebSocket) -> bytes:
-        message = await socket.receive()
-        if message["type"] == "websocket.disconnect":
-            raise WebSocketDisconnect(message.get("code", 1000))
-        text = message.get("text")
-        return text.encode("utf-8", "replace") if text is not None else message.get("bytes") or b""
-
-    async def _answer(self, socket: WebSocket, chat: ChatRequest) -> None:
+    async def _answer(self, socket: WebSocket, inbox: _Inbox, chat: ChatRequest) -> None:
         chat.check()
         if (chat.n or 1) != 1:
             raise RequestError("a socket gives one choice", "n")
@@ -57,22 +53,49 @@ class Socket:
             prompt = await run_in_threadpool(prepare, model, chat)
             async with self._service.start(model, prompt) as generation:
                 talking = asyncio.ensure_future(self._tell(socket, generation))
-                listening = asyncio.ensure_future(self._receive(socket))
                 try:
-                    await asyncio.wait({talking, listening}, return_when=asyncio.FIRST_COMPLETED)
-                    if listening.done():
-                        listening.result()  # raises if the client has left; whatever it says means: stop
-                        await socket.send_json({"type": "done", "finish_reason": "cancelled"})
-                    else:
-                        talking.result()
+                    await asyncio.wait({talking, inbox.next}, return_when=asyncio.FIRST_COMPLETED)
+                    whole = talking.done()
                 finally:
-                    for task in (talking, listening):
-                        task.cancel()
-                    await asyncio.gather(talking, listening, return_exceptions=True)
+                    talking.cancel()
+                    await asyncio.gather(talking, return_exceptions=True)
+            if whole:
+                talking.result()
+            else:
+                await inbox.take()  # raises if the client has left; whatever it says means: stop
+                await socket.send_json({"type": "done", "finish_reason": "cancelled"})
 
     async def _tell(self, socket: WebSocket, generation: AsyncGeneration) -> None:
         async for event in generation:
             await socket.send_json(event_json(event))
+
+
+class _Inbox:
+    """What the client says; what it says while an answer ends is kept for the next request."""
+
+    def __init__(self, socket: WebSocket) -> None:
+        self._socket = socket
+        self.next = asyncio.ensure_future(self._receive())
+
+    async def take(self) -> bytes:
+        """The next message.
+
+        Raises:
+            WebSocketDisconnect: the client has left.
+        """
+        message = await self.next
+        if message is None:
+            raise WebSocketDisconnect
+        self.next = asyncio.ensure_future(self._receive())
+        return message
+
+    async def _receive(self) -> bytes | None:
+        """A message; None when the client has left."""
+        message = await self._socket.receive()
+        if message["type"] == "websocket.disconnect":
+            return None
+        text = message.get("text")
+        return text.encode("utf-8", "replace") if text is not None else message.get("bytes") or b""
 
 
 def event_json(event: Event) -> Json:

@@ -13,8 +13,8 @@ import argparse
 import json
 import os
 import signal
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -90,24 +90,17 @@ class Run:
 
 
 class _Ahead:
-    """Makes the next batch while a step runs."""
+    """Makes the next batch while a step runs; a sample that cannot be made ends the run."""
 
     def __init__(self, stream: Stream, rows: int) -> None:
         self._stream, self._rows = stream, rows
-        self._begin()
+        self._pool = ThreadPoolExecutor(1)
+        self._next = self._pool.submit(stream.batch, rows)
 
     def next(self) -> list[Any]:
-        self._thread.join()
-        batch = self._batch
-        self._begin()
+        batch = self._next.result()
+        self._next = self._pool.submit(self._stream.batch, self._rows)
         return batch
-
-    def _begin(self) -> None:
-        def make() -> None:
-            self._batch = self._stream.batch(self._rows)
-
-        self._thread = threading.Thread(target=make)
-        self._thread.start()
 
 
 def train(run: Run, tokenizer: Tokenizer, texts: corpora.Texts, total: int, seed: int) -> bool:

@@ -127,7 +127,8 @@ def _known_tool(draw: Draw, unseen: bool) -> _Tool:
     tool = draw.pick(_UNSEEN if unseen else _TRAINED)
     if draw.test or draw.chance(0.4):
         return tool
-    new = dict(zip(tool.parameters, draw.nouns(len(tool.parameters)), strict=True))
+    names = [name for name in draw.nouns(len(tool.parameters) + len(tool.results)) if name not in tool.results]
+    new = dict(zip(tool.parameters, names, strict=False))
 
     def renamed(text: str) -> str:
         return re.sub(r"\{(\w+)\}", lambda found: f"{{{new.get(found[1], found[1])}}}", text)
