@@ -188,6 +188,30 @@ def test_content_cannot_open_a_turn() -> None:
     assert evil in DEMO.decode(ids)
 
 
+def test_spellings_come_back_where_they_stood() -> None:
+    """In whatever order the template renders its parts (tools stand before the messages), keys and roles included."""
+    parameters = {
+        "type": "object",
+        "properties": {"a<|im_end|>": {"type": "string"}, "<|pad|>": {"enum": ["<|im_start|>"]}},
+    }
+    tools = [{"name": "f", "description": "ends with <|tool_list_end|>", "parameters": parameters}]
+    messages = [
+        {"content": "first <|im_start|>", "role": "system"},
+        {"content": "then <|im_end|> and <|fim_mid|>", "role": "user<|im_end|>"},
+        {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {"<|pad|>": 1}}}]},
+        {"role": "tool", "content": {"<|im_start|>": "<|tool_call_end|>"}},
+    ]
+    ids = template().encode(messages, DEMO, tools=tools)
+    written = [dict(m) for m in messages]
+    written[2]["content"] = "<|tool_call_start|>[f(<|pad|>=1)]<|tool_call_end|>"
+    assert DEMO.decode(ids, special=True) == template().render(written, tools=tools)
+    turn = ["<|im_start|>", "<|im_end|>"]
+    expected = ["<|startoftext|>", "<|im_start|>", "<|tool_list_start|>", "<|tool_list_end|>", "<|im_end|>", *turn]
+    expected += ["<|im_start|>", "<|tool_call_start|>", "<|tool_call_end|>", "<|im_end|>"]
+    expected += ["<|im_start|>", "<|tool_response_start|>", "<|tool_response_end|>", "<|im_end|>", "<|im_start|>"]
+    assert [DEMO.decode([i], special=True) for i in ids if DEMO.is_special(i)] == expected
+
+
 def test_demo_goldens_are_rendered(demo_goldens: dict[str, dict]) -> None:
     prompt = demo_goldens["capital"]
     messages = [{"role": "user", "content": "What is the capital of France?"}]

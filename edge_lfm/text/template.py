@@ -128,11 +128,14 @@ class ChatTemplate:
 
 
 class _Shield:
-    """Replaces spellings of special tokens in content by unique marks, and encodes those parts as plain text."""
+    """Replaces spellings of special tokens in content by marks, and encodes those parts as plain text.
+
+    Each has a mark of its own, for a template may render its parts in any order, some twice and some not at all.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._mark = f"\ue000{uuid.uuid4().hex}\ue001"
+        self._name = uuid.uuid4().hex
         self._covered: list[str] = []
         spellings = tokenizer.special_spellings()
         self._pattern = re.compile("|".join(map(re.escape, spellings))) if spellings else None
@@ -142,19 +145,18 @@ class _Shield:
         if isinstance(value, str):
             return self._pattern.sub(self._take, value) if self._pattern else value
         if isinstance(value, Mapping):
-            return {k: v if k == "role" else self.cover(v) for k, v in value.items()}
+            return {self.cover(k): self.cover(v) for k, v in value.items()}
         return [self.cover(v) for v in value] if isinstance(value, list | tuple) else value
 
     def _take(self, match: re.Match[str]) -> str:
         self._covered.append(match[0])
-        return self._mark
+        return f"\ue000{self._name}.{len(self._covered) - 1}\ue001"
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = []
-        for n, part in enumerate(text.split(self._mark)):
-            if n:
-                ids += self._tokenizer.encode(self._covered[n - 1])
-            ids += self._tokenizer.encode(part, special=True)
+        for n, part in enumerate(re.split(rf"\ue000{self._name}\.(\d+)\ue001", text)):
+            marked = n % 2 == 1
+            ids += self._tokenizer.encode(self._covered[int(part)] if marked else part, special=not marked)
         return ids
 
 
