@@ -216,6 +216,29 @@ def test_asking_again_with_what_was_wrong(model: Model) -> None:
         model.ask_until("x", valid, tries=0)
 
 
+def test_schemas_that_cannot_be_checked(tmp_path: Path) -> None:
+    """References are not fetched, from the network or from files; what is in the schema is found."""
+    other = tmp_path / "other.json"
+    other.write_text("{}", encoding="utf-8")
+    wrong = (
+        {"$ref": other.as_uri()},
+        {"$ref": "http://127.0.0.1:9/x"},
+        {"$ref": "#/x"},
+        {"$ref": "#"},
+    )
+    for schema in wrong:
+        with pytest.raises(UsageError, match="cannot be checked"):
+            json_check(schema)('"text"')
+    inside = json_check({"$defs": {"n": {"type": "integer"}}, "items": {"$ref": "#/$defs/n"}})
+    assert inside("[1]") is None and "integer" in (inside('["x"]') or "")
+    for schema in ({"allOf": [{"pattern": "a"}]}, {"properties": {"x": {"patternProperties": {"a": {}}}}}):
+        assert json_check(schema)('"a"') is None
+        with pytest.raises(UsageError, match="pattern"):
+            json_check(schema, patterns=False)
+    named = {"properties": {"pattern": {"type": "string"}}}
+    assert json_check(named, patterns=False)('{"pattern": "a"}') is None
+
+
 def test_the_abilities_beside_transformers() -> None:
     """Each task's first samples, int8: as many right as of transformers' answers in float32, within two; and always of
     valid form if bound."""

@@ -48,29 +48,54 @@ def again(messages: Messages, text: str, problem: str) -> Messages:
     return [*messages, {"role": "assistant", "content": text}, {"role": "user", "content": wrong}]
 
 
-def json_check(schema: Mapping[str, Any]) -> Check:
-    """A check that an answer is JSON that a schema accepts.
+def json_check(schema: Mapping[str, Any], patterns: bool = True) -> Check:
+    """A check that an answer is JSON that a schema accepts. References are found in the schema only, never fetched.
+
+    Args:
+        patterns: whether the schema may have regular expressions. A hostile one keeps Python's `re` busy for ever, so
+            a schema from outside should have none.
 
     Raises:
         MissingExtraError: jsonschema is not installed.
-        UsageError: the schema is none.
+        UsageError: the schema is none; from the check: it refers to what it does not hold, or to itself for ever.
     """
     try:
         import jsonschema
+        import referencing
     except ImportError:
         raise MissingExtraError("checking JSON needs jsonschema", hint="pip install 'edge-lfm[grammar]'") from None
     try:
         jsonschema.Draft202012Validator.check_schema(schema)
     except jsonschema.SchemaError as error:
         raise UsageError(f"the schema is none: {error.message:.200}", hint="give a JSON schema") from None
-    validator = jsonschema.Draft202012Validator(schema)
+    if not patterns and _has_pattern(schema):
+        raise UsageError(
+            "a schema with a pattern is checked while it binds only", hint="leave out soft, or the pattern"
+        )
+    validator = jsonschema.Draft202012Validator(schema, registry=referencing.Registry())
 
     def check(text: str) -> str | None:
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
             return f"it is not JSON ({error})."
-        problem = next(validator.iter_errors(value), None)
+        try:
+            problem = next(validator.iter_errors(value), None)
+        except (referencing.exceptions.Unresolvable, RecursionError) as error:
+            raise UsageError(f"the schema cannot be checked: {error!s:.200}", hint="mend the schema") from None
         return None if problem is None else f"{problem.message:.300}."
 
     return check
+
+
+def _has_pattern(schema: Any) -> bool:
+    stack = [schema]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, Mapping):
+            if isinstance(item.get("pattern"), str) or isinstance(item.get("patternProperties"), Mapping):
+                return True
+            stack += item.values()
+        elif isinstance(item, list):
+            stack += item
+    return False

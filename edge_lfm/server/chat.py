@@ -65,13 +65,14 @@ class Chat:
     async def _checked(self, model: Model, chat: ChatRequest) -> Completion:
         """The soft way to a JSON schema: an answer that passes it, asked for again with what was wrong."""
         schema = format_options(chat.response_format, "response_format").get("schema")
-        check, messages = json_check(schema if isinstance(schema, dict) else {"type": "object"}), chat.plain_messages()
+        wanted, messages = schema if isinstance(schema, dict) else {"type": "object"}, chat.plain_messages()
+        check = await run_in_threadpool(json_check, wanted, patterns=False)
         free = structs.replace(chat, response_format=None)
         for _ in range(chat.soft_tries or 1):
             prompt = await run_in_threadpool(prepare, model, free, messages)
             async with self._service.start(model, prompt) as generation:
                 answer = await generation.result()
-            problem = check(answer.text)
+            problem = await run_in_threadpool(check, answer.text)
             if problem is None:
                 return answer
             messages = [dict(m) for m in again(list(messages), answer.text, problem)]
