@@ -1,7 +1,7 @@
 """The output folder of a quantization: staged as `NAME.partial`, renamed into place only when whole.
 
-A run that was interrupted leaves its stage, if there is finished work in it, to be resumed; any other failure
-removes it.
+A run that was interrupted, or that ran out of disk or memory, leaves its stage, if there is finished work in it, to be
+resumed; one whose input is refused removes it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edge_lfm.errors import OutputError
+from edge_lfm.errors import EdgeLfmError, OutputError
 from edge_lfm.formats.packed import sync_folder
 
 JOURNAL = "journal.jsonl"
@@ -85,11 +85,11 @@ def staged_folder(output: Path, fingerprint: str = "", resume: bool = False, for
     except OSError as error:
         hint = "make room and add --resume" if _leave(stage) else "check space and permissions"
         raise OutputError(f"{output} cannot be written: {error.strerror}", hint=hint) from None
-    except (KeyboardInterrupt, SystemExit, OutputError):
-        _leave(stage)
-        raise
-    except BaseException:
-        shutil.rmtree(stage, ignore_errors=True)
+    except BaseException as error:
+        if isinstance(error, EdgeLfmError) and not isinstance(error, OutputError):
+            shutil.rmtree(stage, ignore_errors=True)
+        else:
+            _leave(stage)
         raise
 
 

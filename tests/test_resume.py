@@ -20,6 +20,7 @@ import pytest
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import EdgeLfmError, OutputError
 from edge_lfm.model.packed_model import PackedModel
+from edge_lfm.quantize import convert as convert_module
 from edge_lfm.quantize.convert import convert
 from edge_lfm.quantize.output import JOURNAL
 from edge_lfm.quantize.recipe import find_recipe
@@ -114,6 +115,30 @@ def test_interrupts_leave_what_can_be_resumed(
         convert(demo_checkpoint(), output, find_recipe("balanced"))
     report = convert(demo_checkpoint(), output, find_recipe("balanced"), resume=True)
     assert report.resumed_pieces >= 3
+    assert content(output) == undisturbed
+
+
+def test_what_was_finished_before_memory_ran_out(
+    tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, pack = tmp_path / "m", convert_module.pack_piece
+    packed = 0
+
+    def until_the_tenth(*arguments: object) -> object:
+        nonlocal packed
+        packed += 1
+        if packed == 10:
+            raise MemoryError
+        return pack(*arguments)
+
+    monkeypatch.setattr("edge_lfm.quantize.journal.SYNC_SECONDS", 0.0)
+    monkeypatch.setattr(convert_module, "pack_piece", until_the_tenth)
+    with pytest.raises(MemoryError):
+        convert(demo_checkpoint(), output, find_recipe("balanced"), threads=1)
+    monkeypatch.undo()
+    assert not output.exists()
+    report = convert(demo_checkpoint(), output, find_recipe("balanced"), resume=True)
+    assert report.resumed_pieces == 9
     assert content(output) == undisturbed
 
 

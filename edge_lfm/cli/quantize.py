@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
             threads=args.threads,
             progress=progress_bar("quantizing"),
         )
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, MemoryError):
         if (stage_of(args.output) / JOURNAL).exists():
             print("\nedge-lfm: stopped; the same command with --resume goes on", file=sys.stderr)
         raise
