@@ -12,9 +12,9 @@ demo: $(VENV)/.installed
 	$(BIN)/edge-lfm quantize edge_lfm/demo_model -o build/demo --force
 	$(BIN)/edge-lfm chat build/demo --echo < examples/demo_chat.txt
 
-# The whole test suite.
+# The whole test suite, a file at a time on each core.
 test: $(VENV)/.installed
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 # A hundred kills of a quantization, resumed each time (the suite tries eight).
 test-resume: $(VENV)/.installed
