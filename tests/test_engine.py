@@ -212,8 +212,8 @@ def test_an_interrupted_step_is_finished_by_all(demo: dict[str, Path]) -> None:
         assert main is not None
         for _ in range(40):
             timer = threading.Timer(float(rng.uniform(0, 0.02)), signal.pthread_kill, (main, signal.SIGINT))
-            timer.start()
             with pytest.raises(KeyboardInterrupt):
+                timer.start()
                 while True:
                     runner.run(ids, State(model.config, 512))
             timer.join()

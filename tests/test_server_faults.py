@@ -230,12 +230,13 @@ def test_keys_hosts_and_origins(demo: dict[str, Path]) -> None:
 
 
 def test_bodies_that_are_too_large_or_never_end(address: str) -> None:
-    refused(post(address, b"x" * (9 << 20)), 413)
+    for size in (9 << 20, 40 << 20):
+        refused(post(address, b"x" * size), 413)
     head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     assert raw(address, head + "Content-Length: 99999999999\r\n\r\n")[0] == 413
     chunk = f"{1 << 20:x}\r\n" + "x" * (1 << 20) + "\r\n"
     status, _ = raw(address, head + "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n" + chunk * 9)
-    assert status in (413, 0)  # it hangs up on what it does not want to read
+    assert status == 413
     assert raw(address, "GET / HTTP/1.1\r\nHost: localhost\r\nX: " + "x" * 200_000 + "\r\n\r\n")[0] in (400, 431)
     assert raw(address, "GET /" + "x" * 200_000 + " HTTP/1.1\r\nHost: localhost\r\n\r\n")[0] in (400, 414)
     assert raw(address, "\x16\x03\x01 not http\r\n\r\n")[0] == 400

@@ -7,6 +7,7 @@ refused by its Host, a page elsewhere by its Origin, and no permission is ever r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import ipaddress
 import socket
@@ -19,6 +20,7 @@ from edge_lfm.server.settings import Settings
 
 _OPEN = ("/", "/health")  # to be seen without a key
 _BODY_S = 30.0
+_LINGER_S = 2.0
 
 
 class Guard:
@@ -42,7 +44,7 @@ class Guard:
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008, "reason": error.message[:100]})
             else:
-                await response(error)(scope, receive, send)
+                await _refuse(error, scope, receive, send)
             return
         await self._app(scope, receive, send)
 
@@ -102,6 +104,25 @@ class Guard:
             return whole.pop() if whole else await receive()
 
         return replay
+
+
+async def _refuse(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Send an error. Of a body that is too large a little more is read: hanging up on what is still under way would
+    take the answer from its sender."""
+    answer = response(error)
+    if error.http_status != 413:
+        await answer(scope, receive, send)
+        return
+
+    async def send_open(message: Message) -> None:
+        await send({**message, "more_body": True} if message["type"] == "http.response.body" else message)
+
+    await answer(scope, receive, send_open)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER_S):
+            while (await receive()).get("more_body"):
+                pass
+    await send({"type": "http.response.body"})
 
 
 def _name_of(host: str) -> str:
