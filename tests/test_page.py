@@ -67,6 +67,23 @@ def test_stopping_an_answer(address: str) -> None:
         assert "Paris" in ask(browser, "What is the capital of France?")
 
 
+def test_leaving_a_conversation_while_it_is_answered(address: str) -> None:
+    with Browser(1000, 720) as browser:
+        browser.go(address)
+        browser.run(
+            "document.getElementById('temperature').value = 5, document.getElementById('max_tokens').value = ''"
+        )
+        browser.run("document.getElementById('prompt').focus()")
+        browser.type("Tell me a story.")
+        browser.press("Enter", 13)
+        browser.wait(f"document.querySelectorAll('article').length === 2 && {LAST}.textContent")
+        browser.press("n", 78, modifiers=1)
+        browser.wait(IDLE)
+        assert browser.run("messages.length") == 0 and browser.run("document.querySelectorAll('article').length") == 0
+        browser.run("document.getElementById('temperature').value = 0")
+        assert "Paris" in ask(browser, "What is the capital of France?") and browser.run("messages.length") == 2
+
+
 def test_errors_are_shown_and_the_question_is_kept(address: str) -> None:
     with Browser(1000, 720) as browser:
         browser.go(address)
