@@ -9,6 +9,7 @@ import io
 import json
 import math
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,7 +111,7 @@ def test_examples_are_turns_and_are_computed_once(model: Model) -> None:
     assert again.timings.prompt_tokens - again.timings.cached_tokens < 12
 
 
-def test_labels_get_their_exact_probabilities(model: Model) -> None:
+def test_labels_get_their_exact_probabilities(model: Model, tmp_path: Path) -> None:
     labels = ["fruit", "furniture", "something else"]
     found = model.classify("plum", labels, examples=EXAMPLES)
     assert list(found) == labels and math.isclose(sum(found.values()), 1)
@@ -126,6 +127,11 @@ def test_labels_get_their_exact_probabilities(model: Model) -> None:
     expected = np.exp(np.array(scores) - max(scores))
     assert np.allclose(list(found.values()), expected / expected.sum(), rtol=1e-6)
     assert model.classify("plum", ["one"]) == {"one": 1.0}
+    other = tmp_path / "other"
+    shutil.copytree(model.folder, other)
+    (other / "generation_config.json").write_text('{"eos_token_id": [2, 7]}', encoding="utf-8")
+    with Model.load(other) as twin:  # an end of all text may end an answer too, and comes first by its id
+        assert twin.stop_ids == (2, 7) and twin.classify("plum", labels, examples=EXAMPLES) == found
     for bad in ([], ["a", "a"], [""]):
         with pytest.raises(UsageError):
             model.classify("plum", bad)

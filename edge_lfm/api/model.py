@@ -268,7 +268,8 @@ class Model:
         """
         if self.tokenizer is None or not labels or len(set(labels)) < len(labels) or not all(labels):
             raise UsageError("labels must be different texts", hint='give some, like ["yes", "no"]')
-        ids, end = self.prepare(prompt, system=system, examples=examples).token_ids, self.stop_ids[:1]
+        ids = self.prepare(prompt, system=system, examples=examples).token_ids
+        end = (self.tokenizer.eos_ids or self.stop_ids)[:1]  # a turn's end, of the tokens that may end an answer
         answers = [[*self.tokenizer.encode(label), *end] for label in labels]
         job: Job[float | None] = self.scheduler.submit(lambda job: score(self.engine, ids, answers, job))
         values = np.array([value for value in job if value is not None])
