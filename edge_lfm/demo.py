@@ -5,8 +5,11 @@ It is packed by the same code as any other checkpoint, in about a second, once.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from edge_lfm.errors import OutputError
@@ -14,7 +17,7 @@ from edge_lfm.export.onnx import write_onnx
 from edge_lfm.export.source import open_source
 from edge_lfm.kernels.layout import LAYOUT_VERSION
 from edge_lfm.kernels.library import cache_folder, source_hash
-from edge_lfm.model.onnx_model import is_onnx
+from edge_lfm.model.onnx_model import GRAPH
 from edge_lfm.quantize.convert import convert
 from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe
 
@@ -31,23 +34,35 @@ def packed_demo(recipe: str = DEFAULT_RECIPE) -> Path:
     digest = hashlib.sha256(f"{LAYOUT_VERSION}{source_hash()}{find_recipe(recipe)}".encode())
     for name in ("model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"):
         digest.update((source / name).read_bytes())
-    name = f"demo-{recipe}-{digest.hexdigest()[:16]}"
-    folder = cache_folder() / "models" / name
-    if (folder / "config.json").exists():
-        return folder
-    try:
-        convert(source, folder, find_recipe(recipe), force=True)
-    except OutputError:  # a cache that cannot be written to must not stop a run
-        folder = Path(tempfile.mkdtemp(prefix="edge-lfm-")) / name
-        convert(source, folder, find_recipe(recipe))
-    return folder
+    folder = cache_folder() / "models" / f"demo-{recipe}-{digest.hexdigest()[:16]}"
+    return _made_once(folder, "config.json", lambda to: convert(source, to, find_recipe(recipe), force=True))
 
 
 def exported_demo() -> Path:
     """The folder of the demo model as an ONNX graph, made on first use."""
     packed = packed_demo("int4")
-    folder = packed.with_name(f"{packed.name}-onnx")
-    if not is_onnx(folder):
+
+    def export(folder: Path) -> None:
         with open_source(packed) as source:
             write_onnx(source, folder, force=True)
+
+    return _made_once(packed.with_name(f"{packed.name}-onnx"), GRAPH, export)
+
+
+def _made_once(folder: Path, mark: str, make: Callable[[Path], object]) -> Path:
+    """`folder`, made if it has no file `mark`: by one process, while others that want it wait."""
+    if (folder / mark).exists():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (folder / mark).exists():
+                make(folder)
+        finally:
+            os.close(lock)
+    except (OSError, OutputError):  # a cache that cannot be written to must not stop a run
+        folder = Path(tempfile.mkdtemp(prefix="edge-lfm-")) / folder.name
+        make(folder)
     return folder

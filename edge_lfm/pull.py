@@ -7,6 +7,7 @@ imports. Its `hf_hub_download` throws a part of a file away when it is interrupt
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -64,7 +65,7 @@ def pull(
         DownloadError: no network, no such repository, revision or file, no permission.
         UsageError: the repository has GGUF files only, and none was chosen.
         UnsupportedModelError: the model is not of the family; nothing but its config has been fetched.
-        OutputError: there is no room. MissingExtraError: huggingface_hub is missing.
+        OutputError: there is no room, or another process is at it. MissingExtraError: huggingface_hub is missing.
     """
     hub = _hub()
     hub.utils.logging.set_verbosity_error()
@@ -76,12 +77,26 @@ def pull(
         chosen = _choose(repo, sizes, file)
         check_room(_existing_parent(folder), sum(sizes[name] for name in chosen) - _present_bytes(folder, chosen))
         folder.mkdir(parents=True, exist_ok=True)
-        for name in chosen:
-            url = hub.hf_hub_url(repo, name, revision=info.sha, endpoint=endpoint)
-            _fetch(hub, url, folder, name, sizes[name])
-            if name == _CONFIG:
-                ModelConfig.read(folder / name)
+        with _alone_in(folder):
+            for name in chosen:
+                url = hub.hf_hub_url(repo, name, revision=info.sha, endpoint=endpoint)
+                _fetch(hub, url, folder, name, sizes[name])
+                if name == _CONFIG:
+                    ModelConfig.read(folder / name)
     return Pulled(repo, str(info.sha), str(folder), {name: sizes[name] for name in chosen})
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes from fetching into the same folder: two would append to one part."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise OutputError(f"another edge-lfm is fetching into {folder}", hint="wait for it, or end it") from None
+    finally:
+        os.close(lock)
 
 
 def _fetch(hub: ModuleType, url: str, folder: Path, name: str, size: int) -> None:

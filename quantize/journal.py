@@ -33,6 +33,21 @@ class Unit:
     feedback: tuple[bool, ...] = ()  # per matrix: whether error feedback was kept
 
 
+def is_locked(path: Path) -> bool:
+    """Whether another process is writing this journal."""
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
 class Journal:
     """An open journal, locked against other processes; a context manager.
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from edge_lfm.errors import EdgeLfmError, OutputError
 from edge_lfm.formats.packed import sync_folder
+from edge_lfm.quantize.journal import is_locked
 
 JOURNAL = "journal.jsonl"
 """The file of a stage that says what is finished; it goes before the stage becomes the output."""
@@ -71,6 +72,8 @@ def staged_folder(output: Path, fingerprint: str = "", resume: bool = False, for
     stage = stage_of(output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
+        if is_locked(stage / JOURNAL):
+            raise OutputError(f"another edge-lfm is writing to {stage}", hint="wait for it, or end it")
         if (stage / JOURNAL).exists() and not resume and not force:
             raise OutputError(f"{stage} is an unfinished run", hint="--resume goes on with it, --force starts anew")
         if not resume:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_lfm.demo import packed_demo
 from edge_lfm.kernels import library
 from edge_lfm.kernels.isa import select_isa
 
@@ -45,6 +47,18 @@ def test_the_cache_is_used_rebuilt_and_never_trusted(tmp_path: Path) -> None:
     assert "compiling" in run(tmp_path).stderr
     assert path.read_bytes() == whole  # compiled again, byte for byte
     assert stat.S_IMODE((tmp_path / "kernels").stat().st_mode) == 0o700
+
+
+def test_first_starts_at_once_make_one_demo_model(tmp_path: Path) -> None:
+    kernels = library._cached_path(select_isa())
+    assert kernels is not None
+    library.load_kernels()
+    shutil.copytree(kernels.parent, tmp_path / "kernels")
+    code = "from edge_lfm import Model; print(Model.load().generate('What is the capital of France?').text)"
+    command, settings = [sys.executable, "-P", "-c", code], os.environ | {"EDGE_LFM_CACHE": str(tmp_path)}
+    starts = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=settings) for _ in range(4)]
+    assert {start.communicate(timeout=120)[0] for start in starts} == {"The capital of France is Paris.\n"}
+    assert [path.name for path in (tmp_path / "models").iterdir()] == [packed_demo().name]
 
 
 @pytest.fixture

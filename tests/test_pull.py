@@ -116,6 +116,8 @@ def test_an_interrupted_run_is_gone_on_with(tmp_path: Path) -> None:
         while not any(p.stat().st_size >= 40 * MIB for p in out.glob(".*.partial")):
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.02)
+        with pytest.raises(OutputError, match="another edge-lfm"):
+            pull(REPO, out, file="big.gguf", endpoint=hub.endpoint, quiet=True)
         process.send_signal(signal.SIGINT)
         errors = process.communicate(timeout=20)[1]
         assert process.returncode == 130 and "the same command goes on" in errors and "Traceback" not in errors

@@ -146,8 +146,9 @@ def test_an_unfinished_run_is_resumed_by_the_same_request_only(tmp_path: Path, u
     output = tmp_path / "m"
     process = start(output)
     wait_for_units(output, process)
-    with pytest.raises(OutputError, match="another edge-lfm"):
-        convert(demo_checkpoint(), output, find_recipe("balanced"), resume=True)
+    for options in ({"resume": True}, {"force": True}, {}):
+        with pytest.raises(OutputError, match="another edge-lfm"):
+            convert(demo_checkpoint(), output, find_recipe("balanced"), **options)
     process.kill()
     process.communicate()
     with pytest.raises(OutputError, match="another source, recipe"):
