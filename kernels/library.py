@@ -53,12 +53,21 @@ class Kernels:
 
 
 def cache_folder() -> Path:
-    """Where this user's caches live: `EDGE_LFM_CACHE`, else `$XDG_CACHE_HOME/edge-lfm`, else `~/.cache/edge-lfm`."""
+    """Where this user's caches live: `EDGE_LFM_CACHE`, else `$XDG_CACHE_HOME/edge-lfm`, else `~/.cache/edge-lfm`.
+
+    It need not exist, nor be a place that can be written to.
+    """
     explicit = os.environ.get("EDGE_LFM_CACHE")
     if explicit:
         return Path(explicit)
     base = os.environ.get("XDG_CACHE_HOME")
-    return Path(base) / "edge-lfm" if base else Path.home() / ".cache" / "edge-lfm"
+    if base:
+        return Path(base) / "edge-lfm"
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user that the system does not know, as in some containers
+        home = Path("/nonexistent")  # what Debian calls the home of users without one
+    return home / ".cache" / "edge-lfm"
 
 
 @cache
@@ -144,7 +153,7 @@ def _cached_path(isa: Isa) -> Path | None:
         folder = cache_folder() / "kernels"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         status = folder.stat()
-    except (OSError, RuntimeError):  # RuntimeError: no home directory
+    except OSError:
         return None
     private = status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     return folder / f"{isa.name}-{key}.o" if private else None

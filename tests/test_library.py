@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_lfm.cli.main import main
 from edge_lfm.demo import packed_demo
 from edge_lfm.kernels import library
 from edge_lfm.kernels.isa import select_isa
@@ -104,3 +105,22 @@ def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert library.cache_folder() == tmp_path / "edge-lfm"
     monkeypatch.setenv("EDGE_LFM_CACHE", str(tmp_path / "x"))
     assert library.cache_folder() == tmp_path / "x"
+    monkeypatch.delenv("EDGE_LFM_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert library.cache_folder() == tmp_path / "home" / ".cache" / "edge-lfm"
+    monkeypatch.setattr(Path, "home", _no_home)
+    assert not library.cache_folder().exists()
+
+
+def _no_home() -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_verbs_without_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    library.load_kernels()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EDGE_LFM_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # of the test run
+    for arguments in (["run", "Hello"], ["doctor"], ["fit", "lfm2-350m"], ["devices", "--detect"]):
+        assert main(arguments) == 0, capsys.readouterr().err

@@ -48,9 +48,7 @@ def run(args: argparse.Namespace) -> None:
 
 def detect() -> dict[str, Any]:
     """What this machine is, and does."""
-    folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    measured = measure_machine(load_kernels(), choose_threads(), folder)
+    measured = measure_machine(load_kernels(), choose_threads(), cache_folder())
     return {
         "processor": processor_name(),
         "isa": measured.isa,

@@ -94,7 +94,6 @@ def place_of(args: argparse.Namespace) -> Place:
         if args.storage:
             raise UsageError("--storage goes with --device", hint="this machine's storage is measured")
         folder = packed_folder(args.model) or cache_folder()
-        folder.mkdir(parents=True, exist_ok=True)
         print("measuring this machine ...", file=sys.stderr)
         return measured_place(measure_machine(load_kernels(), choose_threads(), folder), Budget.of(args.ram).nbytes)
     device = find_device(args.device)

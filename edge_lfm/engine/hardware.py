@@ -62,6 +62,7 @@ def storage_rate_of(folder: Path) -> float | None:
     try:
         if model.exists() and model.stat().st_size >= _BLOCKS * _BLOCK_BYTES:
             return max(_read_blocks(model) for _ in range(_ROUNDS))
+        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".edge-lfm-probe-") as file:
             for _ in range(_BLOCKS):
                 file.write(os.urandom(_BLOCK_BYTES))
