@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from edge_lfm.config import ModelConfig
-from edge_lfm.errors import ModelFileError, UsageError
+from edge_lfm.errors import ModelFileError, OutputError, UsageError
 from edge_lfm.formats.checkpoint import Checkpoint
 from edge_lfm.formats.open_checkpoint import open_checkpoint
 from edge_lfm.kernels.ref import F32, I64
@@ -160,8 +160,7 @@ class _Collector:
     def routed(self, layer: int, x: F32, chosen: I64, weight: F32) -> None:
         if self.keep_inputs:
             arrays = {"x": x.astype(np.float16), "chosen": chosen.astype(np.uint8 if chosen.max() < 256 else np.int64)}
-            save_file(arrays | {"weight": weight}, _inputs_path(self.folder, layer))
-
+            _save(arrays | {"weight": weight}, _inputs_path(self.folder, layer))
         self.choices[layer] = chosen
 
     def expert(self, layer: int, expert: int, x: F32, gated: F32, weight: F32) -> None:
@@ -202,7 +201,7 @@ def collect(
         progress: called with the number of layers; what it returns, with 1 after each.
 
     Raises:
-        EdgeLfmError: the checkpoint cannot be read.
+        EdgeLfmError: the checkpoint cannot be read, or the folder not be written.
     """
     with open_checkpoint(source) as checkpoint:
         config = checkpoint.config()
@@ -227,7 +226,7 @@ def collect(
             arrays[f"tokens/{name}"] = np.array([sums.weight], np.float32)
     if collector.choices:
         _save_forecast(config, collector.choices, windows, output)
-    save_file(arrays, output / STATISTICS, metadata={"provenance": json.dumps(provenance, sort_keys=True)})
+    _save(arrays, output / STATISTICS, {"provenance": json.dumps(provenance, sort_keys=True)})
     return _report(config, collector, provenance)
 
 
@@ -240,7 +239,7 @@ def _save_forecast(
     for row, n in enumerate(layers):
         np.put_along_axis(used[:, row], choices[n], True, axis=1)
     sequences = np.split(used, np.cumsum([len(w) for w in windows])[:-1])
-    save_file({"weights": fit_forecast(sequences).astype(np.float16)}, output / FORECAST_FILE)
+    _save({"weights": fit_forecast(sequences).astype(np.float16)}, output / FORECAST_FILE)
 
 
 def _report(config: ModelConfig, collector: _Collector, provenance: dict[str, Any]) -> CalibrationReport:
@@ -249,6 +248,13 @@ def _report(config: ModelConfig, collector: _Collector, provenance: dict[str, An
     rare = tuple(f"layer {n} expert {e}: {c} tokens" for (n, e), c in counts.items() if c < FEW_TOKENS)
     fewest = min(counts.values(), default=0)
     return CalibrationReport(provenance["tokens"], provenance["text_sha256"], len(counts), rare, fewest)
+
+
+def _save(arrays: Mapping[str, NDArray[Any]], path: Path, metadata: dict[str, str] | None = None) -> None:
+    try:
+        save_file(dict(arrays), path, metadata)
+    except (OSError, SafetensorError) as error:  # a full disk is the latter
+        raise OutputError(f"{path} cannot be written: {error}", hint="free some disk space") from None
 
 
 def _layer_name(name: str) -> str:

@@ -53,7 +53,8 @@ def check_output(output: Path, source: Path | None, force: bool, mark: str = "co
 
 def stage_of(output: Path) -> Path:
     """Where an output is made."""
-    return output.with_name(output.name + ".partial")
+    whole = Path(os.path.abspath(output))  # `.` has no name
+    return whole.with_name(whole.name + ".partial")
 
 
 @contextmanager
@@ -69,7 +70,7 @@ def staged_folder(output: Path, fingerprint: str = "", resume: bool = False, for
     Raises:
         OutputError: the folder cannot be made or renamed, or an unfinished run stands in the way.
     """
-    stage = stage_of(output)
+    output, stage = Path(os.path.abspath(output)), stage_of(output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         if is_locked(stage / JOURNAL):

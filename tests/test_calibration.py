@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +171,17 @@ def test_texts_that_cannot_serve(tmp_path: Path) -> None:
         windows_of(tmp_path, "text", 512, 4)
     windows = windows_of(demo_checkpoint(), "word " * 2000, 128, 5)
     assert len(windows) == 5 and all(len(w) == 128 and w[0] == 1 for w in windows)
+
+
+def test_a_calibration_on_a_full_disk(tmp_path: Path) -> None:
+    """A limit on file size stands for it; nothing is left."""
+    text = tmp_path / "text.txt"
+    text.write_text("Some words of a text. " * 400, encoding="utf-8")
+    command = ["prlimit", "--fsize=20000", sys.executable, "-P", "-m", "edge_lfm.cli.main", "calibrate"]
+    command += [str(demo_checkpoint()), "--text", str(text), "--keep-inputs", "-o", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 3 and "cannot be written" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert list(tmp_path.iterdir()) == [text]
 
 
 def test_dense_and_fused_checkpoints_can_be_calibrated(case_checkpoints: dict[str, Path], tmp_path: Path) -> None:

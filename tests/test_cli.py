@@ -319,6 +319,7 @@ def test_chat_in_a_terminal(demo: dict[str, Path], tmp_path: Path, home: str) ->
             ("/regenerate", "tok/s]"),
             ("/nonsense", "unknown command /nonsense"),
             ("/save", "needs a file"),
+            ("/save .", "is a folder"),
             ("/load /absent/file", "does not exist"),
             (f"/load {saved}", "Anna"),
             ("/reset", "Be brief."),
@@ -372,7 +373,8 @@ def test_extract_line_by_line(tmp_path: Path) -> None:
         assert [f["item"] for f in found] == ["cup", "lamp"] and found[0]["quantity"] == 5
     cut = edge_lfm("extract", "--schema", str(schema), "-n", "3", stdin=lines)
     assert cut.returncode == 1 and "cut off" in cut.stderr and "Traceback" not in cut.stderr
-    assert edge_lfm("extract", "--schema", str(tmp_path / "absent"), stdin=lines).returncode == 3
+    absent = edge_lfm("extract", "--schema", str(tmp_path / "absent"), stdin=lines)
+    assert absent.returncode == 2 and "does not exist (give a file with a JSON schema)" in absent.stderr
     assert edge_lfm("extract", "--schema", str(schema), stdin=b"\xff\n").returncode == 2
     schema.write_text('{"type": "foo"}', encoding="utf-8")
     assert edge_lfm("extract", "--schema", str(schema), stdin=lines).returncode == 2

@@ -443,6 +443,9 @@ def test_a_write_that_fails_on_the_way(form: str, demo: dict[str, Path], tmp_pat
     done = subprocess.run([*command, "-o", str(tmp_path / "m")], capture_output=True, text=True, preexec_fn=limit)
     assert done.returncode == 3 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr, done.stderr
     assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    done = subprocess.run([*command, "-o", str(tmp_path / "file" / "m")], capture_output=True, text=True)
+    assert done.returncode == 3 and "cannot be made" in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
 def test_a_failed_write_leaves_nothing(demo: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,6 +200,15 @@ def run_limited(output: Path, prefix: list[str]) -> subprocess.CompletedProcess[
     return subprocess.run([*prefix, *command], capture_output=True, text=True, check=False, timeout=60)
 
 
+def test_the_folder_one_stands_in_can_be_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    convert(demo_checkpoint(), Path(), find_recipe("int4"), force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+    with PackedModel(tmp_path / "here") as model:
+        assert not model.verify()
+
+
 def test_no_permission_and_full_disk(tmp_path: Path) -> None:
     """A limit on file size stands for a full disk; a file where a folder should be, for missing permission."""
     done = run_limited(tmp_path / "out", ["prlimit", "--fsize=1000000"])

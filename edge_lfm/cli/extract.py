@@ -11,7 +11,7 @@ from typing import Any
 from edge_lfm.api import Model
 from edge_lfm.cli.arguments import add_model_arguments, add_sampling_arguments, open_model, sampling_of
 from edge_lfm.config import read_json
-from edge_lfm.errors import CheckError, UsageError
+from edge_lfm.errors import CheckError, ModelFileError, UsageError
 
 HELP = "turn lines of standard input into JSON that follows a schema"
 EXAMPLE = "edge-lfm extract --schema order.json"
@@ -28,7 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    schema = read_json(Path(args.schema))
+    try:
+        schema = read_json(Path(args.schema))
+    except ModelFileError as error:
+        raise UsageError(error.message, hint="give a file with a JSON schema") from None
     ask = args.prompt or default_prompt(schema)
     options = {"max_tokens": args.max_tokens, **sampling_of(args)}
     with open_model(args.model, args) as model:

@@ -32,6 +32,8 @@ def save_sequence(path: Path, sequence: TokenSequence | None, model: str, extra:
     Raises:
         OutputError: the file cannot be written; what stood there before stays.
     """
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder", hint="name a file")
     arrays = dict(_arrays(sequence)) if sequence is not None else {}
     header = {
         "model": model,

@@ -92,7 +92,10 @@ def write_gguf(
         for name, shape, names in tensors_of(source.config)
     ]
     sizes = [target.nbytes(gguf) for target in targets]
-    output.absolute().parent.mkdir(parents=True, exist_ok=True)
+    try:
+        output.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{output} cannot be made: {error.strerror}", hint="choose another place with -o") from None
     beside = 2 * sum(len(content) for content in source.text_files.values())  # vocabulary and template, with lengths
     check_room(output.absolute().parent, sum(sizes) + beside + (1 << 20))
     advance = progress(sum(sizes)) if progress else lambda _bytes: None
