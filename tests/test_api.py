@@ -108,7 +108,8 @@ def test_the_context_ends_an_answer(demo: dict[str, Path]) -> None:
 def test_prompts_of_every_kind(model: Model) -> None:
     text = model.generate(CAPITAL).text
     assert model.generate([{"role": "user", "content": CAPITAL}]).text == text
-    assert model.generate(model.encode_prompt(CAPITAL)).text == text
+    ids = model.encode_prompt(CAPITAL)
+    assert model.generate(ids).text == model.generate(np.array(ids)).text == text
     raw = "<|startoftext|><|fim_pre|>def largest(values):\n<|fim_suf|><|fim_mid|>".removeprefix("<|startoftext|>")
     assert model.generate(raw, raw=True).text
     with_system = model.encode_prompt(CAPITAL, system="Be brief.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 from edge_lfm.api.answering import Engine, Request
@@ -47,7 +48,7 @@ class Requests:
         self, prompt: Prompt, system: str | None = None, raw: bool = False, tools: Tools | None = None
     ) -> list[int]:
         """Token ids of a prompt; see `Model.encode_prompt`."""
-        if not isinstance(prompt, str) and len(prompt) and isinstance(prompt[0], int):
+        if _are_ids(prompt):
             return [int(i) for i in prompt]  # type: ignore[arg-type]
         tokenizer = self.engine.tokenizer
         if tokenizer is None:
@@ -79,7 +80,7 @@ class Requests:
         """A checked request; arguments as in `Model.generate`."""
         tools = None if tool_choice == "none" else tools
         options |= {"tools": tools, "tool_choice": tool_choice, "markers": not raw}
-        if raw or (not isinstance(prompt, str) and len(prompt) and isinstance(prompt[0], int)):
+        if raw or _are_ids(prompt):
             if documents or examples or cite:
                 raise UsageError("documents and examples need a chat", hint="leave out raw, and give text or messages")
             return self.request(self.encode(prompt, system, raw, tools), **options)
@@ -182,6 +183,11 @@ class Requests:
     def _breakers(self) -> frozenset[int]:
         """Tokens that DRY does not reach across: found when first needed, in 0.3 s at 65,536 entries."""
         return self.engine.tokenizer.ids_with(_DRY_BREAKERS) if self.engine.tokenizer else frozenset()
+
+
+def _are_ids(prompt: Prompt) -> bool:
+    """Whether a prompt is token ids, as a list or an array."""
+    return not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], Integral)
 
 
 def as_messages(prompt: Prompt, system: str | None = None) -> Messages:
