@@ -12,8 +12,11 @@ import pytest
 
 import edge_lfm
 from edge_lfm import EdgeLfmError, Model
+from edge_lfm.api import loading
+from edge_lfm.config import ModelConfig
 from edge_lfm.errors import ContextOverflowError, DoesNotFitError, ModelFileError, UsageError
-from edge_lfm.memory.budget import available_memory, parse_size
+from edge_lfm.memory.budget import Budget, available_memory, parse_size
+from edge_lfm.quantize.families import family_config
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +196,46 @@ def test_a_model_without_tokenizer_runs_on_ids(packed_cases: dict[str, dict[str,
 )
 def test_sizes(text: object, expected: int) -> None:
     assert parse_size(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("room", "context", "parallel", "expected"),
+    [
+        (20_000_000_000, None, None, (32768, 4)),
+        (1_460_000_000, None, None, (13312, 4)),
+        (1_460_000_000, 32768, None, (32768, 1)),
+        (1_460_000_000, None, 1, (32768, 1)),
+        (200_000_000, None, None, (4096, 1)),
+        (50_000_000, None, None, None),
+        (200_000_000, 32768, None, None),
+        (200_000_000, None, 2, None),
+    ],
+)
+def test_a_stated_budget_holds_the_conversations_too(
+    room: int, context: int | None, parallel: int | None, expected: tuple[int, int] | None
+) -> None:
+    """The 24B with so many bytes to spare: keys and values take 20,480 bytes a token (10 layers, 8 heads of 64)."""
+    config = ModelConfig.from_dict(family_config("lfm2-24b-a2b"))
+    needed, budget = 13_000_000_000, Budget(13_000_000_000 + room, stated=True)
+    wanted = loading._Wanted(None, None, context, "float16", None, None, parallel, "auto")
+    *chosen, kv_bytes = loading._conversations(wanted, config, budget, needed)
+    assert kv_bytes == chosen[0] * chosen[1] * 20480
+    assert (kv_bytes + loading._cache_bytes(wanted, budget, needed) <= room) == (expected is not None)
+    if expected is not None:
+        assert tuple(chosen) == expected
+    assert loading._conversations(wanted, config, Budget(needed, stated=False), needed) == (
+        context or 32768,
+        parallel or 4,
+        0,
+    )
+
+
+def test_a_budget_without_room_for_a_conversation_pages(demo: dict[str, Path]) -> None:
+    size = (demo["balanced"] / "model.safetensors").stat().st_size + loading._OVERHEAD_BYTES
+    with Model.load(demo["balanced"], ram=size + (20 << 20)) as model:
+        assert model.paging is None and (model.context, model.scheduler.parallel) == (2048, 4)
+    with Model.load(demo["balanced"], ram=size + (1 << 20)) as model:
+        assert model.paging is not None
 
 
 def test_available_memory_heeds_the_cgroup(tmp_path: Path) -> None:

@@ -28,9 +28,10 @@ BACKENDS = ("native", "onnxruntime")
 DEFAULT_CONTEXT = 32768
 """What the cards of LFM2 state; the configs' 128,000 is the positions' range."""
 PAGED_CONTEXT = 4096
-"""When experts are paged, every token of context takes memory from them: 20 KB a token in the 24B."""
+"""When experts are paged, every token of context takes memory from them: 20 KB a token in the 24B. Also the least that
+a model is given by itself when memory is short."""
 DEFAULT_PARALLEL = 4
-_OVERHEAD_BYTES = 200 << 20  # interpreter, scratch, KV cache: a bench of the 24B peaked 0.20 GB above its file
+_OVERHEAD_BYTES = 200 << 20  # interpreter, scratch: a bench of the 24B peaked 0.20 GB above its file
 _BYTES_PER_THREAD = 8 << 20
 """Weights that a token must read for each further thread to pay: 0.3 ms of one core, against 0.2 ms to wake and
 join a thread. The demo model (3 MB a token) decodes 3 times faster with one thread than with two."""
@@ -118,13 +119,13 @@ def _load_packed(packed: PackedModel, wanted: _Wanted) -> Loaded:
         sizes = measure_sizes(packed.config, list(packed.pieces.values()))
         threads = min(threads, 1 + sizes.bytes_per_token // _BYTES_PER_THREAD)
     budget, needed = Budget.of(wanted.ram), packed.nbytes + _OVERHEAD_BYTES
-    if needed + (wanted.cache_bytes or 0) <= budget.nbytes:
-        runner = Runner(packed, load_kernels(), threads)
-        context = wanted.context or min(DEFAULT_CONTEXT, positions)
-        cache_bytes = _cache_bytes(wanted, budget, needed)
-        return Loaded(packed, runner, context, wanted.kv_dtype, cache_bytes, wanted.parallel or DEFAULT_PARALLEL)
+    context, parallel, kv_bytes = _conversations(wanted, packed.config, budget, needed)
+    if needed + kv_bytes + (wanted.cache_bytes or 0) <= budget.nbytes:
+        runner, cache_bytes = Runner(packed, load_kernels(), threads), _cache_bytes(wanted, budget, needed)
+        return Loaded(packed, runner, context, wanted.kv_dtype, cache_bytes, parallel)
     if not packed.config.num_experts:
-        raise budget.refuse(needed + (wanted.cache_bytes or 0), "a smaller model, or a recipe with fewer bits")
+        needed += kv_bytes + (wanted.cache_bytes or 0)
+        raise budget.refuse(needed, "a smaller model or --context, or a recipe with fewer bits")
     context = wanted.context or min(PAGED_CONTEXT, positions)
     kv_bytes = kv_cache_bytes(packed.config, context, wanted.kv_dtype)
     cache_bytes = kv_bytes if wanted.cache_bytes is None else wanted.cache_bytes
@@ -132,6 +133,24 @@ def _load_packed(packed: PackedModel, wanted: _Wanted) -> Loaded:
     runner = paged_runner(packed, load_kernels(), threads, budget, kv_bytes * parallel + cache_bytes, wanted.paging)
     runner.cached_ratio = wanted.cached_ratio
     return Loaded(packed, runner, context, wanted.kv_dtype, cache_bytes, parallel)
+
+
+def _conversations(wanted: _Wanted, config: ModelConfig, budget: Budget, needed: int) -> tuple[int, int, int]:
+    """For a model that is wholly in memory: context, answers that take turns, and the bytes of their keys and values.
+
+    In a stated budget they are chosen, where they were not asked for, so that all fit beside what `_cache_bytes` takes.
+    One that was not stated is no promise: long conversations take what the machine has.
+    """
+    most = min(DEFAULT_CONTEXT, config.max_position_embeddings)
+    if not budget.stated:
+        return wanted.context or most, wanted.parallel or DEFAULT_PARALLEL, 0
+    room, token_bytes = max(0, budget.nbytes - needed), kv_cache_bytes(config, 1, wanted.kv_dtype)
+    room -= room // 4 if wanted.cache_bytes is None else wanted.cache_bytes
+    tokens = room // max(1, token_bytes)
+    share = tokens // (wanted.parallel or DEFAULT_PARALLEL)
+    context = wanted.context or min(most, max(PAGED_CONTEXT, share // 1024 * 1024))
+    parallel = wanted.parallel or max(1, min(DEFAULT_PARALLEL, tokens // context))
+    return context, parallel, context * parallel * token_bytes
 
 
 def _load_onnx(folder: Path, wanted: _Wanted) -> Loaded:

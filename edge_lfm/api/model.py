@@ -90,14 +90,16 @@ class Model:
             ram: the most memory that the model may take, as bytes or like "4G"; default ("auto"): what is available.
                 A mixture of experts that is larger is paged: the experts that are used most stay in memory.
             threads: default: the physical cores that this process may use, fewer for a very small model.
-            context: the most tokens of a conversation; default: 32768, or 4096 when experts are paged.
+            context: the most tokens of a conversation; default: 32768, less where memory is short, or 4096 when experts
+                are paged.
             kv_dtype: "float16", or "int8" for a KV cache of half the size.
             routing: "exact", or, for a model whose experts are paged, "cached:0.9" to take experts that are in memory
                 in place of missing ones with a score up to a tenth higher: faster, and other answers.
             cache: the most memory, within `ram`, for what earlier prompts and conversations left, to be used again;
                 default: a quarter of what the model leaves free, at most 2 GB; when experts are paged, one full
                 context.
-            parallel: answers that take turns token by token; more wait. Default: 4, or 1 when experts are paged.
+            parallel: answers that take turns token by token; more wait. Default: 4, fewer where memory is short, or 1
+                when experts are paged.
             paging: how experts that do not fit come into memory: "read" past the system's page cache, "map" through it,
                 which other processes and the next start then share; "auto": mapped if the model nearly fits into what
                 is available and that is as fast, as measured at the start.
