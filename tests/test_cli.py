@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -358,6 +359,16 @@ def test_complete_at_a_line(tmp_path: Path) -> None:
     assert set(found) == {"text", "finish_reason", "usage"}
     for place in (f"{file}:99", str(tmp_path / "absent:1"), str(tmp_path)):
         assert edge_lfm("complete", place).returncode == 2
+
+
+def test_terminals_that_are_not_utf8(demo: dict[str, Path], tmp_path: Path) -> None:
+    """What they cannot show is spelled out, and what they should not have sent is refused in one line."""
+    shutil.copytree(demo["int4"], tmp_path / "modèle")
+    shown = edge_lfm("inspect", tmp_path / "modèle", env={"PYTHONIOENCODING": "ascii"})
+    assert shown.returncode == 0 and "mod\\xe8le: lfm2_moe" in shown.stdout
+    (tmp_path / "schema.json").write_text("{}", encoding="utf-8")
+    for verb in (("chat",), ("run",), ("extract", "--schema", tmp_path / "schema.json")):
+        assert_one_line_error(edge_lfm(*verb, stdin=b"\xff\n", env={"PYTHONIOENCODING": "utf-8"}), 2)
 
 
 def test_extract_line_by_line(tmp_path: Path) -> None:

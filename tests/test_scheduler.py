@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -287,3 +289,31 @@ def test_prompt_logprobs_are_those_of_the_logits(model: Model) -> None:
         abs(t.logprob - row[t.token_id]) < 1e-9 for t, row in zip(found.prompt_logprobs, expected[:-1], strict=True)
     )
     assert found.token_ids == model.generate(ids, max_tokens=1).token_ids
+
+
+FORKED = """
+import os, sys
+from edge_lfm import Model
+from edge_lfm.errors import UsageError
+with Model.load(sys.argv[1], threads=2) as model:
+    model.generate("Hello")
+    child = os.fork()
+    if child == 0:
+        for ask in (model.generate, model.stream, model.encode_prompt, lambda text: model.logits([1])):
+            try:
+                ask("Hello")
+                print(ask.__name__, "answered")
+            except UsageError as error:
+                print(error.hint)
+        os._exit(0)
+    os.waitpid(child, 0)
+    print(model.generate("Hello").finish_reason)
+"""
+
+
+def test_a_process_that_was_forked_is_told_so(demo: dict[str, Path]) -> None:
+    """The engine's threads are not there; whoever waited for them would wait for ever."""
+    command = [sys.executable, "-P", "-W", "ignore", "-u", "-c", FORKED, str(demo["int4"])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    told = "load it after the fork"
+    assert done.stdout.splitlines() == [told, told, "encode_prompt answered", told, "stop"], done

@@ -6,6 +6,7 @@ Knows no verb's arguments; each verb is a module with `HELP`, `EXAMPLE`, `add_ar
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -80,6 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
+    _set_up_streams()
     args = make_parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -100,6 +102,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         print("edge-lfm: error: out of memory (use a smaller model or context)", file=sys.stderr)
         return 4
+
+
+def _set_up_streams() -> None:
+    """Characters that a terminal cannot show, or that a pipe should not have sent, end no answer in a traceback."""
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:

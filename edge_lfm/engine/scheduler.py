@@ -7,13 +7,14 @@ with the end. A consumer who reads slowly, or leaves, delays no one else. Knows 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
-from edge_lfm.errors import BusyError, CancelledError, ShuttingDownError
+from edge_lfm.errors import BusyError, CancelledError, ShuttingDownError, UsageError
 
 T = TypeVar("T")
 CHANNEL_ITEMS = 256
@@ -112,6 +113,7 @@ class Scheduler:
         self._waiting: deque[Job[Any]] = deque()
         self._calls: deque[tuple[Callable[[], object], Job[Any]]] = deque()
         self._closing = False
+        self._process = os.getpid()
         self._thread: threading.Thread | None = None
         self.last_step = time.monotonic()
         """When the last step ended, to tell a slow engine from a stuck one."""
@@ -130,7 +132,9 @@ class Scheduler:
         Raises:
             BusyError: `queue_limit` jobs are waiting already.
             ShuttingDownError: the scheduler is closed.
+            UsageError: it belongs to the process that this one was forked from.
         """
+        self._check_process()
         job: Job[T] = Job(self)
         job.steps = make_steps(job)
         with self._changed:
@@ -147,6 +151,7 @@ class Scheduler:
         Raises:
             ShuttingDownError: the scheduler is closed.
         """
+        self._check_process()
         job: Job[T] = Job(self)
         with self._changed:
             self._check_open()
@@ -166,6 +171,11 @@ class Scheduler:
             self._changed.notify()
         if self._thread is not None:
             self._thread.join()
+
+    def _check_process(self) -> None:
+        """Threads do not survive a fork: who asked there would wait for ever."""
+        if os.getpid() != self._process:
+            raise UsageError("the model was loaded before this process was forked", hint="load it after the fork")
 
     def _check_open(self) -> None:
         if self._closing:
