@@ -5,9 +5,7 @@ It is packed by the same code as any other checkpoint, in about a second, once.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,7 @@ from edge_lfm.export.onnx import write_onnx
 from edge_lfm.export.source import open_source
 from edge_lfm.kernels.layout import LAYOUT_VERSION
 from edge_lfm.kernels.library import cache_folder, source_hash
+from edge_lfm.locks import alone_in
 from edge_lfm.model.onnx_model import GRAPH
 from edge_lfm.quantize.convert import convert
 from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe
@@ -55,13 +54,9 @@ def _made_once(folder: Path, mark: str, make: Callable[[Path], object]) -> Path:
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder.parent, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with alone_in(folder.parent, wait=True):
             if not (folder / mark).exists():
                 make(folder)
-        finally:
-            os.close(lock)
     except (OSError, OutputError):  # a cache that cannot be written to must not stop a run
         folder = Path(tempfile.mkdtemp(prefix="edge-lfm-")) / folder.name
         make(folder)

@@ -7,7 +7,6 @@ imports. Its `hf_hub_download` throws a part of a file away when it is interrupt
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -20,6 +19,7 @@ from types import ModuleType
 from edge_lfm.config import ModelConfig, read_json
 from edge_lfm.errors import DownloadError, MissingExtraError, OutputError, UsageError
 from edge_lfm.formats.checkpoint import TOKENIZER_FILES
+from edge_lfm.locks import alone_in
 from edge_lfm.quantize.convert import check_room
 from edge_lfm.quantize.output import write_json
 
@@ -71,32 +71,19 @@ def pull(
     hub.utils.logging.set_verbosity_error()
     if quiet:
         hub.utils.disable_progress_bars()
-    with _plain_errors(hub, repo, revision):
+    with _plain_errors(hub, repo, revision, folder):
         info = hub.HfApi(endpoint=endpoint).model_info(repo, revision=revision, files_metadata=True)
         sizes = {s.rfilename: s.size or 0 for s in info.siblings or ()}
         chosen = _choose(repo, sizes, file)
         check_room(_existing_parent(folder), sum(sizes[name] for name in chosen) - _present_bytes(folder, chosen))
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone_in(folder):
+        with alone_in(folder, wait=False):  # two processes would append to one part
             for name in chosen:
                 url = hub.hf_hub_url(repo, name, revision=info.sha, endpoint=endpoint)
                 _fetch(hub, url, folder, name, sizes[name])
                 if name == _CONFIG:
                     ModelConfig.read(folder / name)
     return Pulled(repo, str(info.sha), str(folder), {name: sizes[name] for name in chosen})
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes from fetching into the same folder: two would append to one part."""
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise OutputError(f"another edge-lfm is fetching into {folder}", hint="wait for it, or end it") from None
-    finally:
-        os.close(lock)
 
 
 def _fetch(hub: ModuleType, url: str, folder: Path, name: str, size: int) -> None:
@@ -169,7 +156,7 @@ def _hub() -> ModuleType:
 
 
 @contextmanager
-def _plain_errors(hub: ModuleType, repo: str, revision: str | None) -> Iterator[None]:
+def _plain_errors(hub: ModuleType, repo: str, revision: str | None, folder: Path) -> Iterator[None]:
     """Turn the package's errors into one line each."""
     known = hub.errors
     try:
@@ -186,6 +173,8 @@ def _plain_errors(hub: ModuleType, repo: str, revision: str | None) -> Iterator[
         raise DownloadError(
             f"there is no repository {repo}, or it is private", hint="check its name, or set HF_TOKEN"
         ) from None
+    except BlockingIOError:
+        raise OutputError(f"another edge-lfm is fetching into {folder}", hint="wait for it, or end it") from None
     except (known.HfHubHTTPError, known.LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
         raise _interrupted(repo, error) from None
     except Exception as error:

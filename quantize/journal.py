@@ -36,7 +36,7 @@ class Unit:
 def is_locked(path: Path) -> bool:
     """Whether another process is writing this journal."""
     try:
-        file = os.open(path, os.O_RDONLY)
+        file = os.open(path, os.O_RDWR)
     except FileNotFoundError:
         return False
     try:
