@@ -51,15 +51,17 @@ def test_a_conversation_by_keyboard(address: str) -> None:
         assert not [m for m in browser.messages if "exceptionDetails" in m]
 
 
+def begin_a_long_answer(browser: Browser, address: str) -> None:
+    browser.go(address)
+    browser.run("document.getElementById('temperature').value = 5, document.getElementById('max_tokens').value = ''")
+    browser.run("document.getElementById('prompt').focus()")
+    browser.type("Tell me a story.")
+    browser.press("Enter", 13)
+
+
 def test_stopping_an_answer(address: str) -> None:
     with Browser(1000, 720) as browser:
-        browser.go(address)
-        browser.run(
-            "document.getElementById('temperature').value = 5, document.getElementById('max_tokens').value = ''"
-        )
-        browser.run("document.getElementById('prompt').focus()")
-        browser.type("Tell me a story.")
-        browser.press("Enter", 13)
+        begin_a_long_answer(browser, address)
         browser.wait("document.getElementById('send').textContent === 'Stop'")
         browser.press("Escape", 27)
         browser.wait(IDLE)
@@ -69,13 +71,7 @@ def test_stopping_an_answer(address: str) -> None:
 
 def test_leaving_a_conversation_while_it_is_answered(address: str) -> None:
     with Browser(1000, 720) as browser:
-        browser.go(address)
-        browser.run(
-            "document.getElementById('temperature').value = 5, document.getElementById('max_tokens').value = ''"
-        )
-        browser.run("document.getElementById('prompt').focus()")
-        browser.type("Tell me a story.")
-        browser.press("Enter", 13)
+        begin_a_long_answer(browser, address)
         browser.wait(f"document.querySelectorAll('article').length === 2 && {LAST}.textContent")
         browser.press("n", 78, modifiers=1)
         browser.wait(IDLE)
