@@ -5,7 +5,7 @@ Knows files, budgets and backends; does not know how requests are answered.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge_lfm.api.requests import check_whole
@@ -160,11 +160,12 @@ def _load_onnx(folder: Path, wanted: _Wanted) -> Loaded:
     if wanted.kv_dtype == "int8":
         raise UsageError("onnxruntime keeps keys and values in float32", hint="leave kv_dtype out")
     budget, needed = Budget.of(wanted.ram), files.nbytes + _OVERHEAD_BYTES
-    if needed + (wanted.cache_bytes or 0) > budget.nbytes:
-        raise budget.refuse(needed + (wanted.cache_bytes or 0), "the packed model, whose experts can be paged")
-    context = wanted.context or min(DEFAULT_CONTEXT, files.config.max_position_embeddings)
+    context, parallel, kv_bytes = _conversations(replace(wanted, kv_dtype="float32"), files.config, budget, needed)
+    if needed + kv_bytes + (wanted.cache_bytes or 0) > budget.nbytes:
+        needed += kv_bytes + (wanted.cache_bytes or 0)
+        raise budget.refuse(needed, "a smaller --context, or the packed model, whose experts can be paged")
     runner, cache_bytes = OnnxRunner(files, choose_threads(wanted.threads)), _cache_bytes(wanted, budget, needed)
-    return Loaded(files, runner, context, "float32", cache_bytes, wanted.parallel or DEFAULT_PARALLEL)
+    return Loaded(files, runner, context, "float32", cache_bytes, parallel)
 
 
 def _cache_bytes(wanted: _Wanted, budget: Budget, needed: int) -> int:

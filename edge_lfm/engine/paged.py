@@ -161,5 +161,5 @@ def _policies(model: PackedModel, layers: list[int], tokens: float) -> dict[int,
 def kv_cache_bytes(config: Any, context: int, kv_dtype: str) -> int:
     """Keys and values of one conversation of `context` tokens."""
     attention = sum(config.is_attention(n) for n in range(config.num_hidden_layers))
-    per_head = config.head_dim + 4 if kv_dtype == "int8" else 2 * config.head_dim
+    per_head = {"int8": config.head_dim + 4, "float16": 2 * config.head_dim, "float32": 4 * config.head_dim}[kv_dtype]
     return int(attention * 2 * config.num_key_value_heads * per_head * context)
