@@ -34,6 +34,7 @@ def export(network: Network, tokenizer: Path, output: Path) -> None:
     """Write weights, config and tokenizer."""
     output.mkdir(parents=True, exist_ok=True)
     save_file(network.hub_tensors(), output / "model.safetensors", metadata={"format": "pt"})
+    (output / "model.safetensors").chmod(0o644)  # made for its owner alone
     for name, value in (("config.json", CONFIG), ("generation_config.json", GENERATION)):
         (output / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     if tokenizer.resolve() != output.resolve():
