@@ -329,6 +329,8 @@ def fill(draw: Draw) -> Sample:
         cut = line.find(" ", len(line) - len(line.lstrip()))
         cut = cut if cut > 0 else len(line) - 2
         before, middle = before + line[:cut], line[cut:]
+        if draw.chance(0.6):  # as an editor asks at the end of a line: its line feed comes after the gap
+            middle, after = middle.removesuffix("\n"), f"\n{after}"
     prefix, suffix = start + before, f"{after}\n{use}"
     expect = made.reference | {"pre": prefix, "post": suffix.removesuffix(use) if use else suffix}
     prompt = f"<|fim_pre|>{prefix}<|fim_suf|>{suffix}<|fim_mid|>"

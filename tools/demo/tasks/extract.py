@@ -18,6 +18,14 @@ _ASKED = (
     "{s}\n\nWrite this as JSON with the keys {ks}.",
     "Find {ks} in this text and answer with a JSON object: {s}",
     "Read this: {s}\nWhat are {ks}? Answer in JSON.",
+    "Make a JSON object of {ks}.\n{s}",
+    "Text: {s}\nWrite {ks} in JSON.",
+    "Return {ks} as one object: {s}",
+    "Turn this into JSON ({ks}): {s}",
+    "Read {ks} from the text below and write a JSON object.\n\n{s}",
+    "What does this text say about {ks}? Write JSON.\nText: {s}",
+    "Give {ks}, as JSON.\nThe text: {s}",
+    "{s}\nFrom this I need {ks} as a JSON object.",
 )
 _ASKED_UNSEEN = ("Write {ks} as a JSON object.\nText: {s}", "Extract JSON with {ks} from: {s}")
 _FREE_KINDS = ("noun", "name", "place", "count", "color", "day", "word", "full name", "time", "yes or no")
