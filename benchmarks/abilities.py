@@ -24,6 +24,8 @@ from edge_lfm.quantize.convert import convert
 from edge_lfm.quantize.recipe import find_recipe
 from edge_lfm.text.tool_calls import Call, write_calls
 
+JSON_TYPES = {bool: "boolean", int: "integer", str: "string"}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -88,7 +90,7 @@ def constraint(task: Task) -> dict[str, Any]:
         assert listed
         return {"tools": json.loads(listed[1]), "tool_choice": "required" if task.check == "tool" else "auto"}
     if task.check == "json":
-        kinds = {key: {"type": "integer" if isinstance(value, int) else "string"} for key, value in task.expect.items()}
+        kinds = {key: {"type": JSON_TYPES[type(value)]} for key, value in task.expect.items()}
         return {
             "schema": {"type": "object", "properties": kinds, "required": list(kinds), "additionalProperties": False}
         }
