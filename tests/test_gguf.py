@@ -28,9 +28,12 @@ from edge_lfm.formats.gguf import GgufFile
 from edge_lfm.formats.gguf_checkpoint import GgufCheckpoint
 from edge_lfm.formats.gguf_tokenizer import gguf_metadata, hub_files
 from edge_lfm.formats.open_checkpoint import open_checkpoint
+from edge_lfm.kernels import ref
+from edge_lfm.kernels.ref import F32
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
-from edge_lfm.model.packed_model import PackedModel
+from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
 from edge_lfm.model.plan import plan_pieces
+from edge_lfm.model.reference import ReferenceModel
 from edge_lfm.quantize.convert import convert
 from edge_lfm.quantize.recipe import find_recipe, recipe_like
 from edge_lfm.text.tokenizer import Tokenizer
@@ -222,18 +225,42 @@ def llama_goldens() -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
+class _Margins(ReferenceModel):
+    """Notes by how much the last of a token's chosen experts was ahead of the next, in every layer."""
+
+    def _experts(self, at: str, x: F32) -> F32:
+        scores = 1 / (1 + np.exp(-ref.multiply(self._f32(f"{at}.gate.weight"), x))) + self._f32(f"{at}.expert_bias")
+        best, k = -np.sort(-scores, axis=1), self.config.num_experts_per_tok
+        self.found.append(best[:, k - 1] - best[:, k])
+        return super()._experts(at, x)
+
+    def of(self, ids: list[int]) -> np.ndarray:
+        """[tokens]: the least of all layers."""
+        self.found: list[np.ndarray] = []
+        self.logits(np.array(ids))
+        return np.min(self.found, axis=0)
+
+
 def test_llama_cpp_reads_the_file_as_we_do(
     packed_files: dict[str, Path], llama_goldens: dict[str, np.ndarray], demo_goldens: dict[str, dict]
 ) -> None:
-    """F16 weights: the same greedy tokens, and logits within what a float16 KV cache and float16 goldens leave."""
-    with Model.load(packed_files["f16"]) as model:
+    """F16 weights: the same greedy tokens, and logits within what a float16 KV cache and float16 goldens leave.
+
+    Rows from a near tie of two experts on are left out: it may fall the other way there.
+    """
+    compared = 0
+    with Model.load(packed_files["f16"]) as model, PackedModel(packed_files["f16"]) as packed:
+        margins = _Margins(packed.config, UnpackedWeights(packed, integers=False))
         for name, prompt in demo_goldens.items():
             ids, greedy = prompt["prompt_ids"], llama_goldens[f"f16.{name}.greedy"]
             logits = model.logits([*ids, *greedy.tolist()])
             theirs = llama_goldens[f"f16.{name}.logits"]
             ours = logits[len(ids) - len(theirs) : len(ids)]
-            assert np.abs(ours - theirs).max() < 0.02, name  # |logit| up to 20: float16 keeps 0.008 of them
+            clear = np.logical_and.accumulate(margins.of(ids)[-len(theirs) :] > 1e-4)
+            compared += clear.sum()
+            assert np.abs(ours - theirs)[clear].max() < 0.02, name  # |logit| up to 20: float16 keeps 0.008 of them
             assert logits[len(ids) - 1 : -1].argmax(1).tolist() == greedy.tolist(), name
+    assert compared > 0.9 * sum(len(llama_goldens[f"f16.{name}.logits"]) for name in demo_goldens)
 
 
 def divergence(p: np.ndarray, q: np.ndarray) -> float:
