@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_lfm import Completion, Model
-from edge_lfm.engine.tasks import Task, judge, read_tasks
+from edge_lfm.measure.tasks import Task, judge, read_tasks
 from edge_lfm.quantize.convert import convert
 from edge_lfm.quantize.recipe import find_recipe
 from edge_lfm.text.tool_calls import Call, write_calls

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_lfm.engine.evaluate import Experts, measure_divergence
 from edge_lfm.engine.paged import fixed_bytes, paged_runner, slot_bytes_of
 from edge_lfm.engine.runner import Runner
-from edge_lfm.engine.tasks import Task, compare, judge, read_tasks
-from edge_lfm.kernels.library import load_kernels
-from edge_lfm.kernels.ref import F32, I64
+from edge_lfm.kernels.load.library import load_kernels
+from edge_lfm.kernels.spec.ref import F32, I64
+from edge_lfm.measure.evaluation import Experts, measure_divergence
+from edge_lfm.measure.tasks import Task, compare, judge, read_tasks
 from edge_lfm.memory.budget import RING_SLOTS, Budget
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.state import State

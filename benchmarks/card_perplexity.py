@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_lfm.kernels.ref import I64
+from edge_lfm.kernels.spec.ref import I64
 from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
 from edge_lfm.model.streamed import StreamedModel
 from edge_lfm.text.tokenizer import Tokenizer

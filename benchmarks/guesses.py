@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edge_lfm.engine.lookahead import Lookahead
 from edge_lfm.engine.runner import Runner
-from edge_lfm.kernels.library import load_kernels
+from edge_lfm.kernels.load.library import load_kernels
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.state import State
 from edge_lfm.text.windows import read_text, windows_of

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_lfm.kernels.layout import (
+from edge_lfm.kernels.load.library import load_kernels
+from edge_lfm.kernels.spec.layout import (
     ATTENTION_SCRATCH_BYTES,
     CONTEXT,
     LAYER,
@@ -23,8 +24,7 @@ from edge_lfm.kernels.layout import (
     SYNC_BYTES,
     scratch_bytes,
 )
-from edge_lfm.kernels.library import load_kernels
-from edge_lfm.kernels.schemes import SCHEMES, Scheme
+from edge_lfm.kernels.spec.schemes import SCHEMES, Scheme
 
 HIDDEN = 2048
 

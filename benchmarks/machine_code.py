@@ -23,8 +23,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edge_lfm.devices.targets import find_target
-from edge_lfm.kernels.isa import Isa, find_isa
-from edge_lfm.kernels.schemes import SCHEMES
+from edge_lfm.kernels.spec.isa import Isa, find_isa
+from edge_lfm.kernels.spec.schemes import SCHEMES
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,10 @@ def emit(scheme: str, isa: Isa, tokens: int, output: Path) -> None:
     """Compile `tile(w, x, s, cols)`, stored to memory, and write its assembly."""
     from numba import types
 
-    from edge_lfm.kernels import matmul
-    from edge_lfm.kernels.compiler import compile_modules
-    from edge_lfm.kernels.register_tiles import store_tile
-    from edge_lfm.kernels.target import ir_of, kernel, modules_of
+    from edge_lfm.kernels.build.compiler import compile_modules
+    from edge_lfm.kernels.lang.register_tiles import store_tile
+    from edge_lfm.kernels.lang.target import ir_of, kernel, modules_of
+    from edge_lfm.kernels.ops import matmul
 
     tile, store = getattr(matmul, LOOPS[scheme])(tokens), store_tile(tokens)
 

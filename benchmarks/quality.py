@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_lfm.config import ModelConfig
-from edge_lfm.engine.tasks import compare
+from edge_lfm.measure.tasks import compare
 from edge_lfm.model.plan import plan_pieces
 from edge_lfm.model.sizes import measure_sizes
 from edge_lfm.quantize.families import family_config

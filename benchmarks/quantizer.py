@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 
 from edge_lfm.config import ModelConfig
-from edge_lfm.devices.threads import choose_threads
 from edge_lfm.formats.safetensors import header_bytes
-from edge_lfm.kernels.library import load_kernels
-from edge_lfm.kernels.schemes import SCHEMES
+from edge_lfm.kernels.load.library import load_kernels
+from edge_lfm.kernels.spec.schemes import SCHEMES
+from edge_lfm.machine.processors import choose_threads
 from edge_lfm.model.plan import Source, plan_pieces
 from edge_lfm.quantize.families import family_config
 from edge_lfm.quantize.pack import encode

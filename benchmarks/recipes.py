@@ -17,7 +17,7 @@ import numpy as np
 
 from edge_lfm.engine.generate import prefill
 from edge_lfm.engine.runner import Runner
-from edge_lfm.kernels.library import load_kernels
+from edge_lfm.kernels.load.library import load_kernels
 from edge_lfm.memory.prefault import Prefault
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.sizes import measure_sizes

@@ -1,6 +1,6 @@
 """Record which experts a model chooses on text, for `replay.py`.
 
-    python benchmarks/record_routing.py MODEL wiki.test.raw kernels/matmul.py -o trace.npz
+    python benchmarks/record_routing.py MODEL wiki.test.raw kernels/ops/matmul.py -o trace.npz
     edge-lfm calibrate CHECKPOINT --text OTHER.txt -o calibration
     python benchmarks/replay.py trace.npz --sequences 22 --forecast calibration/forecast.safetensors
 

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.devices.threads import choose_threads
 from edge_lfm.engine.paged import fixed_bytes, paged_runner, slot_bytes_of
 from edge_lfm.engine.runner import Runner
-from edge_lfm.kernels.library import load_kernels
+from edge_lfm.kernels.load.library import load_kernels
+from edge_lfm.machine.processors import choose_threads
 from edge_lfm.memory.budget import RING_SLOTS, Budget
 from edge_lfm.memory.prefault import Prefault
 from edge_lfm.model.packed_model import PackedModel

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from edge_lfm.kernels import layout
-from edge_lfm.kernels.entry import ENTRIES
-from edge_lfm.kernels.schemes import SCHEMES, TILE_ROWS
+from edge_lfm.kernels.spec import layout
+from edge_lfm.kernels.spec.entry import ENTRIES
+from edge_lfm.kernels.spec.schemes import SCHEMES, TILE_ROWS
 
 HEADER_NAME = "edge_lfm_kernels.h"
 _RECORDS = {"matrix": layout.MATRIX, "layer": layout.LAYER, "state": layout.STATE, "context": layout.CONTEXT}
@@ -22,7 +22,7 @@ _PREAMBLE = """\
 /* Kernels of edge-lfm: int4/int8 matrices, short convolution, attention, experts, for one processor.
  *
  * Addresses are int64_t. Records are filled in by the caller; what each field holds, its shape and dtype
- * stand in kernels/layout.py. No function allocates or raises; `ctx` may be shared by as many
+ * stand in kernels/spec/layout.py. No function allocates or raises; `ctx` may be shared by as many
  * threads as its field `threads` says, which then all make the same call.
  */
 #ifndef EDGE_LFM_KERNELS_H
@@ -53,7 +53,7 @@ def header_text() -> str:
     lines += [_struct(name, record) for name, record in _RECORDS.items()]
     for entry in ENTRIES:
         arguments = ", ".join(f"int64_t {name}" for name in entry.arguments)
-        lines.append(f"int64_t {entry.symbol}({arguments}); /* kernels/{entry.module}.py */")
+        lines.append(f"int64_t {entry.symbol}({arguments}); /* kernels/ops/{entry.module}.py */")
     lines.append("\n#ifdef __cplusplus\n}\n#endif\n#endif")
     return "\n".join(lines) + "\n"
 

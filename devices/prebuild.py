@@ -1,7 +1,7 @@
 """Making prebuilt kernels: compile for a target, link a shared object, write its manifest and the C header.
 
 Any linker for ELF will do: the objects need four functions of the C library, which the process that loads them
-has. Knows no kernels; what loads the result is `kernels/prebuilt.py`.
+has. Knows no kernels; what loads the result is `kernels/load/prebuilt.py`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pathlib import Path
 from edge_lfm.devices.header import HEADER_NAME, header_text
 from edge_lfm.devices.targets import Target
 from edge_lfm.errors import EdgeLfmError, OutputError
-from edge_lfm.kernels.layout import LAYOUT_VERSION
-from edge_lfm.kernels.library import compile_object, source_hash
-from edge_lfm.kernels.prebuilt import Manifest
+from edge_lfm.kernels.load.library import compile_object, source_hash
+from edge_lfm.kernels.load.prebuilt import Manifest
+from edge_lfm.kernels.spec.layout import LAYOUT_VERSION
 
 _LINK = ("-shared", "--build-id=none", "-z", "noexecstack", "-z", "relro", "-z", "now")
 

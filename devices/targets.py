@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from edge_lfm.devices.profiles import profiles
 from edge_lfm.errors import UsageError
-from edge_lfm.kernels.isa import TIERS, Isa, find_isa
+from edge_lfm.kernels.spec.isa import TIERS, Isa, find_isa
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ Importing this package loads neither Numba nor the kernels.
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from edge_lfm.errors import EdgeLfmError
@@ -50,7 +50,10 @@ __all__ = [
     "table_grammar",
     "xml_grammar",
 ]
-__version__ = version("edge-lfm")
+try:
+    __version__ = version("edge-lfm")
+except PackageNotFoundError:  # a checkout that is not installed
+    __version__ = "0+checkout"
 
 
 def __getattr__(name: str) -> Any:

@@ -13,10 +13,11 @@ from pathlib import Path
 from edge_lfm.errors import OutputError
 from edge_lfm.export.onnx import write_onnx
 from edge_lfm.export.source import open_source
-from edge_lfm.kernels.layout import LAYOUT_VERSION
-from edge_lfm.kernels.library import cache_folder, source_hash
+from edge_lfm.kernels.load.library import source_hash
+from edge_lfm.kernels.spec.layout import LAYOUT_VERSION
 from edge_lfm.locks import alone_in
 from edge_lfm.model.onnx_model import GRAPH
+from edge_lfm.paths import cache_folder
 from edge_lfm.quantize.convert import convert
 from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe
 

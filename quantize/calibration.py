@@ -23,7 +23,7 @@ from edge_lfm.config import ModelConfig
 from edge_lfm.errors import ModelFileError, OutputError, UsageError
 from edge_lfm.formats.checkpoint import Checkpoint
 from edge_lfm.formats.open_checkpoint import open_checkpoint
-from edge_lfm.kernels.ref import F32, I64
+from edge_lfm.kernels.spec.ref import F32, I64
 from edge_lfm.memory.policy import FORECAST_FILE
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.plan import Piece, plan_pieces

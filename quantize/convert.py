@@ -16,13 +16,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_lfm.devices.threads import choose_threads
 from edge_lfm.errors import OutputError
 from edge_lfm.formats.checkpoint import Checkpoint
 from edge_lfm.formats.open_checkpoint import open_checkpoint
 from edge_lfm.formats.packed import PackedWriter
-from edge_lfm.kernels.layout import LAYOUT_VERSION
-from edge_lfm.kernels.library import Kernels, load_kernels
+from edge_lfm.kernels.load.library import Kernels, load_kernels
+from edge_lfm.kernels.spec.layout import LAYOUT_VERSION
+from edge_lfm.machine.processors import choose_threads
 from edge_lfm.memory.budget import peak_memory_bytes
 from edge_lfm.memory.policy import FORECAST_FILE
 from edge_lfm.model.checkpoint_weights import CheckpointWeights

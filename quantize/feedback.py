@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.kernels.layout import CODEBOOK, CODEBOOK_SHIFT
-from edge_lfm.kernels.library import Kernels
-from edge_lfm.kernels.ref import F32
-from edge_lfm.kernels.schemes import SCHEMES, Scheme
-from edge_lfm.kernels.tiles import Coded, pack_tiles, unpack_coded
+from edge_lfm.kernels.load.library import Kernels
+from edge_lfm.kernels.spec.layout import CODEBOOK, CODEBOOK_SHIFT
+from edge_lfm.kernels.spec.ref import F32
+from edge_lfm.kernels.spec.schemes import SCHEMES, Scheme
+from edge_lfm.kernels.spec.tiles import Coded, pack_tiles, unpack_coded
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.plan import Piece
 from edge_lfm.model.streamed import gate

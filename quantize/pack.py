@@ -15,11 +15,11 @@ import xxhash
 from numpy.typing import NDArray
 
 from edge_lfm.errors import UnsupportedModelError
-from edge_lfm.kernels.layout import BFLOAT16, FLOAT16, SCALE_TOO_LARGE, WEIGHTS_NOT_FINITE, encode_scratch_bytes
-from edge_lfm.kernels.library import Kernels
-from edge_lfm.kernels.ref import F32, Quantized
-from edge_lfm.kernels.schemes import FLOAT32, SCHEMES, TILE_ROWS, Scheme
-from edge_lfm.kernels.tiles import pack_tiles
+from edge_lfm.kernels.load.library import Kernels
+from edge_lfm.kernels.spec.layout import BFLOAT16, FLOAT16, SCALE_TOO_LARGE, WEIGHTS_NOT_FINITE, encode_scratch_bytes
+from edge_lfm.kernels.spec.ref import F32, Quantized
+from edge_lfm.kernels.spec.schemes import FLOAT32, SCHEMES, TILE_ROWS, Scheme
+from edge_lfm.kernels.spec.tiles import pack_tiles
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.plan import Matrix, Piece, Source
 from edge_lfm.quantize.recipe import Recipe

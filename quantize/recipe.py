@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_lfm.errors import UsageError
-from edge_lfm.kernels.schemes import INT8_G32, SCHEMES
+from edge_lfm.kernels.spec.schemes import INT8_G32, SCHEMES
 from edge_lfm.model.checkpoint_weights import SCHEME_OF_KIND, CheckpointWeights
 from edge_lfm.model.plan import TENSOR_CLASSES, Piece, Schemes
 

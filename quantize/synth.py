@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from edge_lfm.config import ModelConfig
 from edge_lfm.formats.packed import PackedWriter
-from edge_lfm.kernels.layout import CODEBOOK, CODEBOOK_SHIFT
-from edge_lfm.kernels.schemes import SCHEMES, TILE_ROWS
+from edge_lfm.kernels.spec.layout import CODEBOOK, CODEBOOK_SHIFT
+from edge_lfm.kernels.spec.schemes import SCHEMES, TILE_ROWS
 from edge_lfm.memory.budget import peak_memory_bytes
 from edge_lfm.model.plan import ROUTER_CLASS, Matrix, Piece, plan_pieces
 from edge_lfm.model.sizes import measure_sizes, slot_of

@@ -16,8 +16,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from edge_lfm.kernels.isa import TIERS, Isa, find_isa, runnable_tiers
-from edge_lfm.kernels.library import Kernels, _link
+from edge_lfm.kernels.load.library import Kernels, _link
+from edge_lfm.kernels.spec.isa import TIERS, Isa, find_isa, runnable_tiers
 
 
 def _dot(lanes: int) -> str:
@@ -63,8 +63,8 @@ def load_spelled_out(tier: Isa) -> Kernels:
 
 def main(tier: str, output: Path) -> None:
     os.environ |= {"EDGE_LFM_BUILD_ISA": tier, "NUMBA_OPT": "0"}
-    from edge_lfm.kernels import compiler
-    from edge_lfm.kernels.entry import ENTRIES
+    from edge_lfm.kernels.build import compiler
+    from edge_lfm.kernels.spec.entry import ENTRIES
 
     able = runnable_tiers()[0]
     isa = replace(find_isa(tier), cpu=able.cpu, features=able.features)

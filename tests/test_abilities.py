@@ -20,8 +20,8 @@ import pytest
 
 from edge_lfm import Model, csv_grammar, json_check, table_grammar, xml_grammar
 from edge_lfm.demo import demo_checkpoint
-from edge_lfm.engine.tasks import judge, read_tasks
 from edge_lfm.errors import CheckError, ContextOverflowError, GrammarError, UsageError
+from edge_lfm.measure.tasks import judge, read_tasks
 from edge_lfm.text.documents import find_citations, read_documents, write_documents
 
 MUSEUM = {"id": "museum", "title": "The museum", "text": "The Floflook museum opened in 1876. It has 70 rooms."}

@@ -18,7 +18,7 @@ from conftest import ROOT
 
 from edge_lfm.devices.header import HEADER_NAME, header_text
 from edge_lfm.devices.targets import find_target
-from edge_lfm.kernels.library import compile_object
+from edge_lfm.kernels.load.library import compile_object
 
 QEMU = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
 CROSS_CC: list[str] | None = None

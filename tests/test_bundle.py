@@ -14,7 +14,7 @@ import pytest
 
 from edge_lfm.cli.main import main
 from edge_lfm.devices.wheels import runtime_requirements
-from edge_lfm.kernels.isa import select_isa
+from edge_lfm.kernels.spec.isa import select_isa
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 

@@ -15,7 +15,7 @@ from edge_lfm.config import ModelConfig
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import EdgeLfmError, ModelFileError, UsageError
 from edge_lfm.formats.checkpoint import HubCheckpoint
-from edge_lfm.kernels.ref_rounding import codebook
+from edge_lfm.kernels.spec.ref_rounding import codebook
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.plan import plan_pieces
 from edge_lfm.model.reference import ReferenceModel

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from edge_lfm.cli.main import VERBS, make_parser
-from edge_lfm.kernels.library import cache_folder
+from edge_lfm.paths import cache_folder
 
 COMMAND = [sys.executable, "-P", "-m", "edge_lfm.cli.main"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_lfm.kernels.entry import ENTRIES
-from edge_lfm.kernels.isa import TIERS, runnable_tiers
+from edge_lfm.kernels.spec.entry import ENTRIES
+from edge_lfm.kernels.spec.isa import TIERS, runnable_tiers
 
 FOREIGN = [tier.name for tier in TIERS if tier not in runnable_tiers()]
 DOT_PRODUCT = {
@@ -30,7 +30,7 @@ FROM_THE_SYSTEM = {"memcpy", "memset", "memmove", "sched_yield", "mmap", "signal
 def test_foreign_tiers_compile(name: str, tmp_path: Path) -> None:
     """ARM's tiers on x86 and the other way round: machine code whose inner loops use the tier's instruction."""
     output, assembly = tmp_path / "k.o", tmp_path / "k.s"
-    command = [sys.executable, "-P", "-m", "edge_lfm.kernels.compiler", "--isa", name, "-o", str(output),
+    command = [sys.executable, "-P", "-m", "edge_lfm.kernels.build.compiler", "--isa", name, "-o", str(output),
                "--assembly", str(assembly)]  # fmt: skip
     subprocess.run(command, check=True, timeout=300)
     assert output.read_bytes()[:4] == b"\x7fELF"

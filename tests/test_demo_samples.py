@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge_lfm.demo import demo_checkpoint
-from edge_lfm.engine.tasks import Task, judge
+from edge_lfm.measure.tasks import Task, judge
 from edge_lfm.text.template import ChatTemplate
 from edge_lfm.text.tokenizer import Tokenizer
 

@@ -15,9 +15,9 @@ from edge_lfm.config import ModelConfig
 from edge_lfm.devices.estimate import Demand, Machine, estimate
 from edge_lfm.devices.profiles import find_device, profiles, read_profile
 from edge_lfm.devices.targets import find_target
-from edge_lfm.devices.thermal import temperatures
 from edge_lfm.errors import UsageError
-from edge_lfm.kernels.isa import TIERS
+from edge_lfm.kernels.spec.isa import TIERS
+from edge_lfm.machine.thermal import temperatures
 from edge_lfm.memory.budget import Budget, plan_paging
 from edge_lfm.model.demand import demand_of
 from edge_lfm.model.plan import plan_pieces

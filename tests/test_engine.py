@@ -19,9 +19,9 @@ from conftest import GOLDEN_CASES, goldens_tool
 
 from edge_lfm.engine.runner import Runner
 from edge_lfm.errors import ContextOverflowError, EdgeLfmError, NumericalError, UsageError
-from edge_lfm.kernels.isa import find_isa, runnable_tiers
-from edge_lfm.kernels.library import load_kernels
-from edge_lfm.kernels.team import Team
+from edge_lfm.kernels.load.library import load_kernels
+from edge_lfm.kernels.load.team import Team
+from edge_lfm.kernels.spec.isa import find_isa, runnable_tiers
 from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
 from edge_lfm.model.reference import ReferenceModel
 from edge_lfm.model.state import State

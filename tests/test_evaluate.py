@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 
 from edge_lfm.demo import demo_checkpoint
-from edge_lfm.engine.evaluate import (
+from edge_lfm.engine.runner import Runner
+from edge_lfm.errors import UsageError
+from edge_lfm.kernels.load.library import load_kernels
+from edge_lfm.measure.evaluation import (
     PackedScorer,
     StreamedScorer,
     divergence_step,
     measure_divergence,
     measure_perplexity,
 )
-from edge_lfm.engine.runner import Runner
-from edge_lfm.engine.tasks import Task, compare, judge, read_tasks
-from edge_lfm.errors import UsageError
-from edge_lfm.kernels.library import load_kernels
+from edge_lfm.measure.tasks import Task, compare, judge, read_tasks
 from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
 from edge_lfm.model.reference import ReferenceModel
 from edge_lfm.model.streamed import StreamedModel
@@ -117,7 +117,7 @@ def test_recipes_keep_their_promises(demo: dict[str, Path]) -> None:
 
     The text is this project's own, in windows of 256 tokens: the model was trained on none of it.
     """
-    text = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("docs/api.md", "kernels/matmul.py"))
+    text = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("docs/api.md", "kernels/ops/matmul.py"))
     ids = np.array(Tokenizer(demo_checkpoint()).encode(text), np.int64)
     windows = list(ids[: 24 * 256].reshape(24, 256))
 

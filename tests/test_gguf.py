@@ -28,8 +28,8 @@ from edge_lfm.formats.gguf import GgufFile
 from edge_lfm.formats.gguf_checkpoint import GgufCheckpoint
 from edge_lfm.formats.gguf_tokenizer import gguf_metadata, hub_files
 from edge_lfm.formats.open_checkpoint import open_checkpoint
-from edge_lfm.kernels import ref
-from edge_lfm.kernels.ref import F32
+from edge_lfm.kernels.spec import ref
+from edge_lfm.kernels.spec.ref import F32
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
 from edge_lfm.model.plan import plan_pieces

@@ -14,9 +14,11 @@ import pytest
 from spelled_out import TESTED, load_spelled_out
 
 from edge_lfm.errors import IsaError
-from edge_lfm.kernels import ref
-from edge_lfm.kernels.isa import TIERS, find_isa, runnable_tiers, select_isa
-from edge_lfm.kernels.layout import (
+from edge_lfm.kernels.load.library import Kernels, load_kernels
+from edge_lfm.kernels.load.team import Team
+from edge_lfm.kernels.spec import ref
+from edge_lfm.kernels.spec.isa import TIERS, find_isa, runnable_tiers, select_isa
+from edge_lfm.kernels.spec.layout import (
     ATTENTION_SCRATCH_BYTES,
     CONTEXT,
     ERROR,
@@ -26,10 +28,8 @@ from edge_lfm.kernels.layout import (
     SYNC_BYTES,
     scratch_bytes,
 )
-from edge_lfm.kernels.library import Kernels, load_kernels
-from edge_lfm.kernels.schemes import CODEBOOK4_G16, CODEBOOK4_G32, FLOAT32, INT4_G32, INT8_G32, Scheme
-from edge_lfm.kernels.team import Team
-from edge_lfm.kernels.tiles import Coded, pack_tiles, unpack_coded, unpack_tiles
+from edge_lfm.kernels.spec.schemes import CODEBOOK4_G16, CODEBOOK4_G32, FLOAT32, INT4_G32, INT8_G32, Scheme
+from edge_lfm.kernels.spec.tiles import Coded, pack_tiles, unpack_coded, unpack_tiles
 
 SUM_TOLERANCE = 3e-6
 SCHEMES = [FLOAT32, INT8_G32, INT4_G32, CODEBOOK4_G32, CODEBOOK4_G16]

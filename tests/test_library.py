@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from edge_lfm import paths
 from edge_lfm.cli.main import main
 from edge_lfm.demo import packed_demo
-from edge_lfm.kernels import library
-from edge_lfm.kernels.isa import select_isa
+from edge_lfm.kernels.load import library
+from edge_lfm.kernels.spec.isa import select_isa
 
 CODE = (
-    "from edge_lfm.kernels.library import load_kernels; import numpy as np; k = load_kernels(); "
+    "from edge_lfm.kernels.load.library import load_kernels; import numpy as np; k = load_kernels(); "
     "x = np.zeros(16, np.float32); k.exp_row(x.ctypes.data, x.ctypes.data, 16); print(x.sum())"
 )
 
@@ -102,15 +103,15 @@ def test_a_bad_cache_stops_nothing(
 def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("EDGE_LFM_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert library.cache_folder() == tmp_path / "edge-lfm"
+    assert paths.cache_folder() == tmp_path / "edge-lfm"
     monkeypatch.setenv("EDGE_LFM_CACHE", str(tmp_path / "x"))
-    assert library.cache_folder() == tmp_path / "x"
+    assert paths.cache_folder() == tmp_path / "x"
     monkeypatch.delenv("EDGE_LFM_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert library.cache_folder() == tmp_path / "home" / ".cache" / "edge-lfm"
+    assert paths.cache_folder() == tmp_path / "home" / ".cache" / "edge-lfm"
     monkeypatch.setattr(Path, "home", _no_home)
-    assert not library.cache_folder().exists()
+    assert not paths.cache_folder().exists()
 
 
 def _no_home() -> Path:

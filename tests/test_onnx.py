@@ -33,7 +33,7 @@ from edge_lfm.export import onnx as exporter
 from edge_lfm.export.onnx import write_onnx
 from edge_lfm.export.onnx_data import ExternalData
 from edge_lfm.export.source import open_source
-from edge_lfm.kernels.ref import F32
+from edge_lfm.kernels.spec.ref import F32
 from edge_lfm.model.onnx_model import OnnxModel
 from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
 from edge_lfm.model.reference import ReferenceModel

@@ -27,7 +27,7 @@ from edge_lfm.engine.cached_routing import choose_cached, parse_routing
 from edge_lfm.engine.lookahead import Lookahead
 from edge_lfm.engine.runner import Runner
 from edge_lfm.errors import DoesNotFitError, ModelFileError, UsageError
-from edge_lfm.kernels.library import load_kernels
+from edge_lfm.kernels.load.library import load_kernels
 from edge_lfm.memory.budget import Budget, PagingPlan, plan_paging
 from edge_lfm.memory.faults import MapGuard
 from edge_lfm.memory.paging import PagingStats

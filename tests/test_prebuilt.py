@@ -20,9 +20,9 @@ from edge_lfm.devices import prebuild as prebuilding
 from edge_lfm.devices.profiles import profiles
 from edge_lfm.devices.targets import TARGETS, find_target
 from edge_lfm.errors import EdgeLfmError, IsaError, UsageError
-from edge_lfm.kernels import library, prebuilt
-from edge_lfm.kernels.isa import TIERS, processor_flags, select_isa
-from edge_lfm.kernels.library import load_kernels, source_hash
+from edge_lfm.kernels.load import library, prebuilt
+from edge_lfm.kernels.load.library import load_kernels, source_hash
+from edge_lfm.kernels.spec.isa import TIERS, processor_flags, select_isa
 
 PROMPT = "Tell me a story about a dog."
 WITHOUT_NUMBA = (

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from edge_lfm.errors import UnsupportedModelError
-from edge_lfm.kernels import ref_rounding, schemes
-from edge_lfm.kernels.isa import find_isa, runnable_tiers
-from edge_lfm.kernels.library import Kernels, load_kernels
-from edge_lfm.kernels.schemes import SCHEMES, Scheme
-from edge_lfm.kernels.tiles import Coded, pack_tiles, unpack_tiles
+from edge_lfm.kernels.load.library import Kernels, load_kernels
+from edge_lfm.kernels.spec import ref_rounding, schemes
+from edge_lfm.kernels.spec.isa import find_isa, runnable_tiers
+from edge_lfm.kernels.spec.schemes import SCHEMES, Scheme
+from edge_lfm.kernels.spec.tiles import Coded, pack_tiles, unpack_tiles
 from edge_lfm.quantize.pack import NotFiniteError, encode
 
 DEFINITIONS = {

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_lfm.devices.threads import choose_threads, cpu_quota, physical_cores
 from edge_lfm.errors import UsageError
+from edge_lfm.machine.processors import choose_threads, cpu_quota, physical_cores
 
 
 def machine(root: Path, siblings: list[str], speeds: list[int] | None = None, file: str = "cpu_capacity") -> Path:

@@ -14,8 +14,8 @@ import argparse
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.kernels import ref_rounding
-from edge_lfm.kernels.layout import CODEBOOK, CODEBOOK_SHIFT
+from edge_lfm.kernels.spec import ref_rounding
+from edge_lfm.kernels.spec.layout import CODEBOOK, CODEBOOK_SHIFT
 
 F32 = NDArray[np.float32]
 WIDEST = 63  # of 6 bits

@@ -11,10 +11,10 @@ fitting.py     what is done when a conversation is longer than the context
 """
 
 from edge_lfm.api.asking_again import json_check
-from edge_lfm.api.events import Completion, Done, Event, Progress, Reasoning, Text, ToolCall
 from edge_lfm.api.generation import AsyncGeneration, Generation
 from edge_lfm.api.model import Model
 from edge_lfm.api.session import Session
+from edge_lfm.engine.events import Completion, Done, Event, Progress, Reasoning, Text, ToolCall
 from edge_lfm.engine.written_forms import csv_grammar, table_grammar, xml_grammar
 
 __all__ = [

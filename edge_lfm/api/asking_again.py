@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from edge_lfm.api.events import Completion
 from edge_lfm.api.requests import Messages, Prompt, as_messages
+from edge_lfm.engine.events import Completion
 from edge_lfm.errors import CheckError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:

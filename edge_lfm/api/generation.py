@@ -7,8 +7,8 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 
-from edge_lfm.api.answering import Events
-from edge_lfm.api.events import Completion, Done, Event, Text
+from edge_lfm.engine.answering import Events
+from edge_lfm.engine.events import Completion, Done, Event, Text
 from edge_lfm.engine.scheduler import Job
 from edge_lfm.errors import CancelledError, EdgeLfmError, UsageError
 

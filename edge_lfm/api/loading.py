@@ -10,14 +10,14 @@ from pathlib import Path
 
 from edge_lfm.api.requests import check_whole
 from edge_lfm.config import ModelConfig
-from edge_lfm.devices.threads import choose_threads
 from edge_lfm.engine.backend import Backend
 from edge_lfm.engine.cached_routing import parse_routing
 from edge_lfm.engine.onnx_runner import OnnxRunner
 from edge_lfm.engine.paged import WAYS, kv_cache_bytes, paged_runner
 from edge_lfm.engine.runner import Runner
 from edge_lfm.errors import UsageError
-from edge_lfm.kernels.library import load_kernels
+from edge_lfm.kernels.load.library import load_kernels
+from edge_lfm.machine.processors import choose_threads
 from edge_lfm.memory.budget import Budget, parse_size
 from edge_lfm.model.onnx_model import OnnxModel, is_onnx
 from edge_lfm.model.packed_model import PackedModel

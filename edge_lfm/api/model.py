@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.api.answering import Engine, Events, Request, answer, score
 from edge_lfm.api.asking_again import Check, ask_until
-from edge_lfm.api.events import Completion
 from edge_lfm.api.generation import AsyncGeneration, Generation
 from edge_lfm.api.loading import Loaded, load_model
 from edge_lfm.api.requests import Examples, Prompt, Requests, Tools
 from edge_lfm.api.session import Session
 from edge_lfm.config import ModelConfig, as_ids, read_json
+from edge_lfm.engine.answering import Engine, Events, Request, answer, score
+from edge_lfm.engine.events import Completion
 from edge_lfm.engine.grammar import GrammarCompiler
 from edge_lfm.engine.pool import PoolStats, SequencePool
 from edge_lfm.engine.sampling import SamplingOptions

@@ -12,8 +12,8 @@ from functools import cached_property
 from numbers import Integral
 from typing import Any
 
-from edge_lfm.api.answering import Engine, Request
 from edge_lfm.api.fitting import check_overflow, drop_oldest
+from edge_lfm.engine.answering import Engine, Request
 from edge_lfm.engine.call_grammar import call_grammar, chosen_tool, functions_of
 from edge_lfm.engine.generate import check_length
 from edge_lfm.engine.grammar import Grammar, grammar_of

@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_lfm.api.answering import Events
-from edge_lfm.api.events import Completion
 from edge_lfm.api.fitting import check_overflow
 from edge_lfm.api.generation import AsyncGeneration, Generation, OnEnd
+from edge_lfm.engine.answering import Events
+from edge_lfm.engine.events import Completion
 from edge_lfm.engine.scheduler import Job
 from edge_lfm.engine.session_file import save_sequence
 from edge_lfm.errors import SessionFileError, UsageError

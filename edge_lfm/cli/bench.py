@@ -9,8 +9,8 @@ from pathlib import Path
 
 from edge_lfm.api import Model
 from edge_lfm.cli.arguments import add_backend_argument, print_json
-from edge_lfm.engine.bench import BenchReport, measure
 from edge_lfm.errors import UsageError
+from edge_lfm.measure.bench import BenchReport, measure
 from edge_lfm.model.packed_model import PackedModel
 
 HELP = "measure prefill and decode speed"

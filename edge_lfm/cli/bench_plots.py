@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edge_lfm.engine.bench import BenchReport
 from edge_lfm.errors import MissingExtraError, OutputError
+from edge_lfm.measure.bench import BenchReport
 
 
 def draw(reports: list[BenchReport], path: Path) -> None:

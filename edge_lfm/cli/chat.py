@@ -23,7 +23,7 @@ from edge_lfm.cli.arguments import (
     timings_json,
 )
 from edge_lfm.errors import EdgeLfmError, UsageError
-from edge_lfm.kernels.library import cache_folder
+from edge_lfm.paths import cache_folder
 
 HELP = "hold a conversation"
 EXAMPLE = "edge-lfm chat lfm2-24b-int4"

@@ -11,7 +11,7 @@ from edge_lfm.cli.arguments import gigabytes, print_json
 from edge_lfm.devices.prebuild import prebuild
 from edge_lfm.devices.targets import TARGETS, find_target
 from edge_lfm.errors import UsageError
-from edge_lfm.kernels.isa import TIERS
+from edge_lfm.kernels.spec.isa import TIERS
 
 HELP = "compile the kernels for a board or a processor into a shared object with a C interface"
 EXAMPLE = "edge-lfm compile --target rpi5 -o kernels"

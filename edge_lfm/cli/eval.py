@@ -17,17 +17,17 @@ from edge_lfm.cli.arguments import print_json, progress_bar
 from edge_lfm.cli.eval_report import describe, write_report
 from edge_lfm.config import read_json
 from edge_lfm.demo import demo_checkpoint
-from edge_lfm.engine.evaluate import (
+from edge_lfm.errors import OutputError, UsageError
+from edge_lfm.formats.open_checkpoint import open_checkpoint
+from edge_lfm.kernels.spec.ref import I64
+from edge_lfm.measure.evaluation import (
     PackedScorer,
     StreamedScorer,
     divergence_step,
     measure_divergence,
     measure_perplexity,
 )
-from edge_lfm.engine.tasks import Task, compare, judge, read_tasks
-from edge_lfm.errors import OutputError, UsageError
-from edge_lfm.formats.open_checkpoint import open_checkpoint
-from edge_lfm.kernels.ref import I64
+from edge_lfm.measure.tasks import Task, compare, judge, read_tasks
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.packed_model import is_packed
 from edge_lfm.model.plan import plan_pieces

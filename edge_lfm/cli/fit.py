@@ -12,14 +12,15 @@ from edge_lfm.config import ModelConfig
 from edge_lfm.devices.estimate import Fit, Machine, estimate
 from edge_lfm.devices.profiles import find_device
 from edge_lfm.devices.targets import find_target
-from edge_lfm.devices.threads import choose_threads
-from edge_lfm.engine.hardware import Measured, measure_machine
 from edge_lfm.errors import UsageError
-from edge_lfm.kernels.library import cache_folder, load_kernels
+from edge_lfm.kernels.load.library import load_kernels
+from edge_lfm.machine.processors import choose_threads
+from edge_lfm.measure.hardware import Measured, measure_machine
 from edge_lfm.memory.budget import Budget, parse_size
 from edge_lfm.model.demand import demand_of
 from edge_lfm.model.packed_model import PackedModel, is_packed
 from edge_lfm.model.plan import Schemes, plan_pieces
+from edge_lfm.paths import cache_folder
 from edge_lfm.quantize.families import FAMILY, family_config
 from edge_lfm.quantize.recipe import find_recipe
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge_lfm.config import ModelConfig
 from edge_lfm.errors import UsageError
-from edge_lfm.kernels.ref import F32, I64
+from edge_lfm.kernels.spec.ref import F32, I64
 
 
 def parse_routing(text: str) -> float | None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.kernels import ref
-from edge_lfm.kernels.schemes import FLOAT32
-from edge_lfm.kernels.tiles import unpack_tiles
+from edge_lfm.kernels.spec import ref
+from edge_lfm.kernels.spec.schemes import FLOAT32
+from edge_lfm.kernels.spec.tiles import unpack_tiles
 from edge_lfm.model.packed_model import PackedModel
 
 

@@ -15,7 +15,7 @@ from edge_lfm.engine.lookahead import Lookahead
 from edge_lfm.engine.runner import Runner
 from edge_lfm.errors import ModelFileError
 from edge_lfm.formats.safetensors import SafetensorsFile
-from edge_lfm.kernels.library import Kernels
+from edge_lfm.kernels.load.library import Kernels
 from edge_lfm.memory.budget import Budget, PagingPlan, plan_paging
 from edge_lfm.memory.mapped import MappedStore
 from edge_lfm.memory.paging import ExpertPager, Store

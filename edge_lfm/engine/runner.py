@@ -17,7 +17,9 @@ from edge_lfm.engine.backend import Backend, Routing
 from edge_lfm.engine.cached_routing import choose_cached
 from edge_lfm.engine.lookahead import Lookahead
 from edge_lfm.errors import CancelledError, ModelFileError, NumericalError
-from edge_lfm.kernels.layout import (
+from edge_lfm.kernels.load.library import Kernels
+from edge_lfm.kernels.load.team import Team
+from edge_lfm.kernels.spec.layout import (
     ACTIVATION_BYTES,
     CONTEXT,
     ERROR,
@@ -25,9 +27,7 @@ from edge_lfm.kernels.layout import (
     SYNC_BYTES,
     scratch_bytes,
 )
-from edge_lfm.kernels.library import Kernels
-from edge_lfm.kernels.ref import rope_table
-from edge_lfm.kernels.team import Team
+from edge_lfm.kernels.spec.ref import rope_table
 from edge_lfm.memory.budget import Budget
 from edge_lfm.memory.faults import MapGuard
 from edge_lfm.memory.paging import ExpertPager

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edge_lfm.engine.sequence import TokenSequence
 from edge_lfm.errors import ModelFileError, OutputError, SessionFileError
 from edge_lfm.formats.packed import PackedFile, PackedWriter, Slot, sync_folder
-from edge_lfm.kernels.layout import LAYOUT_VERSION
+from edge_lfm.kernels.spec.layout import LAYOUT_VERSION
 from edge_lfm.model.state import Checkpoint, State
 
 _KEY = "edge_lfm_session"

@@ -25,8 +25,8 @@ from edge_lfm.formats.gguf import gguf_package
 from edge_lfm.formats.gguf_names import ARCHITECTURES, SIGMOID, tensors_of
 from edge_lfm.formats.gguf_tokenizer import gguf_metadata
 from edge_lfm.formats.packed import sync_folder
-from edge_lfm.kernels.ref import F32, Quantized
-from edge_lfm.kernels.schemes import FLOAT32, INT4_G32, INT8_G32
+from edge_lfm.kernels.spec.ref import F32, Quantized
+from edge_lfm.kernels.spec.schemes import FLOAT32, INT4_G32, INT8_G32
 from edge_lfm.quantize.convert import check_room
 from edge_lfm.quantize.pack import ErrorSum
 

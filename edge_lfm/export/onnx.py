@@ -19,7 +19,7 @@ from edge_lfm.export.onnx_graph import ROPE_POSITIONS, Lfm2Graph
 from edge_lfm.export.onnx_nodes import onnx_package
 from edge_lfm.export.onnx_weights import bits_of
 from edge_lfm.export.source import ExportSource
-from edge_lfm.kernels.schemes import FLOAT32
+from edge_lfm.kernels.spec.schemes import FLOAT32
 from edge_lfm.model.onnx_model import GRAPH
 from edge_lfm.quantize.convert import check_room
 from edge_lfm.quantize.output import check_output, staged_folder, write_json

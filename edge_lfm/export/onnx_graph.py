@@ -13,7 +13,7 @@ import numpy as np
 
 from edge_lfm.export.onnx_nodes import FLOAT, INT32, INT64, MICROSOFT, GraphNodes
 from edge_lfm.export.onnx_weights import Blocks, bits_of, interleave_rows
-from edge_lfm.kernels.ref import Quantized, rope_table
+from edge_lfm.kernels.spec.ref import Quantized, rope_table
 
 OPSET, IR_VERSION = 23, 10  # 23 has RMSNormalization
 ROPE_POSITIONS = 32768

@@ -16,8 +16,8 @@ from edge_lfm.errors import MissingExtraError
 from edge_lfm.export.onnx_data import ExternalData
 from edge_lfm.export.onnx_weights import Blocks, to_blocks
 from edge_lfm.export.source import ExportSource
-from edge_lfm.kernels.ref import F32, Quantized
-from edge_lfm.kernels.schemes import FLOAT32
+from edge_lfm.kernels.spec.ref import F32, Quantized
+from edge_lfm.kernels.spec.schemes import FLOAT32
 
 MICROSOFT = "com.microsoft"
 FLOAT, INT64, INT32 = 1, 7, 6

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.kernels.ref import F32, Quantized
-from edge_lfm.kernels.schemes import INT4_G32, Scheme
+from edge_lfm.kernels.spec.ref import F32, Quantized
+from edge_lfm.kernels.spec.schemes import INT4_G32, Scheme
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from edge_lfm.config import ModelConfig, read_json
 from edge_lfm.formats.checkpoint import read_text_files
 from edge_lfm.formats.gguf import is_gguf
 from edge_lfm.formats.open_checkpoint import open_checkpoint
-from edge_lfm.kernels.ref import F32, Quantized
-from edge_lfm.kernels.schemes import FLOAT32, SCHEMES, Scheme
+from edge_lfm.kernels.spec.ref import F32, Quantized
+from edge_lfm.kernels.spec.schemes import FLOAT32, SCHEMES, Scheme
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.packed_model import PackedModel, UnpackedWeights, is_packed
 from edge_lfm.model.plan import TENSOR_CLASSES, Piece, Schemes, plan_pieces

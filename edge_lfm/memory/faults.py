@@ -1,7 +1,7 @@
 """Mapped files that lose pages: a truncated file or a failing disk is an error of the request, not the end of all.
 
-Reading a page that is not there raises SIGBUS in whatever thread does so. The handler (`kernels/faults.py`) is compiled
-code: it puts zeros there and counts. Knows addresses only.
+Reading a page that is not there raises SIGBUS in whatever thread does so. The handler (`kernels/ops/faults.py`) is
+compiled code: it puts zeros there and counts. Knows addresses only.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.kernels.layout import FAULT_PAGE, FAULT_RANGES
-from edge_lfm.kernels.library import Kernels
+from edge_lfm.kernels.load.library import Kernels
+from edge_lfm.kernels.spec.layout import FAULT_PAGE, FAULT_RANGES
 
 _SA_SIGINFO, _SA_NODEFER, _SA_ONSTACK = 4, 0x40000000, 0x08000000
 _lock = threading.Lock()

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.kernels.layout import LAYER, MATRIX
-from edge_lfm.kernels.schemes import FLOAT32
+from edge_lfm.kernels.spec.layout import LAYER, MATRIX
+from edge_lfm.kernels.spec.schemes import FLOAT32
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.plan import dense_name, expert_name, head_name
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from edge_lfm.config import ModelConfig
 from edge_lfm.errors import ModelFileError, UnsupportedModelError
 from edge_lfm.formats.checkpoint import Checkpoint
-from edge_lfm.kernels.ref import F32, Quantized
-from edge_lfm.kernels.schemes import INT4_G32, INT8_G32, Scheme
+from edge_lfm.kernels.spec.ref import F32, Quantized
+from edge_lfm.kernels.spec.schemes import INT4_G32, INT8_G32, Scheme
 from edge_lfm.model.plan import Piece
 
 SCHEME_OF_KIND = {"Q4_0": INT4_G32, "Q8_0": INT8_G32}

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from edge_lfm.config import ModelConfig, read_json
 from edge_lfm.errors import ModelFileError
 from edge_lfm.formats.packed import PackedFile
-from edge_lfm.kernels.layout import LAYOUT_VERSION
-from edge_lfm.kernels.ref import F32, Quantized
-from edge_lfm.kernels.schemes import SCHEMES, Scheme
-from edge_lfm.kernels.tiles import unpack_tiles
+from edge_lfm.kernels.spec.layout import LAYOUT_VERSION
+from edge_lfm.kernels.spec.ref import F32, Quantized
+from edge_lfm.kernels.spec.schemes import SCHEMES, Scheme
+from edge_lfm.kernels.spec.tiles import unpack_tiles
 from edge_lfm.model.plan import EXPERT_CLASS, TENSOR_CLASSES, Matrix, Piece, Schemes, plan_pieces
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from edge_lfm.config import ModelConfig
 from edge_lfm.errors import UnsupportedModelError
-from edge_lfm.kernels.layout import GROUP, LAYOUT_VERSION
-from edge_lfm.kernels.schemes import SCHEMES
+from edge_lfm.kernels.spec.layout import GROUP, LAYOUT_VERSION
+from edge_lfm.kernels.spec.schemes import SCHEMES
 
 TENSOR_CLASSES = ("experts", "ffn", "conv", "attention", "embedding")
 """The classes of quantized tensors; a scheme is chosen for each. All others stay float32."""

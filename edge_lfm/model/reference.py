@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.config import ModelConfig
-from edge_lfm.kernels import ref
-from edge_lfm.kernels.ref import F32, Quantized
+from edge_lfm.kernels.spec import ref
+from edge_lfm.kernels.spec.ref import F32, Quantized
 
 Weights = Callable[[str], "F32 | Quantized"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from edge_lfm.config import ModelConfig
 from edge_lfm.formats.packed import Slot, packed_size
-from edge_lfm.kernels.schemes import SCHEMES, TILE_ROWS
+from edge_lfm.kernels.spec.schemes import SCHEMES, TILE_ROWS
 from edge_lfm.model.plan import BLOCK_ALIGNMENT, Piece
 
 

@@ -1,6 +1,6 @@
 """What a conversation leaves behind: conv inputs and the KV cache of every layer, and its position.
 
-The KV cache is float16 or int8 and grows by doubling, up to the context. Layouts: `kernels/layout.py`, STATE.
+The KV cache is float16 or int8 and grows by doubling, up to the context. Layouts: `kernels/spec/layout.py`, STATE.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge_lfm.config import ModelConfig
 from edge_lfm.errors import ContextOverflowError, DoesNotFitError, UsageError
-from edge_lfm.kernels.layout import STATE
+from edge_lfm.kernels.spec.layout import STATE
 
 _FIRST_CAPACITY = 256
 KV_DTYPES = ("float16", "int8")

@@ -15,8 +15,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from edge_lfm.api import Completion, Done, Event, Model, Progress, Reasoning, Text, ToolCall
-from edge_lfm.api.answering import Request as EngineRequest
 from edge_lfm.api.asking_again import again, json_check
+from edge_lfm.engine.answering import Request as EngineRequest
 from edge_lfm.engine.sampling import TokenLogprobs
 from edge_lfm.errors import CheckError
 from edge_lfm.server.schemas import ChatRequest, finite, format_options

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from edge_lfm.api import Completion, Done, Model, Progress, Text
-from edge_lfm.api.answering import Request as EngineRequest
+from edge_lfm.engine.answering import Request as EngineRequest
 from edge_lfm.engine.sampling import TokenLogprobs
 from edge_lfm.errors import UsageError
 from edge_lfm.server.chat import progress_json

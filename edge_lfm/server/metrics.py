@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from edge_lfm.api import Completion
-from edge_lfm.devices.thermal import temperatures
+from edge_lfm.machine.thermal import temperatures
 from edge_lfm.server.hosting import Hosting
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from edge_lfm.api import AsyncGeneration, Completion, Model
-from edge_lfm.api.answering import Request as EngineRequest
+from edge_lfm.engine.answering import Request as EngineRequest
 from edge_lfm.server.failures import RequestError
 from edge_lfm.server.hosting import Hosting
 from edge_lfm.server.metrics import Metrics

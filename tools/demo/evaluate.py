@@ -20,7 +20,7 @@ from demo.render import prompt_of
 from demo.sample import Sample
 from demo.tasks import MAKERS, MOST_TOKENS, samples
 from edge_lfm import Model
-from edge_lfm.engine.tasks import Task, judge
+from edge_lfm.measure.tasks import Task, judge
 from edge_lfm.quantize.convert import convert
 from edge_lfm.quantize.recipe import find_recipe
 

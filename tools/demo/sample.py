@@ -44,7 +44,7 @@ MONTHS = "January February March April May June July August September October No
 class Sample:
     """A conversation up to its last user or tool turn, or a raw prompt, and what should follow.
 
-    `check` and `expect` are those of `edge_lfm.engine.tasks`. `unseen`: of a kind that training does not have.
+    `check` and `expect` are those of `edge_lfm.measure.tasks`. `unseen`: of a kind that training does not have.
     """
 
     task: str

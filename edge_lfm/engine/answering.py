@@ -1,0 +1,280 @@
+"""One request, from its token ids to its events: the steps that the engine thread runs.
+
+Every step costs at most one step of the model and gives the events that came of it. Knows how an answer is put
+together; does not know who asked, or how messages become tokens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_lfm.engine.backend import Backend
+from edge_lfm.engine.constraints import AfterReasoning, Constraint, InCalls
+from edge_lfm.engine.events import Completion, Done, Event, Progress, Reasoning, Text, ToolCall
+from edge_lfm.engine.generate import Timings, check_length, decode, prefill
+from edge_lfm.engine.grammar import Grammar, GrammarCompiler
+from edge_lfm.engine.lookup import decode_with_lookup
+from edge_lfm.engine.pool import SequencePool
+from edge_lfm.engine.sampling import Sampler, SamplingOptions, TokenLogprobs, token_logprobs
+from edge_lfm.engine.scheduler import Job
+from edge_lfm.engine.score import score as score_continuations
+from edge_lfm.engine.sequence import TokenSequence
+from edge_lfm.errors import CancelledError, ToolCallError
+from edge_lfm.text.answer import CALL_START, THINK_END, THINK_START, AnswerParser, Piece, opens_reasoning
+from edge_lfm.text.documents import Document, find_citations
+from edge_lfm.text.tokenizer import Tokenizer
+from edge_lfm.text.tool_calls import parse_calls
+
+_LOGIT_ROWS = 64
+"""Tokens of a step that gives all logits: 16 MB of them at 65,536 entries."""
+
+Events = tuple[Event, ...]
+Writing = Generator[Events, None, Events]
+"""The steps of an answer; it returns the last events."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What a request needs of a model. `turn_id`: the token that opens a turn."""
+
+    runner: Backend
+    pool: SequencePool
+    tokenizer: Tokenizer | None
+    vocab: int
+    stop_ids: tuple[int, ...]
+    turn_id: int | None
+    grammars: GrammarCompiler | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt and what is wanted of its answer.
+
+    logprobs: how many of the most likely tokens to tell for each token; None: no log probabilities.
+    prompt_logprobs: tell them for the prompt's tokens too, which are then all computed anew.
+    markers: sort the answer into text, reasoning and tool calls.
+    parameters: the names of each tool's parameters in order.
+    calls: the grammar of tool calls. must_call: the answer is to be calls.
+    reasoning_budget: the most tokens of reasoning.
+    breakers: tokens that DRY does not reach across.
+    grammar: what the answer must follow.
+    documents: what the answer may cite; trimmed_documents: ids of those that were cut.
+    """
+
+    token_ids: tuple[int, ...]
+    sampling: SamplingOptions
+    max_tokens: int
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    prompt_logprobs: bool = False
+    lookup: int = 0
+    markers: bool = True
+    parameters: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    breakers: frozenset[int] = frozenset()
+    grammar: Grammar | None = None
+    calls: Grammar | None = None
+    must_call: bool = False
+    reasoning_budget: int | None = None
+    documents: tuple[Document, ...] = ()
+    trimmed_documents: tuple[str, ...] = ()
+    dropped_messages: int = 0
+
+    def drawn_with(self, seed: int | None) -> Request:
+        """The same, drawn with another seed."""
+        return replace(self, sampling=replace(self.sampling, seed=seed))
+
+
+def answer(engine: Engine, request: Request, job: Job[Events], holder: Callable[[], Any] | None = None) -> Writing:
+    """The steps of a request. `holder`: a weak reference to the conversation whose sequence it continues.
+
+    Raises:
+        ContextOverflowError, NumericalError, CancelledError: as `prefill` and `decode`.
+    """
+    ids = request.token_ids
+    timings = Timings(prompt_tokens=len(ids), queued_s=time.perf_counter() - job.submitted)
+    sampler = Sampler(request.sampling, engine.vocab, ids, request.breakers, _constraint(engine, request))
+    sequence = engine.pool.take(() if request.prompt_logprobs else ids, holder)
+    try:
+        reading = _read_with_logprobs if request.prompt_logprobs else _read
+        logits, prompt_logprobs = yield from reading(engine, request, sequence, timings, job)
+        last = yield from _write(engine, request, sequence, logits, sampler, timings, prompt_logprobs)
+    except (GeneratorExit, CancelledError):  # between two steps, or a step that was undone
+        engine.pool.give(sequence, holder)
+        raise
+    engine.pool.give(sequence, holder)
+    return last
+
+
+def score(
+    engine: Engine, prompt: Sequence[int], answers: Sequence[Sequence[int]], job: Job[float | None]
+) -> Iterator[float | None]:
+    """The steps of comparing answers to one prompt; see `engine/score.py`."""
+    turns = [n for n, i in enumerate(prompt) if i == engine.turn_id]
+    sequence = engine.pool.take(prompt)
+    steps = score_continuations(engine.runner, sequence, prompt, turns, answers, engine.vocab, job.cancelled)
+    try:
+        yield from steps
+    except (GeneratorExit, CancelledError):
+        engine.pool.give(sequence)
+        raise
+    engine.pool.give(sequence)
+
+
+def _constraint(engine: Engine, request: Request) -> Constraint | None:
+    """What the answer must follow: a grammar, or that of calls once one begins; both after the reasoning only."""
+    tokenizer, grammars, vocab = engine.tokenizer, engine.grammars, engine.vocab
+    found: Constraint | None = None
+    if tokenizer is None or grammars is None:
+        return None
+    if request.grammar is not None:
+        found = grammars.start(request.grammar)
+    elif request.calls is not None:
+        calls, start = request.calls, tokenizer.special_id(CALL_START)
+        found = InCalls(lambda: grammars.start(calls), start, vocab, request.must_call) if start is not None else None
+    begin, end = tokenizer.special_id(THINK_START), tokenizer.special_id(THINK_END)
+    if begin is None or end is None or not request.markers or (found is None and request.reasoning_budget is None):
+        return found
+    opened = opens_reasoning(request.token_ids, begin, end)
+    return AfterReasoning(found, begin, end, vocab, opened, request.reasoning_budget)
+
+
+Reading = Generator[Events, None, tuple[NDArray[np.float32], tuple[TokenLogprobs, ...]]]
+
+
+def _read(engine: Engine, request: Request, sequence: TokenSequence, timings: Timings, job: Job[Events]) -> Reading:
+    """Prefill; the logits of the last token."""
+    ids, started = request.token_ids, time.perf_counter()
+    timings.cached_tokens = len(sequence.ids)
+    turns = [n for n, i in enumerate(ids) if i == engine.turn_id]
+    steps = prefill(engine.runner, sequence, ids, turns, job.cancelled, job.alone)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            timings.prefill_s = time.perf_counter() - started
+            return done.value, ()
+        yield (Progress(len(sequence.ids), len(ids), timings.cached_tokens),)
+
+
+def _read_with_logprobs(
+    engine: Engine, request: Request, sequence: TokenSequence, timings: Timings, job: Job[Events]
+) -> Reading:
+    """Prefill with the log probabilities of every token of the prompt but the first."""
+    ids, started = request.token_ids, time.perf_counter()
+    check_length(len(ids), sequence.state.context)
+    found: list[TokenLogprobs] = []
+    for first in range(0, len(ids), _LOGIT_ROWS):
+        rows = sequence.draft(engine.runner, ids[first : first + _LOGIT_ROWS])
+        for row, token in zip(rows, ids[first + 1 : first + 1 + len(rows)], strict=False):
+            found.append(token_logprobs(row, engine.vocab, token, request.logprobs or 0))
+        yield (Progress(len(sequence.ids), len(ids), 0),)
+    timings.prefill_s = time.perf_counter() - started
+    return rows[-1], tuple(found)
+
+
+def _write(
+    engine: Engine,
+    request: Request,
+    sequence: TokenSequence,
+    logits: NDArray[np.float32],
+    sampler: Sampler,
+    timings: Timings,
+    prompt_logprobs: tuple[TokenLogprobs, ...],
+) -> Writing:
+    """Decode: events token by token; the last ones, with `Done`, are returned."""
+    draft = _Draft(engine, request)
+    steps = (engine.runner, sequence, logits, sampler, engine.stop_ids, request.max_tokens, timings)
+    skip = request.logprobs is None
+    tokens = decode_with_lookup(*steps, request.lookup) if request.lookup else decode(*steps, skip)
+    for token, row in tokens:
+        yield draft.add(token, row)
+        if draft.stopped:
+            break
+    events = draft.finish()
+    generated = tuple(sampler.answer)
+    ended = draft.stopped or sampler.ended or (bool(generated) and generated[-1] in engine.stop_ids)
+    return (*events, Done(draft.completion(generated, ended, timings, prompt_logprobs)))
+
+
+class _Draft:
+    """An answer in the making: tokens in, events out."""
+
+    def __init__(self, engine: Engine, request: Request) -> None:
+        self._engine, self._request = engine, request
+        self._parser = (
+            AnswerParser(engine.tokenizer, request.token_ids, request.stop, request.markers, list(request.parameters))
+            if engine.tokenizer is not None
+            else None
+        )
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: list[ToolCall] = []
+        self._logprobs: list[TokenLogprobs] = []
+        self._told = 0  # log probabilities that went out with some text
+
+    @property
+    def stopped(self) -> bool:
+        return self._parser is not None and self._parser.stopped
+
+    def add(self, token: int, logits: NDArray[np.float32] | None) -> Events:
+        stop = token in self._engine.stop_ids
+        if self._request.logprobs is not None and logits is not None:
+            self._logprobs.append(token_logprobs(logits, self._engine.vocab, token, self._request.logprobs))
+        return self._events(self._parser.feed(token)) if self._parser is not None and not stop else ()
+
+    def finish(self) -> Events:
+        return self._events(self._parser.finish()) if self._parser is not None else ()
+
+    def completion(
+        self, generated: tuple[int, ...], ended: bool, timings: Timings, prompt_logprobs: tuple[TokenLogprobs, ...]
+    ) -> Completion:
+        reason = ("tool_calls" if self._calls else "stop") if ended else "length"
+        return Completion(
+            text="".join(self._text),
+            token_ids=generated,
+            finish_reason=reason,
+            timings=timings,
+            reasoning="".join(self._reasoning),
+            tool_calls=tuple(self._calls),
+            logprobs=tuple(self._logprobs),
+            prompt_logprobs=prompt_logprobs,
+            reasoning_tokens=self._parser.reasoning_tokens if self._parser is not None else 0,
+            citations=tuple(find_citations("".join(self._text), self._request.documents)),
+            trimmed_documents=self._request.trimmed_documents,
+            dropped_messages=self._request.dropped_messages,
+        )
+
+    def _events(self, pieces: Sequence[Piece]) -> Events:
+        events: list[Event] = []
+        for piece in pieces:
+            if piece.kind == "reasoning":
+                self._reasoning.append(piece.text)
+                events.append(Reasoning(piece.text))
+            elif piece.kind == "call":
+                events += self._read_call(piece.text)
+            else:
+                events.append(self._say(piece.text))
+        return tuple(events)
+
+    def _say(self, text: str) -> Text:
+        self._text.append(text)
+        new, self._told = tuple(self._logprobs[self._told :]), len(self._logprobs)
+        return Text(text, new)
+
+    def _read_call(self, text: str) -> list[Event]:
+        """The calls of a text; one that is none, or that names an unknown tool, is shown as it is."""
+        known = self._request.parameters
+        try:
+            calls = [ToolCall(c.name, c.arguments) for c in parse_calls(text, known)]
+        except ToolCallError:
+            return [self._say(text)]
+        if known and any(call.name not in known for call in calls):
+            return [self._say(text)]
+        self._calls += calls
+        return [*calls]

@@ -1,0 +1,1 @@
+"""Measuring: speed, hardware, quality, tasks."""

@@ -1,0 +1,216 @@
+"""Measuring prefill and decode, in llama-bench's spirit, with the hardware's own limits beside them.
+
+Read bandwidth and int8 peak are measured right before and after each test, with the instructions that the
+kernels use and the same threads: on shared machines they change within minutes, so only the shares travel.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_lfm.engine.backend import Backend
+from edge_lfm.engine.runner import Runner
+from edge_lfm.kernels.load.library import Kernels
+from edge_lfm.kernels.load.team import Team
+from edge_lfm.memory.budget import peak_memory_bytes
+from edge_lfm.memory.paging import ExpertPager, PagingStats
+from edge_lfm.model.onnx_model import OnnxModel
+from edge_lfm.model.packed_model import PackedModel
+from edge_lfm.model.sizes import measure_sizes
+from edge_lfm.model.state import State
+
+_STREAM_BYTES = 512 << 20  # far beyond any last-level cache
+_PROBE_SLOTS = 8
+_PEAK_ROUNDS = 250_000
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """One test: `pp512` is a prefill of 512 tokens, `tg128` a decode of 128, after `depth` tokens."""
+
+    test: str
+    depth: int
+    seconds: tuple[float, ...]
+    tokens: int
+    read_gbps: float  # 0: not measured
+    int8_gops: float
+    paging: PagingStats | None = None  # of the runs that count
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """All tests of one model with one number of threads and one budget; `storage_gbps`: of random reads of experts."""
+
+    model: str
+    ram: str
+    isa: str
+    threads: int
+    bytes_per_token: int  # 0: not known, as of a graph of onnxruntime
+    ops_per_token: int  # of a prefill, which needs the head for its last token only
+    peak_memory_bytes: int
+    storage_gbps: float | None
+    results: tuple[TestResult, ...]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One JSON-ready row per test, medians and spread."""
+        return [self._row(result) for result in self.results]
+
+    def _row(self, result: TestResult) -> dict[str, Any]:
+        rates = [result.tokens / s for s in result.seconds]
+        rate = statistics.median(rates)
+        return self._limit(result, rate) | {
+            "ram": self.ram,
+            "test": result.test,
+            "depth": result.depth,
+            "threads": self.threads,
+            "tokens_per_second": rate,
+            "min": min(rates),
+            "max": max(rates),
+            "isa": self.isa,
+            "model": self.model,
+            "bytes_per_token": self.bytes_per_token,
+            "peak_memory_bytes": self.peak_memory_bytes,
+        }
+
+    def _limit(self, result: TestResult, rate: float) -> dict[str, Any]:
+        """What bounds the test, and the share of it that was reached."""
+        if result.paging is not None and self.storage_gbps is not None:
+            seconds = sum(result.seconds)
+            return {
+                "bound": "storage",
+                "storage_gbps": self.storage_gbps,
+                "share_of_limit": result.paging.bytes_read / seconds / 1e9 / self.storage_gbps,
+                "hit_rate": result.paging.hit_rate,
+                "bytes_read_per_token": result.paging.bytes_read / (result.tokens * len(result.seconds)),
+                "stall_share": float(result.paging.stall_s.sum()) / seconds,
+            }
+        if not self.bytes_per_token:
+            return {"bound": None}
+        hardware = {"read_gbps": result.read_gbps, "int8_gops": result.int8_gops}
+        if result.test.startswith("tg"):
+            share = rate * self.bytes_per_token / 1e9 / result.read_gbps
+            return hardware | {"bound": "bandwidth", "share_of_limit": share}
+        share = rate * self.ops_per_token / 1e9 / result.int8_gops
+        return hardware | {"bound": "compute", "share_of_limit": share}
+
+
+def measure(
+    model: PackedModel | OnnxModel,
+    backend: Backend,
+    prompts: list[int],
+    generates: list[int],
+    depths: list[int],
+    repeat: int,
+    announce: Callable[[str], object],
+    ram: str = "all",
+) -> BenchReport:
+    """Run every test `repeat` times, after one run that does not count."""
+    rng, pager = np.random.default_rng(0), backend.pager
+    own = backend if isinstance(backend, Runner) and pager is None else None  # a budget has no room for the stream
+    stream = np.ones(_STREAM_BYTES if own else 0, np.uint8)
+    storage = None if pager is None else storage_rate(pager)
+    config = model.config
+    limit = config.vocab_size
+    sizes = measure_sizes(config, list(model.pieces.values())) if isinstance(model, PackedModel) else None
+    results = []
+    for depth in depths or [0]:
+        tests = [("pp", n) for n in prompts] + [("tg", n) for n in generates]
+        for kind, tokens in tests:
+            announce(f"{kind}{tokens} after {depth} tokens, {backend.threads} threads ...")
+            ids = rng.integers(0, limit, depth + tokens)
+            state = backend.new_state(depth + tokens + 1)
+            seconds, bandwidth, peak = [], [], []
+            before = None
+            for n in range(repeat + 1):
+                if n == 1 and pager is not None:
+                    before = pager.stats.copy()
+                elapsed = _run_once(backend, state, ids, depth, kind == "tg")
+                if n:
+                    seconds.append(elapsed)
+                    bandwidth.append(read_bandwidth(own, stream) if own else 0.0)
+                    peak.append(int8_peak(own) if own else 0.0)
+            results.append(
+                TestResult(
+                    f"{kind}{tokens}",
+                    depth,
+                    tuple(seconds),
+                    tokens,
+                    statistics.median(bandwidth),
+                    statistics.median(peak),
+                    pager.stats.since(before) if pager is not None and before is not None else None,
+                )
+            )
+    return BenchReport(
+        model.folder.name,
+        ram,
+        backend.name,
+        backend.threads,
+        sizes.bytes_per_token if sizes else 0,
+        2 * (sizes.active_parameters - config.vocab_size * config.hidden_size) if sizes else 0,
+        peak_memory_bytes() - stream.nbytes,
+        storage,
+        tuple(results),
+    )
+
+
+def storage_rate(pager: ExpertPager) -> float:
+    """GB/s of reading experts in random order, as many at a time as the pager does."""
+    rng, slots = np.random.default_rng(0), pager.residency.free[-_PROBE_SLOTS:]
+    places = [(n, int(e)) for n in pager.offsets for e in rng.permutation(len(pager.offsets[n]))[:2]]
+    rng.shuffle(places)
+    started = time.perf_counter()
+    for first in range(0, len(places), len(slots)):
+        reads = [
+            pager.store.begin(slot, int(pager.offsets[n][e]))[1]
+            for (n, e), slot in zip(places[first : first + len(slots)], slots, strict=False)
+        ]
+        for read in reads:
+            read.result()
+    return len(places) * pager.store.block_bytes / (time.perf_counter() - started) / 1e9
+
+
+class Working(Protocol):
+    """A team and kernels: a runner, or both without a model."""
+
+    @property
+    def team(self) -> Team: ...
+
+    @property
+    def kernels(self) -> Kernels: ...
+
+
+def read_bandwidth(runner: Working, stream: NDArray[np.uint8]) -> float:
+    """GB/s of reading memory front to back with the runner's threads."""
+    share = stream.nbytes // runner.team.count // 256 * 256
+    started = time.perf_counter()
+    runner.team.run(lambda n: runner.kernels.read_bytes(stream.ctypes.data + n * share, share))
+    return share * runner.team.count / (time.perf_counter() - started) / 1e9
+
+
+def int8_peak(runner: Working) -> float:
+    """GOPS of the tier's integer dot product from four cache lines, with the runner's threads."""
+    lines = np.ones(256, np.uint8)
+    operations = 2 * runner.kernels.dot_many(lines.ctypes.data, 1)
+    started = time.perf_counter()
+    runner.team.run(lambda n: runner.kernels.dot_many(lines.ctypes.data, _PEAK_ROUNDS))
+    return runner.team.count * _PEAK_ROUNDS * operations / (time.perf_counter() - started) / 1e9
+
+
+def _run_once(backend: Backend, state: State, ids: NDArray[np.int64], depth: int, decode: bool) -> float:
+    state.reset()
+    if depth:
+        backend.read(ids[:depth].tolist(), state)
+    started = time.perf_counter()
+    if decode:
+        for token in ids[depth:]:
+            backend.run(np.array([token]), state)
+    else:
+        backend.read(ids[depth:].tolist(), state)
+    return time.perf_counter() - started

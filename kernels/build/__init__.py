@@ -1,0 +1,1 @@
+"""From kernels to object files. Compile-time only."""

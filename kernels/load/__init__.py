@@ -1,0 +1,1 @@
+"""Finding compiled kernels and running them, without Numba."""

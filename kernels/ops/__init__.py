@@ -1,0 +1,1 @@
+"""The kernels. Compile-time only."""

@@ -1,0 +1,59 @@
+"""Activations to int8: groups of 32 values with a float32 scale and the sums of their bytes.
+
+The scale is float32 and never float16 (float16 scales overflowed to NaN in other engines). int8 hides
+NaN, so this is where the finiteness of activations is checked, by their bits.
+"""
+
+from numba import float32, int32, int64
+
+from edge_lfm.kernels.lang.simd import (
+    bits_of,
+    bits_to_float,
+    kernel,
+    largest_i32,
+    load_f32,
+    max_i32,
+    round_i32,
+    set_f32,
+    splat_f32,
+    splat_i32,
+    store_i32_as_i8,
+    sum_i32,
+)
+from edge_lfm.kernels.lang.sync import raise_error
+from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, GROUP
+
+INFINITY_BITS = 0x7F800000
+NOT_FINITE = 1
+"""The error code of a NaN or an infinity in the activations."""
+
+
+@kernel
+def quantize_group(ctx, low, high, q, s):
+    """32 values in two vectors -> 32 int8 at q; the record of the group at s (`layout.ACTIVATION_BYTES`)."""
+    magnitude = splat_i32(int32(0x7FFFFFFF))
+    # As integers, the bits of |x| are ordered like |x|, with NaN above infinity.
+    bits = largest_i32(max_i32(bits_of(low) & magnitude, bits_of(high) & magnitude))
+    if bits >= int32(INFINITY_BITS):
+        raise_error(ctx, int64(NOT_FINITE))
+        bits = int32(0)
+    largest = bits_to_float(bits)
+    inverse = float32(127.0) / largest if largest > float32(1e-30) else float32(0.0)
+    a = round_i32(low * splat_f32(inverse))
+    b = round_i32(high * splat_f32(inverse))
+    store_i32_as_i8(q, a)
+    store_i32_as_i8(q + 16, b)
+    scale = largest / float32(127.0) if inverse != float32(0.0) else float32(0.0)
+    first, last = sum_i32(a), sum_i32(b)
+    set_f32(s, scale)
+    set_f32(s + 4, scale * float32(first + last))
+    set_f32(s + 8, scale * float32(first))
+    set_f32(s + 12, scale * float32(last))
+
+
+@kernel
+def quantize_row(ctx, x, q, s, cols):
+    """float32 [cols] -> int8 [cols] and the records of their groups [cols / 32]."""
+    for g in range(cols // GROUP):
+        at = x + g * GROUP * 4
+        quantize_group(ctx, load_f32(at), load_f32(at + 64), q + g * GROUP, s + g * ACTIVATION_BYTES)

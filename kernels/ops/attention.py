@@ -1,0 +1,287 @@
+"""Grouped-query attention with a running softmax over a float16 or int8 KV cache.
+
+Keys lie transposed in blocks of 16 positions, [kv, C/16, hd, 16], so that 16 scores come out of plain
+multiply-adds without a horizontal sum; values lie as [kv, C, hd]. An int8 cache has one scale per head
+and position: a key's scale multiplies its score, a value's scale its weight. Query and key heads are normed
+(RMSNorm over hd) before RoPE, which turns the pairs (i, i + hd/2). Scores and softmax are float32.
+(Lfm2MoeAttention of transformers 5.23.)
+"""
+
+from math import sqrt
+
+from numba import float32, int32, int64
+
+from edge_lfm.kernels.lang.register_tiles import fma_tile, load_tile, store_tile, zero_tile
+from edge_lfm.kernels.lang.simd import (
+    bits_of,
+    bits_to_float,
+    f32,
+    first_lanes,
+    i64,
+    kernel,
+    largest_f32,
+    largest_i32,
+    load_f16,
+    load_f32,
+    load_i8_as_f32,
+    max_f32,
+    max_i32,
+    round_i32,
+    set_f16_column,
+    set_f32,
+    set_i8_column,
+    smaller,
+    splat_f32,
+    splat_i32,
+    store_f16,
+    store_f32,
+    store_i32_as_i8,
+    sum_f32,
+    zero_f32,
+)
+from edge_lfm.kernels.lang.sync import claim, raise_error
+from edge_lfm.kernels.ops.activations import INFINITY_BITS, NOT_FINITE, quantize_row
+from edge_lfm.kernels.ops.maths import exp
+from edge_lfm.kernels.ops.norm import rms_norm
+from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, CONTEXT, GROUP, LAYER, SCORE_BLOCK, STATE, offsets
+
+CTX, LAY, STA = offsets(CONTEXT), offsets(LAYER), offsets(STATE)
+LOWEST = -3.0e38
+
+
+@kernel
+def rotate(x, rope, width):
+    """RoPE of one head in place: rope is float32 [width], cos of width/2 angles, then their sin."""
+    half = width // 2 * 4
+    for i in range(0, half, 64):
+        a, b = load_f32(x + i), load_f32(x + half + i)
+        c, s = load_f32(rope + i), load_f32(rope + half + i)
+        store_f32(x + i, a * c - b * s)
+        store_f32(x + half + i, b * c + a * s)
+
+
+@kernel
+def keep_float16(key, value, keys, values, position, width):
+    """One key and one value, float32 [width], into the caches of their kv head."""
+    block = keys + (position // 16) * width * 32 + (position % 16) * 2
+    for i in range(0, width, 16):
+        set_f16_column(block + i * 32, load_f32(key + 4 * i))
+        store_f16(values + (position * width + i) * 2, load_f32(value + 4 * i))
+
+
+@kernel
+def inverse_scale(ctx, x, width, scale):
+    """127 / max|x|, its inverse stored at `scale`; an error is raised if x is not finite."""
+    magnitude, top = splat_i32(int32(0x7FFFFFFF)), splat_i32(int32(0))
+    for i in range(0, width, 16):
+        top = max_i32(top, bits_of(load_f32(x + 4 * i)) & magnitude)
+    bits = largest_i32(top)
+    if bits >= int32(INFINITY_BITS):
+        raise_error(ctx, int64(NOT_FINITE))
+        bits = int32(0)
+    largest = bits_to_float(bits)
+    set_f32(scale, largest / float32(127.0))
+    return float32(127.0) / largest if largest > float32(1e-30) else float32(0.0)
+
+
+@kernel
+def keep_int8(ctx, key, value, keys, values, key_scales, value_scales, position, width):
+    """As `keep_float16`, with one scale for the key and one for the value."""
+    by_key = splat_f32(inverse_scale(ctx, key, width, key_scales + 4 * position))
+    by_value = splat_f32(inverse_scale(ctx, value, width, value_scales + 4 * position))
+    block = keys + (position // 16) * width * 16 + position % 16
+    for i in range(0, width, 16):
+        set_i8_column(block + i * 16, round_i32(load_f32(key + 4 * i) * by_key))
+        store_i32_as_i8(values + position * width + i, round_i32(load_f32(value + 4 * i) * by_value))
+
+
+@kernel
+def prepare_heads(ctx, layer, state):
+    """Norm and turn q and k of every token in `wide`; write k and v to the cache."""
+    hd, heads, kv = i64(ctx + CTX.head_dim), i64(ctx + CTX.heads), i64(ctx + CTX.kv_heads)
+    capacity, eps = i64(ctx + CTX.capacity), f32(ctx + CTX.norm_eps)
+    q_norm, k_norm = i64(layer + LAY.q_norm), i64(layer + LAY.k_norm)
+    keys, values = i64(state + STA.keys), i64(state + STA.values)
+    key_scales, value_scales = i64(state + STA.key_scales), i64(state + STA.value_scales)
+    while True:
+        t = claim(ctx, int64(1))
+        if t >= i64(ctx + CTX.tokens):
+            return
+        position = i64(ctx + CTX.position) + t
+        rope = i64(ctx + CTX.rope) + position * hd * 4
+        row = i64(ctx + CTX.wide) + t * (heads + 2 * kv) * hd * 4
+        for h in range(heads):
+            rms_norm(row + h * hd * 4, q_norm, row + h * hd * 4, hd, eps)
+            rotate(row + h * hd * 4, rope, hd)
+        for h in range(kv):
+            key, value = row + (heads + h) * hd * 4, row + (heads + kv + h) * hd * 4
+            rms_norm(key, k_norm, key, hd, eps)
+            rotate(key, rope, hd)
+            at = h * capacity
+            if i64(ctx + CTX.kv_int8) != 0:
+                keep_int8(
+                    ctx,
+                    key,
+                    value,
+                    keys + at * hd,
+                    values + at * hd,
+                    key_scales + at * 4,
+                    value_scales + at * 4,
+                    position,
+                    hd,
+                )
+            else:
+                keep_float16(key, value, keys + at * hd * 2, values + at * hd * 2, position, hd)
+
+
+def score_of(count, in_int8):
+    """The scores of `count` query heads, neighbours in memory, against one kv head of a float16 or int8 cache."""
+    load_kept, kept_bytes = (load_i8_as_f32, 1) if in_int8 else (load_f16, 2)
+    zeros, step, store = zero_tile(count), fma_tile(count), store_tile(count)
+    block_bytes = SCORE_BLOCK * 4
+
+    @kernel
+    def score(q, keys, key_scales, hd, first, last, scale, scores):
+        """Scaled scores of positions [first, last) -> scores [count, SCORE_BLOCK], tail lanes -inf."""
+        for p in range(first, last, 16):
+            acc = zeros()
+            block = keys + p * hd * kept_bytes
+            for d in range(hd):
+                acc = step(acc, load_kept(block + d * 16 * kept_bytes), q + 4 * d, hd * 4)
+            at = scores + (p - first) * 4
+            store(at, acc, block_bytes)
+            factor = splat_f32(scale)
+            if in_int8:
+                factor = factor * load_f32(key_scales + 4 * p)
+            for m in range(count):
+                v = load_f32(at + m * block_bytes) * factor
+                store_f32(at + m * block_bytes, first_lanes(v, int32(smaller(last - p, int64(16)))))
+
+    return score
+
+
+def weigh_of(count, in_int8):
+    """The values of one kv head, weighed by the softmax of `count` query heads."""
+    load_kept, kept_bytes = (load_i8_as_f32, 1) if in_int8 else (load_f16, 2)
+    step, load, store = fma_tile(count), load_tile(count), store_tile(count)
+    block_bytes = SCORE_BLOCK * 4
+
+    @kernel
+    def weigh(scores, values, value_scales, hd, length, out):
+        """out [count, hd] += scores [count, length] @ values [length, hd]; scores may be scaled in place."""
+        if in_int8:
+            for p in range(0, length, 16):
+                for m in range(count):
+                    at = scores + m * block_bytes + 4 * p
+                    store_f32(at, load_f32(at) * load_f32(value_scales + 4 * p))
+        for d in range(0, hd, 16):
+            acc = load(out + 4 * d, hd * 4)
+            for p in range(length):
+                acc = step(acc, load_kept(values + (p * hd + d) * kept_bytes), scores + 4 * p, block_bytes)
+            store(out + 4 * d, acc, hd * 4)
+
+    return weigh
+
+
+def attend_of(count, in_int8):
+    """`count` query heads over one kv head, block by block of positions."""
+    score, weigh = score_of(count, in_int8), weigh_of(count, in_int8)
+    kept_bytes, block_bytes = 1 if in_int8 else 2, SCORE_BLOCK * 4
+
+    @kernel
+    def attend(q, keys, values, key_scales, value_scales, hd, limit, scale, scratch, out):
+        """out [count, hd] = softmax(q K^T * scale) V over positions [0, limit)."""
+        sums = scratch + count * block_bytes
+        for m in range(count):
+            set_f32(sums + 8 * m, float32(LOWEST))
+            set_f32(sums + 8 * m + 4, float32(0.0))
+        for i in range(0, count * hd, 16):
+            store_f32(out + 4 * i, zero_f32())
+        for first in range(0, limit, SCORE_BLOCK):
+            last = smaller(first + SCORE_BLOCK, limit)
+            score(q, keys, key_scales, hd, first, last, scale, scratch)
+            for m in range(count):
+                soften(scratch + m * block_bytes, last - first, sums + 8 * m, out + m * hd * 4, hd)
+            weigh(scratch, values + first * hd * kept_bytes, value_scales + first * 4, hd, last - first, out)
+        for m in range(count):
+            multiply_row(out + m * hd * 4, hd, float32(1.0) / f32(sums + 8 * m + 4))
+
+    return attend
+
+
+@kernel
+def multiply_row(x, width, factor):
+    for i in range(0, width, 16):
+        store_f32(x + 4 * i, load_f32(x + 4 * i) * splat_f32(factor))
+
+
+@kernel
+def soften(scores, length, sums, out, hd):
+    """Fold one block of scores into the running softmax of a head.
+
+    scores become exp(score - peak), with the new peak; sums is (peak, total), float32; out, the values
+    weighed so far, is scaled to the new peak.
+    """
+    top = splat_f32(f32(sums))
+    for i in range(0, length, 16):
+        top = max_f32(top, load_f32(scores + 4 * i))
+    peak = largest_f32(top)
+    total = zero_f32()
+    for i in range(0, length, 16):
+        e = exp(load_f32(scores + 4 * i) - splat_f32(peak))
+        store_f32(scores + 4 * i, e)
+        total = total + e
+    correction = largest_f32(exp(splat_f32(f32(sums) - peak)))
+    set_f32(sums, peak)
+    set_f32(sums + 4, f32(sums + 4) * correction + sum_f32(total))
+    multiply_row(out, hd, correction)
+
+
+def attend_group_of(in_int8):
+    """All query heads of one kv head, in tiles of 4, 2 and 1."""
+    attend4, attend2, attend1 = attend_of(4, in_int8), attend_of(2, in_int8), attend_of(1, in_int8)
+    kept_bytes = 1 if in_int8 else 2
+
+    @kernel
+    def attend_group(q, state, g, capacity, hd, group, limit, scale, scratch, out):
+        keys = i64(state + STA.keys) + g * capacity * hd * kept_bytes
+        values = i64(state + STA.values) + g * capacity * hd * kept_bytes
+        ks, vs = i64(state + STA.key_scales) + g * capacity * 4, i64(state + STA.value_scales) + g * capacity * 4
+        h = int64(0)
+        while group - h >= 4:
+            attend4(q + h * hd * 4, keys, values, ks, vs, hd, limit, scale, scratch, out + h * hd * 4)
+            h += 4
+        if group - h >= 2:
+            attend2(q + h * hd * 4, keys, values, ks, vs, hd, limit, scale, scratch, out + h * hd * 4)
+            h += 2
+        if group - h >= 1:
+            attend1(q + h * hd * 4, keys, values, ks, vs, hd, limit, scale, scratch, out + h * hd * 4)
+
+    return attend_group
+
+
+attend_float16, attend_int8 = attend_group_of(False), attend_group_of(True)
+
+
+@kernel
+def attend_tokens(ctx, state, scratch):
+    """Every token and kv head of the step: queries in `wide` -> mixed [T, heads hd] and its int8 form."""
+    hd, heads, kv = i64(ctx + CTX.head_dim), i64(ctx + CTX.heads), i64(ctx + CTX.kv_heads)
+    tokens, capacity, group = i64(ctx + CTX.tokens), i64(ctx + CTX.capacity), heads // kv
+    scale = float32(1.0) / float32(sqrt(float32(hd)))
+    while True:
+        item = claim(ctx, int64(1))
+        if item >= tokens * kv:
+            return
+        # The last tokens have the most positions to attend to: they come first.
+        t, g = tokens - 1 - item // kv, item % kv
+        q = i64(ctx + CTX.wide) + (t * (heads + 2 * kv) + g * group) * hd * 4
+        at = (t * heads + g * group) * hd
+        out, limit = i64(ctx + CTX.mixed) + at * 4, i64(ctx + CTX.position) + t + 1
+        if i64(ctx + CTX.kv_int8) != 0:
+            attend_int8(q, state, g, capacity, hd, group, limit, scale, scratch, out)
+        else:
+            attend_float16(q, state, g, capacity, hd, group, limit, scale, scratch, out)
+        quantize_row(
+            ctx, out, i64(ctx + CTX.mixed_q) + at, i64(ctx + CTX.mixed_s) + at // GROUP * ACTIVATION_BYTES, group * hd
+        )

@@ -1,0 +1,154 @@
+"""The forward pass of a step, as every thread of the team runs it: embedding, layers, head.
+
+Stages: 0 is the embedding; 1 + 3n the operator of layer n and the choice of its experts; 2 + 3n and 3 + 3n the two
+phases of its FFN; 1 + 3N the final norm and the head. A resident model runs all stages in one call; a paged one stops
+after each choice of experts, so that Python can bring the missing ones in.
+
+    h = h + operator(norm(h));  h = h + ffn(norm(h));  logits = head(norm(h))
+"""
+
+from numba import int64
+
+from edge_lfm.kernels.lang.simd import i64, kernel
+from edge_lfm.kernels.lang.sync import barrier
+from edge_lfm.kernels.ops.attention import attend_tokens, prepare_heads
+from edge_lfm.kernels.ops.embedding import embed_tokens
+from edge_lfm.kernels.ops.experts import down, gate_up, gather_pairs
+from edge_lfm.kernels.ops.matmul import multiply
+from edge_lfm.kernels.ops.norm import norm_tokens
+from edge_lfm.kernels.ops.router import route
+from edge_lfm.kernels.ops.short_conv import conv_tokens
+from edge_lfm.kernels.spec.layout import CONTEXT, EXPERT_SCRATCH_BYTES, LAYER, STATE, offsets
+
+CTX, LAY = offsets(CONTEXT), offsets(LAYER)
+LAYER_BYTES, STATE_BYTES = LAYER.itemsize, STATE.itemsize
+
+
+@kernel
+def apply_operator(ctx, layer, state, scratch):
+    """x += out_proj(short conv or attention of norm(x))."""
+    tokens, hidden, area = i64(ctx + CTX.tokens), i64(ctx + CTX.hidden), scratch + EXPERT_SCRATCH_BYTES
+    norm_tokens(ctx, i64(layer + LAY.operator_norm), int64(0), tokens)
+    barrier(ctx)
+    multiply(
+        ctx,
+        layer + LAY.in_proj,
+        i64(ctx + CTX.normed),
+        i64(ctx + CTX.normed_q),
+        i64(ctx + CTX.normed_s),
+        i64(ctx + CTX.wide),
+        i64(layer + LAY.in_proj_rows) * 4,
+        tokens,
+        int64(0),
+        area,
+    )
+    barrier(ctx)
+    if i64(layer + LAY.is_attention) != 0:
+        prepare_heads(ctx, layer, state)
+        barrier(ctx)
+        attend_tokens(ctx, state, scratch)
+    else:
+        conv_tokens(ctx, layer, state)
+    barrier(ctx)
+    multiply(
+        ctx,
+        layer + LAY.out_proj,
+        i64(ctx + CTX.mixed),
+        i64(ctx + CTX.mixed_q),
+        i64(ctx + CTX.mixed_s),
+        i64(ctx + CTX.x),
+        hidden * 4,
+        tokens,
+        int64(1),
+        area,
+    )
+    barrier(ctx)
+
+
+@kernel
+def choose_experts(ctx, layer, thread):
+    """norm(x) -> normed; its router logits -> the pairs of the layer's FFN."""
+    tokens = i64(ctx + CTX.tokens)
+    norm_tokens(ctx, i64(layer + LAY.ffn_norm), int64(0), tokens)
+    barrier(ctx)
+    if i64(layer + LAY.is_moe) != 0:
+        multiply(
+            ctx,
+            layer + LAY.router,
+            i64(ctx + CTX.normed),
+            int64(0),
+            int64(0),
+            i64(ctx + CTX.router_logits),
+            ((i64(ctx + CTX.experts) + 15) // 16) * 64,
+            tokens,
+            int64(0),
+            int64(0),
+        )
+        barrier(ctx)
+    if thread == 0:
+        route(ctx, layer)
+    barrier(ctx)
+    if i64(layer + LAY.is_moe) != 0 and i64(ctx + CTX.tokens) > 1:
+        gather_pairs(ctx)
+        barrier(ctx)
+
+
+@kernel
+def apply_ffn(ctx, layer, scratch):
+    """x += the chosen experts of normed, or the dense FFN; for tests."""
+    if i64(layer + LAY.is_moe) != 0 and i64(ctx + CTX.tokens) > 1:
+        gather_pairs(ctx)
+        barrier(ctx)
+    gate_up(ctx, layer, scratch)
+    barrier(ctx)
+    down(ctx, layer, scratch)
+    barrier(ctx)
+
+
+@kernel
+def compute_logits(ctx, scratch):
+    """The final norm and the head, for the tokens from `first_logit` on."""
+    first = i64(ctx + CTX.first_logit)
+    count = i64(ctx + CTX.tokens) - first
+    if count <= 0:
+        return
+    norm_tokens(ctx, i64(ctx + CTX.final_norm), first, count)
+    barrier(ctx)
+    rows = (i64(ctx + CTX.head_rows) + 15) // 16 * 16
+    multiply(
+        ctx,
+        ctx + CTX.head,
+        i64(ctx + CTX.normed),
+        i64(ctx + CTX.normed_q),
+        i64(ctx + CTX.normed_s),
+        i64(ctx + CTX.logits),
+        rows * 4,
+        count,
+        int64(0),
+        scratch + EXPERT_SCRATCH_BYTES,
+    )
+    barrier(ctx)
+
+
+@kernel
+def forward(ctx, thread, first, last):
+    """Run stages [first, last) of the step as thread `thread` of the team."""
+    scratch = i64(ctx + CTX.scratch) + thread * i64(ctx + CTX.scratch_bytes)
+    layers = i64(ctx + CTX.layer_count)
+    for stage in range(first, last):
+        n, part = (stage - 1) // 3, (stage - 1) % 3
+        layer, state = i64(ctx + CTX.layers) + n * LAYER_BYTES, i64(ctx + CTX.states) + n * STATE_BYTES
+        if stage == 0:
+            embed_tokens(ctx)
+            barrier(ctx)
+        elif stage == 1 + 3 * layers:
+            compute_logits(ctx, scratch)
+        elif part == 0:
+            apply_operator(ctx, layer, state, scratch)
+            choose_experts(ctx, layer, thread)
+        elif part == 1:
+            gate_up(ctx, layer, scratch)
+            barrier(ctx)
+        else:
+            down(ctx, layer, scratch)
+            barrier(ctx)

@@ -1,0 +1,34 @@
+"""What the hardware can do, measured with the instructions that the kernels use: read bandwidth, int8 peak."""
+
+from numba import int64
+
+from edge_lfm.kernels.lang.lowering import ISA
+from edge_lfm.kernels.lang.register_tiles import dot_tile, sum_tile, zero_int_tile
+from edge_lfm.kernels.lang.simd import bits_of, kernel, load_f32, load_i8, sum_i32, zero_i32
+
+PEAK_TILE = {"avx512vnni": 12, "ssse3": 3, "portable": 3}.get(ISA.name, 6)
+"""Tokens whose accumulators stay in registers: 12 of AVX-512's 32 and of 16 elsewhere on x86, 24 of ARM's 32."""
+zeros, dot, total = zero_int_tile(PEAK_TILE), dot_tile(PEAK_TILE, signed=False), sum_tile(PEAK_TILE)
+
+
+@kernel
+def read_bytes(address, count):
+    """Read `count` bytes, a multiple of 256, and return a sum of them, so that the reads are not dropped."""
+    a, b, c, d = zero_i32(), zero_i32(), zero_i32(), zero_i32()
+    for at in range(address, address + count, 256):
+        a = a + bits_of(load_f32(at))
+        b = b + bits_of(load_f32(at + 64))
+        c = c + bits_of(load_f32(at + 128))
+        d = d + bits_of(load_f32(at + 192))
+    return int64(sum_i32(a + b + (c + d)))
+
+
+@kernel
+def dot_many(address, rounds):
+    """`rounds` times 16 rows x PEAK_TILE tokens x 16 columns from 4 cache lines: the sum, for ones the products."""
+    acc = zeros()
+    for n in range(rounds):
+        line = address + 64 * (n % 4)  # or else a compiler takes what does not change out of the loop
+        w = load_i8(line)
+        acc = dot(acc, w, w, w, w, line, int64(4))
+    return total(acc)

@@ -1,0 +1,147 @@
+"""What every kernel computes, in plain NumPy: the definition that the compiled ones are tested against.
+
+float32 throughout, written for reading and not for speed. Knows arrays only.
+
+Legend: T tokens, N rows (outputs), K columns (inputs), G groups of 32 columns, H hidden size, E experts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_lfm.kernels.spec.layout import GROUP
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+
+
+# Activations and weights
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Integers in blocks of columns with one scale each: value = q * scale."""
+
+    q: NDArray[np.int8]  # [N, K]
+    scale: F32  # [N, K / block]
+
+    @property
+    def block(self) -> int:
+        """Columns that share a scale."""
+        return int(self.q.shape[1] // self.scale.shape[1])
+
+    def values(self) -> F32:
+        """float32 [N, K]."""
+        n, k = self.q.shape
+        return (self.q.reshape(n, -1, self.block) * self.scale[:, :, None]).astype(np.float32).reshape(n, k)
+
+
+def quantize_rows(x: F32) -> Quantized:
+    """Activations [T, K] to int8: scale = max|x| / 127 of the group, halves to even."""
+    groups = x.reshape(len(x), -1, GROUP)
+    largest = np.abs(groups).max(-1)
+    usable = largest > np.float32(1e-30)
+    inverse = np.where(usable, np.float32(127) / np.where(usable, largest, np.float32(1)), np.float32(0))
+    q = np.rint(groups * inverse[:, :, None]).astype(np.int8)
+    return Quantized(q.reshape(x.shape), np.where(usable, largest / np.float32(127), 0).astype(np.float32))
+
+
+def multiply(weights: F32 | Quantized, x: F32) -> F32:
+    """x [T, K] times weights [N, K] transposed -> [T, N]; int8 activations when weights are quantized.
+
+    The integer sums of a block are exact; blocks are scaled and added in float64.
+    """
+    if not isinstance(weights, Quantized):
+        return (x.astype(np.float64) @ weights.astype(np.float64).T).astype(np.float32)
+    a = quantize_rows(x)
+    n, t, block = len(weights.q), len(x), weights.block
+    dots = np.einsum(
+        "ngk,tgk->tng", weights.q.reshape(n, -1, block).astype(np.int64), a.q.reshape(t, -1, block).astype(np.int64)
+    )
+    scale = np.repeat(a.scale, GROUP // block, axis=1)
+    out: F32 = np.einsum("tng,ng,tg->tn", dots.astype(np.float64), weights.scale, scale).astype(np.float32)
+    return out
+
+
+# The network's operations
+
+
+def rms_norm(x: F32, weight: F32, eps: float) -> F32:
+    """weight * x / sqrt(mean(x**2) + eps) over the last axis."""
+    scale = 1 / np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True, dtype=np.float32) + np.float32(eps))
+    return (weight * (x * scale)).astype(np.float32)
+
+
+def sigmoid(x: F32) -> F32:
+    with np.errstate(over="ignore"):
+        return (1 / (1 + np.exp(-x))).astype(np.float32)
+
+
+def silu(x: F32) -> F32:
+    """x * sigmoid(x)."""
+    return x * sigmoid(x)
+
+
+def short_conv(bcx: F32, taps: F32, bias: F32 | None, state: F32) -> tuple[F32, F32]:
+    """The gated causal convolution: bcx [T, 3H], taps [L, H] oldest first, state [L - 1, H].
+
+    Returns:
+        C * conv(B * x), [T, H], and the new state: the newest L - 1 of B * x.
+    """
+    b, c, x = np.split(bcx, 3, axis=1)
+    g = np.concatenate([state, b * x])
+    width, tokens = len(taps), len(bcx)
+    y = sum(taps[j] * g[j : j + tokens] for j in range(width))
+    return c * (y if bias is None else y + bias), g[tokens:]
+
+
+def rope_table(positions: I64, width: int, theta: float) -> F32:
+    """[T, width]: cos, then sin, of position * theta**(-2i / width), i < width / 2; angles in float32."""
+    inverse = (1 / theta ** (np.arange(0, width, 2, dtype=np.float32) / np.float32(width))).astype(np.float32)
+    angles = positions.astype(np.float32)[:, None] * inverse
+    return np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+
+def rotate(x: F32, rope: F32) -> F32:
+    """RoPE on the pairs (i, i + hd/2): x [T, heads, hd], rope [T, hd]."""
+    a, b = np.split(x, 2, axis=2)
+    cos, sin = np.split(rope[:, None, :], 2, axis=2)
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=2)
+
+
+def round_heads(x: F32) -> F32:
+    """What an int8 KV cache keeps of heads [..., hd]: one scale a head and position, max|x| / 127."""
+    scale = np.abs(x).max(-1, keepdims=True) / np.float32(127)
+    inverse = np.where(scale > 0, 1 / np.where(scale > 0, scale, np.float32(1)), np.float32(0))
+    out: F32 = (np.rint(x * inverse) * scale).astype(np.float32)
+    return out
+
+
+def attention(q: F32, keys: F32, values: F32, position: int) -> F32:
+    """Causal grouped-query attention: q [T, heads, hd] at `position`.., keys and values [P, kv, hd].
+
+    Query head h uses kv head h // (heads / kv). Returns [T, heads * hd].
+    """
+    tokens, heads, width = q.shape
+    group = heads // keys.shape[1]
+    keys, values = (np.repeat(x, group, axis=1).transpose(1, 0, 2) for x in (keys, values))  # [heads, P, hd]
+    scores = q.transpose(1, 0, 2) @ keys.transpose(0, 2, 1) / np.float32(np.sqrt(width))
+    later = np.arange(keys.shape[1])[None, :] > position + np.arange(tokens)[:, None]
+    scores = np.where(later[None], -np.inf, scores)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    out: F32 = (weights @ values).transpose(1, 0, 2).reshape(tokens, -1).astype(np.float32)
+    return out
+
+
+def route(logits: F32, bias: F32 | None, top_k: int, normalize: bool, scale: float) -> tuple[I64, F32]:
+    """The top-k experts of each token by sigmoid(logits) + bias, ties to the lower number; and their weights."""
+    scores = sigmoid(logits)
+    chosen = np.argsort(-(scores if bias is None else scores + bias), axis=1, kind="stable")[:, :top_k]
+    weights = np.take_along_axis(scores, chosen, axis=1)
+    if normalize:
+        weights = weights / (weights.sum(1, keepdims=True) + np.float32(1e-6))
+    return chosen.astype(np.int64), (weights * np.float32(scale)).astype(np.float32)
