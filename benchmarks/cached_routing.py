@@ -61,7 +61,7 @@ def cached(folder: Path, share: float, ratio: float) -> Iterator[Runner]:
     with PackedModel(folder) as model:
         layers = sum(model.config.is_moe(n) for n in range(model.config.num_hidden_layers))
         slots = round(share * model.config.num_experts) * layers + min(RING_SLOTS, model.config.num_experts)
-        budget = Budget(fixed_bytes(model, load_kernels(), 1) + slots * slot_bytes_of(model), stated=True)
+        budget = Budget(fixed_bytes(model, 1) + slots * slot_bytes_of(model), stated=True)
         with paged_runner(model, load_kernels(), 1, budget, 0) as runner:
             runner.cached_ratio = ratio
             yield runner

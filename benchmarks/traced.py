@@ -81,7 +81,7 @@ def main() -> None:
     for share in map(float, args.shares.split(",")):
         with PackedModel(args.model) as model:
             slots = RING_SLOTS + round(share * model.config.num_experts) * len(layers)
-            fixed = fixed_bytes(model, load_kernels(), threads)
+            fixed = fixed_bytes(model, threads)
             budget = Budget(fixed + slots * slot_bytes_of(model), stated=True)
             with paged_runner(model, load_kernels(), threads, budget, 0) as runner:
                 assert runner.pager is not None

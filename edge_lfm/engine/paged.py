@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.engine.lookahead import Lookahead
-from edge_lfm.engine.runner import Runner
+from edge_lfm.engine.runner import CHUNK, Runner
 from edge_lfm.errors import ModelFileError
 from edge_lfm.formats.safetensors import SafetensorsFile
 from edge_lfm.kernels.load.library import Kernels
@@ -22,6 +22,7 @@ from edge_lfm.memory.paging import ExpertPager, Store
 from edge_lfm.memory.policy import FORECAST_FILE, HALF_LIVES, HORIZONS, DecayedUse, LearnedUse, horizon_of
 from edge_lfm.memory.reader import READ_ALIGNMENT, BlockReader, Slots, SlotStore
 from edge_lfm.memory.residency import Residency
+from edge_lfm.memory.scratch import plan_scratch
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.plan import EXPERT_CLASS, expert_name
 
@@ -53,7 +54,7 @@ def paged_runner(
     layers = [n for n in range(config.num_hidden_layers) if config.is_moe(n)]
     reader = BlockReader(model.folder / "model.safetensors")
     try:
-        fixed = fixed_bytes(model, kernels, threads) + kv_bytes
+        fixed = fixed_bytes(model, threads) + kv_bytes
         plan = plan_paging(budget, fixed, slot_bytes, len(layers), config.num_experts, config.num_experts_per_tok)
         model.use_trunk(_read_trunk(reader, model))
         runner = Runner(model, kernels, threads)
@@ -107,10 +108,9 @@ def _expert_bytes(model: PackedModel) -> int:
     return next(piece.nbytes for piece in model.pieces.values() if piece.kind == EXPERT_CLASS)
 
 
-def fixed_bytes(model: PackedModel, kernels: Kernels, threads: int) -> int:
+def fixed_bytes(model: PackedModel, threads: int) -> int:
     """What a paged model takes beside its experts and the KV cache."""
-    with Runner(model, kernels, threads) as probe:  # its scratch memory is not touched before the first step
-        return model.trunk_bytes + probe.scratch_bytes + INTERPRETER_BYTES
+    return model.trunk_bytes + plan_scratch(model.config, CHUNK, threads).nbytes + INTERPRETER_BYTES
 
 
 def slot_bytes_of(model: PackedModel) -> int:

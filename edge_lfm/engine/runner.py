@@ -19,18 +19,12 @@ from edge_lfm.engine.lookahead import Lookahead
 from edge_lfm.errors import CancelledError, ModelFileError, NumericalError
 from edge_lfm.kernels.load.library import Kernels
 from edge_lfm.kernels.load.team import Team
-from edge_lfm.kernels.spec.layout import (
-    ACTIVATION_BYTES,
-    CONTEXT,
-    ERROR,
-    GROUP,
-    SYNC_BYTES,
-    scratch_bytes,
-)
+from edge_lfm.kernels.spec.layout import CONTEXT, ERROR, SYNC_BYTES
 from edge_lfm.kernels.spec.ref import rope_table
 from edge_lfm.memory.budget import Budget
 from edge_lfm.memory.faults import MapGuard
 from edge_lfm.memory.paging import ExpertPager
+from edge_lfm.memory.scratch import CACHE_LINE, plan_scratch
 from edge_lfm.model.binding import bind
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.state import State
@@ -63,22 +57,16 @@ class Runner(Backend):
         self._guard = MapGuard(kernels, *model.span)
         self.team = Team(threads)
         self._turn = threading.Lock()
-        self._keep: list[NDArray[Any]] = []
         self._sync = np.zeros(SYNC_BYTES // 8, np.int64)
         self._context = np.zeros(1, CONTEXT)
         self._describe_model()
-        self._make_scratch(threads)
+        self._make_scratch()
         self._rope = np.zeros((0, model.config.head_dim), np.float32)
         self._logits = np.zeros((0, 0), np.float32)
         self.stages = 2 + 3 * model.config.num_hidden_layers
 
     def new_state(self, context: int, kv_dtype: str = "float16") -> State:
         return State(self.config, context, kv_dtype)
-
-    @property
-    def scratch_bytes(self) -> int:
-        """Memory for activations, all of it touched by a step of `chunk` tokens."""
-        return sum(array.nbytes for array in self._keep)
 
     def run(
         self,
@@ -231,44 +219,21 @@ class Runner(Backend):
         c["norm_eps"], c["route_scale"] = config.norm_eps, config.routed_scaling_factor
         c["normalize_routes"] = int(config.norm_topk_prob)
 
-    def _allocate(self, field: str, count: int, dtype: type) -> NDArray[Any]:
-        """Zeroed scratch behind a field of the context, from a cache line on; pages are given when they are touched."""
-        size = count * np.dtype(dtype).itemsize
-        whole = np.zeros(size + 64, np.uint8)
-        first = -whole.ctypes.data % 64
-        array: NDArray[Any] = whole[first : first + size].view(dtype)
-        self._keep.append(array)
-        self._context[field] = array.ctypes.data
-        return array
-
-    def _activations(self, field: str, values: int) -> None:
-        """A float32 buffer, its int8 form (_q), and the record of each group (_s)."""
-        self._allocate(field, values, np.float32)
-        self._allocate(f"{field}_q", values, np.int8)
-        self._allocate(f"{field}_s", values // GROUP * ACTIVATION_BYTES, np.uint8)
-
-    def _make_scratch(self, threads: int) -> None:
-        config, c, tokens = self.model.config, self._context, self.chunk
-        hidden, pairs = config.hidden_size, tokens * max(1, config.num_experts_per_tok)
-        self._x = self._allocate("x", tokens * hidden, np.float32)[:hidden]
-        self._activations("normed", tokens * hidden)
-        self._allocate("wide", tokens * self.binding.widest_in_proj, np.float32)
-        self._activations("mixed", tokens * hidden)
-        self._scores = self._allocate("router_logits", tokens * -(-config.max_experts // 16) * 16, np.float32)
-        self._chosen = self._allocate("chosen", pairs, np.int64)
-        self._chosen_weight = self._allocate("chosen_weight", pairs, np.float32)
-        self._segments = self._allocate("segments", config.max_experts + 1, np.int64)
-        self._present = self._allocate("present", config.max_experts, np.int64)
-        self._allocate("pair_token", pairs, np.int64)
-        self._pair_weight = self._allocate("pair_weight", pairs, np.float32)
-        self._activations("pairs", pairs * hidden)
-        dense = tokens * config.intermediate_size if config.num_dense_layers else 0
-        self._activations("gated", max(pairs * config.moe_intermediate_size, dense))
-        attention = config.num_attention_heads * config.head_dim
-        per_thread = scratch_bytes(max(hidden, attention, self.binding.widest_ffn))
-        self._allocate("scratch", threads * per_thread, np.uint8)
-        c["scratch_bytes"] = per_thread
-        c["threads"], c["sync"] = threads, self._sync.ctypes.data
+    def _make_scratch(self) -> None:
+        """Zeroed buffers behind the scratch fields; the system gives their pages when they are first touched."""
+        c, scratch, arrays = self._context, plan_scratch(self.config, self.chunk, self.threads), {}
+        for buffer in scratch.buffers:
+            whole = np.zeros(buffer.nbytes + CACHE_LINE, np.uint8)
+            first = -whole.ctypes.data % CACHE_LINE
+            array = whole[first : first + buffer.nbytes].view(buffer.dtype)
+            arrays[buffer.field], c[buffer.field] = array, array.ctypes.data
+        self._scratch: dict[str, NDArray[Any]] = arrays
+        self._x = arrays["x"][: self.config.hidden_size]
+        self._scores = arrays["router_logits"]
+        self._chosen, self._chosen_weight = arrays["chosen"], arrays["chosen_weight"]
+        self._segments, self._present = arrays["segments"], arrays["present"]
+        self._pair_weight = arrays["pair_weight"]
+        c["scratch_bytes"], c["threads"], c["sync"] = scratch.thread_bytes, self.threads, self._sync.ctypes.data
 
     def _prepare(self, token_ids: NDArray[np.int64], state: State, all_logits: bool) -> None:
         """Fill in the fields of one step."""

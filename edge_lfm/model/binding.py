@@ -29,14 +29,6 @@ class Binding:
     tables: dict[int, NDArray[np.int64]]
     """Of each layer that has experts, their addresses [E]; a pager changes them."""
 
-    @property
-    def widest_in_proj(self) -> int:
-        return int(self.layers["in_proj"]["rows"].max())
-
-    @property
-    def widest_ffn(self) -> int:
-        return int(self.layers["expert_width"].max())
-
 
 def bind(model: PackedModel) -> Binding:
     """The records of every layer."""

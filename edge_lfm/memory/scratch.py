@@ -1,0 +1,87 @@
+"""The memory that a step computes in: a buffer for each scratch field of CONTEXT, from a model's description alone.
+
+Pure: sizes only. Knows no weights and no files, and allocates nothing.
+
+Legend: T tokens of a step, H hidden size, E experts, K experts per token, I width of an FFN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_lfm.config import ModelConfig
+from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, GROUP, scratch_bytes
+
+CACHE_LINE = 64
+"""Bytes. Every buffer begins on a multiple of it."""
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """`count` values of `dtype`, whose address goes into a field of CONTEXT."""
+
+    field: str
+    count: int
+    dtype: type[np.generic]
+
+    @property
+    def nbytes(self) -> int:
+        return self.count * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """All buffers of a runner. `thread_bytes`: of `scratch`, the part that one thread works in."""
+
+    buffers: tuple[Buffer, ...]
+    thread_bytes: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that a step of `chunk` tokens touches, alignment included."""
+        return sum(buffer.nbytes + CACHE_LINE for buffer in self.buffers)
+
+
+def plan_scratch(config: ModelConfig, chunk: int, threads: int) -> Scratch:
+    """The buffers of steps of up to `chunk` tokens on `threads` threads."""
+    ffn_width = max(config.intermediate_size if config.num_dense_layers else 0, config.moe_intermediate_size)
+    attention = config.num_attention_heads * config.head_dim
+    thread_bytes = scratch_bytes(max(config.hidden_size, attention, ffn_width))
+    activations = tuple(_activations(config, chunk))
+    return Scratch((*activations, Buffer("scratch", threads * thread_bytes, np.uint8)), thread_bytes)
+
+
+def _activations(config: ModelConfig, chunk: int) -> Iterator[Buffer]:
+    """What the threads share: x [T, H] and so on, as the fields of CONTEXT say."""
+    hidden, experts, pairs = config.hidden_size, config.max_experts, chunk * max(1, config.num_experts_per_tok)
+    yield Buffer("x", chunk * hidden, np.float32)
+    yield from _quantized("normed", chunk * hidden)
+    yield Buffer("wide", chunk * _widest_in_proj(config), np.float32)
+    yield from _quantized("mixed", chunk * hidden)
+    yield Buffer("router_logits", chunk * -(-experts // 16) * 16, np.float32)
+    yield Buffer("chosen", pairs, np.int64)
+    yield Buffer("chosen_weight", pairs, np.float32)
+    yield Buffer("segments", experts + 1, np.int64)
+    yield Buffer("present", experts, np.int64)
+    yield Buffer("pair_token", pairs, np.int64)
+    yield Buffer("pair_weight", pairs, np.float32)
+    yield from _quantized("pairs", pairs * hidden)
+    dense = chunk * config.intermediate_size if config.num_dense_layers else 0
+    yield from _quantized("gated", max(pairs * config.moe_intermediate_size, dense))
+
+
+def _quantized(field: str, values: int) -> Iterator[Buffer]:
+    """A float32 buffer, its int8 form (_q), and the record of each group (_s)."""
+    yield Buffer(field, values, np.float32)
+    yield Buffer(f"{field}_q", values, np.int8)
+    yield Buffer(f"{field}_s", values // GROUP * ACTIVATION_BYTES, np.uint8)
+
+
+def _widest_in_proj(config: ModelConfig) -> int:
+    """Rows of the widest matrix before an operator: q, k and v, or the three parts of a short convolution."""
+    attention = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
+    layers = range(config.num_hidden_layers)
+    return max(attention if config.is_attention(n) else 3 * config.hidden_size for n in layers)
