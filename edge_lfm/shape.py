@@ -1,0 +1,123 @@
+"""What a model is made of: the one description that kernels' records, plans, budgets and exports are made from.
+
+Frozen records of numbers and nothing else. `architectures/` makes them of a `config.json`; nobody else asks of which
+family a model is. `None` means that a model has no such part. Knows no tensors, no files and no family.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary position embedding: pair i of a head turns by position * theta**(-2i / width)."""
+
+    theta: float
+    width: int
+    """Values of a head that turn, the first ones."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Causal grouped-query attention; scores are scaled by width**-0.5."""
+
+    heads: int
+    kv_heads: int
+    width: int
+    """Values of a head."""
+    rope: Rope | None
+    """None: queries and keys carry no position."""
+    qk_norm: Literal["none", "head", "all"]
+    """RMSNorm of queries and keys before RoPE: none, of each head, or of all heads together."""
+    window: int | None = None
+    """A token sees this many newest positions, its own included; None: all."""
+
+
+@dataclass(frozen=True)
+class ShortConv:
+    """The gated causal convolution along the sequence, for each channel of the hidden size."""
+
+    taps: int
+    bias: bool
+    """Whether its three projections add a bias."""
+
+
+@dataclass(frozen=True)
+class Router:
+    """How a token chooses experts and weighs them; the rule itself is `kernels/spec/routing.py`."""
+
+    experts: int
+    top_k: int
+    score: Literal["sigmoid", "softmax"]
+    """Of the router's logits; softmax goes over all experts."""
+    selection_bias: bool
+    """Whether a stored number for each expert is added to its score for the choice, and not for the weight."""
+    normalize: bool
+    """Whether the weights of the chosen are divided by their sum."""
+    guard: float
+    """What is added to that sum."""
+    scale: float
+    """What the weights are multiplied by."""
+
+
+@dataclass(frozen=True)
+class Ffn:
+    """w2(silu(w1 x) * w3 x): one for all tokens, or of each expert."""
+
+    width: int
+    """Rows of w1 and w3."""
+    router: Router | None = None
+    """None: dense."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """h = h + operator(norm(h)); h = h + ffn(norm(h))."""
+
+    operator: Attention | ShortConv
+    ffn: Ffn
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A whole model: embedding, layers, final norm, head."""
+
+    vocab: int
+    hidden: int
+    eps: float
+    """Of every RMSNorm."""
+    layers: tuple[Layer, ...]
+    tied: bool
+    """Whether the head is the embedding."""
+    context: int
+    """Positions that the model was made for."""
+    bos: int | None
+    eos: tuple[int, ...]
+
+    @cached_property
+    def attentions(self) -> dict[int, Attention]:
+        """The layers that attend, by their number."""
+        return {n: layer.operator for n, layer in enumerate(self.layers) if isinstance(layer.operator, Attention)}
+
+    @cached_property
+    def convs(self) -> dict[int, ShortConv]:
+        """The layers with a short convolution, by their number."""
+        return {n: layer.operator for n, layer in enumerate(self.layers) if isinstance(layer.operator, ShortConv)}
+
+    @cached_property
+    def routers(self) -> dict[int, Router]:
+        """The layers that have experts, by their number."""
+        return {n: layer.ffn.router for n, layer in enumerate(self.layers) if layer.ffn.router is not None}
+
+    @cached_property
+    def experts(self) -> int:
+        """Experts of the layer that has most; 0: the model is dense."""
+        return max((router.experts for router in self.routers.values()), default=0)
+
+    @cached_property
+    def top_k(self) -> int:
+        """Experts that one layer applies to a token at most; 0: the model is dense."""
+        return max((router.top_k for router in self.routers.values()), default=0)
