@@ -13,7 +13,7 @@ import argparse
 import json
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -60,17 +60,17 @@ def accuracies(recipe: str, samples: int, names: list[str] | None = None) -> dic
 
 def measure(model: Model, tasks: list[Task]) -> dict[str, float]:
     free = [answer(model, task, {})[0] for task in tasks]
-    found: dict[str, float] = {"samples": len(tasks), "free": percent(judge(tasks, free))}
+    found: dict[str, float] = {"samples": len(tasks), "free": percent(judge(tasks, free, run_code=True))}
     limits = [constraint(task) for task in tasks]
     if all(limits):
         bound = [answer(model, task, limit) for task, limit in zip(tasks, limits, strict=True)]
-        found["constrained"] = percent(judge(tasks, [text for text, _ in bound]))
+        found["constrained"] = percent(judge(tasks, [text for text, _ in bound], run_code=True))
         found["valid"] = percent([done.finish_reason != "length" for _, done in bound])
     return found
 
 
-def percent(verdicts: list[bool]) -> float:
-    return round(100 * sum(verdicts) / len(verdicts), 1)
+def percent(verdicts: Sequence[bool | None]) -> float:
+    return round(100 * sum(map(bool, verdicts)) / len(verdicts), 1)
 
 
 def answer(model: Model, task: Task, options: dict[str, Any]) -> tuple[str, Completion]:

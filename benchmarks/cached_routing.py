@@ -70,16 +70,16 @@ def cached(folder: Path, share: float, ratio: float) -> Iterator[Runner]:
 def compare_tasks(folder: Path, tasks: list[Task], settings: list[tuple[float, float]]) -> None:
     tokenizer = Tokenizer(folder)
     with PackedModel(folder) as model, Runner(model, load_kernels(), 1) as exact:
-        before = judge(tasks, [answer(exact, tokenizer, task) for task in tasks])
-    print(f"\nexact: {np.mean(before):.1%} of {len(tasks)} tasks\n")
+        before = judge(tasks, [answer(exact, tokenizer, task) for task in tasks], run_code=True)
+    right = sum(map(bool, before)) / len(before)
+    print(f"\nexact: {right:.1%} of {len(tasks)} tasks\n")
     print("| share kept | ratio | tasks right | lost | won | p |\n|---|---|---|---|---|---|")
     for share, ratio in settings:
         with cached(folder, share, ratio) as runner:
-            after = judge(tasks, [answer(runner, tokenizer, task) for task in tasks])
+            after = judge(tasks, [answer(runner, tokenizer, task) for task in tasks], run_code=True)
+        right = sum(map(bool, after)) / len(after)
         found = compare(before, after)
-        print(
-            f"| {share:.0%} | {ratio} | {np.mean(after):.1%} | {found.lost} | {found.won} | {found.p:.2f} |", flush=True
-        )
+        print(f"| {share:.0%} | {ratio} | {right:.1%} | {found.lost} | {found.won} | {found.p:.2f} |", flush=True)
 
 
 def main() -> None:

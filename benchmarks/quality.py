@@ -65,8 +65,8 @@ def measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
     """A recipe beside float32, whose answers to the tasks are made once for all recipes."""
     texts = [part for text in sorted(args.texts.glob("*.txt")) for part in ("--text", text)]
     found = evaluated(args, name, "texts", "--against", model_of(args, "float32"), *texts, "--windows", "32")
-    found["tasks"] = evaluated(args, name, "tasks", "--tasks")["tasks"]
-    before = evaluated(args, "float32", "tasks", "--tasks")["tasks"]["right"]
+    found["tasks"] = evaluated(args, name, "tasks", "--tasks", "--run-code")["tasks"]
+    before = evaluated(args, "float32", "tasks", "--tasks", "--run-code")["tasks"]["right"]
     return found | {"paired": asdict(compare(before, found["tasks"]["right"]))}
 
 

@@ -74,6 +74,12 @@ class IsaError(EdgeLfmError):
     exit_code = 5
 
 
+class SandboxError(EdgeLfmError):
+    """Code of a model was to be run, and this machine cannot confine it."""
+
+    exit_code = 5
+
+
 class ContextOverflowError(EdgeLfmError):
     """The prompt is longer than the context."""
 

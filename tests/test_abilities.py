@@ -258,7 +258,7 @@ def test_the_abilities_beside_transformers() -> None:
     most = max(len(answers) for answers in theirs.values())
     differences = []
     for name, found in abilities.accuracies("int8", most, list(theirs)).items():
-        right = judge([task for task in tasks if task.task == name][:most], theirs[name])
+        right = judge([task for task in tasks if task.task == name][:most], theirs[name], run_code=True)
         count = round(found["free"] * len(right) / 100)
         differences.append(count - sum(right))
         assert abs(differences[-1]) <= 2, (name, found, sum(right))

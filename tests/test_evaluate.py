@@ -13,8 +13,9 @@ import pytest
 
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.engine.runner import Runner
-from edge_lfm.errors import UsageError
+from edge_lfm.errors import SandboxError, UsageError
 from edge_lfm.kernels.load.library import load_kernels
+from edge_lfm.measure import sandboxed
 from edge_lfm.measure.evaluation import (
     PackedScorer,
     StreamedScorer,
@@ -22,6 +23,7 @@ from edge_lfm.measure.evaluation import (
     measure_divergence,
     measure_perplexity,
 )
+from edge_lfm.measure.sandbox import Job, check_sandbox, run_jobs
 from edge_lfm.measure.tasks import Task, compare, judge, read_tasks
 from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
 from edge_lfm.model.reference import ReferenceModel
@@ -143,30 +145,117 @@ def test_recipes_keep_their_promises(demo: dict[str, Path]) -> None:
 def test_answers_of_the_samples_are_judged_right_and_others_wrong() -> None:
     tasks = read_tasks(TASKS)
     assert min(Counter(task.task for task in tasks).values()) >= 10
-    assert all(judge(tasks, [task.answer for task in tasks]))
-    assert sum(judge(tasks, ["I do not know." for _ in tasks])) < 20
-    assert sum(judge(tasks, ["" for _ in tasks])) == 0
+    right = [task.answer for task in tasks]
+    judged = judge(tasks, right)
+    assert [v is None for v in judged] == [task.check == "exec" for task in tasks] and None in judged
+    assert all(v is not False for v in judged)
+    assert sum(map(bool, judge(tasks, ["I do not know." for _ in tasks]))) < 20
+    assert sum(map(bool, judge(tasks, ["" for _ in tasks]))) == 0
 
 
-HOSTILE = (
+@pytest.fixture(scope="module")
+def sandbox() -> None:
+    try:
+        check_sandbox()
+    except SandboxError as error:
+        pytest.skip(str(error))
+
+
+def test_code_of_the_samples_is_judged_when_asked_for(sandbox: None) -> None:
+    tasks = [task for task in read_tasks(TASKS) if task.check == "exec"][::5]
+    assert all(judge(tasks, [task.answer for task in tasks], run_code=True))
+    assert not any(judge(tasks, ["I do not know." for _ in tasks], run_code=True))
+
+
+WRONG = (
     "    return open('/etc/passwd')",
     "    import os\n    return os.getcwd()",
     "    while True: pass",
     "    return 9 ** 9 ** 9",
-    "    return ().__class__.__bases__",
     "    return [0] * 10 ** 10",
+    "    return f(x)",
     "    raise SystemExit",
+    "    return True if x == 0 else object",
+    "    return 'x' * 10 ** 6",
 )
 
 
-def test_code_of_a_model_is_run_within_bounds() -> None:
+def test_code_of_a_model_is_run_within_bounds(sandbox: None) -> None:
     expect = {"pre": "def f(x):\n", "post": "", "ref": "def f(x):\n    return x + 1", "name": "f", "tests": [[1], [5]]}
     right = Task("code", "", 9, "exec", expect, "", raw=True)
-    answers = ["    return x + 1", *HOSTILE, "    return 1 + x"]
-    assert judge([right] * len(answers), answers) == [True, *[False] * len(HOSTILE), True]
+    answers = ["    return x + 1", *WRONG, "    return 1 + x"]
+    assert judge([right] * len(answers), answers) == [None] * len(answers)
+    assert judge([right] * len(answers), answers, run_code=True) == [True, *[False] * len(WRONG), True]
     chat = Task("code", "", 9, "exec", expect | {"pre": ""}, "", raw=False)
     block = "Here:\n```python\ndef f(x):\n    return x + 1\n```"
-    assert judge([chat, chat], [block, "no code"]) == [True, False]
+    assert judge([chat, chat], [block, "no code"], run_code=True) == [True, False]
+
+
+ESCAPE = """def f(x):
+    def gen():
+        yield g.gi_frame.f_back
+    g = gen()
+    for frame in g:
+        break
+    while "os" not in frame.f_globals:
+        frame = frame.f_back
+    space = frame.f_globals
+    os, ctypes = space["os"], space["ctypes"]
+    built = space["__builtins__"].__dict__
+    return {}
+"""
+"""Out of Python's own bounds: a generator's frame leads to the modules of the program that runs it."""
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [
+        "os.system('touch {mark}')",
+        "os.fork() and 1",
+        "os.open('/etc/passwd', 0)",
+        "os.open('{mark}', 0o101)",
+        "built['open']('/proc/self/maps').read()",
+        "os.listdir('/')",
+        "os.getuid()",
+        "os.write(2, b'x')",
+        "os.read(0, 1)",
+        "os.kill(1, 9)",
+        "os.setuid(0)",
+        "built['__import__']('_socket').socket()",
+        "ctypes.CDLL(None).socket(2, 1, 0)",
+        "ctypes.CDLL(None).mmap(None, 4096, 7, 34, -1, 0)",
+        "ctypes.CDLL(None).mount(b'none', b'/', b'tmpfs', 0, None)",
+        "ctypes.CDLL(None).ptrace(16, 1, 0, 0)",
+        "ctypes.CDLL(None).unshare(0x10000000)",
+        "ctypes.CDLL(None).syscall(0x40000000 + 39)",
+    ],
+)
+def test_code_that_escapes_from_python_can_do_nothing(sandbox: None, tmp_path: Path, deed: str) -> None:
+    mark = tmp_path / "mark"
+    reached, done, after = run_jobs(
+        [
+            Job(ESCAPE.replace("{}", "[os.name, ctypes.CDLL(None).abs(-2)]"), "f", [[1]]),
+            Job(ESCAPE.replace("{}", f"[{deed.format(mark=mark)}, 0]"), "f", [[1]]),
+            Job("def f(x): return x", "f", [[1]]),
+        ]
+    )
+    assert reached == [["posix", 2]], "the escape itself works: what stops it is the kernel"
+    assert done is None and not mark.exists()
+    assert after == [1], "and the next answer is judged as ever"
+
+
+def test_where_the_kernel_confines_nothing_no_code_is_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    refusing = tmp_path / "sandboxed.py"
+    source = Path(sandboxed.__file__).read_text(encoding="utf-8")
+    refusing.write_text(source.replace("libc.unshare(_NAMESPACES)", "libc.unshare(1)"), encoding="utf-8")
+    monkeypatch.setattr("edge_lfm.measure.sandbox.PROGRAM", refusing)
+    with pytest.raises(SandboxError, match="new namespaces: Invalid argument"):
+        check_sandbox()
+    with pytest.raises(SandboxError):
+        judge([task for task in read_tasks(TASKS) if task.check == "exec"][:1], ["```python\n```"], run_code=True)
+    refusing.write_text("raise SystemExit(3)", encoding="utf-8")
+    with pytest.raises(SandboxError, match="ended with 3"):
+        check_sandbox()
 
 
 def test_the_sign_test() -> None:
@@ -189,7 +278,9 @@ def test_eval_from_the_command_line(demo: dict[str, Path], tmp_path: Path) -> No
     text = tmp_path / "text.txt"
     text.write_text("The quick brown fox jumps over the lazy dog. " * 200, encoding="utf-8")
     sample = tmp_path / "t.jsonl"
-    sample.write_text("\n".join(TASKS.read_text(encoding="utf-8").splitlines()[:20]), encoding="utf-8")
+    lines = TASKS.read_text(encoding="utf-8").splitlines()
+    code = [line for line in lines if json.loads(line)["check"] == "exec"]
+    sample.write_text("\n".join(lines[:17] + code[:3]), encoding="utf-8")
     model = tmp_path / "m"
     assert edge_lfm("quantize", demo_checkpoint(), "-o", model).returncode == 0
     common = (model, "--text", text, "--windows", 3, "--window", 64)
@@ -199,8 +290,11 @@ def test_eval_from_the_command_line(demo: dict[str, Path], tmp_path: Path) -> No
     assert figures["windows"] == 3 and figures["tokens"] == 3 * 31
     assert 0 < figures["kl_mean"] < 1 and 0 <= figures["greedy_same"] <= 1
     tasks = found["tasks"]
-    assert tasks["samples"] == len(tasks["right"]) == 20 and "paired" in tasks
-    assert np.mean(tasks["right"]) == pytest.approx(tasks["accuracy"])
+    assert (tasks["samples"], tasks["not_judged"], len(tasks["right"])) == (17, 3, 20) and "paired" in tasks
+    sample.write_text("\n".join(code[:1]), encoding="utf-8")
+    refused = edge_lfm("eval", demo["balanced"], "--tasks", sample)
+    assert refused.returncode == 2 and "--run-code" in refused.stderr
+    assert np.mean([v for v in tasks["right"] if v is not None]) == pytest.approx(tasks["accuracy"])
     card = (model / "README.md").read_text(encoding="utf-8")
     for word in (
         "codebook4_g32",

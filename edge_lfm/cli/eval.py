@@ -27,6 +27,7 @@ from edge_lfm.measure.evaluation import (
     measure_divergence,
     measure_perplexity,
 )
+from edge_lfm.measure.sandbox import check_sandbox
 from edge_lfm.measure.tasks import Task, compare, judge, read_tasks
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.packed_model import is_packed
@@ -55,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="also answer task samples and check them (default: those of the demo model)",
     )
+    parser.add_argument(
+        "--run-code",
+        action="store_true",
+        help="judge tasks with code too: run what the model wrote, in a process that the kernel lets do nothing else",
+    )
     parser.add_argument("--report", type=Path, metavar="FILE.html", help="write a page with tables and plots")
     parser.add_argument("--card", action="store_true", help="put the figures into the model's README.md")
     parser.add_argument("--threads", type=int, metavar="N", help="threads (default: the cores of this machine)")
@@ -66,6 +72,7 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError("nothing to evaluate on", hint="give --text FILE, --tasks, or both")
     if args.window < 4 or args.windows < 1:
         raise UsageError("--window and --windows", hint="give windows of at least 4 tokens, and at least one")
+    tasks = _tasks_of(args.tasks, args.run_code) if args.tasks is not None else None
     result: dict[str, Any] = {"model": str(args.model or "demo"), "against": str(args.against or ""), "texts": {}}
     with Model.load(args.model, threads=args.threads) as model, ExitStack() as stack:
         reference = stack.enter_context(_open_reference(args.against, args.threads)) if args.against else None
@@ -73,8 +80,8 @@ def run(args: argparse.Namespace) -> None:
         for path in args.text:
             windows = windows_of(model.folder, read_text(path), args.window, args.windows)
             result["texts"][path.name] = _evaluate(model, reference, windows, path.name)
-        if args.tasks is not None:
-            result["tasks"] = _run_tasks(model, reference, read_tasks(args.tasks))
+        if tasks is not None:
+            result["tasks"] = _run_tasks(model, reference, tasks, args.run_code)
         if args.report:
             write_report(args.report, result, model.folder)
         if args.card:
@@ -131,23 +138,33 @@ def _evaluate(
     }
 
 
-def _run_tasks(model: Model, reference: Model | StreamedScorer | None, tasks: Sequence[Task]) -> dict[str, Any]:
-    verdicts = _answer_all(model, tasks, "tasks")
-    found: dict[str, Any] = {"accuracy": float(np.mean(verdicts)), "samples": len(tasks), "right": verdicts}
-    found["by_task"] = _by_task(tasks, verdicts)
-    found["mean_of_tasks"] = float(np.mean([entry["accuracy"] for entry in found["by_task"].values()]))
+def _tasks_of(path: Path, run_code: bool) -> list[Task]:
+    """The samples of a file; what cannot be judged is told before the model answers for minutes."""
+    tasks = read_tasks(path)
+    if run_code:
+        check_sandbox()
+    elif all(task.check == "exec" for task in tasks):
+        raise UsageError(f"{path} holds code tasks only", hint="add --run-code to run what the model writes, confined")
+    return tasks
+
+
+def _run_tasks(
+    model: Model, reference: Model | StreamedScorer | None, tasks: Sequence[Task], run_code: bool
+) -> dict[str, Any]:
+    verdicts = _answer_all(model, tasks, "tasks", run_code)
+    found: dict[str, Any] = _accuracy(tasks, verdicts) | {"right": verdicts, "not_judged": verdicts.count(None)}
     if isinstance(reference, Model):
-        before = _answer_all(reference, tasks, "tasks: reference")
-        theirs = _by_task(tasks, before)
-        found["reference_accuracy"] = float(np.mean(before))
-        found["reference_mean_of_tasks"] = float(np.mean([entry["accuracy"] for entry in theirs.values()]))
+        before = _answer_all(reference, tasks, "tasks: reference", run_code)
+        theirs = _accuracy(tasks, before)
+        found["reference_accuracy"] = theirs["accuracy"]
+        found["reference_mean_of_tasks"] = theirs["mean_of_tasks"]
         found["paired"] = asdict(compare(before, verdicts))
         for name, entry in found["by_task"].items():
-            entry["reference"] = theirs[name]["accuracy"]
+            entry["reference"] = theirs["by_task"][name]["accuracy"]
     return found
 
 
-def _answer_all(model: Model, tasks: Sequence[Task], label: str) -> list[bool]:
+def _answer_all(model: Model, tasks: Sequence[Task], label: str, run_code: bool) -> list[bool | None]:
     """Greedy answers, special tokens kept, judged."""
     if model.tokenizer is None:
         raise UsageError(f"{model.folder} has no tokenizer.json", hint="tasks are text; copy the tokenizer there")
@@ -158,11 +175,20 @@ def _answer_all(model: Model, tasks: Sequence[Task], label: str) -> list[bool]:
         ids = [i for i in done.token_ids if i not in model.stop_ids]
         answers.append(model.tokenizer.decode(ids, special=True))
         advance(1)
-    return judge(tasks, answers)
+    return judge(tasks, answers, run_code)
 
 
-def _by_task(tasks: Sequence[Task], verdicts: Sequence[bool]) -> dict[str, dict[str, Any]]:
+def _accuracy(tasks: Sequence[Task], verdicts: Sequence[bool | None]) -> dict[str, Any]:
+    """Of the samples that were judged: together, by task, and the mean of the tasks."""
     groups: dict[str, list[bool]] = defaultdict(list)
     for task, verdict in zip(tasks, verdicts, strict=True):
-        groups[task.task].append(verdict)
-    return {name: {"n": len(group), "accuracy": float(np.mean(group))} for name, group in groups.items()}
+        if verdict is not None:
+            groups[task.task].append(verdict)
+    judged = [verdict for group in groups.values() for verdict in group]
+    by_task = {name: {"n": len(group), "accuracy": float(np.mean(group))} for name, group in groups.items()}
+    return {
+        "accuracy": float(np.mean(judged)),
+        "samples": len(judged),
+        "by_task": by_task,
+        "mean_of_tasks": float(np.mean([entry["accuracy"] for entry in by_task.values()])),
+    }

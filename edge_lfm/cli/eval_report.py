@@ -57,7 +57,7 @@ def write_report(path: Path, result: dict[str, Any], folder: Path) -> None:
             parts += [_picture(_plot_routing(found)), _picture(_plot_use(found["expert_use"]))]
     if "tasks" in result:
         rows = [(k, _task_row(v)) for k, v in result["tasks"]["by_task"].items()]
-        parts += ["<h2>tasks</h2>", _table([("", "\n".join(_task_lines(result["tasks"])[:2])), *rows])]
+        parts += ["<h2>tasks</h2>", _table([("", "\n".join(_task_lines(result["tasks"])[: -len(rows)])), *rows])]
     report = folder / "quantization_report.json"
     if report.exists():
         stored = json.loads(report.read_text(encoding="utf-8"))
@@ -91,6 +91,8 @@ def _task_lines(tasks: dict[str, Any]) -> list[str]:
             f"  reference {tasks['reference_accuracy']:.2%}, mean of tasks {tasks['reference_mean_of_tasks']:.2%}; "
             f"{p['lost']} lost, {p['won']} won, p = {p['p']:.2f}"
         )
+    if tasks["not_judged"]:
+        lines.append(f"  {tasks['not_judged']} with code not judged: --run-code runs what the model wrote, confined")
     return lines + [f"  {name:12} {_task_row(entry)}" for name, entry in tasks["by_task"].items()]
 
 

@@ -10,14 +10,13 @@ import ast
 import json
 import math
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edge_lfm.errors import UsageError
+from edge_lfm.measure.sandbox import Job, run_jobs
 
 
 @dataclass(frozen=True)
@@ -45,27 +44,34 @@ def read_tasks(path: Path) -> list[Task]:
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", hint="give a file of JSON lines") from None
     except (ValueError, TypeError) as error:
-        raise UsageError(f"{path} holds no task samples: {error}", hint="see edge_lfm/engine/tasks.py") from None
+        raise UsageError(f"{path} holds no task samples: {error}", hint="see edge_lfm/measure/tasks.py") from None
     unknown = {task.check for task in tasks} - {*_CHECKS, "exec"}
     if unknown or not tasks:
         raise UsageError(f"{path}: unknown checks {sorted(unknown)}", hint=f"known: {', '.join(_CHECKS)}, exec")
     return tasks
 
 
-def judge(tasks: Sequence[Task], answers: Sequence[str]) -> list[bool]:
-    """Whether each answer (special tokens kept, end token removed) is right."""
-    verdicts, code = [], []
-    for n, (task, answer) in enumerate(zip(tasks, answers, strict=True)):
+def judge(tasks: Sequence[Task], answers: Sequence[str], run_code: bool = False) -> list[bool | None]:
+    """Whether each answer (special tokens kept, end token removed) is right; None: not judged.
+
+    run_code: judge the check `exec` too, by running what the answers hold in a process that can do nothing else.
+
+    Raises:
+        SandboxError: this machine cannot confine a process.
+    """
+    verdicts: list[bool | None] = []
+    code = [n for n, task in enumerate(tasks) if task.check == "exec"]
+    for task, answer in zip(tasks, answers, strict=True):
         if task.check == "exec":
-            code.append(n)
-            verdicts.append(False)
+            verdicts.append(None)
             continue
         try:
             verdicts.append(bool(_CHECKS[task.check](task, answer.strip())))
-        except (ValueError, SyntaxError, AttributeError, IndexError, RecursionError):
+        except (ValueError, SyntaxError, TypeError, AttributeError, IndexError, RecursionError, MemoryError):
             verdicts.append(False)
-    for n, right in zip(code, _run_code([(tasks[n], answers[n]) for n in code]), strict=True):
-        verdicts[n] = right
+    if run_code:
+        for n, right in zip(code, _run_code([(tasks[n], answers[n]) for n in code]), strict=True):
+            verdicts[n] = right
     return verdicts
 
 
@@ -78,10 +84,10 @@ class Paired:
     p: float
 
 
-def compare(before: Sequence[bool], now: Sequence[bool]) -> Paired:
+def compare(before: Sequence[bool | None], now: Sequence[bool | None]) -> Paired:
     """The exact two-sided sign test on the questions where the verdicts differ (McNemar 1947)."""
-    lost = sum(b and not n for b, n in zip(before, now, strict=True))
-    won = sum(n and not b for b, n in zip(before, now, strict=True))
+    lost = sum(b is True and n is False for b, n in zip(before, now, strict=True))
+    won = sum(n is True and b is False for b, n in zip(before, now, strict=True))
     flips = lost + won
     tail = sum(math.comb(flips, k) for k in range(min(lost, won) + 1)) / 2**flips
     return Paired(lost, won, min(1.0, 2 * tail))
@@ -121,54 +127,31 @@ _CHECKS: dict[str, Callable[[Task, str], bool]] = {
     "story": _story,
 }
 
-_RUNNER = r"""
-import ast, json, os, resource, sys
-NAMES = "len sum max min range abs sorted list str int float set dict tuple enumerate zip reversed".split()
-def run(source, name, tests):
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        private = isinstance(node, ast.Attribute) and node.attr.startswith("_")
-        if private or isinstance(node, (ast.Import, ast.ImportFrom, ast.While)):
-            raise ValueError
-    allowed = {n: __builtins__.__dict__[n] for n in NAMES} | {"print": lambda *a, **k: None}
-    space = {"__builtins__": allowed}
-    exec(compile(tree, "<answer>", "exec"), space)
-    return [space[name](*test) for test in tests]
-def judge(job):
-    resource.setrlimit(resource.RLIMIT_AS, (1 << 29, 1 << 29))
-    resource.setrlimit(resource.RLIMIT_CPU, (1, 1))
-    try:
-        right = run(job["source"], job["name"], job["tests"]) == run(job["ref"], job["name"], job["tests"])
-    except BaseException:
-        right = False
-    os._exit(0 if right else 1)
-for line in sys.stdin:
-    child = os.fork()
-    if child == 0:
-        judge(json.loads(line))
-    print("right" if os.waitpid(child, 0)[1] == 0 else "wrong", flush=True)
-"""
-"""Runs in a process of its own, each answer in a child: a handful of built-ins, no imports, no private attributes,
-512 MB, and one second of processor time."""
+
+def _code_of(task: Task, answer: str) -> str | None:
+    """The code that an answer holds."""
+    if task.raw:
+        return answer
+    block = re.search(r"```python\n(.*?)```", answer, re.DOTALL)
+    return block[1] if block else None
 
 
 def _run_code(jobs: Sequence[tuple[Task, str]]) -> list[bool]:
-    """Whether each answer's function gives what the reference function gives."""
-    lines, runnable = [], []
+    """Whether each answer's function returns what the reference function returns; both run confined, apart."""
+    found, runnable = [False] * len(jobs), []
     for n, (task, answer) in enumerate(jobs):
-        body: str | None = answer
-        if not task.raw:
-            block = re.search(r"```python\n(.*?)```", answer, re.DOTALL)
-            body = block[1] if block else None
-        if body is not None:
-            e = task.expect
-            source = e["pre"] + body + e["post"]
-            lines.append(json.dumps({"source": source, "name": e["name"], "tests": e["tests"], "ref": e["ref"]}))
-            runnable.append(n)
-    verdicts = [False] * len(jobs)
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", _RUNNER], input="\n".join(lines), capture_output=True, text=True, check=False
-    )
-    for n, verdict in zip(runnable, done.stdout.split(), strict=False):
-        verdicts[n] = verdict == "right"
-    return verdicts
+        code, expect = _code_of(task, answer), task.expect
+        if code is not None:
+            sources = expect["pre"] + code + expect["post"], expect["ref"]
+            runnable.append((n, *(Job(source, expect["name"], expect["tests"]) for source in sources)))
+    results = run_jobs([job for _, *both in runnable for job in both]) if runnable else []
+    for (n, *_), theirs, right in zip(runnable, results[::2], results[1::2], strict=True):
+        found[n] = right is not None and _same(theirs, right)
+    return found
+
+
+def _same(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except RecursionError:
+        return False

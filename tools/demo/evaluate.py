@@ -66,10 +66,10 @@ def accuracy(checkpoint: Path, tasks: Sequence[Task]) -> dict[str, dict[str, flo
     with tempfile.TemporaryDirectory() as folder:
         convert(checkpoint, Path(folder) / "m", find_recipe("float32"))
         with Model.load(Path(folder) / "m", threads=1) as model:
-            verdicts = judge(tasks, answers(model, tasks))
+            verdicts = judge(tasks, answers(model, tasks), run_code=True)
     right: dict[str, list[bool]] = defaultdict(list)
     for task, verdict in zip(tasks, verdicts, strict=True):
-        right[task.task].append(verdict)
+        right[task.task].append(bool(verdict))
     return {name: {"samples": len(v), "right": round(sum(v) / len(v), 4)} for name, v in sorted(right.items())}
 
 
