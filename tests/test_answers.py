@@ -213,7 +213,7 @@ LOOPS = [
 
 @pytest.mark.parametrize("source", LOOPS)
 def test_a_template_that_loops_is_an_error(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_lfm.text.template._MOST_SECONDS", 0.3)
+    monkeypatch.setattr("edge_lfm.text.template._MAX_SECONDS", 0.3)
     template = ChatTemplate(source, "")
     with pytest.raises(TemplateError):
         template.render([{"role": "user", "content": "x"}])

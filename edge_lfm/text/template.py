@@ -1,35 +1,32 @@
 """Chat messages to prompt text, through the Jinja template of the model, in a sandbox.
 
-The text of messages is data: spellings of special tokens inside it are broken apart before rendering
-(`shield`) and encoded as plain text, so no content can open a turn or a call. Knows no token ids but
-through the tokenizer that is given.
+The text of messages is data: a control token is read as one only where the template wrote it (`written.py`), so no
+content, name, role or key can open a turn or a call. Knows no token ids but through the tokenizer that is given.
 """
 
 from __future__ import annotations
 
 import json
-import re
-import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from edge_lfm.errors import TemplateError
 from edge_lfm.text.answer import CALL_END, CALL_START
 from edge_lfm.text.deadline import deadline
 from edge_lfm.text.tokenizer import Tokenizer
 from edge_lfm.text.tool_calls import Call, write_calls
+from edge_lfm.text.written import TemplateEnvironment, Written, parts_of
 
 Message = Mapping[str, Any]
-_MOST_TEXT = 16_000_000  # characters of a rendered prompt; far above any context
-_MOST_SECONDS = 5.0
-"""A conversation of 30,000 tokens is rendered in 1 ms; only a template that loops comes here."""
-_GENERATION_TAG = re.compile(r"\{%-?\s*(end)?generation\s*-?%\}")
+_MAX_TEXT = 16_000_000  # characters of a rendered prompt; far above any context
+_MAX_SECONDS = 5.0
+"""A conversation of 30,000 tokens is rendered in 20 ms; only a template that loops comes here."""
+_THOUGHTS = ("thinking", "reasoning", "reasoning_content")
+"""Names of one thing in the templates of the family's generations and of others."""
 
 
 class ChatTemplate:
@@ -39,16 +36,16 @@ class ChatTemplate:
         TemplateError: the template is not valid Jinja.
     """
 
-    def __init__(self, source: str, bos: str) -> None:
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    def __init__(self, source: str, bos: str, names: Mapping[str, str] | None = None) -> None:
+        environment = TemplateEnvironment()
         environment.filters["tojson"] = _to_json
         environment.globals |= {"raise_exception": _raise, "strftime_now": _now}
-        self._bos = bos
+        self._names = {name: Written.literal(text) for name, text in {**(names or {}), "bos_token": bos}.items()}
         self.source = source
         self.renders_calls = "tool_calls" in source
         """Whether it writes an assistant's calls itself; older ones leave that to the content."""
         try:
-            self._template = environment.from_string(_GENERATION_TAG.sub("", source))
+            self._template = environment.from_string(source)
         except (jinja2.TemplateError, RecursionError) as error:
             raise TemplateError(f"the chat template is broken: {error}", hint="check chat_template.jinja") from None
 
@@ -59,7 +56,7 @@ class ChatTemplate:
         source = path.read_text(encoding="utf-8") if path.exists() else tokenizer.settings.get("chat_template")
         if isinstance(source, list):
             source = next((item.get("template") for item in source if item.get("name") == "default"), None)
-        return cls(source, tokenizer.bos) if isinstance(source, str) else None
+        return cls(source, tokenizer.bos, tokenizer.named_tokens) if isinstance(source, str) else None
 
     def render(
         self, messages: Sequence[Message], *, tools: Sequence[Any] | None = None, add_generation_prompt: bool = True
@@ -69,14 +66,18 @@ class ChatTemplate:
         Raises:
             TemplateError: there are no messages, one is malformed, or the template refuses them.
         """
+        return str.__str__(self._render(messages, tools, add_generation_prompt))
+
+    def _render(self, messages: Sequence[Message], tools: Sequence[Any] | None, opened: bool) -> Written:
+        """The prompt, with what the template wrote told from what it was given."""
         _check(messages)
         try:
-            with deadline(_MOST_SECONDS):
+            with deadline(_MAX_SECONDS):
                 return self._join(
-                    messages=[dict(m) for m in messages],
+                    messages=[_with_thoughts(m) for m in messages],
                     tools=list(tools) if tools else None,
-                    bos_token=self._bos,
-                    add_generation_prompt=add_generation_prompt,
+                    add_generation_prompt=opened,
+                    **self._names,
                 )
         except TimeoutError as error:
             raise TemplateError(f"the chat template does not end: {error}", hint="check chat_template.jinja") from None
@@ -97,67 +98,46 @@ class ChatTemplate:
 
         An assistant's `tool_calls` (OpenAI's form) are rendered by the template, or put in front of its content.
         """
-        shield = _Shield(tokenizer)
-        text = self.render(
-            [self._with_calls(m, shield) for m in messages],
-            tools=tools and [shield.cover(t) for t in tools],
-            add_generation_prompt=add_generation_prompt,
-        )
-        return shield.encode(text)
+        text = self._render([self._with_calls(m) for m in messages], tools, add_generation_prompt)
+        return _encode(text, tokenizer)
 
-    def _join(self, **variables: Any) -> str:
+    def _join(self, **variables: Any) -> Written:
         parts, length = [], 0
         for part in self._template.generate(**variables):
             parts.append(part)
             length += len(part)
-            if length > _MOST_TEXT:
+            if length > _MAX_TEXT:
                 raise TemplateError("the rendered prompt is longer than any context", hint="send less text")
-        return "".join(parts)
+        return Written.joined(parts)
 
-    def _with_calls(self, message: Message, shield: _Shield) -> Message:
+    def _with_calls(self, message: Message) -> Message:
         if not isinstance(message, Mapping) or not message.get("tool_calls"):
-            return shield.cover(message)  # type: ignore[no-any-return]
+            return message
         calls = _read_calls(message["tool_calls"])
         rest = {key: value for key, value in message.items() if key != "tool_calls"}
-        covered = shield.cover({"content": "", **rest})
-        covered["content"] = covered["content"] or ""
+        rest["content"] = rest.get("content") or ""
         if self.renders_calls:
-            functions = [{"name": call.name, "arguments": shield.cover(call.arguments)} for call in calls]
-            return {**covered, "tool_calls": [{"type": "function", "function": f} for f in functions]}
-        return {**covered, "content": CALL_START + shield.cover(write_calls(calls)) + CALL_END + covered["content"]}
+            functions = [{"name": call.name, "arguments": call.arguments} for call in calls]
+            return {**rest, "tool_calls": [{"type": "function", "function": f} for f in functions]}
+        start, end = Written.literal(CALL_START), Written.literal(CALL_END)
+        content = rest["content"] if isinstance(rest["content"], str) else _to_json(rest["content"])
+        return {**rest, "content": start + write_calls(calls) + end + content}
 
 
-class _Shield:
-    """Replaces spellings of special tokens in content by marks, and encodes those parts as plain text.
+def _encode(text: Written, tokenizer: Tokenizer) -> list[int]:
+    """Token ids of a rendered prompt: as it stands, or part by part where content spells a control token."""
+    parts = parts_of(text, tokenizer.spellings) if tokenizer.spellings is not None else [(text, False)]
+    if all(literal for _, literal in parts[1::2]):
+        ids = tokenizer.encode(text, special=True)
+        if sum(map(tokenizer.is_control, ids)) == len(parts) // 2:  # a normalizer may make more of them
+            return ids
+    return [i for part, literal in parts for i in tokenizer.encode(part, special=literal)]
 
-    Each has a mark of its own, for a template may render its parts in any order, some twice and some not at all.
-    """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._name = uuid.uuid4().hex
-        self._covered: list[str] = []
-        spellings = tokenizer.special_spellings()
-        self._pattern = re.compile("|".join(map(re.escape, spellings))) if spellings else None
-
-    def cover(self, value: Any) -> Any:
-        """The same value, with every spelling of a special token in its strings marked."""
-        if isinstance(value, str):
-            return self._pattern.sub(self._take, value) if self._pattern else value
-        if isinstance(value, Mapping):
-            return {self.cover(k): self.cover(v) for k, v in value.items()}
-        return [self.cover(v) for v in value] if isinstance(value, list | tuple) else value
-
-    def _take(self, match: re.Match[str]) -> str:
-        self._covered.append(match[0])
-        return f"\ue000{self._name}.{len(self._covered) - 1}\ue001"
-
-    def encode(self, text: str) -> list[int]:
-        ids: list[int] = []
-        for n, part in enumerate(re.split(rf"\ue000{self._name}\.(\d+)\ue001", text)):
-            marked = n % 2 == 1
-            ids += self._tokenizer.encode(self._covered[int(part)] if marked else part, special=not marked)
-        return ids
+def _with_thoughts(message: Message) -> dict[str, Any]:
+    """A message with what was thought before it, under every name by which a template may ask for it."""
+    thoughts = next((message[name] for name in _THOUGHTS if isinstance(message.get(name), str)), None)
+    return {**message, **(dict.fromkeys(_THOUGHTS, thoughts) if thoughts is not None else {})}
 
 
 def _read_calls(value: Any) -> list[Call]:
@@ -186,8 +166,10 @@ def _check(messages: Sequence[Message]) -> None:
             raise TemplateError(f"message {n} has no content", hint='a message is {"role": "user", "content": "..."}')
 
 
-def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _to_json(
+    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _raise(message: str) -> None:

@@ -7,6 +7,7 @@ encoded without special tokens, so that a spelled-out `<|im_end|>` stays text. K
 from __future__ import annotations
 
 import codecs
+import re
 import threading
 from collections.abc import Sequence
 from functools import cached_property
@@ -26,6 +27,7 @@ def _byte_of_character() -> dict[str, int]:
 
 
 _BYTES = _byte_of_character()
+_WORD = re.compile(r"[^\W_\s]+|\s+")
 
 
 class Tokenizer:
@@ -70,14 +72,34 @@ class Tokenizer:
     def eos_ids(self) -> tuple[int, ...]:
         return as_ids(self.special_id(self._special("eos_token")))
 
+    @property
+    def named_tokens(self) -> dict[str, str]:
+        """The control tokens that a template may ask for by name, as transformers gives them: eos_token and so on."""
+        names = [f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")]
+        return {name: text for name in names if (text := self._special(name))}
+
     def is_special(self, token_id: int) -> bool:
         """Whether a token is a control token, which has no text of its own."""
         added = self._added.get(token_id)
         return bool(added and added.special)
 
-    def special_spellings(self) -> list[str]:
-        """The spellings of all control tokens, longest first."""
-        return sorted((str(a.content) for a in self._added.values() if a.special), key=len, reverse=True)
+    def is_control(self, token_id: int) -> bool:
+        """Whether a token is special, or one that only a template or the model itself may write (`spellings`)."""
+        return token_id in self._control
+
+    @cached_property
+    def spellings(self) -> re.Pattern[str] | None:
+        """What matches the spelling of a control token, the longest first; None if there is none.
+
+        Control tokens are those that are special, and of the other added ones those with a character that is no letter,
+        digit or white space: `<think>` is one, `python` and a run of spaces are words.
+        """
+        texts = sorted((str(self._added[i].content) for i in self._control), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, texts))) if texts else None
+
+    @cached_property
+    def _control(self) -> frozenset[int]:
+        return frozenset(i for i, a in self._added.items() if a.special or _WORD.fullmatch(str(a.content)) is None)
 
     def encode(self, text: str, *, bos: bool = False, special: bool = False) -> list[int]:
         """Token ids of a text.
@@ -99,8 +121,17 @@ class Tokenizer:
         with self._encoding:  # the flag belongs to the tokenizer, not to the call
             self._inner.encode_special_tokens = not special
             ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
+        if not special and not self._control.isdisjoint(ids):  # the library knows only those with "special": true
+            ids = self._encode_words(text)
         start = self.special_id(self.bos) if bos else None
         return ids if start is None else [start, *ids]
+
+    def _encode_words(self, text: str) -> list[int]:
+        """Token ids by the model's own merges alone, whatever the text spells."""
+        if self._inner.normalizer is not None:
+            text = self._inner.normalizer.normalize_str(text)
+        words = self._inner.pre_tokenizer.pre_tokenize_str(text) if self._inner.pre_tokenizer else [(text, None)]
+        return [token.id for word, _ in words for token in self._inner.model.tokenize(word)]
 
     def encode_gap(self, before: str, after: str) -> list[int]:
         """Token ids that ask for the text between two texts (fill-in-the-middle).
