@@ -12,6 +12,7 @@ fitting.py     what is done when a conversation is longer than the context
 
 from edge_lfm.api.asking_again import json_check
 from edge_lfm.api.generation import AsyncGeneration, Generation
+from edge_lfm.api.load_options import LoadOptions
 from edge_lfm.api.model import Model
 from edge_lfm.api.session import Session
 from edge_lfm.engine.events import Completion, Done, Event, Progress, Reasoning, Text, ToolCall
@@ -23,6 +24,7 @@ __all__ = [
     "Done",
     "Event",
     "Generation",
+    "LoadOptions",
     "Model",
     "Progress",
     "Reasoning",

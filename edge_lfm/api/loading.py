@@ -5,26 +5,23 @@ Knows files, budgets and backends; does not know how requests are answered.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from edge_lfm.api.requests import check_whole
+from edge_lfm.api.load_options import LoadOptions
 from edge_lfm.config import ModelConfig
 from edge_lfm.engine.backend import Backend
-from edge_lfm.engine.cached_routing import parse_routing
 from edge_lfm.engine.onnx_runner import OnnxRunner
-from edge_lfm.engine.paged import WAYS, kv_cache_bytes, paged_runner
+from edge_lfm.engine.paged import kv_cache_bytes, paged_runner
 from edge_lfm.engine.runner import Runner
 from edge_lfm.errors import UsageError
 from edge_lfm.kernels.load.library import load_kernels
 from edge_lfm.machine.processors import choose_threads
-from edge_lfm.memory.budget import Budget, parse_size
+from edge_lfm.memory.budget import Budget
 from edge_lfm.model.onnx_model import OnnxModel, is_onnx
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.sizes import measure_sizes
-from edge_lfm.model.state import check_kv_dtype
 
-BACKENDS = ("native", "onnxruntime")
 DEFAULT_CONTEXT = 32768
 """What the cards of LFM2 state; the configs' 128,000 is the positions' range."""
 PAGED_CONTEXT = 4096
@@ -55,51 +52,21 @@ class Loaded:
         self.files.close()
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """What the caller of `Model.load` said, checked; None: it is to be decided here."""
+def load_model(options: LoadOptions) -> Loaded:
+    """Open a model.
 
-    ram: str | int | None
-    threads: int | None
-    context: int | None
-    kv_dtype: str
-    cached_ratio: float | None
-    cache_bytes: int | None
-    parallel: int | None
-    paging: str
-
-
-def load_model(
-    path: str | Path | None,
-    ram: str | int | None,
-    threads: int | None,
-    context: int | None,
-    kv_dtype: str,
-    routing: str,
-    cache: str | int | None,
-    parallel: int | None,
-    paging: str,
-    backend: str | None,
-) -> Loaded:
-    """Open a model; arguments and errors as of `Model.load`."""
-    check_kv_dtype(kv_dtype)
-    if paging not in WAYS:
-        raise UsageError(f"unknown way of paging '{paging}'", hint=f"choose one of {', '.join(WAYS)}")
-    if parallel is not None:
-        check_whole("parallel", parallel, 1, 256)
-    if backend not in (None, *BACKENDS):
-        raise UsageError(f"unknown backend '{backend}'", hint=f"choose one of {', '.join(BACKENDS)}")
-    choose_threads(threads)
-    cache_bytes = parse_size(cache) if cache is not None else None
-    wanted = _Wanted(ram, threads, context, kv_dtype, parse_routing(routing), cache_bytes, parallel, paging)
-    folder = Path(path) if path is not None else _demo(backend)
+    Raises:
+        EdgeLfmError: as `Model.load`.
+    """
+    backend = options.backend
+    folder = Path(options.path) if options.path is not None else _demo(backend)
     if backend == "onnxruntime" or (backend is None and is_onnx(folder)):
-        return _load_onnx(folder, wanted)
+        return _load_onnx(folder, options)
     if is_onnx(folder):
         raise UsageError(f"{folder} is an exported graph, which onnxruntime runs", hint="leave the backend out")
     packed = PackedModel(folder)
     try:
-        return _load_packed(packed, wanted)
+        return _load_packed(packed, options)
     except BaseException:
         packed.close()
         raise
@@ -111,7 +78,7 @@ def _demo(backend: str | None) -> Path:
     return exported_demo() if backend == "onnxruntime" else packed_demo()
 
 
-def _load_packed(packed: PackedModel, wanted: _Wanted) -> Loaded:
+def _load_packed(packed: PackedModel, wanted: LoadOptions) -> Loaded:
     """Wholly in memory if it fits, with experts paged otherwise."""
     _check_context(wanted.context, packed.config)
     threads, positions = choose_threads(wanted.threads), packed.config.max_position_embeddings
@@ -119,7 +86,8 @@ def _load_packed(packed: PackedModel, wanted: _Wanted) -> Loaded:
         sizes = measure_sizes(packed.config, list(packed.pieces.values()))
         threads = min(threads, 1 + sizes.bytes_per_token // _BYTES_PER_THREAD)
     budget, needed = Budget.of(wanted.ram), packed.nbytes + _OVERHEAD_BYTES
-    context, parallel, kv_bytes = _conversations(wanted, packed.config, budget, needed)
+    token_bytes = kv_cache_bytes(packed.config, 1, wanted.kv_dtype)
+    context, parallel, kv_bytes = _conversations(wanted, packed.config, budget, needed, token_bytes)
     if needed + kv_bytes + (wanted.cache_bytes or 0) <= budget.nbytes:
         runner, cache_bytes = Runner(packed, load_kernels(), threads), _cache_bytes(wanted, budget, needed)
         return Loaded(packed, runner, context, wanted.kv_dtype, cache_bytes, parallel)
@@ -135,8 +103,12 @@ def _load_packed(packed: PackedModel, wanted: _Wanted) -> Loaded:
     return Loaded(packed, runner, context, wanted.kv_dtype, cache_bytes, parallel)
 
 
-def _conversations(wanted: _Wanted, config: ModelConfig, budget: Budget, needed: int) -> tuple[int, int, int]:
+def _conversations(
+    wanted: LoadOptions, config: ModelConfig, budget: Budget, needed: int, token_bytes: int
+) -> tuple[int, int, int]:
     """For a model that is wholly in memory: context, answers that take turns, and the bytes of their keys and values.
+
+    token_bytes: keys and values of one token.
 
     In a stated budget they are chosen, where they were not asked for, so that all fit beside what `_cache_bytes` takes.
     One that was not stated is no promise: long conversations take what the machine has.
@@ -144,7 +116,7 @@ def _conversations(wanted: _Wanted, config: ModelConfig, budget: Budget, needed:
     most = min(DEFAULT_CONTEXT, config.max_position_embeddings)
     if not budget.stated:
         return wanted.context or most, wanted.parallel or DEFAULT_PARALLEL, 0
-    room, token_bytes = max(0, budget.nbytes - needed), kv_cache_bytes(config, 1, wanted.kv_dtype)
+    room = max(0, budget.nbytes - needed)
     room -= room // 4 if wanted.cache_bytes is None else wanted.cache_bytes
     tokens = room // max(1, token_bytes)
     share = tokens // (wanted.parallel or DEFAULT_PARALLEL)
@@ -153,14 +125,15 @@ def _conversations(wanted: _Wanted, config: ModelConfig, budget: Budget, needed:
     return context, parallel, context * parallel * token_bytes
 
 
-def _load_onnx(folder: Path, wanted: _Wanted) -> Loaded:
+def _load_onnx(folder: Path, wanted: LoadOptions) -> Loaded:
     """An exported model on onnxruntime, all of it in memory."""
     files = OnnxModel(folder)
     _check_context(wanted.context, files.config)
     if wanted.kv_dtype == "int8":
         raise UsageError("onnxruntime keeps keys and values in float32", hint="leave kv_dtype out")
     budget, needed = Budget.of(wanted.ram), files.nbytes + _OVERHEAD_BYTES
-    context, parallel, kv_bytes = _conversations(replace(wanted, kv_dtype="float32"), files.config, budget, needed)
+    token_bytes = kv_cache_bytes(files.config, 1, "float32")
+    context, parallel, kv_bytes = _conversations(wanted, files.config, budget, needed, token_bytes)
     if needed + kv_bytes + (wanted.cache_bytes or 0) > budget.nbytes:
         needed += kv_bytes + (wanted.cache_bytes or 0)
         raise budget.refuse(needed, "a smaller --context, or the packed model, whose experts can be paged")
@@ -168,7 +141,7 @@ def _load_onnx(folder: Path, wanted: _Wanted) -> Loaded:
     return Loaded(files, runner, context, "float32", cache_bytes, parallel)
 
 
-def _cache_bytes(wanted: _Wanted, budget: Budget, needed: int) -> int:
+def _cache_bytes(wanted: LoadOptions, budget: Budget, needed: int) -> int:
     """For earlier prompts, of what a model that is wholly in memory leaves free."""
     if wanted.cache_bytes is not None:
         return wanted.cache_bytes

@@ -6,6 +6,7 @@ the work, and requests take turns.
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.api.asking_again import Check, ask_until
+from edge_lfm.api.checking import check_names, check_type
 from edge_lfm.api.generation import AsyncGeneration, Generation
+from edge_lfm.api.load_options import LoadOptions, called_as
 from edge_lfm.api.loading import Loaded, load_model
 from edge_lfm.api.requests import Examples, Prompt, Requests, Tools
 from edge_lfm.api.session import Session
@@ -70,46 +73,24 @@ class Model:
         self.requests = Requests(self.engine, self.template, self.sampling, context, str(self.folder))
 
     @classmethod
-    def load(
-        cls,
-        path: str | Path | None = None,
-        ram: str | int | None = None,
-        threads: int | None = None,
-        context: int | None = None,
-        kv_dtype: str = "float16",
-        routing: str = "exact",
-        cache: str | int | None = None,
-        parallel: int | None = None,
-        paging: str = "auto",
-        backend: str | None = None,
-    ) -> Model:
-        """Open a packed model; by default the embedded demo model.
-
-        Args:
-            path: folder that `edge-lfm quantize` made, or `edge-lfm export --format onnx`.
-            ram: the most memory that the model may take, as bytes or like "4G"; default ("auto"): what is available.
-                A mixture of experts that is larger is paged: the experts that are used most stay in memory.
-            threads: default: the physical cores that this process may use, fewer for a very small model.
-            context: the most tokens of a conversation; default: 32768, less where memory is short, or 4096 when experts
-                are paged.
-            kv_dtype: "float16", or "int8" for a KV cache of half the size.
-            routing: "exact", or, for a model whose experts are paged, "cached:0.9" to take experts that are in memory
-                in place of missing ones with a score up to a tenth higher: faster, and other answers.
-            cache: the most memory, within `ram`, for what earlier prompts and conversations left, to be used again;
-                default: a quarter of what the model leaves free, at most 2 GB; when experts are paged, one full
-                context.
-            parallel: answers that take turns token by token; more wait. Default: 4, fewer where memory is short, or 1
-                when experts are paged.
-            paging: how experts that do not fit come into memory: "read" past the system's page cache, "map" through it,
-                which other processes and the next start then share; "auto": mapped if the model nearly fits into what
-                is available and that is as fast, as measured at the start.
-            backend: "native": this project's kernels, for packed models; "onnxruntime", for exported ones. Default:
-                what the folder is for.
+    @called_as(LoadOptions)
+    def load(cls, *path: Any, **options: Any) -> Model:
+        """Open a packed model; by default the embedded demo model. Arguments: those of `LoadOptions`.
 
         Raises:
+            UsageError: an option is unknown, not of its type, or out of range.
             EdgeLfmError: the folder is no packed model, does not fit, or this processor cannot run it.
         """
-        loaded = load_model(path, ram, threads, context, kv_dtype, routing, cache, parallel, paging, backend)
+        check_names(options, inspect.signature(LoadOptions).parameters, "option of load")
+        if len(path) > 1 or (path and "path" in options):
+            raise UsageError("load takes one path", hint='name the options, as in ram="4G"')
+        return cls.open(LoadOptions(*path, **options))
+
+    @classmethod
+    def open(cls, options: LoadOptions) -> Model:
+        """As `load`, with options that are made already."""
+        check_type("options", options, LoadOptions)
+        loaded = load_model(options)
         try:
             return cls(loaded)
         except BaseException:

@@ -12,6 +12,7 @@ from functools import cached_property
 from numbers import Integral
 from typing import Any
 
+from edge_lfm.api.checking import check_whole
 from edge_lfm.api.fitting import check_overflow, drop_oldest
 from edge_lfm.engine.answering import Engine, Request
 from edge_lfm.engine.call_grammar import call_grammar, chosen_tool, functions_of
@@ -236,13 +237,6 @@ def trim(
         middle = (low + high) // 2
         low, high = (middle, high) if len(fill(shortened(documents, middle)[0])) <= room else (low, middle)
     return shortened(documents, low)
-
-
-def check_whole(name: str, value: Any, least: int, most: int) -> None:
-    """Refuse what is no whole number within limits."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        shown = "a huge number" if isinstance(value, int) and abs(value) > 10**20 else f"{value!r:.60}"
-        raise UsageError(f"{name} is {shown}", hint=f"it must be a whole number of {least}..{most}")
 
 
 def _system_messages(messages: Messages) -> int:

@@ -6,12 +6,12 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from tqdm import tqdm
 
-from edge_lfm.api import Generation, Model, Progress, Reasoning, Text, ToolCall
+from edge_lfm.api import Generation, LoadOptions, Model, Progress, Reasoning, Text, ToolCall
 from edge_lfm.cli.live import LiveLine
 from edge_lfm.engine.generate import Timings
 from edge_lfm.memory.paging import PagingStats
@@ -66,20 +66,15 @@ def add_backend_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def load_options_of(folder: str | None, args: argparse.Namespace) -> LoadOptions:
+    """What the arguments of `add_model_arguments` say."""
+    given = {f.name: getattr(args, f.name) for f in fields(LoadOptions) if f.name != "path"}
+    return LoadOptions(folder, **given)
+
+
 def open_model(folder: str | None, args: argparse.Namespace) -> Model:
     """Load a model as the arguments of `add_model_arguments` say."""
-    return Model.load(
-        folder,
-        args.ram,
-        args.threads,
-        args.context,
-        args.kv_dtype,
-        args.routing,
-        args.cache,
-        args.parallel,
-        args.paging,
-        args.backend,
-    )
+    return Model.open(load_options_of(folder, args))
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:

@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> None:
     for threads, ram in itertools.product(counts or [None], args.ram.split(",")):
         budget = None if ram == "all" else ram
         context = longest if budget else None
-        with Model.load(args.model, budget, threads, context, paging=args.paging, backend=args.backend) as model:
+        load = {"ram": budget, "threads": threads, "context": context, "paging": args.paging, "backend": args.backend}
+        with Model.load(args.model, **load) as model:
             if args.plot and not isinstance(model.files, PackedModel):
                 raise UsageError("a plot needs the bytes per token, which only packed models tell", "leave --plot out")
             reports.append(

@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from edge_lfm.cli.arguments import add_model_arguments
+from edge_lfm.cli.arguments import add_model_arguments, load_options_of
 from edge_lfm.errors import MissingExtraError, UsageError
 
 HELP = "serve a model to OpenAI clients"
@@ -44,12 +44,8 @@ def run(args: argparse.Namespace) -> None:
     for name, value in (("--queue", args.queue), ("--unload-after", args.unload_after), ("--grace", args.grace)):
         if not 0 <= value <= 1e6:
             raise UsageError(f"{name} is {value}", hint="it must be 0..1000000")
-    load = {"ram": args.ram, "threads": args.threads, "context": args.context, "kv_dtype": args.kv_dtype}
-    load |= {"routing": args.routing, "cache": args.cache, "parallel": args.parallel, "paging": args.paging}
-    load |= {"backend": args.backend}
     settings = Settings(
-        model=args.model,
-        load=load,
+        load=load_options_of(args.model, args),
         name=args.name or (Path(args.model).resolve().name if args.model else Settings.name),
         api_key=args.api_key or os.environ.get("EDGE_LFM_API_KEY") or None,
         allowed_hosts=tuple(args.allow_host),

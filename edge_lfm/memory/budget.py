@@ -26,7 +26,7 @@ def parse_size(text: str | int) -> int:
         UsageError: it is not a size.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", str(text), re.IGNORECASE)
-    if not match or float(match[1]) <= 0:
+    if not match or not 0 < float(match[1]) < 1e18:
         raise UsageError(f"'{text}' is not a size", hint="write it like 4G, 512M or 4294967296")
     return int(float(match[1]) * _UNITS[match[2].upper()])
 

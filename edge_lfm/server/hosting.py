@@ -48,7 +48,7 @@ class Hosting:
         async with self._loading:
             if self.model is None:
                 started = time.perf_counter()
-                self.model = await asyncio.to_thread(lambda: Model.load(self.settings.model, **self.settings.load))
+                self.model = await asyncio.to_thread(Model.open, self.settings.load)
                 log.info("loaded %s in %.2f s", self.settings.name, time.perf_counter() - started)
             return self.model
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+
+from edge_lfm.api import LoadOptions
 
 
 @dataclass(frozen=True)
 class Settings:
     """How to serve one model.
 
-    model: folder of a packed model; None: the embedded demo model.
-    load: arguments of `Model.load`.
+    load: which model, and how to load it.
     name: under which clients ask for it.
     api_key: what clients must send as a bearer token; None: nothing.
     allowed_hosts: names that a Host header may have beside this machine's own and IP addresses.
@@ -24,8 +23,7 @@ class Settings:
     stall_s: seconds that a client may leave its stream unread.
     """
 
-    model: str | None = None
-    load: Mapping[str, Any] = field(default_factory=dict)
+    load: LoadOptions = field(default_factory=LoadOptions)
     name: str = "edge-lfm-demo"
     api_key: str | None = None
     allowed_hosts: tuple[str, ...] = ()

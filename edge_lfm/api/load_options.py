@@ -1,0 +1,104 @@
+"""Which model to load, and how: one record, made and checked once, for applications, the server and the verbs alike."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, get_type_hints
+
+from edge_lfm.api.checking import check_path, check_type, check_whole
+from edge_lfm.engine.cached_routing import parse_routing
+from edge_lfm.machine.processors import choose_threads
+from edge_lfm.memory.budget import parse_size
+
+P = ParamSpec("P")
+R = TypeVar("R")
+MAX_PARALLEL = 256
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """Which model to load, and how. What is None is decided by the model and the machine.
+
+    Args:
+        path: folder that `edge-lfm quantize` or `edge-lfm export --format onnx` made; default: the embedded demo model.
+        ram: the most memory that the model may take, as bytes or like "4G"; default ("auto"): what is available.
+            A mixture of experts that is larger is paged: the experts that are used most stay in memory.
+        threads: default: the physical cores that this process may use, fewer for a very small model.
+        context: the most tokens of a conversation; default: 32768, less where memory is short, or 4096 when experts
+            are paged.
+        kv_dtype: "float16", or "int8" for a KV cache of half the size.
+        routing: "exact", or, for a model whose experts are paged, "cached:0.9" to take experts that are in memory
+            in place of missing ones with a score up to a tenth higher: faster, and other answers.
+        cache: the most memory, within `ram`, for what earlier prompts and conversations left, to be used again;
+            default: a quarter of what the model leaves free, at most 2 GB; when experts are paged, one full
+            context.
+        parallel: answers that take turns token by token; more wait. Default: 4, fewer where memory is short, or 1
+            when experts are paged.
+        paging: how experts that do not fit come into memory: "read" past the system's page cache, "map" through it,
+            which other processes and the next start then share; "auto": mapped if the model nearly fits into what
+            is available and that is as fast, as measured at the start.
+        backend: "native": this project's kernels, for packed models; "onnxruntime", for exported ones. Default:
+            what the folder is for.
+
+    Raises:
+        UsageError: a value is not of its type, or out of range.
+    """
+
+    path: str | Path | None = None
+    _: KW_ONLY
+    ram: str | int | None = None
+    threads: int | None = None
+    context: int | None = None
+    kv_dtype: Literal["float16", "int8"] = "float16"
+    routing: str = "exact"
+    cache: str | int | None = None
+    parallel: int | None = None
+    paging: Literal["auto", "read", "map"] = "auto"
+    backend: Literal["native", "onnxruntime"] | None = None
+
+    def __post_init__(self) -> None:
+        for name, annotation in _annotations().items():
+            check_type(name, getattr(self, name), annotation)
+        if self.path is not None:
+            check_path("path", self.path)
+        if self.ram not in (None, "auto"):
+            parse_size(self.ram)  # type: ignore[arg-type]
+        if self.context is not None:
+            check_whole("context", self.context, 1, 1 << 31)
+        if self.parallel is not None:
+            check_whole("parallel", self.parallel, 1, MAX_PARALLEL)
+        choose_threads(self.threads)
+        parse_routing(self.routing)
+        _ = self.cache_bytes
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """`cache` in bytes."""
+        return parse_size(self.cache) if self.cache is not None else None
+
+    @property
+    def cached_ratio(self) -> float | None:
+        """The ratio of `routing="cached:RATIO"`; None: exact."""
+        return parse_routing(self.routing)
+
+
+@cache
+def _annotations() -> dict[str, Any]:
+    hints = get_type_hints(LoadOptions)
+    return {f.name: hints[f.name] for f in fields(LoadOptions)}
+
+
+def called_as(other: Callable[P, object]) -> Callable[[Callable[..., R]], Callable[Concatenate[Any, P], R]]:
+    """Give a method the parameters of another callable, for editors and for `help`."""
+
+    def decorate(method: Callable[..., R]) -> Callable[Concatenate[Any, P], R]:
+        own, theirs = inspect.signature(method), inspect.signature(other)
+        first, *_ = own.parameters.values()
+        method.__signature__ = own.replace(parameters=[first, *theirs.parameters.values()])  # type: ignore[attr-defined]
+        return method
+
+    return decorate
