@@ -9,6 +9,7 @@ import json
 import random
 import re
 import tarfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -259,7 +260,7 @@ def test_schema_bombs_end_soon(model: Model, kind: str) -> None:
 
 
 def test_grammars_kept_are_bounded(model: Model) -> None:
-    compiler = GrammarCompiler(model.folder / "tokenizer.json", model.vocab, model.stop_ids)
+    compiler = GrammarCompiler(model.tokenizer.as_json, model.vocab, model.stop_ids)
     for n in range(100):
         compiler.compile(json_grammar({"const": n}))
     assert len(compiler._kept) == 64
@@ -271,10 +272,52 @@ def test_padding_rows_stay_out_with_the_real_tokenizer(shared_data: Path) -> Non
 
     folder = shared_data / "lfm2_tokenizer"
     tokenizer = Tokenizer(folder)
-    compiler = GrammarCompiler(folder / "tokenizer.json", tokenizer.size, [7])
+    compiler = GrammarCompiler(tokenizer.as_json, tokenizer.size, [7])
     for text in ("Hello, world!", "日本語のテキスト", "نص عربي", "한국어 텍스트", "Grüße — ça va? ¿Qué?"):
         constraint = compiler.start(Grammar("regex", "(.|\n)*"))
         for token in tokenizer.encode(text):
             allowed = constraint.allowed()
             assert allowed.shape == (tokenizer.size,) and allowed[token]
             constraint.accept(token)
+
+
+def explosive(levels: int) -> dict[str, Any]:
+    """A schema of a few hundred bytes whose branches, merged, are two to the power of `levels`."""
+    doubled = {f"a{n}": {"allOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(levels)}
+    return {"$defs": doubled | {f"a{levels}": {"const": "zzz"}}, "$ref": "#/$defs/a0"}
+
+
+def test_a_grammar_from_a_stranger_is_tried_where_it_can_be_ended(model: Model) -> None:
+    """Compiled here, it takes a minute and gigabytes of native code; whoever compiles another one does not wait."""
+    compiler = GrammarCompiler(model.tokenizer.as_json, model.vocab, model.stop_ids)
+    compiler.compile(json_grammar({"const": 0}))
+    refused: list[str] = []
+
+    def hostile() -> None:
+        with pytest.raises(GrammarError) as told:
+            compiler.compile(json_grammar(explosive(24)), apart=True)
+        refused.append(str(told.value))
+
+    thread = threading.Thread(target=hostile)
+    thread.start()
+    started = time.monotonic()
+    compiler.compile(json_grammar({"const": 1}))
+    assert time.monotonic() - started < 2
+    thread.join(60)
+    assert refused and ("takes" in refused[0] or "big" in refused[0])
+    compiler.compile(json_grammar(explosive(3)), apart=True)
+
+
+def test_grammars_kept_are_bounded_by_their_text(model: Model) -> None:
+    compiler = GrammarCompiler(model.tokenizer.as_json, model.vocab, model.stop_ids)
+    for n in range(8):
+        compiler.compile(json_grammar({"enum": [f"value {i:06d} {n}" for i in range(20_000)]}))
+    assert sum(len(g.source) for g in compiler._kept) <= 2_000_000 and len(compiler._kept) >= 2
+
+
+def test_a_grammar_outlives_what_is_kept(model: Model) -> None:
+    """A request holds what was compiled for it: nothing is compiled again between two steps."""
+    compiler = GrammarCompiler(model.tokenizer.as_json, model.vocab, model.stop_ids)
+    compiled = compiler.compile(json_grammar({"const": "x"}))
+    compiler._kept.clear()
+    assert compiled.start().allowed() is not None and not compiler._kept

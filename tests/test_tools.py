@@ -306,7 +306,7 @@ def test_the_grammar_takes_bfcls_expected_calls(shared_data: Path, name: str) ->
     tokenizer = Tokenizer(shared_data / "lfm2_tokenizer")
     end = tokenizer.special_id("<|tool_call_end|>")
     assert end is not None
-    compiler = GrammarCompiler(shared_data / "lfm2_tokenizer/tokenizer.json", tokenizer.size, [7])
+    compiler = GrammarCompiler(tokenizer.as_json, tokenizer.size, [7])
     taken, total = 0, 0
     for tools, calls in bfcl(shared_data, name):
         total += 1

@@ -303,7 +303,7 @@ class Model:
     def _make_grammars(self, generation: Mapping[str, Any]) -> GrammarCompiler | None:
         if self.tokenizer is None:
             return None
-        return GrammarCompiler(self.folder / "tokenizer.json", self.vocab, self._find_stop_ids(generation))
+        return GrammarCompiler(self.tokenizer.as_json, self.vocab, self._find_stop_ids(generation))
 
     def _find_stop_ids(self, generation: Mapping[str, Any]) -> tuple[int, ...]:
         ids = {*as_ids(generation.get("eos_token_id")), *self.config.eos_token_ids}

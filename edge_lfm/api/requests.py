@@ -17,7 +17,7 @@ from edge_lfm.api.fitting import check_overflow, drop_oldest
 from edge_lfm.engine.answering import Engine, Request
 from edge_lfm.engine.call_grammar import call_grammar, chosen_tool, functions_of
 from edge_lfm.engine.generate import check_length
-from edge_lfm.engine.grammar import Grammar, grammar_of
+from edge_lfm.engine.grammar import Compiled, Grammar, grammar_of
 from edge_lfm.engine.sampling import SamplingOptions
 from edge_lfm.errors import ContextOverflowError, TemplateError, UsageError
 from edge_lfm.text.answer import CALL_END
@@ -124,15 +124,19 @@ class Requests:
         lark: str | None = None,
         choices: Sequence[str] | None = None,
         dropped_messages: int = 0,
+        strangers: bool = False,
         **sampling: Any,
     ) -> Request:
-        """A checked request for a prompt's token ids. `max_tokens` None: until the context is full."""
-        grammar = self._grammar(grammar_of(schema, regex, lark, choices))
+        """A checked request for a prompt's token ids. `max_tokens` None: until the context is full.
+
+        `strangers`: whether its grammars come from one who may mean harm; they are tried in a process of their own.
+        """
+        check_length(len(token_ids), self.context)
+        grammar = self._grammar(grammar_of(schema, regex, lark, choices), strangers)
         functions = [] if tool_choice == "none" else functions_of(tools or [])
         if functions and grammar is not None:
             raise UsageError("tools and a grammar exclude each other", hint="give one of them, or tool_choice none")
-        calls, must_call = self._calls(functions, tool_choice, parallel_tool_calls)
-        check_length(len(token_ids), self.context)
+        calls, must_call = self._calls(functions, tool_choice, parallel_tool_calls, strangers)
         if max_tokens is None:
             max_tokens = self.context - len(token_ids) + 1
         check_whole("max_tokens", max_tokens, 1, 1 << 31)
@@ -160,15 +164,16 @@ class Requests:
             dropped_messages=dropped_messages,
         )
 
-    def _grammar(self, grammar: Grammar | None) -> Grammar | None:
+    def _grammar(self, grammar: Grammar | None, strangers: bool) -> Compiled | None:
         if grammar is None:
             return None
         if self.engine.grammars is None:
             raise UsageError(f"{self.where} has no tokenizer.json", hint="grammars need the model's tokenizer")
-        self.engine.grammars.compile(grammar)
-        return grammar
+        return self.engine.grammars.compile(grammar, apart=strangers)
 
-    def _calls(self, functions: list[Mapping[str, Any]], choice: Any, parallel: bool) -> tuple[Grammar | None, bool]:
+    def _calls(
+        self, functions: list[Mapping[str, Any]], choice: Any, parallel: bool, strangers: bool
+    ) -> tuple[Compiled | None, bool]:
         """The grammar of calls to these functions, and whether the answer must be calls."""
         wanted = chosen_tool(choice, functions)
         must = choice not in (None, "auto", "none")
@@ -178,7 +183,8 @@ class Requests:
             if must:
                 raise UsageError("tool_choice needs tools, and a model that knows calls", hint="give tools")
             return None, False
-        return self._grammar(call_grammar([wanted] if wanted is not None else functions, end, parallel)), must
+        grammar = call_grammar([wanted] if wanted is not None else functions, end, parallel)
+        return self._grammar(grammar, strangers), must
 
     @cached_property
     def _breakers(self) -> frozenset[int]:

@@ -18,7 +18,7 @@ from edge_lfm.engine.backend import Backend
 from edge_lfm.engine.constraints import AfterReasoning, Constraint, InCalls
 from edge_lfm.engine.events import Completion, Done, Event, Progress, Reasoning, Text, ToolCall
 from edge_lfm.engine.generate import Timings, check_length, decode, prefill
-from edge_lfm.engine.grammar import Grammar, GrammarCompiler
+from edge_lfm.engine.grammar import Compiled, GrammarCompiler
 from edge_lfm.engine.lookup import decode_with_lookup
 from edge_lfm.engine.pool import SequencePool
 from edge_lfm.engine.sampling import Sampler, SamplingOptions, TokenLogprobs, token_logprobs
@@ -77,8 +77,8 @@ class Request:
     markers: bool = True
     parameters: Mapping[str, Sequence[str]] = field(default_factory=dict)
     breakers: frozenset[int] = frozenset()
-    grammar: Grammar | None = None
-    calls: Grammar | None = None
+    grammar: Compiled | None = None
+    calls: Compiled | None = None
     must_call: bool = False
     reasoning_budget: int | None = None
     documents: tuple[Document, ...] = ()
@@ -128,15 +128,15 @@ def score(
 
 def _constraint(engine: Engine, request: Request) -> Constraint | None:
     """What the answer must follow: a grammar, or that of calls once one begins; both after the reasoning only."""
-    tokenizer, grammars, vocab = engine.tokenizer, engine.grammars, engine.vocab
+    tokenizer, vocab = engine.tokenizer, engine.vocab
     found: Constraint | None = None
-    if tokenizer is None or grammars is None:
+    if tokenizer is None:
         return None
     if request.grammar is not None:
-        found = grammars.start(request.grammar)
+        found = request.grammar.start()
     elif request.calls is not None:
         calls, start = request.calls, tokenizer.special_id(CALL_START)
-        found = InCalls(lambda: grammars.start(calls), start, vocab, request.must_call) if start is not None else None
+        found = InCalls(calls.start, start, vocab, request.must_call) if start is not None else None
     begin, end = tokenizer.special_id(THINK_START), tokenizer.special_id(THINK_END)
     if begin is None or end is None or not request.markers or (found is None and request.reasoning_budget is None):
         return found

@@ -10,19 +10,21 @@ import importlib.util
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_lfm.engine.apart import run_apart
 from edge_lfm.errors import GrammarError, MissingExtraError
 
 Kind = Literal["json", "regex", "lark"]
-MOST_TEXT, MOST_DEPTH, MOST_KEPT = 1_000_000, 100, 64
-MOST_FORCED = 64
+MAX_TEXT, MAX_DEPTH, MAX_KEPT = 1_000_000, 100, 64
+MAX_KEPT_TEXT = 2_000_000
+"""Characters of all grammars kept: compiled, an enumeration takes 24 bytes for each, which makes 48 MB."""
+MAX_FORCED = 64
 """Tokens that are skipped ahead in one step."""
 _EXACT = 1 << 53
 JSON_STYLE: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -97,68 +99,91 @@ def grammar_of(schema: Any, regex: str | None, lark: str | None, choices: Sequen
     return None if source is None else Grammar("regex" if regex is not None else "lark", source)
 
 
-class GrammarCompiler:
-    """Compiles grammars for one model's tokenizer, and keeps the last few.
+@dataclass(frozen=True)
+class Compiled:
+    """A grammar that was compiled, for any number of answers."""
 
-    vocab: rows of logits that may be drawn; stop_ids: tokens that end an answer.
+    matcher: Any
+    vocab: int
+
+    def start(self) -> GrammarConstraint:
+        """A fresh constraint for one answer."""
+        return GrammarConstraint(self.matcher.deep_copy(), self.vocab)
+
+
+class GrammarCompiler:
+    """Compiles grammars for one model's tokenizer, and keeps the last few. For any threads.
+
+    tokenizer_json: gives the text of the `tokenizer.json` that was loaded; vocab: rows of logits that may be drawn;
+    stop_ids: tokens that end an answer.
     """
 
-    def __init__(self, tokenizer_file: Path, vocab: int, stop_ids: Sequence[int]) -> None:
-        self._file, self._vocab, self._stop_ids = tokenizer_file, vocab, list(stop_ids)
+    def __init__(self, tokenizer_json: Callable[[], str], vocab: int, stop_ids: Sequence[int]) -> None:
+        self._tokenizer_json, self._vocab, self._stop_ids = tokenizer_json, vocab, list(stop_ids)
         self._tables: Any = None
-        self._kept: OrderedDict[Grammar, Any] = OrderedDict()
+        self._kept: OrderedDict[Grammar, Compiled] = OrderedDict()
         self._lock = threading.Lock()
+        """Held for moments only, but for the tables once: whoever compiles holds nobody up."""
 
     @property
     def available(self) -> bool:
         """Whether llguidance is installed."""
         return importlib.util.find_spec("llguidance") is not None
 
-    def compile(self, grammar: Grammar) -> None:
-        """Check a grammar, and keep it for `start`.
+    def compile(self, grammar: Grammar, apart: bool = False) -> Compiled:
+        """Check a grammar, and keep it for the next who asks.
+
+        Args:
+            apart: try it in a process of its own first, for it comes from a stranger.
 
         Raises:
             GrammarError: it does not compile, or nothing can satisfy it.
             MissingExtraError: llguidance is not installed.
         """
         with self._lock:
-            self._matcher(grammar)
+            if grammar in self._kept:
+                self._kept.move_to_end(grammar)
+                return self._kept[grammar]
+        compiled = Compiled(self._matcher(grammar, apart), self._vocab)
+        with self._lock:
+            self._kept[grammar] = compiled
+            while len(self._kept) > MAX_KEPT or sum(len(g.source) for g in self._kept) > MAX_KEPT_TEXT:
+                self._kept.popitem(last=False)
+        return compiled
 
     def start(self, grammar: Grammar) -> GrammarConstraint:
         """A fresh constraint for one answer."""
-        with self._lock:
-            return GrammarConstraint(self._matcher(grammar).deep_copy(), self._vocab)
+        return self.compile(grammar).start()
 
-    def _matcher(self, grammar: Grammar) -> Any:
-        if grammar in self._kept:
-            self._kept.move_to_end(grammar)
-            return self._kept[grammar]
+    def _matcher(self, grammar: Grammar, apart: bool) -> Any:
         try:
             import llguidance
         except ImportError:
             raise MissingExtraError("grammars need llguidance", hint="pip install 'edge-lfm[grammar]'") from None
-        if len(grammar.source) > MOST_TEXT:
+        if len(grammar.source) > MAX_TEXT:
             raise GrammarError(
-                f"the grammar has {len(grammar.source)} characters", hint=f"at most {MOST_TEXT} are taken"
+                f"the grammar has {len(grammar.source)} characters", hint=f"at most {MAX_TEXT} are taken"
             )
-        if self._tables is None:
-            self._tables = llguidance.LLTokenizer(str(self._file), n_vocab=self._vocab, eos_token=self._stop_ids)
         make = llguidance.LLMatcher
         try:
             if grammar.kind == "json":
                 source = make.grammar_from_json_schema(grammar.source, overrides=JSON_STYLE)
             else:
                 source = getattr(make, f"grammar_from_{grammar.kind}")(grammar.source)
-        except ValueError as error:
+            problem = run_apart("grammar", source) if apart else ""
+        except (ValueError, GrammarError) as error:
             raise _refusal(grammar, str(error)) from None
+        if problem:
+            raise _refusal(grammar, problem)
+        with self._lock:
+            if self._tables is None:
+                text = self._tokenizer_json()
+                self._tables = llguidance.LLTokenizer(text, n_vocab=self._vocab, eos_token=self._stop_ids)
         matcher = make(self._tables, source, log_level=0)
         if not matcher.is_error():
             matcher.compute_bitmask()  # some that compile can never begin
         if matcher.is_error():
             raise _refusal(grammar, matcher.get_error())
-        self._kept[grammar] = matcher
-        while len(self._kept) > MOST_KEPT:
-            self._kept.popitem(last=False)
         return matcher
 
 
@@ -191,7 +216,7 @@ class GrammarConstraint:
 
     def forced(self, most: int) -> list[int]:
         """The next tokens, as far as the grammar leaves no choice; they are taken."""
-        tokens = [int(i) for i in self._matcher.compute_ff_tokens()[: min(most, MOST_FORCED)]]
+        tokens = [int(i) for i in self._matcher.compute_ff_tokens()[: min(most, MAX_FORCED)]]
         if tokens:
             self._matcher.consume_tokens(tokens)
         return tokens
@@ -215,8 +240,8 @@ def _check(schema: Any) -> None:
     stack = [(schema, 1)]
     while stack:
         item, depth = stack.pop()
-        if depth > MOST_DEPTH:
-            raise GrammarError(f"the schema is nested more than {MOST_DEPTH} levels deep", hint="make it flatter")
+        if depth > MAX_DEPTH:
+            raise GrammarError(f"the schema is nested more than {MAX_DEPTH} levels deep", hint="make it flatter")
         if isinstance(item, int) and abs(item) > _EXACT:
             raise GrammarError("the schema has an integer beyond 2**53", hint="write it as a pattern of a string")
         inner = item.values() if isinstance(item, Mapping) else item if isinstance(item, list | tuple) else ()

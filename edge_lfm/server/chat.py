@@ -124,6 +124,7 @@ def prepare(model: Model, chat: ChatRequest, messages: list[Json] | None = None)
         documents=chat.documents,
         cite=bool(chat.citations),
         trim_documents=bool(chat.trim_documents),
+        strangers=True,
         **format_options(chat.response_format, "response_format"),
         **chat.options(),
     )

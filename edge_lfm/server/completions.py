@@ -99,6 +99,7 @@ def prepare(model: Model, wanted: CompletionRequest) -> list[EngineRequest]:
                 logprobs=wanted.logprobs,
                 prompt_logprobs=bool(wanted.echo and wanted.logprobs is not None),
                 markers=False,
+                strangers=True,
                 **wanted.options(n),
             )
             requests.append(request)

@@ -162,6 +162,7 @@ def _prepare(model: Model, wanted: ResponsesRequest, messages: list[Json]) -> En
         tool_choice=wanted.tool_choice or "auto",
         parallel_tool_calls=wanted.parallel_tool_calls is not False,
         max_tokens=wanted.max_output_tokens,
+        strangers=True,
         **_format_of(wanted),
         **wanted.options(),
     )

@@ -59,6 +59,10 @@ class Tokenizer:
         """One more than the highest token id: rows of the logits from here on are padding."""
         return 1 + max(self._inner.get_vocab(with_added_tokens=True).values())
 
+    def as_json(self) -> str:
+        """The text of the `tokenizer.json` that was loaded, whatever has become of the file."""
+        return str(self._inner.to_str())
+
     def special_id(self, token: str) -> int | None:
         """The id of a special token by its spelling, or None."""
         found: int | None = self._inner.token_to_id(token)
