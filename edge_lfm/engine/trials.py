@@ -1,4 +1,4 @@
-"""The jobs of `apart.py`: each is tried where it can be ended. Imports little, for its process starts anew each time."""
+"""The jobs of `apart.py`: each is tried where it can be ended. Imports little: its process starts anew each time."""
 
 from __future__ import annotations
 
