@@ -73,12 +73,14 @@ def test_attention(benchmark: Any, positions: int, kept: str) -> None:
     state = np.zeros(1, STATE)
     state["keys"], state["values"] = keys.ctypes.data, values.ctypes.data
     state["key_scales"] = state["value_scales"] = scales.ctypes.data
-    step = Step(head_dim=width, heads=heads, kv_heads=kv, capacity=positions, tokens=1, position=positions - 1,
+    layer = np.zeros(1, LAYER)
+    layer["heads"], layer["kv_heads"], layer["head_dim"] = heads, kv, width
+    step = Step(capacity=positions, tokens=1, position=positions - 1,
                 kv_int8=int(kept == "int8"), wide=np.ones((heads + 2 * kv) * width, np.float32),
                 mixed=np.zeros(heads * width, np.float32), mixed_q=np.zeros(heads * width, np.int8),
                 mixed_s=np.zeros(heads * width // 8, np.float32))  # fmt: skip
     kernels, scratch = load_kernels(), np.zeros(ATTENTION_SCRATCH_BYTES, np.uint8)
-    benchmark(lambda: kernels.attend_tokens(step.address, state.ctypes.data, scratch.ctypes.data))
+    benchmark(lambda: kernels.attend_tokens(step.address, layer.ctypes.data, state.ctypes.data, scratch.ctypes.data))
     benchmark.extra_info["GB/s"] = 2 * keys.nbytes / benchmark.stats["median"] / 1e9
 
 
@@ -86,8 +88,8 @@ def test_attention(benchmark: Any, positions: int, kept: str) -> None:
 def test_short_conv(benchmark: Any, tokens: int) -> None:
     taps, past = np.ones((3, HIDDEN), np.float32), np.zeros((2, HIDDEN), np.float32)
     layer, state = np.zeros(1, LAYER), np.zeros(1, STATE)
-    layer["taps"], state["conv"] = taps.ctypes.data, past.ctypes.data
-    step = Step(hidden=HIDDEN, conv_width=3, tokens=tokens, wide=np.ones((tokens, 3 * HIDDEN), np.float32),
+    layer["conv_width"], layer["taps"], state["conv"] = 3, taps.ctypes.data, past.ctypes.data
+    step = Step(hidden=HIDDEN, tokens=tokens, wide=np.ones((tokens, 3 * HIDDEN), np.float32),
                 mixed=np.zeros((tokens, HIDDEN), np.float32), mixed_q=np.zeros((tokens, HIDDEN), np.int8),
                 mixed_s=np.zeros((tokens, HIDDEN // 8), np.float32))  # fmt: skip
     kernels = load_kernels()

@@ -271,7 +271,8 @@ def test_short_conv(kernels: Kernels, width: int, biased: bool) -> None:
     past = rng.standard_normal((max(1, width - 1), hidden)).astype(np.float32)
     expected, expected_past = ref.short_conv(bcx, taps, bias, past[: width - 1])
     layer, state = np.zeros(1, LAYER), np.zeros(1, STATE)
-    layer["taps"], layer["taps_bias"] = taps.ctypes.data, 0 if bias is None else bias.ctypes.data
+    layer["conv_width"], layer["taps"] = width, taps.ctypes.data
+    layer["taps_bias"] = 0 if bias is None else bias.ctypes.data
     state["conv"] = past.ctypes.data
     found = []
     for part in np.split(bcx, [1, 3, 8]):
@@ -279,7 +280,6 @@ def test_short_conv(kernels: Kernels, width: int, biased: bool) -> None:
         q, s = np.zeros(mixed.shape, np.int8), np.zeros((len(part), hidden // 32, 4), np.float32)
         step = Step(
             hidden=hidden,
-            conv_width=width,
             tokens=len(part),
             wide=np.ascontiguousarray(part),
             mixed=mixed,
@@ -297,14 +297,45 @@ def test_short_conv(kernels: Kernels, width: int, biased: bool) -> None:
 @pytest.mark.parametrize(("heads", "kv", "width"), [(4, 4, 32), (3, 1, 32), (8, 2, 64), (7, 1, 32), (2, 1, 128)])
 @pytest.mark.parametrize("position", [0, 5, 300])
 def test_attention(kernels: Kernels, heads: int, kv: int, width: int, position: int, kept: str) -> None:
-    """Norm, RoPE, cache and softmax, after `position` cached tokens; keys and values rounded as the cache does."""
+    check_attention(kernels, heads, kv, width, position, kept)
+
+
+@pytest.mark.parametrize("kept", ["float16", "int8"])
+@pytest.mark.parametrize(
+    ("position", "window"), [(0, 1), (0, 4), (5, 3), (40, 16), (43, 16), (300, 21), (300, 256), (300, 259), (300, 290)]
+)
+def test_attention_in_a_window(kernels: Kernels, position: int, window: int, kept: str) -> None:
+    """Windows that begin inside a block of 16 keys and at its edges, and that need one and two blocks of scores."""
+    check_attention(kernels, 8, 2, 64, position, kept, window)
+
+
+@pytest.mark.parametrize("rope_width", [0, 32, 64])
+def test_a_part_of_each_head_is_turned(kernels: Kernels, rope_width: int) -> None:
+    check_attention(kernels, 4, 2, 64, 20, "float16", rope_width=rope_width)
+
+
+def check_attention(
+    kernels: Kernels,
+    heads: int,
+    kv: int,
+    width: int,
+    position: int,
+    kept: str,
+    window: int = 0,
+    rope_width: int | None = None,
+) -> None:
+    """Norm, RoPE, cache and softmax, after `position` cached tokens; keys and values rounded as the cache does.
+
+    Positions that no token attends to hold NaN, in scales or values.
+    """
+    rope_width = width if rope_width is None else rope_width
     rng = np.random.default_rng(heads * 7 + position)
     tokens, capacity, theta = 6, 320, 10000.0
     wide = rng.standard_normal((tokens, (heads + 2 * kv) * width)).astype(np.float32)
     q, k, v = np.split(wide.reshape(tokens, -1, width).copy(), [heads, heads + kv], axis=1)
     q_norm, k_norm = (1 + rng.standard_normal(width).astype(np.float32) * np.float32(0.2) for _ in range(2))
     past_k, past_v = (rng.standard_normal((position, kv, width)).astype(np.float32) for _ in range(2))
-    rope = ref.rope_table(np.arange(capacity), width, theta)
+    rope = ref.rope_table(np.arange(capacity), rope_width, theta)
 
     def rounded(x: np.ndarray) -> np.ndarray:
         return ref.round_heads(x) if kept == "int8" else x.astype(np.float16).astype(np.float32)
@@ -312,7 +343,7 @@ def test_attention(kernels: Kernels, heads: int, kv: int, width: int, position: 
     turned_q = ref.rotate(ref.rms_norm(q, q_norm, 1e-5), rope[position : position + tokens])
     turned_k = ref.rotate(ref.rms_norm(k, k_norm, 1e-5), rope[position : position + tokens])
     all_k, all_v = rounded(np.concatenate([past_k, turned_k])), rounded(np.concatenate([past_v, v]))
-    expected = ref.attention(turned_q, all_k, all_v, position)
+    expected = ref.attention(turned_q, all_k, all_v, position, window)
 
     dtype = np.int8 if kept == "int8" else np.float16
     keys = np.zeros((kv, capacity // 16, width, 16), dtype)
@@ -329,18 +360,24 @@ def test_attention(kernels: Kernels, heads: int, kv: int, width: int, position: 
                 cache[:] = np.rint(x[p, h] / scales[h, p])
             else:
                 cache[:] = x[p, h]
+    if window:
+        unseen = max(0, position + 1 - window)
+        values[:, :unseen] = 77 if kept == "int8" else np.nan
+        key_scales[:, :unseen] = value_scales[:, :unseen] = np.nan
     layer, state = np.zeros(1, LAYER), np.zeros(1, STATE)
+    layer["heads"], layer["kv_heads"], layer["head_dim"], layer["window"] = heads, kv, width, window
+    layer["rope"], layer["rope_width"] = rope.ctypes.data, rope_width
     layer["q_norm"], layer["k_norm"] = q_norm.ctypes.data, k_norm.ctypes.data
     state["keys"], state["values"] = keys.ctypes.data, values.ctypes.data
     state["key_scales"], state["value_scales"] = key_scales.ctypes.data, value_scales.ctypes.data
     mixed, mixed_q = np.zeros((tokens, heads * width), np.float32), np.zeros((tokens, heads * width), np.int8)
     mixed_s = np.zeros((tokens, heads * width // 32, 4), np.float32)
-    step = Step(head_dim=width, heads=heads, kv_heads=kv, capacity=capacity, norm_eps=1e-5, tokens=tokens,
-                position=position, rope=rope, wide=wide, mixed=mixed, mixed_q=mixed_q, mixed_s=mixed_s,
+    step = Step(capacity=capacity, norm_eps=1e-5, tokens=tokens, position=position, wide=wide,
+                mixed=mixed, mixed_q=mixed_q, mixed_s=mixed_s,
                 kv_int8=int(kept == "int8"))  # fmt: skip
     scratch = np.zeros(ATTENTION_SCRATCH_BYTES, np.uint8)
     kernels.prepare_heads(step.address, layer.ctypes.data, state.ctypes.data)
-    kernels.attend_tokens(step.address, state.ctypes.data, scratch.ctypes.data)
+    kernels.attend_tokens(step.address, layer.ctypes.data, state.ctypes.data, scratch.ctypes.data)
     # One step of the cache's rounding may differ: 2**-11 of a value's size in float16, 1/127 in int8.
     assert np.abs(mixed - expected).max() < (0.05 if kept == "int8" else 2e-3)
     assert np.median(np.abs(mixed - expected)) < 2e-6
@@ -447,9 +484,11 @@ def test_kv_cache_rounds_to_float16_like_numpy(kernels: Kernels) -> None:
     values, keys = np.zeros((1, capacity, 32), np.float16), np.zeros((1, capacity // 16, 32, 16), np.float16)
     one, rope = np.ones(32, np.float32), np.zeros((capacity, 32), np.float32)
     layer, state = np.zeros(1, LAYER), np.zeros(1, STATE)
-    layer["q_norm"] = layer["k_norm"] = one.ctypes.data
+    layer["heads"] = layer["kv_heads"] = 1
+    layer["head_dim"] = layer["rope_width"] = 32
+    layer["q_norm"], layer["k_norm"], layer["rope"] = one.ctypes.data, one.ctypes.data, rope.ctypes.data
     state["keys"], state["values"] = keys.ctypes.data, values.ctypes.data
-    step = Step(head_dim=32, heads=1, kv_heads=1, capacity=capacity, norm_eps=1e-5, tokens=tokens, rope=rope, wide=wide)
+    step = Step(capacity=capacity, norm_eps=1e-5, tokens=tokens, wide=wide)
     kernels.prepare_heads(step.address, layer.ctypes.data, state.ctypes.data)
     with np.errstate(over="ignore"):
         expected = pool.astype(np.float16)

@@ -20,7 +20,6 @@ from edge_lfm.errors import CancelledError, ModelFileError, NumericalError
 from edge_lfm.kernels.load.library import Kernels
 from edge_lfm.kernels.load.team import Team
 from edge_lfm.kernels.spec.layout import CONTEXT, ERROR, SYNC_BYTES
-from edge_lfm.kernels.spec.ref import rope_table
 from edge_lfm.memory.budget import Budget
 from edge_lfm.memory.faults import MapGuard
 from edge_lfm.memory.paging import ExpertPager
@@ -61,7 +60,6 @@ class Runner(Backend):
         self._context = np.zeros(1, CONTEXT)
         self._describe_model()
         self._make_scratch()
-        self._rope = np.zeros((0, model.config.head_dim), np.float32)
         self._logits = np.zeros((0, 0), np.float32)
         self.stages = 2 + 3 * model.config.num_hidden_layers
 
@@ -208,12 +206,7 @@ class Runner(Backend):
     def _describe_model(self) -> None:
         c, config, binding = self._context, self.model.config, self.binding
         c["layer_count"], c["layers"] = config.num_hidden_layers, binding.layers.ctypes.data
-        c["hidden"], c["heads"], c["kv_heads"] = (
-            config.hidden_size,
-            config.num_attention_heads,
-            config.num_key_value_heads,
-        )
-        c["head_dim"], c["conv_width"] = config.head_dim, config.conv_L_cache
+        c["hidden"] = config.hidden_size
         c["experts"], c["top_k"] = config.max_experts, max(1, config.num_experts_per_tok)
         c["embedding"], c["head"], c["final_norm"] = binding.embedding, binding.head, binding.final_norm.ctypes.data
         c["norm_eps"], c["route_scale"] = config.norm_eps, config.routed_scaling_factor
@@ -246,11 +239,10 @@ class Runner(Backend):
         width = -(-self.model.config.vocab_size // 16) * 16
         if len(self._logits) < rows:
             self._logits = np.zeros((rows, width), np.float32)
-        if len(self._rope) < state.capacity:
-            self._rope = rope_table(np.arange(state.capacity), self.model.config.head_dim, self.model.config.rope_theta)
+        self.binding.rotary.reserve(state.capacity)
         self._sync[:] = 0
         c["tokens"], c["token_ids"], c["position"] = tokens, ids.ctypes.data, state.position
         c["first_logit"] = 0 if all_logits else tokens - 1
         c["logits"], c["states"] = self._logits.ctypes.data, state.records.ctypes.data
         c["kv_int8"], c["noted"] = int(state.kv_int8), state.noted.ctypes.data if state.noted.size else 0
-        c["capacity"], c["rope"] = state.capacity, self._rope.ctypes.data
+        c["capacity"] = state.capacity

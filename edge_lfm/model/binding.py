@@ -15,6 +15,7 @@ from edge_lfm.kernels.spec.layout import LAYER, MATRIX
 from edge_lfm.kernels.spec.schemes import FLOAT32
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.plan import dense_name, expert_name, head_name
+from edge_lfm.model.rotary import RotaryTables
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Binding:
     keep: list[NDArray[Any]]
     tables: dict[int, NDArray[np.int64]]
     """Of each layer that has experts, their addresses [E]; a pager changes them."""
+    rotary: RotaryTables
 
 
 def bind(model: PackedModel) -> Binding:
@@ -39,7 +41,9 @@ def bind(model: PackedModel) -> Binding:
     embedding = binder.matrix("model.embed_tokens.weight")
     head = binder.matrix(head_name(model.config))
     final_norm = model.floats("model.embedding_norm.weight")
-    return Binding(layers, embedding, head, final_norm, binder.keep, binder.tables)
+    config = model.config
+    kinds = {n: (config.head_dim, config.rope_theta) for n in range(len(layers)) if config.is_attention(n)}
+    return Binding(layers, embedding, head, final_norm, binder.keep, binder.tables, RotaryTables(layers, kinds))
 
 
 class _Binder:
@@ -68,8 +72,11 @@ class _Binder:
         at = f"model.layers.{n}"
         layer["operator_norm"] = self.floats(f"{at}.operator_norm.weight")
         layer["ffn_norm"] = self.floats(f"{at}.ffn_norm.weight")
-        if self.model.config.is_attention(n):
+        config = self.model.config
+        if config.is_attention(n):
             layer["is_attention"] = 1
+            layer["heads"], layer["kv_heads"] = config.num_attention_heads, config.num_key_value_heads
+            layer["head_dim"] = layer["rope_width"] = config.head_dim
             layer["in_proj"] = self.matrix(f"{at}.self_attn.qkv_proj.weight")
             layer["out_proj"] = self.matrix(f"{at}.self_attn.out_proj.weight")
             layer["q_norm"] = self.floats(f"{at}.self_attn.q_layernorm.weight")
@@ -78,7 +85,7 @@ class _Binder:
             layer["in_proj"] = self.matrix(f"{at}.conv.in_proj.weight", f"{at}.conv.in_proj.bias")
             layer["out_proj"] = self.matrix(f"{at}.conv.out_proj.weight", f"{at}.conv.out_proj.bias")
             taps = np.ascontiguousarray(self.model.floats(f"{at}.conv.conv.weight")[:, 0].T)  # [L, H]
-            layer["taps"] = self.address(taps)
+            layer["conv_width"], layer["taps"] = len(taps), self.address(taps)
             layer["taps_bias"] = self.floats(f"{at}.conv.conv.bias")
         self.bind_ffn(layer, n)
 

@@ -51,7 +51,7 @@ LOWEST = -3.0e38
 
 @kernel
 def rotate(x, rope, width):
-    """RoPE of one head in place: rope is float32 [width], cos of width/2 angles, then their sin."""
+    """Turn a head's first `width` values in place; rope: float32 [width], cos of width/2 angles, then their sin."""
     half = width // 2 * 4
     for i in range(0, half, 64):
         a, b = load_f32(x + i), load_f32(x + half + i)
@@ -97,8 +97,9 @@ def keep_int8(ctx, key, value, keys, values, key_scales, value_scales, position,
 
 @kernel
 def prepare_heads(ctx, layer, state):
-    """Norm and turn q and k of every token in `wide`; write k and v to the cache."""
-    hd, heads, kv = i64(ctx + CTX.head_dim), i64(ctx + CTX.heads), i64(ctx + CTX.kv_heads)
+    """Norm and turn q and k of every token in `wide`, float32 [T, (heads + 2 kv) hd]; write k and v to the cache."""
+    hd, heads, kv = i64(layer + LAY.head_dim), i64(layer + LAY.heads), i64(layer + LAY.kv_heads)
+    rope_width = i64(layer + LAY.rope_width)
     capacity, eps = i64(ctx + CTX.capacity), f32(ctx + CTX.norm_eps)
     q_norm, k_norm = i64(layer + LAY.q_norm), i64(layer + LAY.k_norm)
     keys, values = i64(state + STA.keys), i64(state + STA.values)
@@ -108,15 +109,15 @@ def prepare_heads(ctx, layer, state):
         if t >= i64(ctx + CTX.tokens):
             return
         position = i64(ctx + CTX.position) + t
-        rope = i64(ctx + CTX.rope) + position * hd * 4
+        rope = i64(layer + LAY.rope) + position * rope_width * 4
         row = i64(ctx + CTX.wide) + t * (heads + 2 * kv) * hd * 4
         for h in range(heads):
             rms_norm(row + h * hd * 4, q_norm, row + h * hd * 4, hd, eps)
-            rotate(row + h * hd * 4, rope, hd)
+            rotate(row + h * hd * 4, rope, rope_width)
         for h in range(kv):
             key, value = row + (heads + h) * hd * 4, row + (heads + kv + h) * hd * 4
             rms_norm(key, k_norm, key, hd, eps)
-            rotate(key, rope, hd)
+            rotate(key, rope, rope_width)
             at = h * capacity
             if i64(ctx + CTX.kv_int8) != 0:
                 keep_int8(
@@ -167,8 +168,11 @@ def weigh_of(count, in_int8):
     block_bytes = SCORE_BLOCK * 4
 
     @kernel
-    def weigh(scores, values, value_scales, hd, length, out):
-        """out [count, hd] += scores [count, length] @ values [length, hd]; scores may be scaled in place."""
+    def weigh(scores, values, value_scales, hd, begin, length, out):
+        """out [count, hd] += scores [count, length] @ values [length, hd], from position `begin` of these on.
+
+        Scores may be scaled in place.
+        """
         if in_int8:
             for p in range(0, length, 16):
                 for m in range(count):
@@ -176,7 +180,7 @@ def weigh_of(count, in_int8):
                     store_f32(at, load_f32(at) * load_f32(value_scales + 4 * p))
         for d in range(0, hd, 16):
             acc = load(out + 4 * d, hd * 4)
-            for p in range(length):
+            for p in range(begin, length):
                 acc = step(acc, load_kept(values + (p * hd + d) * kept_bytes), scores + 4 * p, block_bytes)
             store(out + 4 * d, acc, hd * 4)
 
@@ -189,20 +193,24 @@ def attend_of(count, in_int8):
     kept_bytes, block_bytes = 1 if in_int8 else 2, SCORE_BLOCK * 4
 
     @kernel
-    def attend(q, keys, values, key_scales, value_scales, hd, limit, scale, scratch, out):
-        """out [count, hd] = softmax(q K^T * scale) V over positions [0, limit)."""
+    def attend(q, keys, values, key_scales, value_scales, hd, start, limit, scale, scratch, out):
+        """out [count, hd] = softmax(q K^T * scale) V over positions [start, limit)."""
         sums = scratch + count * block_bytes
         for m in range(count):
             set_f32(sums + 8 * m, float32(LOWEST))
             set_f32(sums + 8 * m + 4, float32(0.0))
         for i in range(0, count * hd, 16):
             store_f32(out + 4 * i, zero_f32())
-        for first in range(0, limit, SCORE_BLOCK):
+        begin = start % 16  # keys lie in blocks of 16: the first block may begin before the window does
+        for first in range(start - begin, limit, SCORE_BLOCK):
             last = smaller(first + SCORE_BLOCK, limit)
             score(q, keys, key_scales, hd, first, last, scale, scratch)
             for m in range(count):
+                for i in range(begin):
+                    set_f32(scratch + m * block_bytes + 4 * i, float32(LOWEST))
                 soften(scratch + m * block_bytes, last - first, sums + 8 * m, out + m * hd * 4, hd)
-            weigh(scratch, values + first * hd * kept_bytes, value_scales + first * 4, hd, last - first, out)
+            weigh(scratch, values + first * hd * kept_bytes, value_scales + first * 4, hd, begin, last - first, out)
+            begin = int64(0)
         for m in range(count):
             multiply_row(out + m * hd * 4, hd, float32(1.0) / f32(sums + 8 * m + 4))
 
@@ -211,6 +219,7 @@ def attend_of(count, in_int8):
 
 @kernel
 def multiply_row(x, width, factor):
+    """x float32 [width] *= factor."""
     for i in range(0, width, 16):
         store_f32(x + 4 * i, load_f32(x + 4 * i) * splat_f32(factor))
 
@@ -243,19 +252,20 @@ def attend_group_of(in_int8):
     kept_bytes = 1 if in_int8 else 2
 
     @kernel
-    def attend_group(q, state, g, capacity, hd, group, limit, scale, scratch, out):
+    def attend_group(q, state, g, capacity, hd, group, start, limit, scale, scratch, out):
+        """q and out: float32 [group, hd], the query heads of kv head `g`; over positions [start, limit)."""
         keys = i64(state + STA.keys) + g * capacity * hd * kept_bytes
         values = i64(state + STA.values) + g * capacity * hd * kept_bytes
         ks, vs = i64(state + STA.key_scales) + g * capacity * 4, i64(state + STA.value_scales) + g * capacity * 4
         h = int64(0)
         while group - h >= 4:
-            attend4(q + h * hd * 4, keys, values, ks, vs, hd, limit, scale, scratch, out + h * hd * 4)
+            attend4(q + h * hd * 4, keys, values, ks, vs, hd, start, limit, scale, scratch, out + h * hd * 4)
             h += 4
         if group - h >= 2:
-            attend2(q + h * hd * 4, keys, values, ks, vs, hd, limit, scale, scratch, out + h * hd * 4)
+            attend2(q + h * hd * 4, keys, values, ks, vs, hd, start, limit, scale, scratch, out + h * hd * 4)
             h += 2
         if group - h >= 1:
-            attend1(q + h * hd * 4, keys, values, ks, vs, hd, limit, scale, scratch, out + h * hd * 4)
+            attend1(q + h * hd * 4, keys, values, ks, vs, hd, start, limit, scale, scratch, out + h * hd * 4)
 
     return attend_group
 
@@ -264,9 +274,18 @@ attend_float16, attend_int8 = attend_group_of(False), attend_group_of(True)
 
 
 @kernel
-def attend_tokens(ctx, state, scratch):
-    """Every token and kv head of the step: queries in `wide` -> mixed [T, heads hd] and its int8 form."""
-    hd, heads, kv = i64(ctx + CTX.head_dim), i64(ctx + CTX.heads), i64(ctx + CTX.kv_heads)
+def window_start(window, limit):
+    """The first position that a token attends to whose own is the last of [0, limit)."""
+    return limit - window if 0 < window < limit else int64(0)
+
+
+@kernel
+def attend_tokens(ctx, layer, state, scratch):
+    """Every token and kv head of the step: queries in `wide` -> mixed [T, heads hd] and its int8 form.
+
+    Scratch: `ATTENTION_SCRATCH_BYTES` of this thread.
+    """
+    hd, heads, kv = i64(layer + LAY.head_dim), i64(layer + LAY.heads), i64(layer + LAY.kv_heads)
     tokens, capacity, group = i64(ctx + CTX.tokens), i64(ctx + CTX.capacity), heads // kv
     scale = float32(1.0) / float32(sqrt(float32(hd)))
     while True:
@@ -278,10 +297,11 @@ def attend_tokens(ctx, state, scratch):
         q = i64(ctx + CTX.wide) + (t * (heads + 2 * kv) + g * group) * hd * 4
         at = (t * heads + g * group) * hd
         out, limit = i64(ctx + CTX.mixed) + at * 4, i64(ctx + CTX.position) + t + 1
+        start = window_start(i64(layer + LAY.window), limit)
         if i64(ctx + CTX.kv_int8) != 0:
-            attend_int8(q, state, g, capacity, hd, group, limit, scale, scratch, out)
+            attend_int8(q, state, g, capacity, hd, group, start, limit, scale, scratch, out)
         else:
-            attend_float16(q, state, g, capacity, hd, group, limit, scale, scratch, out)
+            attend_float16(q, state, g, capacity, hd, group, start, limit, scale, scratch, out)
         quantize_row(
             ctx, out, i64(ctx + CTX.mixed_q) + at, i64(ctx + CTX.mixed_s) + at // GROUP * ACTIVATION_BYTES, group * hd
         )

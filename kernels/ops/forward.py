@@ -46,7 +46,7 @@ def apply_operator(ctx, layer, state, scratch):
     if i64(layer + LAY.is_attention) != 0:
         prepare_heads(ctx, layer, state)
         barrier(ctx)
-        attend_tokens(ctx, state, scratch)
+        attend_tokens(ctx, layer, state, scratch)
     else:
         conv_tokens(ctx, layer, state)
     barrier(ctx)

@@ -41,7 +41,7 @@ def conv_lanes(bcx, hidden, taps, bias, state, history, width, channel):
 @kernel
 def conv_tokens(ctx, layer, state):
     """All tokens of the step: wide [T, 3H] -> mixed [T, H] and its int8 form; the state moves on."""
-    hidden, width = i64(ctx + CTX.hidden), i64(ctx + CTX.conv_width)
+    hidden, width = i64(ctx + CTX.hidden), i64(layer + LAY.conv_width)
     taps, bias, past = i64(layer + LAY.taps), i64(layer + LAY.taps_bias), i64(state + STA.conv)
     history, rows = i64(state + STA.history), i64(ctx + CTX.noted)
     wide, out = i64(ctx + CTX.wide), i64(ctx + CTX.mixed)

@@ -35,7 +35,7 @@ ENTRIES: tuple[Entry, ...] = (
     _entry("norm_tokens", "norm", "ctx weight first count"),
     _entry("conv_tokens", "short_conv", "ctx layer state"),
     _entry("prepare_heads", "attention", "ctx layer state"),
-    _entry("attend_tokens", "attention", "ctx state scratch"),
+    _entry("attend_tokens", "attention", "ctx layer state scratch"),
     _entry("route", "router", "ctx layer"),
     _entry("apply_ffn", "forward", "ctx layer scratch"),
     _entry("unpack_row", "embedding", "matrix row out"),

@@ -3,7 +3,7 @@
 Records are NumPy structured dtypes; kernels see them as addresses plus the byte offsets of `offsets`.
 Also the constants of weights and activations that both sides need. Knows no model names and no files. Imports no Numba.
 
-Legend: T tokens of a step, H hidden size, E experts, I width of an FFN, hd head size.
+Legend: T tokens of a step, H hidden size, E experts, I width of an FFN, hd head size, L taps of a convolution.
 """
 
 from __future__ import annotations
@@ -30,10 +30,20 @@ LAYER = np.dtype(
         ("ffn_norm", "i8"),  # float32 [H]
         ("in_proj", MATRIX),  # conv: B, C, x [3H, H]; attention: q, k, v [(heads + 2 kv) hd, H]
         ("out_proj", MATRIX),
+        # the short convolution
+        ("conv_width", "i8"),  # L
         ("taps", "i8"),  # float32 [L, H], oldest first
         ("taps_bias", "i8"),  # float32 [H], or 0
+        # attention
+        ("heads", "i8"),
+        ("kv_heads", "i8"),
+        ("head_dim", "i8"),  # hd, a multiple of 16
+        ("window", "i8"),  # positions that a token attends to, its own and those before it; 0: all
+        ("rope", "i8"),  # float32 [positions, rope_width] = cos, then sin, of rope_width / 2 angles
+        ("rope_width", "i8"),  # values of a head that are turned, from its first on, a multiple of 32; 0: none
         ("q_norm", "i8"),  # float32 [hd]
         ("k_norm", "i8"),  # float32 [hd]
+        # the FFN
         ("router", MATRIX),  # float32 scheme [E, H]
         ("router_bias", "i8"),  # float32 [E], for the selection only, or 0
         ("experts", "i8"),  # int64 [E]: address of each expert's block; a dense FFN is one expert
@@ -55,10 +65,6 @@ CONTEXT = np.dtype(
         ("layer_count", "i8"),
         ("layers", "i8"),
         ("hidden", "i8"),
-        ("heads", "i8"),
-        ("kv_heads", "i8"),
-        ("head_dim", "i8"),
-        ("conv_width", "i8"),
         ("experts", "i8"),
         ("top_k", "i8"),
         ("embedding", MATRIX),
@@ -77,7 +83,6 @@ CONTEXT = np.dtype(
         ("capacity", "i8"),
         ("kv_int8", "i8"),
         ("noted", "i8"),  # int64 [T]: the row of `history` that takes each token's conv input, or -1; or 0
-        ("rope", "i8"),  # rope: float32 [C, hd] = cos then sin of hd/2 angles
         # the team
         ("threads", "i8"),
         ("sync", "i8"),

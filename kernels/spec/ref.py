@@ -106,10 +106,11 @@ def rope_table(positions: I64, width: int, theta: float) -> F32:
 
 
 def rotate(x: F32, rope: F32) -> F32:
-    """RoPE on the pairs (i, i + hd/2): x [T, heads, hd], rope [T, hd]."""
-    a, b = np.split(x, 2, axis=2)
+    """RoPE on the pairs (i, i + width/2) of each head's first `width` values: x [T, heads, hd], rope [T, width]."""
+    turned, rest = np.split(x, [rope.shape[1]], axis=2)
+    a, b = np.split(turned, 2, axis=2)
     cos, sin = np.split(rope[:, None, :], 2, axis=2)
-    return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=2)
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=2)
 
 
 def round_heads(x: F32) -> F32:
@@ -120,17 +121,19 @@ def round_heads(x: F32) -> F32:
     return out
 
 
-def attention(q: F32, keys: F32, values: F32, position: int) -> F32:
+def attention(q: F32, keys: F32, values: F32, position: int, window: int = 0) -> F32:
     """Causal grouped-query attention: q [T, heads, hd] at `position`.., keys and values [P, kv, hd].
 
-    Query head h uses kv head h // (heads / kv). Returns [T, heads * hd].
+    Query head h uses kv head h // (heads / kv). A token attends to the last `window` positions, its own among them; to
+    all if `window` is 0. Returns [T, heads * hd].
     """
     tokens, heads, width = q.shape
     group = heads // keys.shape[1]
     keys, values = (np.repeat(x, group, axis=1).transpose(1, 0, 2) for x in (keys, values))  # [heads, P, hd]
     scores = q.transpose(1, 0, 2) @ keys.transpose(0, 2, 1) / np.float32(np.sqrt(width))
-    later = np.arange(keys.shape[1])[None, :] > position + np.arange(tokens)[:, None]
-    scores = np.where(later[None], -np.inf, scores)
+    places, own = np.arange(keys.shape[1])[None, :], position + np.arange(tokens)[:, None]
+    hidden = (places > own) | ((places <= own - window) if window else False)
+    scores = np.where(hidden[None], -np.inf, scores)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
     out: F32 = (weights @ values).transpose(1, 0, 2).reshape(tokens, -1).astype(np.float32)
