@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 # Empty: install a built wheel in place of the checkout, as a user would.
 EDITABLE ?= --editable
 
-.PHONY: demo test test-resume test-javascript test-arm check wheel goldens llama-goldens tables demo-model bench clean
+.PHONY: demo test test-quick test-resume test-javascript test-arm check wheel goldens llama-goldens tables demo-model bench clean
 
 # Quantize the embedded demo model to int4 and chat with it.
-demo: $(VENV)/.installed
+demo: $(VENV)/.runtime
 	$(BIN)/edge-lfm quantize edge_lfm/demo_model -o build/demo --force
 	$(BIN)/edge-lfm chat build/demo --echo < examples/demo_chat.txt
 
@@ -16,25 +16,33 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile
 
+# The tests that take no seconds, under two minutes.
+test-quick: $(VENV)/.installed
+	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile -m "not slow"
+
 # A hundred kills of a quantization, resumed each time (the suite tries eight).
 test-resume: $(VENV)/.installed
 	EDGE_LFM_KILLS=100 $(BIN)/pytest -q tests/test_resume.py
 
 # The server against the official npm client, and the ONNX export in transformers.js (needs Node and npm).
-test-javascript: $(VENV)/.installed
-	npm install --silent --no-audit --no-fund --ignore-scripts --prefix build/javascript openai@6 @huggingface/transformers@4
+test-javascript: $(VENV)/.installed build/javascript/.complete
 	$(BIN)/pytest -q tests/test_javascript.py
+
+build/javascript/.complete:
+	npm install --silent --no-audit --no-fund --ignore-scripts --prefix build/javascript openai@6 @huggingface/transformers@4
+	touch $@
 
 # The whole engine and every kernel's tests in an arm64 Debian, on emulated processors (root; some minutes).
 test-arm: $(VENV)/.installed
 	sh tools/arm_root.sh build/arm64
 	EDGE_LFM_ARM_ROOT=$(abspath build/arm64) $(BIN)/pytest -q tests/test_board.py
 
-# Lint, types and layer rules, on the installed package.
+# Lint, types and layer rules: the hooks of .pre-commit-config.yaml.
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	sh tools/check_installed.sh $(BIN)
+	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 # A wheel with prebuilt kernels of every tier: a user's first run compiles nothing.
 wheel: $(VENV)/.installed
@@ -79,11 +87,16 @@ bench: $(VENV)/.installed
 	$(BIN)/pip install --quiet gguf cmake ninja
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python benchmarks/llama_cpp.py
 
-$(VENV)/.installed: pyproject.toml
+# All that development needs.
+$(VENV)/.installed: $(VENV)/.runtime
+	$(BIN)/pip install --quiet $(EDITABLE) ".[dev]"
+	touch $@
+
+# What running a model needs, and no more.
+$(VENV)/.runtime: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edge-lfm needs Python 3.11 or newer")'
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "install venv: sudo apt install python3-venv"; exit 1; }
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet $(EDITABLE) ".[dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check $(EDITABLE) .
 	touch $@
 
 clean:

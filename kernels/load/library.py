@@ -66,12 +66,10 @@ def source_hash() -> str:
     return digest.hexdigest()
 
 
-def load_kernels(isa: Isa | None = None, announce: Callable[[str], None] | None = None) -> Kernels:
+def load_kernels(isa: Isa | None = None) -> Kernels:
     """The kernels of `isa` (default: the best tier of this processor): prebuilt, or compiled on first use.
 
-    Args:
-        isa: the tier.
-        announce: called with one line before a compilation, which takes some seconds.
+    A compilation takes 15 to 30 s; it shows its progress on standard error.
 
     Raises:
         IsaError: the tier cannot run here; those of `EDGE_LFM_KERNELS` do not fit; they cannot be compiled.
@@ -84,7 +82,7 @@ def load_kernels(isa: Isa | None = None, announce: Callable[[str], None] | None 
         isa = isa or select_isa()
         with suppress(IsaError):  # of other processors, or older than the source: there is the compiler
             return _load_prebuilt(*best_prebuilt(_PACKAGED, source_hash(), isa.name))
-        return _load(isa, announce or _announce)
+        return _load(isa)
 
 
 def kernels_are_ready() -> bool:
@@ -114,19 +112,28 @@ def _callable(entry: Entry, function: Any) -> Callable[..., int]:
 
 
 @cache
-def _load(isa: Isa, announce: Callable[[str], None]) -> Kernels:
+def _load(isa: Isa) -> Kernels:
     path = _cached_path(isa)
     code = _read_checked(path) if path else None
     if code is None:
-        announce(f"compiling kernels for {isa.name} (once per machine, about 15 s) ...")
-        code = compile_object(isa)
+        code = compile_object(isa, _Bar(f"compiling kernels for {isa.name}, once per machine"))
         if path:
             _write_checked(path, code)
     return _link(isa, code)
 
 
-def _announce(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+class _Bar:
+    """A bar on standard error; a line where that is no terminal."""
+
+    def __init__(self, label: str) -> None:
+        self._label, self._live = label, sys.stderr is not None and sys.stderr.isatty()
+        if sys.stderr is not None:
+            print(f"{label} ...", end="" if self._live else "\n", file=sys.stderr, flush=True)
+
+    def __call__(self, percent: int) -> None:
+        if self._live:
+            line = f"\r{self._label} [{'#' * (percent // 4):25}] {percent:3} %"
+            print(line, end="\n" if percent == 100 else "", file=sys.stderr, flush=True)
 
 
 def _cached_path(isa: Isa) -> Path | None:
@@ -169,10 +176,11 @@ def _write_checked(path: Path, code: bytes) -> None:
         return
 
 
-def compile_object(isa: Isa) -> bytes:
+def compile_object(isa: Isa, progress: Callable[[int], object] = lambda _percent: None) -> bytes:
     """An object file of the kernels, for this machine or another.
 
-    The compiler runs in a process of its own: the runtime stays free of Numba and of its memory.
+    The compiler runs in a process of its own: the runtime stays free of Numba and of its memory. `progress` is called
+    with the percentage that is done.
 
     Raises:
         IsaError: Numba is not installed, or cannot compile them.
@@ -186,9 +194,15 @@ def compile_object(isa: Isa) -> bytes:
         output = Path(folder) / "kernels.o"
         command = [sys.executable, "-P", "-m", "edge_lfm.kernels.build.compiler", "--isa", isa.name, "--cpu", isa.cpu]
         command += ["-o", str(output)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0 or not output.exists():
-            reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        with tempfile.TemporaryFile("w+", dir=folder) as errors:
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as compiler:
+                assert compiler.stdout
+                for line in compiler.stdout:
+                    progress(int(line))
+            errors.seek(0)
+            complaints = errors.read().strip().splitlines()
+        if compiler.returncode != 0 or not output.exists():
+            reason = (complaints or [f"exit code {compiler.returncode}"])[-1]
             raise IsaError(
                 f"the kernels for {isa.name} could not be compiled: {reason}",
                 hint=f"see all of it with: {' '.join(command[:-1])} kernels.o",
