@@ -27,6 +27,7 @@ class Browser:
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--no-first-run"]
         flags += [f"--user-data-dir={self._profile.name}", f"--window-size={width},{height}", "--disable-dev-shm-usage"]
+        flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]  # nothing remote
         assert CHROMIUM
         self._process = subprocess.Popen(
             [CHROMIUM, *flags, "about:blank"],

@@ -26,7 +26,11 @@ BOARD = os.environ.get("EDGE_LFM_ARM_ROOT", "")
 PROCESSORS = {"cortex-a72": "cortex-a72", "cortex-a76": "cortex-a76", "apple-m2": "max"}
 TIERS = {"cortex-a72": "neon", "cortex-a76": "dotprod", "apple-m2": "i8mm"}
 
-pytestmark = pytest.mark.skipif(not BOARD, reason="needs root and some minutes: make test-arm")
+pytestmark = [
+    pytest.mark.skipif(not BOARD, reason="needs root and some minutes: make test-arm"),
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),  # every instruction is emulated
+]
 
 
 def command_on_board(processor: str, *command: str, **env: str) -> list[str]:
@@ -65,7 +69,7 @@ def installed(demo: dict[str, Path]) -> Iterator[dict[str, str]]:
 @pytest.mark.parametrize("target", PROCESSORS)
 def test_the_same_tokens_as_here(installed: dict[str, str], target: str) -> None:
     """The install script's self-test compares the demo model's answers with those of this machine's kernels."""
-    assert re.search(rf"self-test: {TIERS[target]}, (4\d|5\d) tokens .* all as expected", installed[target])
+    assert re.search(rf"self-test: {TIERS[target]}, [1-9]\d+ tokens .* all as expected", installed[target])
     size = re.search(r"installed: (\d+) MB without models", installed[target])
     assert size and int(size[1]) < 100
 

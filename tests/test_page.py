@@ -11,7 +11,7 @@ import pytest
 from browser import CHROMIUM, Browser
 from serving import serving
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt install chromium)")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: sudo apt install chromium")
 LAST = "document.querySelector('article:last-of-type')"
 IDLE = "running === null && document.getElementById('send').textContent === 'Send'"
 
