@@ -16,7 +16,7 @@ from edge_lfm.api import LoadOptions, loading
 from edge_lfm.config import ModelConfig
 from edge_lfm.engine.paged import kv_cache_bytes
 from edge_lfm.errors import ContextOverflowError, DoesNotFitError, ModelFileError, UsageError
-from edge_lfm.memory.budget import Budget, available_memory, parse_size
+from edge_lfm.memory.budget import Budget, parse_size
 from edge_lfm.quantize.families import family_config
 
 
@@ -237,19 +237,6 @@ def test_a_budget_without_room_for_a_conversation_pages(demo: dict[str, Path]) -
         assert model.paging is None and (model.context, model.scheduler.parallel) == (2048, 4)
     with Model.load(demo["balanced"], ram=size + (1 << 20)) as model:
         assert model.paging is not None
-
-
-def test_available_memory_heeds_the_cgroup(tmp_path: Path) -> None:
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 1000 kB\n", encoding="ascii")
-    assert available_memory(tmp_path) == 1000 * 1024
-    group = tmp_path / "sys/fs/cgroup"
-    group.mkdir(parents=True)
-    (group / "memory.max").write_text("600000\n", encoding="ascii")
-    (group / "memory.current").write_text("100000\n", encoding="ascii")
-    assert available_memory(tmp_path) == 500000
-    (group / "memory.max").write_text("max\n", encoding="ascii")
-    assert available_memory(tmp_path) == 1000 * 1024
 
 
 def test_all_errors_are_of_one_family() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edge_lfm.errors import UsageError
-from edge_lfm.machine.processors import choose_threads, cpu_quota, physical_cores
+from edge_lfm.machine.processors import choose_threads, physical_cores
 
 
 def machine(root: Path, siblings: list[str], speeds: list[int] | None = None, file: str = "cpu_capacity") -> Path:
@@ -42,20 +42,6 @@ def test_slow_cores_are_left_out(tmp_path: Path) -> None:
 
 def test_a_system_without_topology(tmp_path: Path) -> None:
     assert physical_cores(tmp_path, range(3)) == 3
-
-
-def test_quotas_of_both_cgroup_versions(tmp_path: Path) -> None:
-    assert cpu_quota(tmp_path) is None
-    (tmp_path / "cpu").mkdir()
-    (tmp_path / "cpu/cpu.cfs_quota_us").write_text("-1\n", encoding="ascii")
-    (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000\n", encoding="ascii")
-    assert cpu_quota(tmp_path) is None
-    (tmp_path / "cpu/cpu.cfs_quota_us").write_text("250000\n", encoding="ascii")
-    assert cpu_quota(tmp_path) == 2.5
-    (tmp_path / "cpu.max").write_text("max 100000\n", encoding="ascii")
-    assert cpu_quota(tmp_path) is None
-    (tmp_path / "cpu.max").write_text("100000 100000\n", encoding="ascii")
-    assert cpu_quota(tmp_path) == 1
 
 
 def test_what_is_asked_for_wins(monkeypatch: pytest.MonkeyPatch) -> None:

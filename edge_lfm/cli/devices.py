@@ -13,10 +13,10 @@ from typing import Any
 from edge_lfm.cli.arguments import gigabytes, print_json
 from edge_lfm.devices.profiles import profiles
 from edge_lfm.kernels.load.library import load_kernels
+from edge_lfm.machine.memory import available_memory
 from edge_lfm.machine.processors import choose_threads, cpu_quota, physical_cores
 from edge_lfm.machine.thermal import temperatures
 from edge_lfm.measure.hardware import measure_machine
-from edge_lfm.memory.budget import available_memory
 from edge_lfm.paths import cache_folder
 
 HELP = "list the devices that fit knows, or tell what this machine is"

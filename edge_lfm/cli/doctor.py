@@ -17,8 +17,8 @@ from edge_lfm import __version__
 from edge_lfm.cli.arguments import gigabytes, print_json
 from edge_lfm.errors import EdgeLfmError
 from edge_lfm.kernels.load.library import kernels_are_ready, load_kernels
+from edge_lfm.machine.memory import available_memory
 from edge_lfm.machine.processors import choose_threads, cpu_quota, physical_cores
-from edge_lfm.memory.budget import available_memory
 from edge_lfm.paths import cache_folder
 
 HELP = "check the installation and this machine"

@@ -1,14 +1,19 @@
-"""How many threads to use: performance cores that this process may run on, within its cgroup's CPU quota."""
+"""How many threads to use: performance cores that this process may run on, within its control groups' CPU quota.
+
+Knows no models.
+"""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from edge_lfm.errors import UsageError
+from edge_lfm.machine.cgroups import Group, groups_of
 
-MOST_THREADS = 256
+MAX_THREADS = 256
 
 
 def physical_cores(root: Path = Path("/sys/devices/system/cpu"), cpus: Iterable[int] | None = None) -> int:
@@ -34,20 +39,44 @@ def _read(path: Path) -> str:
         return ""
 
 
-def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """CPUs that the cgroup grants, or None if it sets no quota."""
-    try:
-        quota, period = (root / "cpu.max").read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        try:
-            quota = (root / "cpu/cpu.cfs_quota_us").read_text(encoding="ascii")
-            period = (root / "cpu/cpu.cfs_period_us").read_text(encoding="ascii")
-        except OSError:
-            return None
-    try:
-        return int(quota) / int(period) if int(quota) > 0 else None
-    except ValueError:  # "max"
-        return None
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """CPUs that the control groups of this process grant, its parents' included; None if none sets a quota."""
+    quotas = [quota for group in groups_of("cpu", root) if (quota := _quota_of(group)) is not None]
+    return min(quotas, default=None)
+
+
+def _quota_of(group: Group) -> float | None:
+    if group.version == 2:
+        words = group.words("cpu.max")
+    else:
+        words = group.words("cpu.cfs_quota_us") + group.words("cpu.cfs_period_us")
+    if len(words) != 2 or not all(word.isdecimal() for word in words) or not int(words[1]):
+        return None  # "max", or -1
+    return int(words[0]) / int(words[1])
+
+
+def granted_processors(root: Path = Path("/")) -> int:
+    """How many threads of this process can run at once, by its affinity and its quota; at least 1."""
+    quota, cpus = cpu_quota(root), len(os.sched_getaffinity(0))
+    return max(1, min(cpus, round(quota))) if quota is not None else cpus
+
+
+class GrantedProcessors:
+    """`granted_processors` as it is now: a container's quota and a process's affinity change while it runs."""
+
+    PERIOD_S = 1.0
+    """Seconds. Asking takes half a millisecond, a two-thousandth of that."""
+
+    def __init__(self) -> None:
+        self._count = granted_processors()
+        self._asked = time.monotonic()
+
+    def __call__(self) -> int:
+        """The number, at most a second old."""
+        now = time.monotonic()
+        if now - self._asked >= self.PERIOD_S:
+            self._count, self._asked = granted_processors(), now
+        return self._count
 
 
 def choose_threads(asked: int | None = None) -> int:
@@ -60,9 +89,7 @@ def choose_threads(asked: int | None = None) -> int:
         text = os.environ["EDGE_LFM_THREADS"]
         asked = int(text) if text.isdecimal() else -1
     if asked is not None:
-        if isinstance(asked, bool) or not isinstance(asked, int) or not 1 <= asked <= MOST_THREADS:
-            raise UsageError(f"{asked} threads", hint=f"give a number of 1..{MOST_THREADS}, best the number of cores")
+        if isinstance(asked, bool) or not isinstance(asked, int) or not 1 <= asked <= MAX_THREADS:
+            raise UsageError(f"{asked} threads", hint=f"give a number of 1..{MAX_THREADS}, best the number of cores")
         return asked
-    quota = cpu_quota()
-    cores = physical_cores()
-    return max(1, min(cores, round(quota))) if quota else cores
+    return min(physical_cores(), granted_processors())

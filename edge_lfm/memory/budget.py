@@ -1,17 +1,16 @@
-"""How much memory a model may take: sizes as people write them, what this machine has, what a model needs.
+"""How much memory a model may take: sizes as people write them, and the budget that one of them makes.
 
-Knows cgroup limits and /proc/meminfo; does not know how experts are laid out.
+Does not know what a model needs, nor how the machine's memory is counted (`machine/memory.py`).
 """
 
 from __future__ import annotations
 
 import re
 import resource
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from edge_lfm.errors import DoesNotFitError, UsageError
+from edge_lfm.machine.memory import available_memory, memory_limit
 
 RING_SLOTS = 16
 """Slots beyond what layers keep: two waves of reads, and more than any decode step misses in one layer."""
@@ -31,45 +30,6 @@ def parse_size(text: str | int) -> int:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
-def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that a new process may use: free and reclaimable memory, within the cgroup's limit."""
-    available = 1 << 62
-    try:
-        for line in (root / "proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                available = int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    for group, limit, usage in _memory_groups(root):
-        try:
-            most = int((group / limit).read_text(encoding="ascii"))
-            used = int((group / usage).read_text(encoding="ascii"))
-        except (OSError, ValueError):  # no such group, or "max"
-            continue
-        available = min(available, max(0, most - used))
-    return available
-
-
-def _memory_groups(root: Path) -> Iterator[tuple[Path, str, str]]:
-    """The memory cgroups that this process is in, version 1 or 2, with their parents: folder, limit, usage."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    for line in [*lines, "0::/", "0:memory:/"]:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            base, names = root / "sys/fs/cgroup", ("memory.max", "memory.current")
-        elif "memory" in controllers.split(","):
-            base, names = root / "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        else:
-            continue
-        group = base / path.lstrip("/")
-        while group != base.parent:
-            yield group, *names
-            group = group.parent
-
-
 RESERVE_BYTES = 512 << 20
 """What `auto` leaves to the rest of the machine at most, of an eighth of what is available."""
 
@@ -86,12 +46,18 @@ class Budget:
         """From what the user said (`4G`, a number, `auto` or nothing).
 
         Raises:
-            UsageError: it is not a size.
+            UsageError: it is not a size, or more than this process can ever have.
         """
         if ram is None or ram == "auto":
             available = available_memory()
             return cls(available - min(RESERVE_BYTES, available // 8), stated=False)
-        return cls(parse_size(ram), stated=True)
+        stated, limit = parse_size(ram), memory_limit()
+        if stated > limit.nbytes:  # the kernel would end the process with SIGKILL, and no message
+            raise UsageError(
+                f"a budget of {ram} is more than {limit.where}, {limit.nbytes / (1 << 30):.2f} GiB",
+                hint="state less, or leave it out to use what is available",
+            )
+        return cls(stated, stated=True)
 
     def refuse(self, needed_bytes: int, hint: str) -> DoesNotFitError:
         """The error of a model that needs more."""
