@@ -1,13 +1,16 @@
 """Sequences kept for reuse: a prompt starts from the longest prefix that some earlier sequence has read.
 
 System prompts, few-shot examples and documents are computed once, and each turn of a conversation computes only what is
-new. Bounded in bytes; the one that was not used for longest goes first, those that a conversation holds last. Used by
-the engine thread only.
+new. Bounded in bytes; the one that was not used for longest goes first, those that a conversation holds last. Every
+place that a kept sequence can be brought to is found by a hash of the tokens before it, so that looking for a prefix
+takes as long among thousands of sequences as among two. Used by the engine thread only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +18,8 @@ import numpy as np
 
 from edge_lfm.engine.sequence import TokenSequence, nbytes_at
 from edge_lfm.model.state import State
+
+Holder = Callable[[], Any]
 
 
 @dataclass
@@ -29,77 +34,151 @@ class PoolStats:
     nbytes: int = 0
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """A sequence that waits for use, the bytes it was counted with, and the hashes of its places and of its end."""
+
+    sequence: TokenSequence
+    nbytes: int
+    places: frozenset[int]
+    end: int
+    holder: int
+
+
+class _Index:
+    """Sequences by a number; any number of them under each."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, dict[int, TokenSequence]] = {}
+
+    def __getitem__(self, key: int) -> Iterable[TokenSequence]:
+        return self._found.get(key, {}).values()
+
+    def add(self, key: int, sequence: TokenSequence) -> None:
+        self._found.setdefault(key, {})[id(sequence)] = sequence
+
+    def remove(self, key: int, sequence: TokenSequence) -> None:
+        found = self._found[key]
+        del found[id(sequence)]
+        if not found:
+            del self._found[key]
+
+
 class SequencePool:
     """`make_state`: a fresh state; `limit_bytes`: of all sequences kept."""
 
     def __init__(self, make_state: Callable[[], State], limit_bytes: int) -> None:
         self._make_state, self.limit_bytes = make_state, limit_bytes
-        self._idle: list[TokenSequence] = []  # least recently used first
+        self._idle: OrderedDict[int, _Kept] = OrderedDict()  # by identity, least recently used first
+        self._by_place, self._by_end, self._by_holder = _Index(), _Index(), _Index()
+        self._seed = int(np.random.default_rng().integers(1 << 62))
         self.stats = PoolStats()
 
-    def take(self, ids: Sequence[int], holder: Callable[[], Any] | None = None) -> TokenSequence:
+    def take(self, ids: Sequence[int], holder: Holder | None = None) -> TokenSequence:
         """A sequence that has read as much of a prompt as any, but its last token; it is the caller's until `give`.
 
         `holder`: a weak reference to the conversation that asks: its own sequence may be cut, others' are copied.
         """
         self.stats.prompts += 1
-        best, reach, wanted = None, 0, np.asarray(ids, np.int32)
-        for sequence in self._idle:
-            reached = sequence.reach(wanted)
-            if reached > reach or (reached == reach and reached and _is(sequence, holder)):
-                best, reach = sequence, reached
+        best, reach = self._longest(array("i", ids), holder)
         if best is None:
             return TokenSequence(self._make_state())
         self.stats.prompts_reused += 1
         self.stats.tokens_reused += reach
-        self._idle.remove(best)
+        self._remove(best)
         mine = not best.held or _is(best, holder)
         copying = nbytes_at(best.state, reach)
-        if mine and (reach == len(best.ids) or _is(best, holder) or self._nbytes() + copying > self.limit_bytes):
+        if mine and (reach == len(best.ids) or _is(best, holder) or self.stats.nbytes + copying > self.limit_bytes):
             best.go_back(reach)
-            self._count()
             return best
-        self._idle.append(best)
+        self._add(best)
         return best.fork(reach, self._make_state())
 
-    def give(self, sequence: TokenSequence, holder: Callable[[], Any] | None = None) -> None:
+    def give(self, sequence: TokenSequence, holder: Holder | None = None) -> None:
         """Keep a sequence for later, in place of what the same conversation had before."""
-        if holder is not None:
-            for other in self._idle:
-                if _is(other, holder):
-                    other.holder = None
+        before = self.find(holder) if holder is not None else None
+        if before is not None:
+            self._remove(before)
+            before.holder = None
+            self._add(before)
         sequence.holder = holder
         sequence.state.drop_notes()
-        self._idle = [s for s in self._idle if s.held or not _is_prefix(s, sequence)]
-        self._idle.append(sequence)
-        total = self._nbytes()
-        while total > self.limit_bytes:
-            gone = next((s for s in self._idle if not s.held), self._idle[0])
-            self._idle.remove(gone)
-            total -= gone.nbytes
+        for other in self._offered_by(sequence):
+            self._remove(other)
+        self._add(sequence)
+        while self.stats.nbytes > self.limit_bytes:
+            oldest = next(iter(self._idle.values()))
+            gone = next((kept for kept in self._idle.values() if not kept.sequence.held), oldest)
+            self._remove(gone.sequence)
             self.stats.evicted += 1
-        self._count()
 
-    def find(self, holder: Callable[[], Any]) -> TokenSequence | None:
+    def find(self, holder: Holder) -> TokenSequence | None:
         """The sequence that a conversation holds, if it is still kept."""
-        return next((s for s in self._idle if _is(s, holder)), None)
+        return next((s for s in self._by_holder[id(holder())] if _is(s, holder)), None)
 
-    def _nbytes(self) -> int:
-        return sum(sequence.nbytes for sequence in self._idle)
+    def _longest(self, ids: array[int], holder: Holder | None) -> tuple[TokenSequence | None, int]:
+        """The sequence that can be brought to the longest prefix short of the last token, and that length."""
+        hashes, own = self._hashes(ids[:-1]), self.find(holder) if holder is not None else None
+        for count in range(len(hashes), 0, -1):
+            found = next((s for s in self._by_place[hashes[count - 1]] if _offers(s, ids[:count])), None)
+            if found is not None:
+                return own if own is not None and _offers(own, ids[:count]) else found, count
+        return None, 0
 
-    def _count(self) -> None:
-        self.stats.sequences, self.stats.nbytes = len(self._idle), self._nbytes()
+    def _offered_by(self, longer: TokenSequence) -> list[TokenSequence]:
+        """The sequences of no conversation whose every place is a place of this one too."""
+        hashes = self._hashes(longer.ids)
+        return [
+            s
+            for count in _places(longer)
+            for s in self._by_end[hashes[count - 1]]
+            if not s.held and s.checkpoints.keys() <= longer.checkpoints.keys() and s.ids == longer.ids[:count]
+        ]
+
+    def _add(self, sequence: TokenSequence) -> None:
+        hashes = [0, *self._hashes(sequence.ids)]
+        places = frozenset(hashes[count] for count in _places(sequence))
+        holder = id(sequence.holder()) if sequence.holder is not None else 0
+        kept = _Kept(sequence, sequence.nbytes, places, hashes[-1], holder)
+        self._idle[id(sequence)] = kept
+        for place in places:
+            self._by_place.add(place, sequence)
+        self._by_end.add(kept.end, sequence)
+        self._by_holder.add(holder, sequence)
+        self._count(kept.nbytes)
+
+    def _remove(self, sequence: TokenSequence) -> None:
+        kept = self._idle.pop(id(sequence))
+        for place in kept.places:
+            self._by_place.remove(place, sequence)
+        self._by_end.remove(kept.end, sequence)
+        self._by_holder.remove(kept.holder, sequence)
+        self._count(-kept.nbytes)
+
+    def _count(self, nbytes: int) -> None:
+        self.stats.sequences = len(self._idle)
+        self.stats.nbytes += nbytes
+
+    def _hashes(self, ids: array[int]) -> list[int]:
+        """A hash of the first token, of the first two, and so on; seeded, so that nobody can make many of one."""
+        x = np.array(ids, np.uint64) + (np.arange(len(ids), dtype=np.uint64) << np.uint64(32))
+        x += np.uint64(self._seed)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # splitmix64 (Steele et al. 2014)
+            x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
+        hashes: list[int] = np.cumsum(x ^ (x >> np.uint64(31)), dtype=np.uint64).tolist()
+        return hashes
 
 
-def _is(sequence: TokenSequence, holder: Callable[[], Any] | None) -> bool:
+def _places(sequence: TokenSequence) -> set[int]:
+    """The lengths that a sequence can be brought to."""
+    return {count for count in (*sequence.checkpoints, len(sequence.ids)) if count}
+
+
+def _offers(sequence: TokenSequence, ids: array[int]) -> bool:
+    """Whether a sequence can be brought to exactly these tokens."""
+    count = len(ids)
+    return (count == len(sequence.ids) or count in sequence.checkpoints) and sequence.ids[:count] == ids
+
+
+def _is(sequence: TokenSequence, holder: Holder | None) -> bool:
     return holder is not None and sequence.holder is not None and sequence.holder() is holder()
-
-
-def _is_prefix(shorter: TokenSequence, longer: TokenSequence) -> bool:
-    """Whether all that a sequence offers is offered by another one too."""
-    count = len(shorter.ids)
-    if count > len(longer.ids) or shorter.ids != longer.ids[:count]:
-        return False
-    return (
-        count in longer.checkpoints or count == len(longer.ids)
-    ) and shorter.checkpoints.keys() <= longer.checkpoints.keys()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edge_lfm.engine.backend import Backend
 from edge_lfm.errors import CancelledError
-from edge_lfm.model.state import Checkpoint, State
+from edge_lfm.model.state import MAPPED_BYTES, Checkpoint, State
 
 MOST_CHECKPOINTS = 64
 """Half a megabyte each in the 24B: together less than the keys and values of 1,600 tokens."""
@@ -41,19 +41,8 @@ class TokenSequence:
         """Memory in use: keys and values of the tokens so far, the conv state and its copies."""
         return nbytes_at(self.state, len(self.ids)) + sum(c.nbytes for c in self.checkpoints.values())
 
-    def reach(self, ids: NDArray[np.int32]) -> int:
-        """The longest prefix of a prompt, short of its last token, that this sequence can be brought to."""
-        count = min(len(self.ids), len(ids) - 1)
-        if count <= 0:
-            return 0
-        differ = np.array(self.ids[:count]) != ids[:count]
-        common = int(differ.argmax()) if differ.any() else count
-        if common == len(self.ids):
-            return common
-        return max((position for position in self.checkpoints if position <= common), default=0)
-
     def go_back(self, position: int) -> None:
-        """Forget the tokens from `position` on, which `reach` has given."""
+        """Forget the tokens from `position` on: a place that a checkpoint is kept of, the start, or the end."""
         if position == len(self.ids):
             return
         if position == 0:
@@ -129,9 +118,10 @@ class TokenSequence:
 
 
 def nbytes_at(state: State, positions: int) -> int:
-    """Memory that a state takes when it holds so many positions; caches beyond them are not touched."""
+    """Memory that a state takes when it holds so many positions; of large caches, those beyond are not touched."""
     conv = sum(array.nbytes for array in state.conv.values())
     if not state.capacity:
         return conv
-    caches = sum(array.nbytes for array in state.caches.values())
-    return conv + caches * min(positions, state.capacity) // state.capacity
+    small = sum(array.nbytes for array in state.caches.values() if array.nbytes < MAPPED_BYTES)
+    large = sum(array.nbytes for array in state.caches.values()) - small
+    return conv + small + large * min(positions, state.capacity) // state.capacity
