@@ -1,4 +1,4 @@
-"""Which sequence a prompt starts from, against a look through all of them; and that it costs the same among thousands."""
+"""Which sequence a prompt starts from, against a look through all; and that it costs the same among thousands."""
 
 from __future__ import annotations
 
