@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Set
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from edge_lfm.config import ModelConfig, read_json
 from edge_lfm.errors import ModelFileError
 from edge_lfm.formats.safetensors import SafetensorsFile, TensorInfo
+from edge_lfm.formats.strict import read_bytes
 
 WEIGHT_DTYPES = ("BF16", "F16", "F32")
 
@@ -31,6 +33,9 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
 )
 """Files that a packed model takes over unchanged; the first is needed to turn text into tokens."""
+
+
+_SHARD = re.compile(r"[^./\x00-\x1f\x7f][^/\x00-\x1f\x7f]{0,254}")
 
 
 class Checkpoint(ABC):
@@ -233,7 +238,7 @@ class HubCheckpoint(Checkpoint):
             raise ModelFileError(f"{index} has no weight_map", hint="download it again")
         shards: dict[str, set[str] | None] = {}
         for name, shard in weight_map.items():
-            if not isinstance(shard, str) or not shard or Path(shard).name != shard or shard.startswith("."):
+            if not isinstance(shard, str) or not _SHARD.fullmatch(shard) or Path(shard).name != shard:
                 raise ModelFileError(
                     f"{index} names the shard {shard!r:.80}, which is not a file beside it",
                     hint="do not use this checkpoint",
@@ -250,7 +255,4 @@ def read_text_files(folder: Path) -> dict[str, bytes]:
     Raises:
         ModelFileError: one cannot be read.
     """
-    try:
-        return {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).exists()}
-    except OSError as error:
-        raise ModelFileError(f"{error.filename} cannot be read: {error.strerror}") from None
+    return {name: read_bytes(folder / name) for name in TOKENIZER_FILES if (folder / name).exists()}

@@ -32,8 +32,9 @@ class FileMap:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO must not block
         except FileNotFoundError:
             raise ModelFileError(f"{path} does not exist", hint="is the download complete?") from None
-        except OSError as error:
-            raise ModelFileError(f"{path} cannot be opened: {error.strerror}") from None
+        except (OSError, ValueError) as error:  # the latter: a NUL or a lone surrogate in the name
+            why = getattr(error, "strerror", None) or error
+            raise ModelFileError(f"{str(path)!r:.200} cannot be opened: {why}") from None
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):

@@ -7,7 +7,9 @@ number by number); the blocks are decoded by that package. Knows no names of key
 
 from __future__ import annotations
 
+import re
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,12 +21,16 @@ from numpy.typing import NDArray
 
 from edge_lfm.errors import MissingExtraError, UnsupportedModelError
 from edge_lfm.formats.file_map import FileMap
+from edge_lfm.formats.strict import refusing
 
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-_MOST_DIMENSIONS = 4
+_MAX_DIMENSIONS = 4
+_MAX_NAME_BYTES = 63  # ggml's own limit of a tensor's name
+_MAX_HEADER_BYTES = 256 << 20  # a vocabulary of 256,000 tokens with merges has 12 MB
+_NAME = re.compile("[!-~]+")
 _FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
@@ -61,7 +67,8 @@ class GgufFile(FileMap):
         super().__init__(path, least_bytes=24)
         try:
             self._sizes = {int(k): (k.name, *v) for k, v in gguf_package().GGML_QUANT_SIZES.items()}
-            self.metadata, self.tensors = _HeaderReader(self, self._sizes).read()
+            with refusing(str(path)):
+                self.metadata, self.tensors = _HeaderReader(self, self._sizes).read()
         except BaseException:
             self.close()
             raise
@@ -123,7 +130,7 @@ class _HeaderReader:
 
     def __init__(self, file: GgufFile, sizes: dict[int, tuple[str, int, int]]) -> None:
         self.file, self.sizes, self.at = file, sizes, 0
-        self.data = file.view(0, file.size)
+        self.data = memoryview(file.view(0, min(file.size, _MAX_HEADER_BYTES)))
 
     def read(self) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
         if self.take(4) != MAGIC:
@@ -142,14 +149,18 @@ class _HeaderReader:
             if key in metadata:
                 raise self.file.broken(f"the key {key!r:.80} stands twice")
             metadata[key] = self.value(self.scalar("I"))
+        if not isinstance(metadata.get("general.architecture", ""), str):
+            raise self.file.broken("its architecture is no text")
         entries = [self.entry() for _ in range(tensors)]
-        return metadata, self.place(entries, metadata.get("general.alignment", 32))
+        tensors_by_name = self.place(entries, metadata.get("general.alignment", 32))
+        self.check_overlaps(tensors_by_name.values())
+        return metadata, tensors_by_name
 
     def take(self, nbytes: int) -> bytes:
         if nbytes > len(self.data) - self.at:
             raise self.file.broken(f"it ends at byte {len(self.data)}, in the middle of its header: truncated?")
         self.at += nbytes
-        return self.data[self.at - nbytes : self.at].tobytes()
+        return bytes(self.data[self.at - nbytes : self.at])
 
     def scalar(self, code: str) -> Any:
         return struct.unpack(f"<{code}", self.take(struct.calcsize(f"<{code}")))[0]
@@ -187,7 +198,9 @@ class _HeaderReader:
     def entry(self) -> tuple[str, tuple[int, ...], int, int]:
         """Name, shape in NumPy's order, type and offset of a tensor."""
         name, dimensions = self.string(), self.scalar("I")
-        if not 1 <= dimensions <= _MOST_DIMENSIONS:
+        if len(name) > _MAX_NAME_BYTES or not _NAME.fullmatch(name):
+            raise self.file.broken(f"a tensor is called {name!r:.80}, which is no name")
+        if not 1 <= dimensions <= _MAX_DIMENSIONS:
             raise self.file.broken(f"tensor {name!r:.80} has {dimensions} dimensions")
         shape = tuple(self.scalar("Q") for _ in range(dimensions))[::-1]
         return name, shape, self.scalar("I"), self.scalar("Q")
@@ -209,14 +222,22 @@ class _HeaderReader:
             if not items or shape[-1] % block:
                 raise self.file.broken(f"tensor {name!r:.80} of {kind} has the shape {list(shape)}")
             nbytes = items // block * block_bytes
-            if offset % alignment or base + offset + nbytes > len(self.data):
+            if offset % alignment or base + offset + nbytes > self.file.size:
                 raise self.file.broken(
-                    f"tensor {name!r:.80} has {nbytes} bytes at {base + offset}, the file {len(self.data)}: truncated?"
+                    f"tensor {name!r:.80} has {nbytes} bytes at {base + offset}, the file {self.file.size}: truncated?"
                 )
             if name in tensors:
                 raise self.file.broken(f"tensor {name!r:.80} stands twice")
             tensors[name] = GgufTensor(name, kind, shape, base + offset, nbytes)
         return tensors
+
+    def check_overlaps(self, tensors: Iterable[GgufTensor]) -> None:
+        """Bytes belong to one tensor: else a small file would stand for gigabytes of weights."""
+        end = 0
+        for tensor in sorted(tensors, key=lambda t: t.start):
+            if tensor.start < end:
+                raise self.file.broken(f"tensor {tensor.name!r} begins within the one before it")
+            end = tensor.start + tensor.nbytes
 
 
 def gguf_package() -> ModuleType:
@@ -239,5 +260,5 @@ def is_gguf(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return file.read(4) == MAGIC or path.suffix == ".gguf"
-    except OSError:
+    except (OSError, ValueError):  # the latter: a name that no file can have
         return path.suffix == ".gguf"

@@ -20,6 +20,8 @@ from edge_lfm.formats.gguf import GgufFile, GgufTensor
 from edge_lfm.formats.gguf_names import hub_config, hub_names
 from edge_lfm.formats.gguf_tokenizer import hub_files
 
+MAX_EXPERTS = 1 << 12
+
 
 @dataclass(frozen=True)
 class _Place:
@@ -44,7 +46,7 @@ class GgufCheckpoint(Checkpoint):
                 raise UnsupportedModelError(
                     f"{path} is one part of several", hint="join them first: llama-gguf-split --merge FIRST OUT"
                 )
-            self._places = dict(self._find_places())
+            self._places = self._find_places()
             embedding = self._places.get("model.embed_tokens.weight")
             self.raw_config = hub_config(
                 self._file.metadata,
@@ -105,13 +107,17 @@ class GgufCheckpoint(Checkpoint):
             raise ModelFileError(f"{self.path}: tensor {name} is missing", hint="is the file complete?")
         return place
 
-    def _find_places(self) -> list[tuple[str, _Place]]:
-        places = []
+    def _find_places(self) -> dict[str, _Place]:
+        places: dict[str, _Place] = {}
         for tensor in self._file.tensors.values():
+            if len(tensor.shape) == 3 and tensor.shape[0] > MAX_EXPERTS:
+                raise self._file.broken(f"tensor {tensor.name!r} has {tensor.shape[0]} experts")
             names = hub_names(tensor.name, tensor.shape[0])
             for n, name in enumerate(names):
                 part = tensor.part(n) if len(tensor.shape) == 3 else tensor
                 middle = name.endswith("conv.conv.weight") and len(part.shape) == 2
                 shape = (part.shape[0], 1, part.shape[1]) if middle else part.shape
-                places.append((name, _Place(part, shape)))
+                if name in places:
+                    raise self._file.broken(f"tensor {tensor.name!r} is another spelling of one before it")
+                places[name] = _Place(part, shape)
         return places

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from edge_lfm.errors import ModelFileError
 from edge_lfm.formats.file_map import FileMap
+from edge_lfm.formats.strict import parse_json, refusing
 
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
+_MAX_DIMENSIONS = 8
 _ITEM_BYTES = {
     "BF16": 2,
     "F16": 2,
@@ -65,7 +67,8 @@ class SafetensorsFile(FileMap):
     def __init__(self, path: Path) -> None:
         super().__init__(path, least_bytes=8)
         try:
-            self.tensors, self.metadata = self._read_header()
+            with refusing(str(path)):
+                self.tensors, self.metadata = self._read_header()
         except ModelFileError:
             self.close()
             raise
@@ -126,12 +129,14 @@ class SafetensorsFile(FileMap):
         if length > min(_MAX_HEADER_BYTES, self.size - 8):
             raise self.broken(f"its header claims {length} bytes, the file has {self.size}")
         try:
-            header = json.loads(self._map[8 : 8 + length].decode("utf-8"), object_pairs_hook=_unique)
-        except (ValueError, RecursionError) as error:
+            header = parse_json(self._map[8 : 8 + length])
+        except ValueError as error:
             raise self.broken(f"its header is not JSON ({error})") from None
         if not isinstance(header, dict):
             raise self.broken("its header is not a JSON object")
         metadata = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+            raise self.broken("its metadata are not texts by name")
         tensors = {name: self._info(name, entry, 8 + length) for name, entry in header.items()}
         at = 8 + length
         for info in sorted(tensors.values(), key=lambda t: (t.start, t.end)):
@@ -140,7 +145,7 @@ class SafetensorsFile(FileMap):
             at = info.end
         if at != self.size:
             raise self.broken(f"its tensors end at byte {at}, the file has {self.size}: truncated?")
-        return tensors, metadata if isinstance(metadata, dict) else {}
+        return tensors, metadata
 
     def _info(self, name: str, entry: Any, base: int) -> TensorInfo:
         try:
@@ -148,9 +153,9 @@ class SafetensorsFile(FileMap):
         except (TypeError, KeyError, ValueError):
             raise self.broken(f"the entry of tensor {name!r:.80} is malformed") from None
         numbers = (*shape, first, last)
-        if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
-            raise self.broken(f"the entry of tensor {name!r:.80} has a number that is none")
-        if dtype not in _ITEM_BYTES:
+        if len(shape) > _MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in numbers):
+            raise self.broken(f"the entry of tensor {name!r:.80} has a number that is none, or too many of them")
+        if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
             raise self.broken(f"tensor {name!r:.80} has the unknown dtype {dtype!r:.20}")
         items = 1
         for n in shape:
@@ -161,13 +166,6 @@ class SafetensorsFile(FileMap):
                 f"its shape needs {items * _ITEM_BYTES[dtype]}, the file has {self.size}"
             )
         return TensorInfo(name, dtype, shape, base + first, base + last)
-
-
-def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name stands twice")
-    return found
 
 
 def header_bytes(
