@@ -35,13 +35,13 @@ class UsageError(EdgeLfmError):
 class ModelFileError(EdgeLfmError):
     """A model's file is missing, damaged, truncated, or not what it claims to be."""
 
-    exit_code = 3
+    exit_code, http_status = 3, 503
 
 
 class UnsupportedModelError(EdgeLfmError):
     """The checkpoint is sound, but asks for something that is not implemented."""
 
-    exit_code = 3
+    exit_code, http_status = 3, 503
 
 
 class OutputError(EdgeLfmError):

@@ -229,6 +229,15 @@ def test_keys_hosts_and_origins(demo: dict[str, Path]) -> None:
             connect(address.replace("http", "ws") + "/v1/stream").close()
 
 
+def test_any_origin(demo: dict[str, Path]) -> None:
+    with serving(str(demo["int4"]), "--cors-origin", "*") as address:
+        for origin in ("app://notes.example", "https://app.example", "null"):
+            answer = post(address, {"messages": CAPITAL}, headers={"origin": origin})
+            assert answer.status_code == 200 and answer.headers["access-control-allow-origin"] == "*"
+            asked = {"origin": origin, "access-control-request-method": "POST"}
+            assert httpx.options(f"{address}/v1/chat/completions", headers=asked).status_code == 200
+
+
 def test_bodies_that_are_too_large_or_never_end(address: str) -> None:
     for size in (9 << 20, 40 << 20):
         refused(post(address, b"x" * size), 413)
@@ -420,6 +429,8 @@ def test_a_signal_ends_the_server_with_its_answers(demo: dict[str, Path]) -> Non
         (("--queue", "-1"), "--queue"),
         (("--parallel", "0"), "parallel"),
         (("--cache", "lots"), "not a size"),
+        (("--cors-origin", "app.example"), "no origin"),
+        (("--cors-origin", "https://app.example/"), "no origin"),
     ],
 )
 def test_bad_starts(demo: dict[str, Path], arguments: tuple[str, ...], word: str) -> None:

@@ -30,12 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--unload-after", type=float, default=0, metavar="S", help="give the model up when idle so long"
     )
     parser.add_argument("--grace", type=float, default=10, metavar="S", help="time for answers at the end (default 10)")
+    parser.add_argument("--restart", action="store_true", help="start again when it dies of a fault, within seconds")
     parser.add_argument("--json", action="store_true", help="say where it listens as one JSON line")
 
 
 def run(args: argparse.Namespace) -> None:
     try:
-        from edge_lfm.server.serve import serve, set_up_logging
+        from edge_lfm.server.logs import set_up_logging
+        from edge_lfm.server.serve import serve
         from edge_lfm.server.settings import Settings
     except ImportError as error:
         raise MissingExtraError(
@@ -66,4 +68,4 @@ def run(args: argparse.Namespace) -> None:
             print("Ctrl-C ends", file=sys.stderr)
 
     set_up_logging()
-    serve(settings, args.host, args.port, args.insecure, ready)
+    serve(settings, args.host, args.port, args.insecure, ready, args.restart)

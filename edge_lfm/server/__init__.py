@@ -1,6 +1,9 @@
 """An OpenAI-compatible local server: HTTP with SSE streams, a WebSocket, metrics, and one static page.
 
     serve.py        the socket, uvicorn, signals
+    supervisor.py   a process that starts the server again when it dies
+    connections.py  heads that come in time, not too many at once
+    logs.py         what is written to standard error
     app.py          routes
     settings.py     what the command line says
     hosting.py      the model: loaded on demand, unloaded when idle

@@ -82,7 +82,7 @@ def _safe(handler: Handler) -> Handler:
 @contextlib.asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     hosting = app.state.service.hosting
-    watch = asyncio.create_task(hosting.unload_when_idle())
+    watch = asyncio.create_task(hosting.watch())
     try:
         yield
     finally:

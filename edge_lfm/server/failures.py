@@ -34,6 +34,8 @@ def describe(error: BaseException) -> tuple[int, dict[str, Any]]:
         status, param, code, message = error.http_status, error.param, error.code, error.message
     elif isinstance(error, EdgeLfmError):
         status, message = error.http_status, str(error)
+        if status == 500:
+            log.error("an answer failed: %s", message)
         if isinstance(error, ContextOverflowError):
             param, code = "messages", "context_length_exceeded"
     elif isinstance(error, msgspec.ValidationError):

@@ -1,7 +1,7 @@
 """Who may come in, and with what: hosts, origins, the key, content types and sizes. ASGI middleware around everything.
 
 A local server is reached by every web page that the user visits: so a name that a page has rebound to this machine is
-refused by its Host, a page elsewhere by its Origin, and no permission is ever reflected.
+refused by its Host, a page of a foreign origin by its Origin, and no permission is ever reflected.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Guard:
         if len(headers.getlist("host")) != 1 or not self._is_ours(_name_of(host)):
             raise RequestError("this Host is not served here (--allow-host adds a name)", status=403)
         origin = headers.get("origin")
-        if origin is not None and origin not in self._settings.cors_origins and not _is_same(origin, host):
-            raise RequestError("web pages from elsewhere may not use this server (--cors-origin)", status=403)
+        if origin is not None and not {origin, "*"} & {*self._settings.cors_origins} and not _is_same(origin, host):
+            raise RequestError("pages of a foreign origin may not use this server (--cors-origin)", status=403)
         preflight = scope["type"] == "http" and scope["method"] == "OPTIONS"
         if self._key is not None and not preflight and scope["path"] not in _OPEN:
             self._check_key(headers.getlist("authorization"))

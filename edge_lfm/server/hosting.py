@@ -1,20 +1,30 @@
-"""The model behind the server: loaded when first needed, unloaded when idle, told from outside whether it is well."""
+"""The model behind the server: loaded when first needed, unloaded when idle, loaded again when its files have changed.
+
+A model is mapped, not copied: when its file is cut or removed, answers end in errors, whatever the process looks like. So
+its files are looked at before each request and every few seconds, and what `/health` tells is what they are.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from edge_lfm.api import Model
-from edge_lfm.errors import ShuttingDownError
+from edge_lfm.errors import EdgeLfmError, ModelFileError, ShuttingDownError
 from edge_lfm.server.settings import Settings
 
 log = logging.getLogger("edge_lfm.server")
 _STUCK_S = 600.0
 """A prefill chunk of 512 tokens takes half a minute on a small board; ten are no longer work."""
+_LOOK_S = 2.0
+_SUFFIXES = (".safetensors", ".json", ".jinja", ".onnx", ".data")
+
+Files = tuple[tuple[str, int, int, int], ...]
 
 
 class Hosting:
@@ -23,6 +33,9 @@ class Hosting:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.model: Model | None = None
+        self._folder = Path(settings.load.path) if settings.load.path is not None else None
+        self._files: Files = ()  # those that were loaded, or could not be
+        self._failed = False
         self._loading = asyncio.Lock()
         self._users, self._last_used = 0, time.monotonic()
         self.ending = False
@@ -37,28 +50,26 @@ class Hosting:
         """
         if self.ending:
             raise ShuttingDownError("the server is ending", hint="try again later")
+        model = await self._load()
         self._users += 1
         try:
-            yield await self._load()
+            yield model
         finally:
             self._users -= 1
             self._last_used = time.monotonic()
 
-    async def _load(self) -> Model:
-        async with self._loading:
-            if self.model is None:
-                started = time.perf_counter()
-                self.model = await asyncio.to_thread(Model.open, self.settings.load)
-                log.info("loaded %s in %.2f s", self.settings.name, time.perf_counter() - started)
-            return self.model
-
-    async def unload_when_idle(self) -> None:
-        """A task for as long as the server runs."""
+    async def watch(self) -> None:
+        """A task for as long as the server runs: unloads an idle model, and loads one whose files have changed."""
         limit = self.settings.unload_after_s
-        while limit:
-            await asyncio.sleep(min(limit / 4, 10.0))
+        while True:
+            await asyncio.sleep(min(limit / 4, _LOOK_S) if limit else _LOOK_S)
             async with self._loading:
-                if self.model is not None and not self._users and time.monotonic() - self._last_used > limit:
+                if self._users or self.ending:
+                    continue
+                if self._stale:
+                    with contextlib.suppress(EdgeLfmError):  # logged; /health tells it
+                        await self._open()
+                elif limit and self.model is not None and time.monotonic() - self._last_used > limit:
                     await self._close()
                     log.info("unloaded %s after %.0f s without a request", self.settings.name, limit)
 
@@ -67,18 +78,65 @@ class Hosting:
         async with self._loading:
             await self._close()
 
+    async def _load(self) -> Model:
+        async with self._loading:
+            if self.model is not None and self._stale and self._users:
+                raise ModelFileError(
+                    "the model's files have changed", hint="it is loaded again when running answers have ended"
+                )
+            return self.model if self.model is not None and not self._stale else await self._open()
+
+    async def _open(self) -> Model:
+        """Load the model, in place of an older one; with the lock held."""
+        if self.model is not None:
+            log.error("the files of %s are gone or others; it is loaded again", self.settings.name)
+            await self._close()
+        before, started, self._files = self._files, time.perf_counter(), self._look()
+        try:
+            self.model = await asyncio.to_thread(Model.open, self.settings.load)
+        except EdgeLfmError as error:
+            if not self._failed or self._files != before:
+                log.error("cannot load %s: %s", self.settings.name, error)
+            self._failed = True
+            raise
+        self._failed, self._folder = False, self.model.folder
+        self._files = self._files or self._look()
+        log.info("loaded %s in %.2f s", self.settings.name, time.perf_counter() - started)
+        return self.model
+
     async def _close(self) -> None:
         model, self.model = self.model, None
         if model is not None:
             await asyncio.to_thread(model.close)
 
     @property
+    def _stale(self) -> bool:
+        """Whether the files are others than those that were loaded, or failed to be."""
+        return (self.model is not None or self._failed) and self._look() != self._files
+
+    def _look(self) -> Files:
+        """Name, inode, bytes and time of each of the model's files."""
+        if self._folder is None:
+            return ()
+        try:
+            with os.scandir(self._folder) as entries:
+                found = [(e.name, e.stat()) for e in entries if e.name.endswith(_SUFFIXES)]
+        except OSError:
+            return ()
+        return tuple(sorted((name, s.st_ino, s.st_size, s.st_mtime_ns) for name, s in found))
+
+    @property
     def status(self) -> str:
-        """ok, idle (unloaded until the next request), loading, stuck, or ending."""
+        """ok, idle (unloaded until the next request), loading, gone (the files are not those that were loaded, or no
+        model), stuck, or ending."""
         if self.ending:
             return "ending"
+        if self._loading.locked():
+            return "loading"
+        if self._failed or self._stale or (self._folder is not None and not self._look()):
+            return "gone"
         if self.model is None:
-            return "loading" if self._loading.locked() else "idle"
+            return "idle"
         scheduler = self.model.scheduler
         stuck = scheduler.active and time.monotonic() - scheduler.last_step > _STUCK_S
         return "stuck" if stuck else "ok"

@@ -8,40 +8,43 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import faulthandler
 import ipaddress
 import logging
+import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edge_lfm.errors import UsageError
 from edge_lfm.server.app import make_app
+from edge_lfm.server.connections import Protocol, take_files
+from edge_lfm.server.hosting import Hosting
+from edge_lfm.server.logs import handle_loop_error
 from edge_lfm.server.settings import Settings
+from edge_lfm.server.supervisor import Child, stay_up
 
 log = logging.getLogger("edge_lfm.server")
-_FIRST_REQUEST_S = 20.0
-_MOST_CONNECTIONS = 1024
+_ACCEPTED_AT_ONCE = 64
+"""Connections accepted before any is counted; each takes a file."""
+_END_S = 4.0
+"""From the end of the grace to that of the process, whatever still runs: answers have told their clients by then."""
+_SWITCH_S = 0.0005
+"""How long a thread of Python may go on while another waits. Five milliseconds are the default, and cost the engine as
+much for each token while somebody's long prompt is prepared."""
 
 
-class Protocol(H11Protocol):
-    """HTTP/1.1; a connection that does not send a whole head in time is closed."""
+def serve(
+    settings: Settings, host: str, port: int, insecure: bool, ready: Callable[[str], object], restart: bool = False
+) -> None:
+    """Serve until SIGINT or SIGTERM.
 
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self.loop.call_later(_FIRST_REQUEST_S, self._expect_head)
-
-    def _expect_head(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
-            self.transport.close()
-
-
-def serve(settings: Settings, host: str, port: int, insecure: bool, ready: Callable[[str], object]) -> None:
-    """Serve until SIGINT or SIGTERM. `ready`: called with the server's address when it listens.
+    Args:
+        ready: called with the server's address when it listens.
+        restart: start it again when it dies.
 
     Raises:
         UsageError: the port is taken, the address is not this machine's, or a key is missing.
@@ -55,10 +58,23 @@ def serve(settings: Settings, host: str, port: int, insecure: bool, ready: Calla
     with _listen(host, port) as listener:
         address = listener.getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-        asyncio.run(_run(settings, listener, lambda: ready(f"http://{shown}:{address[1]}")))
+        child = stay_up() if restart else None
+
+        def listening() -> None:
+            if child is not None:
+                child.ready()
+            if child is not None and child.again:
+                log.info("the server is back")
+            else:
+                ready(f"http://{shown}:{address[1]}")
+
+        asyncio.run(_run(settings, listener, listening, child))
 
 
-async def _run(settings: Settings, listener: socket.socket, ready: Callable[[], object]) -> None:
+async def _run(
+    settings: Settings, listener: socket.socket, listening: Callable[[], object], child: Child | None
+) -> None:
+    take_files()
     app = make_app(settings)
     hosting = app.state.service.hosting
     config = uvicorn.Config(
@@ -69,20 +85,24 @@ async def _run(settings: Settings, listener: socket.socket, ready: Callable[[], 
         access_log=False,
         server_header=False,
         lifespan="on",
+        backlog=_ACCEPTED_AT_ONCE,
         timeout_keep_alive=15,
-        limit_concurrency=_MOST_CONNECTIONS,
         timeout_graceful_shutdown=int(settings.grace_s) + 5,
         ws_max_size=settings.body_bytes,
     )
     server = _Server(config)
     stop = _Stop(server, hosting, settings.grace_s)
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(handle_loop_error)
+    sys.setswitchinterval(_SWITCH_S)
     with contextlib.suppress(NotImplementedError):
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.ask)
+        if child is not None:
+            loop.add_reader(child.line, stop.ask_once, child.line)  # its end: the parent is gone
     async with hosting.lend():  # a model that cannot be loaded is told before the first request
         pass
-    ready()
+    listening()
     await server.serve(sockets=[listener])
 
 
@@ -95,17 +115,26 @@ class _Server(uvicorn.Server):
 
 
 class _Stop:
-    """The end in two steps: no more requests, then, after a while or a second signal, no more answers."""
+    """The end in three steps: no more requests; after a while, or a second signal, no more answers; then no process.
 
-    def __init__(self, server: uvicorn.Server, hosting: Any, grace_s: float) -> None:
+    The last is a timer outside Python: threads that hold the interpreter, or never end, hold nobody up.
+    """
+
+    def __init__(self, server: uvicorn.Server, hosting: Hosting, grace_s: float) -> None:
         self._server, self._hosting, self._grace_s = server, hosting, grace_s
         self._tasks: set[asyncio.Task[None]] = set()
+        self._nowhere = open(os.devnull, "w", encoding="ascii")  # noqa: SIM115 (for as long as the process lives)
 
     def ask(self) -> None:
-        again = self._hosting.ending
+        seconds = 0.0 if self._hosting.ending else self._grace_s
         self._hosting.ending = self._server.should_exit = True
-        task = asyncio.get_running_loop().create_task(self._finish(0.0 if again else self._grace_s))
-        self._tasks.add(task)
+        faulthandler.dump_traceback_later(seconds + _END_S, exit=True, file=self._nowhere)
+        self._tasks.add(asyncio.get_running_loop().create_task(self._finish(seconds)))
+
+    def ask_once(self, line: socket.socket) -> None:
+        """As `ask`, for what can be read of `line` again and again."""
+        asyncio.get_running_loop().remove_reader(line)
+        self.ask()
 
     async def _finish(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -115,7 +144,8 @@ class _Stop:
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # asyncio sends small answers at once only where the socket says that it is TCP; else they wait 40 ms
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
@@ -137,17 +167,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def set_up_logging() -> None:
-    """One line per event on standard error, control characters escaped."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Escaped("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-
-
-class _Escaped(logging.Formatter):
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
-        text = super().formatMessage(record)
-        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from edge_lfm.api import LoadOptions
+from edge_lfm.errors import UsageError
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s@]+")
 
 
 @dataclass(frozen=True)
@@ -15,7 +19,7 @@ class Settings:
     name: under which clients ask for it.
     api_key: what clients must send as a bearer token; None: nothing.
     allowed_hosts: names that a Host header may have beside this machine's own and IP addresses.
-    cors_origins: web pages elsewhere that may use the server.
+    cors_origins: foreign origins whose pages may use the server, like "https://app.example"; "*": every one.
     queue: requests that may wait; more are told to come again.
     unload_after_s: seconds without a request after which the model is given up until the next; 0: never.
     body_bytes: the largest body of a request.
@@ -33,3 +37,10 @@ class Settings:
     body_bytes: int = 8 << 20
     grace_s: float = 10.0
     stall_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        for origin in self.cors_origins:
+            if origin not in ("*", "null") and not _ORIGIN.fullmatch(origin):
+                raise UsageError(
+                    f"{origin!r:.80} is no origin", hint='give a scheme and a name, like https://app.example, or "*"'
+                )
