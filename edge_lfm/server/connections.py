@@ -1,8 +1,8 @@
 """One connection: HTTP/1.1 whose heads come in time, whose errors are JSON, and of which there are never too many.
 
-uvicorn limits the time between two requests and the number of connections; not the time that a half-sent second head may
-take, and what it refuses it answers in plain text. Where there is no room, the connection goes that has waited longest
-for its client's next request. Knows HTTP; does not know what is asked.
+uvicorn limits the time between two requests and the number of connections; not the time that a half-sent second head
+may take, and what it refuses it answers in plain text. Where there is no room, the connection goes that has waited
+longest for its client's next request. Knows HTTP; does not know what is asked.
 """
 
 from __future__ import annotations

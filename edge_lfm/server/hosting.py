@@ -1,7 +1,7 @@
 """The model behind the server: loaded when first needed, unloaded when idle, loaded again when its files have changed.
 
-A model is mapped, not copied: when its file is cut, answers end in errors, whatever the process looks like. So its files
-are looked at before each request and every few seconds, and what `/health` tells is what they are.
+A model is mapped, not copied: when its file is cut, answers end in errors, whatever the process looks like. So its
+files are looked at before each request and every few seconds, and what `/health` tells is what they are.
 """
 
 from __future__ import annotations
