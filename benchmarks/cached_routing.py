@@ -39,7 +39,7 @@ class OneByOne:
 
     def score(self, _n: int, window: I64) -> tuple[F32, Experts]:
         state = State(self.runner.model.config, len(window))
-        return np.stack([self.runner.run(window[t : t + 1], state) for t in range(len(window))]), {}
+        return np.stack([self.runner.read(window[t : t + 1], state) for t in range(len(window))]), {}
 
 
 def answer(runner: Runner, tokenizer: Tokenizer, task: Task) -> str:
@@ -47,11 +47,11 @@ def answer(runner: Runner, tokenizer: Tokenizer, task: Task) -> str:
     ids = tokenizer.encode(task.prompt, special=True)
     state = State(runner.model.config, len(ids) + task.max_tokens)
     for token in ids:
-        logits = runner.run(np.array([token]), state)
+        logits = runner.read([token], state)
     found: list[int] = []
     while len(found) < task.max_tokens and (token := int(logits[: tokenizer.size].argmax())) not in tokenizer.eos_ids:
         found.append(token)
-        logits = runner.run(np.array([token]), state)
+        logits = runner.read([token], state)
     return tokenizer.decode(found, special=True)
 
 
@@ -62,8 +62,7 @@ def cached(folder: Path, share: float, ratio: float) -> Iterator[Runner]:
         layers = sum(model.config.is_moe(n) for n in range(model.config.num_hidden_layers))
         slots = round(share * model.config.num_experts) * layers + min(RING_SLOTS, model.config.num_experts)
         budget = Budget(fixed_bytes(model, 1) + slots * slot_bytes_of(model), stated=True)
-        with paged_runner(model, load_kernels(), 1, budget, 0) as runner:
-            runner.cached_ratio = ratio
+        with paged_runner(model, load_kernels(), 1, budget, 0, cached_ratio=ratio) as runner:
             yield runner
 
 

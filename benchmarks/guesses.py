@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_lfm.engine.feeds import Feed
 from edge_lfm.engine.lookahead import Lookahead
 from edge_lfm.engine.runner import Runner
 from edge_lfm.kernels.load.library import load_kernels
@@ -31,13 +32,13 @@ def right(runner: Runner, lookahead: Lookahead, tokens: NDArray[np.int64]) -> di
         taken = set(chosen[0].tolist())
         if layer in guesses:
             found[layer].append(len(guesses.pop(layer) & taken) / len(taken))
-        guess = lookahead.guess(layer, runner._x)
+        guess = lookahead.guess(layer, runner.step.hidden)
         if guess is not None:
             guesses[guess[0]] = set(guess[1].tolist())
 
     state = State(runner.model.config, len(tokens))
     for token in tokens:
-        runner.run(np.array([token]), state, routing=watch)
+        runner.run([Feed(state, [token], "none")], routing=watch)
     return found
 
 

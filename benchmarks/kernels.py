@@ -20,6 +20,7 @@ from edge_lfm.kernels.spec.layout import (
     CONTEXT,
     LAYER,
     MATRIX,
+    ROW,
     STATE,
     SYNC_BYTES,
     scratch_bytes,
@@ -73,14 +74,16 @@ def test_attention(benchmark: Any, positions: int, kept: str) -> None:
     state = np.zeros(1, STATE)
     state["keys"], state["values"] = keys.ctypes.data, values.ctypes.data
     state["key_scales"] = state["value_scales"] = scales.ctypes.data
+    state["capacity"], state["is_int8"] = positions, kept == "int8"
+    rows = np.zeros(1, ROW)
+    rows["position"], rows["states"] = positions - 1, state.ctypes.data
     layer = np.zeros(1, LAYER)
     layer["heads"], layer["kv_heads"], layer["head_dim"] = heads, kv, width
-    step = Step(capacity=positions, tokens=1, position=positions - 1,
-                kv_int8=int(kept == "int8"), wide=np.ones((heads + 2 * kv) * width, np.float32),
+    step = Step(tokens=1, rows=rows, wide=np.ones((heads + 2 * kv) * width, np.float32),
                 mixed=np.zeros(heads * width, np.float32), mixed_q=np.zeros(heads * width, np.int8),
                 mixed_s=np.zeros(heads * width // 8, np.float32))  # fmt: skip
     kernels, scratch = load_kernels(), np.zeros(ATTENTION_SCRATCH_BYTES, np.uint8)
-    benchmark(lambda: kernels.attend_tokens(step.address, layer.ctypes.data, state.ctypes.data, scratch.ctypes.data))
+    benchmark(lambda: kernels.attend_tokens(step.address, layer.ctypes.data, 0, scratch.ctypes.data))
     benchmark.extra_info["GB/s"] = 2 * keys.nbytes / benchmark.stats["median"] / 1e9
 
 
@@ -89,18 +92,20 @@ def test_short_conv(benchmark: Any, tokens: int) -> None:
     taps, past = np.ones((3, HIDDEN), np.float32), np.zeros((2, HIDDEN), np.float32)
     layer, state = np.zeros(1, LAYER), np.zeros(1, STATE)
     layer["conv_width"], layer["taps"], state["conv"] = 3, taps.ctypes.data, past.ctypes.data
-    step = Step(hidden=HIDDEN, tokens=tokens, wide=np.ones((tokens, 3 * HIDDEN), np.float32),
+    rows = np.zeros(tokens, ROW)
+    rows["states"], rows["noted"] = state.ctypes.data, -1
+    step = Step(hidden=HIDDEN, tokens=tokens, rows=rows, wide=np.ones((tokens, 3 * HIDDEN), np.float32),
                 mixed=np.zeros((tokens, HIDDEN), np.float32), mixed_q=np.zeros((tokens, HIDDEN), np.int8),
                 mixed_s=np.zeros((tokens, HIDDEN // 8), np.float32))  # fmt: skip
     kernels = load_kernels()
-    benchmark(lambda: kernels.conv_tokens(step.address, layer.ctypes.data, state.ctypes.data))
+    benchmark(lambda: kernels.conv_tokens(step.address, layer.ctypes.data, 0))
 
 
 @pytest.mark.parametrize("tokens", [1, 128])
 def test_norm(benchmark: Any, tokens: int) -> None:
     weight = np.ones(HIDDEN, np.float32)
-    step = Step(hidden=HIDDEN, norm_eps=1e-5, x=np.ones((tokens, HIDDEN), np.float32),
+    step = Step(tokens=tokens, hidden=HIDDEN, norm_eps=1e-5, x=np.ones((tokens, HIDDEN), np.float32),
                 normed=np.zeros((tokens, HIDDEN), np.float32), normed_q=np.zeros((tokens, HIDDEN), np.int8),
                 normed_s=np.zeros((tokens, HIDDEN // 8), np.float32))  # fmt: skip
     kernels = load_kernels()
-    benchmark(lambda: kernels.norm_tokens(step.address, weight.ctypes.data, 0, tokens))
+    benchmark(lambda: kernels.norm_tokens(step.address, weight.ctypes.data))

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_lfm.engine.generate import prefill
 from edge_lfm.engine.runner import Runner
 from edge_lfm.kernels.load.library import load_kernels
 from edge_lfm.memory.prefault import Prefault
@@ -40,10 +39,10 @@ def once(runner: Runner, ids: list[int], decode: int) -> tuple[float, float]:
     """Prefill and decode, tokens per second."""
     state = State(runner.model.config, len(ids) + decode, "float16")
     started = time.perf_counter()
-    prefill(runner, state, ids)
+    runner.read(ids, state)
     read = time.perf_counter()
     for token in range(decode):
-        runner.run(np.array([1000 + 37 * token]), state)
+        runner.read([1000 + 37 * token], state)
     return len(ids) / (read - started), decode / (time.perf_counter() - read)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm import Model
+from edge_lfm.engine.feeds import Feed
 
 TOKENS = 400
 
@@ -29,7 +30,7 @@ def record(model: Model, ids: list[int]) -> NDArray[np.uint8]:
     def watch(layer: int, chosen: NDArray[np.int64]) -> None:
         found[layer] = chosen
 
-    model.backend.run(np.array(ids), model.backend.new_state(TOKENS), routing=watch)
+    model.backend.run([Feed(model.backend.new_state(TOKENS), ids)], routing=watch)
     return np.stack([found[n] for n in sorted(found)], axis=1).astype(np.uint8)
 
 

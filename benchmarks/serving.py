@@ -81,7 +81,7 @@ def layers(model: Model, address: str) -> None:
         logits = model.engine.runner.read(ids, state)
         started = time.perf_counter()
         for _ in range(TOKENS):
-            logits = model.engine.runner.run(np.array([int(logits.argmax())]), state)
+            logits = model.engine.runner.read([int(logits.argmax())], state)
         found["engine"].append(TOKENS / (time.perf_counter() - started))
         bias = {int(i): value for i, value in endless(model).items()}
         times = [

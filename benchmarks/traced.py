@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_lfm.engine.feeds import Feed
 from edge_lfm.engine.paged import fixed_bytes, paged_runner, slot_bytes_of
 from edge_lfm.engine.runner import Runner
 from edge_lfm.kernels.load.library import load_kernels
@@ -55,7 +56,7 @@ def decode(runner: Runner, trace: NDArray[np.int64]) -> float:
         if t == half:
             started = time.perf_counter()
         take: Callable[[int, NDArray[np.int64]], NDArray[np.int64]] = lambda n, _, s=step: s[rows[n]][None]  # type: ignore[misc]  # noqa: E731
-        runner.run(np.array([100 + 7 * t]), state, routing=take)
+        runner.run([Feed(state, [100 + 7 * t])], routing=take)
     return (len(trace) - half) / (time.perf_counter() - started)
 
 
@@ -83,9 +84,7 @@ def main() -> None:
             slots = RING_SLOTS + round(share * model.config.num_experts) * len(layers)
             fixed = fixed_bytes(model, threads)
             budget = Budget(fixed + slots * slot_bytes_of(model), stated=True)
-            with paged_runner(model, load_kernels(), threads, budget, 0) as runner:
-                assert runner.pager is not None
-                runner.lookahead = None
+            with paged_runner(model, load_kernels(), threads, budget, 0, guessing=False) as runner:
                 before, rate = runner.pager.stats.copy(), decode(runner, trace)
                 stats = runner.pager.stats.since(before)
                 cells = (

@@ -14,7 +14,13 @@ from edge_lfm.kernels.spec.entry import ENTRIES
 from edge_lfm.kernels.spec.schemes import SCHEMES, TILE_ROWS
 
 HEADER_NAME = "edge_lfm_kernels.h"
-_RECORDS = {"matrix": layout.MATRIX, "layer": layout.LAYER, "state": layout.STATE, "context": layout.CONTEXT}
+_RECORDS = {
+    "matrix": layout.MATRIX,
+    "layer": layout.LAYER,
+    "state": layout.STATE,
+    "row": layout.ROW,
+    "context": layout.CONTEXT,
+}
 _CONSTANTS = ("LAYOUT_VERSION", "GROUP", "ACTIVATION_BYTES", "SYNC_BYTES", "COUNTER", "ERROR",
               "ATTENTION_SCRATCH_BYTES")  # fmt: skip
 _TYPES = {np.dtype("i8"): "int64_t", np.dtype("f4"): "float", layout.MATRIX: "edge_lfm_matrix"}

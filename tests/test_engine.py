@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import GOLDEN_CASES, goldens_tool
+from stepping import all_rows
 
 from edge_lfm.engine.runner import Runner
 from edge_lfm.errors import ContextOverflowError, EdgeLfmError, NumericalError, UsageError
@@ -41,7 +42,7 @@ def engine_logits(
     kernels = load_kernels(find_isa(isa) if isa else None)
     with PackedModel(folder) as model, Runner(model, kernels, threads, chunk) as runner:
         state = State(model.config, len(ids))
-        return np.concatenate([runner.run(part, state, all_logits=True) for part in np.split(ids, splits or [])])
+        return np.concatenate([all_rows(runner, part, state) for part in np.split(ids, splits or [])])
 
 
 def reference_logits(folder: Path, ids: np.ndarray, integers: bool = True) -> np.ndarray:
@@ -114,7 +115,7 @@ def test_demo_follows_the_reference_and_its_greedy_text(
         for prompt in demo_goldens.values():
             ids = np.array(prompt["prompt_ids"] + prompt["greedy_ids"])
             expected = exact.logits(ids)
-            found = runner.run(ids, State(model.config, 512), all_logits=True)
+            found = all_rows(runner, ids, State(model.config, 512))
             top = np.sort(expected, axis=1)
             clear = top[:, -1] - top[:, -2] > 0.5  # logits; int8 activations move them by about 0.1
             compared += clear.sum()
@@ -127,10 +128,10 @@ def test_demo_answers_as_transformers_does(demo: dict[str, Path], demo_goldens: 
     with PackedModel(demo["float32"]) as model, Runner(model, load_kernels(), 2) as runner:
         for name, prompt in demo_goldens.items():
             state = State(model.config, 2048)
-            logits, generated = runner.run(np.array(prompt["prompt_ids"]), state), []
+            logits, generated = runner.read(np.array(prompt["prompt_ids"]), state), []
             for _ in prompt["greedy_ids"]:
                 generated.append(int(logits.argmax()))
-                logits = runner.run(np.array(generated[-1:]), state)
+                logits = runner.read(np.array(generated[-1:]), state)
             assert generated == prompt["greedy_ids"], name
 
 
@@ -140,8 +141,9 @@ def test_demo_takes_the_experts_that_transformers_takes(demo: dict[str, Path], d
     with PackedModel(demo["float32"]) as model, Runner(model, load_kernels(), 1) as runner:
         for prompt in demo_goldens.values():
             found: dict[int, list[np.ndarray]] = {n: [] for n in prompt["experts"]}
-            runner.run(
-                np.array(prompt["prompt_ids"]),
+            all_rows(
+                runner,
+                prompt["prompt_ids"],
                 State(model.config, 2048),
                 routing=lambda n, chosen, found=found: found[n].append(np.sort(chosen, axis=1)),
             )
@@ -157,9 +159,9 @@ def test_the_kv_cache_grows_without_a_trace(packed_cases: dict[str, dict[str, Pa
     with PackedModel(folder) as model, Runner(model, load_kernels(), 1, chunk=900) as runner:
         large, small = State(model.config, 900), State(model.config, 900)
         large.reserve(900)
-        whole = runner.run(ids, large)
+        whole = runner.read(ids, large)
         for part in np.array_split(ids, 40):
-            grown = runner.run(part, small)
+            grown = runner.read(part, small)
         assert small.capacity >= 900
         assert np.array_equal(whole, grown)
 
@@ -171,12 +173,12 @@ def test_an_int8_cache_stays_close(demo: dict[str, Path], demo_goldens: dict[str
         for prompt in demo_goldens.values():
             ids = np.array(prompt["prompt_ids"] + prompt["greedy_ids"])
             half, eight = State(model.config, 512), State(model.config, 512, "int8")
-            gaps.append(divergence(runner.run(ids, half, all_logits=True), runner.run(ids, eight, all_logits=True)))
+            gaps.append(divergence(all_rows(runner, ids, half), all_rows(runner, ids, eight)))
         assert np.concatenate(gaps).mean() < 2e-3
         assert eight.nbytes < 0.6 * half.nbytes
         chunks = State(model.config, 512, "int8")
-        parts = [runner.run(part, chunks, all_logits=True) for part in np.array_split(ids, 5)]
-        assert np.array_equal(np.concatenate(parts), runner.run(ids, State(model.config, 512, "int8"), all_logits=True))
+        parts = [all_rows(runner, part, chunks) for part in np.array_split(ids, 5)]
+        assert np.array_equal(np.concatenate(parts), all_rows(runner, ids, State(model.config, 512, "int8")))
     with pytest.raises(UsageError, match="int2"):
         State(model.config, 16, "int2")
 
@@ -186,28 +188,28 @@ def test_bad_steps_are_refused(packed_cases: dict[str, dict[str, Path]]) -> None
         state = State(model.config, 20)
         for bad in (-1, 160, 1 << 40):
             with pytest.raises(UsageError, match=r"0\.\.159"):
-                runner.run(np.array([1, bad]), state)
+                runner.read(np.array([1, bad]), state)
         with pytest.raises(ContextOverflowError, match="context of 20"):
-            runner.run(np.arange(21), state)
+            runner.read(np.arange(21), state)
         assert state.position == 0
-        assert np.isfinite(runner.run(np.arange(20), state)).all()
+        assert np.isfinite(runner.read(np.arange(20), state)).all()
 
 
 def test_nan_is_an_error_and_the_engine_lives_on(packed_cases: dict[str, dict[str, Path]]) -> None:
     with PackedModel(packed_cases["int8"]["moe"]) as model, Runner(model, load_kernels(), 2) as runner:
         state, ids = State(model.config, 50), np.arange(10)
-        good = runner.run(ids, State(model.config, 50))
+        good = runner.read(ids, State(model.config, 50))
         state.conv[0][:] = np.nan
         with pytest.raises(NumericalError, match="NaN"):
-            runner.run(ids, state)
-        assert np.array_equal(runner.run(ids, State(model.config, 50)), good)
+            runner.read(ids, state)
+        assert np.array_equal(runner.read(ids, State(model.config, 50)), good)
 
 
 def test_an_interrupted_step_is_finished_by_all(demo: dict[str, Path]) -> None:
     """Ctrl-C at random moments of 40 steps on three threads: none hangs, and the team's next step is right."""
     ids = np.arange(20, 400)
     with PackedModel(demo["int4"]) as model, Runner(model, load_kernels(), 3) as runner:
-        expected = runner.run(ids, State(model.config, 512))
+        expected = runner.read(ids, State(model.config, 512))
         rng, main = np.random.default_rng(0), threading.main_thread().ident
         assert main is not None
         for _ in range(40):
@@ -215,9 +217,9 @@ def test_an_interrupted_step_is_finished_by_all(demo: dict[str, Path]) -> None:
             with pytest.raises(KeyboardInterrupt):
                 timer.start()
                 while True:
-                    runner.run(ids, State(model.config, 512))
+                    runner.read(ids, State(model.config, 512))
             timer.join()
-            assert np.array_equal(runner.run(ids, State(model.config, 512)), expected)
+            assert np.array_equal(runner.read(ids, State(model.config, 512)), expected)
 
 
 def test_a_failing_worker_is_told() -> None:

@@ -169,14 +169,14 @@ def test_forced_tokens_are_skipped_ahead(model: Model) -> None:
     }
     schema["required"] = list(schema["properties"])
     steps: list[int] = []
-    run = model.engine.runner.run
-    model.engine.runner.run = lambda ids, *a, **k: (steps.append(len(ids)), run(ids, *a, **k))[1]  # type: ignore[method-assign]
+    run = model.scheduler._run
+    model.scheduler._run = lambda feeds, **k: (steps.append(len(feeds[0].token_ids)), run(feeds, **k))[1]
     try:
         skipping = model.generate("x", schema=schema)
         quick = len(steps)
         told = model.generate("x", schema=schema, logprobs=0)
     finally:
-        model.engine.runner.run = run  # type: ignore[method-assign]
+        model.scheduler._run = run
     assert json.loads(skipping.text) == json.loads(told.text)
     assert len(skipping.token_ids) > 6 and quick <= 4 < len(steps) - quick
     assert len(told.logprobs) == len(told.token_ids)

@@ -24,6 +24,7 @@ from edge_lfm.kernels.spec.layout import (
     ERROR,
     LAYER,
     MATRIX,
+    ROW,
     STATE,
     SYNC_BYTES,
     scratch_bytes,
@@ -253,11 +254,11 @@ def test_norm_tokens(kernels: Kernels) -> None:
     rng = np.random.default_rng(3)
     x, weight = rng.standard_normal((7, 96)).astype(np.float32), rng.standard_normal(96).astype(np.float32)
     normed, q, s = np.zeros((7, 96), np.float32), np.zeros((7, 96), np.int8), np.zeros((7, 3, 4), np.float32)
-    step = Step(hidden=96, norm_eps=1e-5, x=x, normed=normed, normed_q=q, normed_s=s)
-    kernels.norm_tokens(step.address, weight.ctypes.data, 2, 5)
-    expected = ref.rms_norm(x[2:], weight, 1e-5)
-    assert np.abs(normed[:5] - expected).max() < 2e-6 * np.abs(expected).max()
-    assert np.array_equal(q[:5], ref.quantize_rows(normed[:5]).q)
+    step = Step(tokens=7, hidden=96, norm_eps=1e-5, x=x, normed=normed, normed_q=q, normed_s=s)
+    kernels.norm_tokens(step.address, weight.ctypes.data)
+    expected = ref.rms_norm(x, weight, 1e-5)
+    assert np.abs(normed - expected).max() < 2e-6 * np.abs(expected).max()
+    assert np.array_equal(q, ref.quantize_rows(normed).q)
 
 
 @pytest.mark.parametrize(("width", "biased"), [(1, False), (2, True), (3, False), (3, True), (4, True), (6, False)])
@@ -274,6 +275,8 @@ def test_short_conv(kernels: Kernels, width: int, biased: bool) -> None:
     layer["conv_width"], layer["taps"] = width, taps.ctypes.data
     layer["taps_bias"] = 0 if bias is None else bias.ctypes.data
     state["conv"] = past.ctypes.data
+    rows = np.zeros(tokens, ROW)
+    rows["states"], rows["noted"] = state.ctypes.data, -1
     found = []
     for part in np.split(bcx, [1, 3, 8]):
         mixed = np.zeros((len(part), hidden), np.float32)
@@ -281,12 +284,13 @@ def test_short_conv(kernels: Kernels, width: int, biased: bool) -> None:
         step = Step(
             hidden=hidden,
             tokens=len(part),
+            rows=rows,
             wide=np.ascontiguousarray(part),
             mixed=mixed,
             mixed_q=q,
             mixed_s=s,
         )
-        kernels.conv_tokens(step.address, layer.ctypes.data, state.ctypes.data)
+        kernels.conv_tokens(step.address, layer.ctypes.data, 0)
         assert np.array_equal(q, ref.quantize_rows(mixed).q)
         found.append(mixed)
     assert np.abs(np.concatenate(found) - expected).max() < 1e-5
@@ -372,12 +376,14 @@ def check_attention(
     state["key_scales"], state["value_scales"] = key_scales.ctypes.data, value_scales.ctypes.data
     mixed, mixed_q = np.zeros((tokens, heads * width), np.float32), np.zeros((tokens, heads * width), np.int8)
     mixed_s = np.zeros((tokens, heads * width // 32, 4), np.float32)
-    step = Step(capacity=capacity, norm_eps=1e-5, tokens=tokens, position=position, wide=wide,
-                mixed=mixed, mixed_q=mixed_q, mixed_s=mixed_s,
-                kv_int8=int(kept == "int8"))  # fmt: skip
+    state["capacity"], state["is_int8"] = capacity, kept == "int8"
+    rows = np.zeros(tokens, ROW)
+    rows["states"], rows["position"] = state.ctypes.data, position + np.arange(tokens)
+    step = Step(norm_eps=1e-5, tokens=tokens, rows=rows, wide=wide,
+                mixed=mixed, mixed_q=mixed_q, mixed_s=mixed_s)  # fmt: skip
     scratch = np.zeros(ATTENTION_SCRATCH_BYTES, np.uint8)
-    kernels.prepare_heads(step.address, layer.ctypes.data, state.ctypes.data)
-    kernels.attend_tokens(step.address, layer.ctypes.data, state.ctypes.data, scratch.ctypes.data)
+    kernels.prepare_heads(step.address, layer.ctypes.data, 0)
+    kernels.attend_tokens(step.address, layer.ctypes.data, 0, scratch.ctypes.data)
     # One step of the cache's rounding may differ: 2**-11 of a value's size in float16, 1/127 in int8.
     assert np.abs(mixed - expected).max() < (0.05 if kept == "int8" else 2e-3)
     assert np.median(np.abs(mixed - expected)) < 2e-6
@@ -488,8 +494,10 @@ def test_kv_cache_rounds_to_float16_like_numpy(kernels: Kernels) -> None:
     layer["head_dim"] = layer["rope_width"] = 32
     layer["q_norm"], layer["k_norm"], layer["rope"] = one.ctypes.data, one.ctypes.data, rope.ctypes.data
     state["keys"], state["values"] = keys.ctypes.data, values.ctypes.data
-    step = Step(capacity=capacity, norm_eps=1e-5, tokens=tokens, wide=wide)
-    kernels.prepare_heads(step.address, layer.ctypes.data, state.ctypes.data)
+    state["capacity"], rows = capacity, np.zeros(tokens, ROW)
+    rows["states"], rows["position"] = state.ctypes.data, np.arange(tokens)
+    step = Step(norm_eps=1e-5, tokens=tokens, rows=rows, wide=wide)
+    kernels.prepare_heads(step.address, layer.ctypes.data, 0)
     with np.errstate(over="ignore"):
         expected = pool.astype(np.float16)
     assert np.array_equal(values[0, :tokens].view(np.uint16), expected.view(np.uint16))

@@ -18,6 +18,7 @@ from edge_lfm import Model
 from edge_lfm.api import loading
 from edge_lfm.cli.main import main
 from edge_lfm.demo import demo_checkpoint
+from edge_lfm.engine.feeds import Feed
 from edge_lfm.errors import (
     CancelledError,
     ContextOverflowError,
@@ -294,14 +295,14 @@ def test_a_long_prompt_comes_in_chunks(model: Model) -> None:
 def test_a_step_can_be_cancelled(model: Model) -> None:
     state = model.backend.new_state(512)
     with pytest.raises(CancelledError):
-        model.backend.run(np.arange(5), state, cancelled=lambda: True)
+        model.backend.run([Feed(state, np.arange(5))], cancelled=lambda: True)
     assert state.position == 0
 
 
 def test_what_the_backend_cannot_do_is_said(model: Model, exported: dict[str, tuple[Path, Path]]) -> None:
     graph = exported["int4"][1]
     with pytest.raises(UsageError, match="routing"):
-        model.backend.run(np.arange(5), model.backend.new_state(64), routing=lambda n, e: None)
+        model.backend.run([Feed(model.backend.new_state(64), [1])], routing=lambda n, e: None)
     with pytest.raises(UsageError, match="in memory"):
         model.change_budget("1G")
     with pytest.raises(UsageError, match="float32"):

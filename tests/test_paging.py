@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import GOLDEN_CASES, goldens_tool
+from stepping import all_rows, paged_model
 
 from edge_lfm.api import Model
 from edge_lfm.config import ModelConfig
@@ -28,7 +29,7 @@ from edge_lfm.engine.lookahead import Lookahead
 from edge_lfm.engine.runner import Runner
 from edge_lfm.errors import DoesNotFitError, ModelFileError, UsageError
 from edge_lfm.kernels.load.library import load_kernels
-from edge_lfm.memory.budget import Budget, PagingPlan, plan_paging
+from edge_lfm.memory.budget import Budget, plan_paging
 from edge_lfm.memory.faults import MapGuard
 from edge_lfm.memory.paging import PagingStats
 from edge_lfm.memory.policy import HALF_LIVES, WEIGHTS, DecayedUse
@@ -38,24 +39,9 @@ from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.state import State
 
 
-@contextmanager
-def paged_model(
-    folder: Path, keep: int, ring: int = 4, threads: int = 1, chunk: int = 512, way: str = "read"
-) -> Iterator[Runner]:
-    """A runner that keeps `keep` experts for each layer, whatever that takes."""
-    with PackedModel(folder) as model:
-        layers = [n for n in range(model.config.num_hidden_layers) if model.config.is_moe(n)]
-        reader = BlockReader(model.folder / "model.safetensors")
-        model.use_trunk(paged._read_trunk(reader, model))
-        with Runner(model, load_kernels(), threads, chunk) as runner:
-            plan = PagingPlan(keep * len(layers), keep * len(layers) + ring, 0, paged.slot_bytes_of(model), len(layers))
-            runner.pager = paged._make_pager(model, runner, reader, plan, layers, way)
-            yield runner
-
-
 def logits_of(runner: Runner, ids: np.ndarray, splits: list[int]) -> np.ndarray:
     state = State(runner.model.config, 2048)
-    return np.concatenate([runner.run(part, state, all_logits=True) for part in np.split(ids, splits)])
+    return np.concatenate([all_rows(runner, part, state) for part in np.split(ids, splits)])
 
 
 @pytest.fixture(scope="module")
@@ -396,7 +382,7 @@ def failing_disk(demo: dict[str, Path], tmp_path: Path) -> Iterator[tuple[Path, 
 def test_a_disk_that_fails(way: str, failing_disk: tuple[Path, Path], ids: np.ndarray) -> None:
     folder, image = failing_disk
     with running(folder, way, 1) as runner:
-        runner.run(ids[:1], State(runner.model.config, 2048))  # one token: most experts have not been read
+        runner.read(ids[:1], State(runner.model.config, 2048))  # one token: most experts have not been read
         os.truncate(image, 1 << 20)
         Path("/proc/sys/vm/drop_caches").write_text("1", encoding="ascii")
         with pytest.raises(ModelFileError, match=r"cannot be read|failed"):
@@ -429,10 +415,8 @@ def test_an_interrupted_step_loses_no_slot(demo: dict[str, Path], ids: np.ndarra
 def test_reading_ahead_changes_no_number_and_loses_no_slot(
     demo: dict[str, Path], ids: np.ndarray, resident: np.ndarray
 ) -> None:
-    with paged_model(demo["balanced"], 4, 16) as runner:
+    with paged_model(demo["balanced"], 4, 16, guessing=True) as runner:
         pager = runner.pager
-        assert pager is not None
-        runner.lookahead = Lookahead(runner.model)
         assert np.array_equal(logits_of(runner, ids, [100]), resident)
         assert np.array_equal(logits_of(runner, ids[:60], list(range(1, 60))), resident[:60])
         assert pager.stats.ahead_used > 0
@@ -453,7 +437,7 @@ def test_guesses_name_most_of_the_next_experts(demo: dict[str, Path], demo_golde
             if layer in guessed:
                 right += len(guessed[layer] & set(chosen[0].tolist()))
                 total += len(chosen[0])
-            guess = lookahead.guess(layer, runner._x)
+            guess = lookahead.guess(layer, runner.step.hidden)
             assert (guess is None) == (layer == 7)
             if guess:
                 guessed[guess[0]] = set(guess[1].tolist())
@@ -461,7 +445,7 @@ def test_guesses_name_most_of_the_next_experts(demo: dict[str, Path], demo_golde
         state = State(model.config, 512)
         for token in demo_goldens["story"]["prompt_ids"] + demo_goldens["story"]["greedy_ids"]:
             guessed.clear()
-            runner.run(np.array([token]), state, routing=watch)
+            all_rows(runner, [token], state, routing=watch)
     assert total > 500 and right / total > 0.5  # by chance: 0.25
 
 
@@ -500,10 +484,8 @@ def test_cached_routing_prefers_what_is_there_within_its_margin() -> None:
 
 def test_cached_routing_reads_less_and_ratio_one_is_exact(demo: dict[str, Path], ids: np.ndarray) -> None:
     def run(ratio: float | None) -> tuple[np.ndarray, int]:
-        with paged_model(demo["balanced"], 4, 16) as runner:
-            runner.cached_ratio = ratio
+        with paged_model(demo["balanced"], 4, 16, cached_ratio=ratio) as runner:
             found = logits_of(runner, ids, list(range(1, len(ids))))
-            assert runner.pager is not None
             return found, int(runner.pager.stats.misses.sum())
 
     exact, misses = run(None)

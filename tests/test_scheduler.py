@@ -10,30 +10,51 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edge_lfm import Done, Model, Progress, Text
+from edge_lfm.engine.feeds import Feed, Steps
 from edge_lfm.engine.scheduler import CHANNEL_ITEMS, Job, Scheduler
 from edge_lfm.errors import BusyError, CancelledError, NumericalError, ShuttingDownError, UsageError
+from edge_lfm.model.state import State
 
 CAPITAL = "What is the capital of France?"
 
 
 @pytest.fixture
 def scheduler():
-    scheduler = Scheduler(parallel=2)
+    scheduler = Scheduler(2, run)
     yield scheduler
     scheduler.close()
 
 
+@dataclass(frozen=True, eq=False)
+class Named(Feed):
+    """A feed of no tokens that leaves its name in a log when it is run."""
+
+    name: str = ""
+    log: list[str] = field(default_factory=list)
+
+
+def feed(name: str = "", log: list[str] | None = None) -> Feed:
+    return Named(State.__new__(State), (), name=name, log=[] if log is None else log)
+
+
+def run(feeds, *, cancelled=None) -> list[np.ndarray]:
+    for one in feeds:
+        one.log.append(one.name)
+    return [np.zeros((0, 0), np.float32) for _ in feeds]
+
+
 def counting(count: int, log: list[str], name: str):
-    def steps(job: Job[int]) -> Iterator[int]:
+    def steps(job: Job[int]) -> Steps[None]:
         for n in range(count):
-            log.append(name)
-            yield n
+            yield feed(name, log)
+            job.put(n)
         log.append(f"{name} ended")
 
     return steps
@@ -65,7 +86,7 @@ def test_two_take_turns_and_a_third_waits(scheduler: Scheduler) -> None:
     with held(scheduler):
         jobs = [scheduler.submit(counting(3, log, name)) for name in "abc"]
     assert [list(job) for job in jobs] == [[0, 1, 2]] * 3
-    assert log[:7] == ["a", "b", "a", "b", "a", "b", "a ended"]
+    assert log[:8] == ["a", "b", "a", "b", "a", "a ended", "b", "b ended"]
     assert log.index("c") > log.index("a ended")
 
 
@@ -90,10 +111,11 @@ def test_a_slow_reader_pauses_and_delays_no_one(scheduler: Scheduler) -> None:
 def test_cancelling_cleans_up_on_the_engine_thread(scheduler: Scheduler) -> None:
     closed: list[str] = []
 
-    def endless(job: Job[int]) -> Iterator[int]:
+    def endless(job: Job[int]) -> Steps[None]:
         try:
             while True:
-                yield 1
+                yield feed()
+                job.put(1)
         finally:
             closed.append(threading.current_thread().name)
 
@@ -112,8 +134,9 @@ def test_cancelling_cleans_up_on_the_engine_thread(scheduler: Scheduler) -> None
 
 
 def test_a_job_that_fails_hurts_no_other(scheduler: Scheduler) -> None:
-    def failing(job: Job[int]) -> Iterator[int]:
-        yield 1
+    def failing(job: Job[int]) -> Steps[None]:
+        yield feed()
+        job.put(1)
         raise NumericalError("NaN")
 
     bad, good = scheduler.submit(failing), scheduler.submit(counting(100, [], "good"))
@@ -126,11 +149,30 @@ def test_a_job_that_fails_hurts_no_other(scheduler: Scheduler) -> None:
     assert scheduler.call(lambda: 7) == 7
 
 
+def test_the_error_of_a_step_is_thrown_into_its_job(scheduler: Scheduler) -> None:
+    def broken(feeds, *, cancelled=None):
+        raise NumericalError("NaN")
+
+    def asks_again(job: Job[str]) -> Steps[None]:
+        with pytest.raises(NumericalError):
+            yield feed()
+        job.put("caught")
+        yield feed()
+
+    lame = Scheduler(1, broken)
+    job = lame.submit(asks_again)
+    assert next(job) == "caught"
+    with pytest.raises(NumericalError):
+        next(job)
+    lame.close()
+
+
 def test_a_job_that_cannot_clean_up_hurts_no_other(scheduler: Scheduler) -> None:
-    def untidy(job: Job[int]) -> Iterator[int]:
+    def untidy(job: Job[int]) -> Steps[None]:
         try:
             while True:
-                yield 1
+                yield feed()
+                job.put(1)
         finally:
             raise ZeroDivisionError
 
@@ -145,8 +187,9 @@ def test_a_job_that_cannot_clean_up_hurts_no_other(scheduler: Scheduler) -> None
 def test_the_last_item_comes_with_the_end(scheduler: Scheduler) -> None:
     """It waits for no one's turn: a client that has the whole answer may ask again, and finds its place free."""
 
-    def one_and_two(job: Job[int]) -> Iterator[int]:
-        yield 1
+    def one_and_two(job: Job[int]) -> Steps[int]:
+        yield feed()
+        job.put(1)
         return 2
 
     with held(scheduler):
@@ -158,13 +201,14 @@ def test_the_last_item_comes_with_the_end(scheduler: Scheduler) -> None:
 
 
 def test_closing_ends_all_jobs() -> None:
-    scheduler = Scheduler(1)
+    scheduler = Scheduler(1, run)
     started = threading.Event()
 
-    def endless(job: Job[int]) -> Iterator[int]:
+    def endless(job: Job[int]) -> Steps[None]:
         while True:
             started.set()
-            yield 1
+            yield feed()
+            job.put(1)
 
     jobs = [scheduler.submit(endless) for _ in range(2)]
     started.wait()
@@ -175,7 +219,7 @@ def test_closing_ends_all_jobs() -> None:
             list(job)
     with pytest.raises(ShuttingDownError):
         scheduler.submit(endless)
-    Scheduler(1).close()  # one that was never used
+    Scheduler(1, run).close()  # one that was never used
 
 
 @pytest.fixture(scope="module")

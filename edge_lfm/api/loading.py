@@ -98,8 +98,8 @@ def _load_packed(packed: PackedModel, wanted: LoadOptions) -> Loaded:
     kv_bytes = kv_cache_bytes(packed.config, context, wanted.kv_dtype)
     cache_bytes = kv_bytes if wanted.cache_bytes is None else wanted.cache_bytes
     parallel = wanted.parallel or 1
-    runner = paged_runner(packed, load_kernels(), threads, budget, kv_bytes * parallel + cache_bytes, wanted.paging)
-    runner.cached_ratio = wanted.cached_ratio
+    kept_bytes = kv_bytes * parallel + cache_bytes
+    runner = paged_runner(packed, load_kernels(), threads, budget, kept_bytes, wanted.paging, wanted.cached_ratio)
     return Loaded(packed, runner, context, wanted.kv_dtype, cache_bytes, parallel)
 
 

@@ -26,6 +26,7 @@ from edge_lfm.api.session import Session
 from edge_lfm.config import ModelConfig, as_ids, read_json
 from edge_lfm.engine.answering import Engine, Events, Request, answer, score
 from edge_lfm.engine.events import Completion
+from edge_lfm.engine.feeds import Feed
 from edge_lfm.engine.grammar import GrammarCompiler
 from edge_lfm.engine.pool import PoolStats, SequencePool
 from edge_lfm.engine.sampling import SamplingOptions
@@ -60,7 +61,7 @@ class Model:
         self.template = ChatTemplate.load(self.folder, self.tokenizer) if self.tokenizer else None
         generation = _optional_json(self.folder / "generation_config.json")
         self.sampling = SamplingOptions.from_generation_config(generation)
-        self.scheduler = Scheduler(loaded.parallel)
+        self.scheduler = Scheduler(loaded.parallel, loaded.backend.run)
         self.engine = Engine(
             backend,
             SequencePool(self._new_state, loaded.cache_bytes),
@@ -151,7 +152,8 @@ class Model:
         state = self._new_state()
         chunks = [ids[n : n + _LOGIT_ROWS] for n in range(0, len(ids), _LOGIT_ROWS)]
         call, run = self.scheduler.call, self.backend.run
-        return np.concatenate([call(lambda chunk=chunk: run(chunk, state, all_logits=True)) for chunk in chunks])  # type: ignore[misc]
+        feeds = [Feed(state, chunk, "all") for chunk in chunks]
+        return np.concatenate([call(lambda feed=feed: run([feed])[0]) for feed in feeds])  # type: ignore[misc]
 
     def encode_prompt(
         self, prompt: Prompt, system: str | None = None, raw: bool = False, tools: Tools | None = None
@@ -254,8 +256,8 @@ class Model:
         ids = self.prepare(prompt, system=system, examples=examples).token_ids
         end = (self.tokenizer.eos_ids or self.stop_ids)[:1]  # a turn's end, of the tokens that may end an answer
         answers = [[*self.tokenizer.encode(label), *end] for label in labels]
-        job: Job[float | None] = self.scheduler.submit(lambda job: score(self.engine, ids, answers, job))
-        values = np.array([value for value in job if value is not None])
+        job: Job[float] = self.scheduler.submit(lambda job: score(self.engine, ids, answers, job))
+        values = np.array(list(job))
         return dict(zip(labels, softmax(values).tolist(), strict=True))
 
     def ask_until(self, prompt: Prompt, check: Check, tries: int = 3, **options: Any) -> Completion:

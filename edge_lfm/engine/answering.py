@@ -1,22 +1,20 @@
-"""One request, from its token ids to its events: the steps that the engine thread runs.
+"""One request, from its token ids to its events: a generator of feeds for the engine thread.
 
-Every step costs at most one step of the model and gives the events that came of it. Knows how an answer is put
-together; does not know who asked, or how messages become tokens.
+What comes of a step goes into the job's channel as soon as it is known. Knows how an answer is put together; does not
+know who asked, or how messages become tokens.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from edge_lfm.engine.backend import Backend
 from edge_lfm.engine.constraints import AfterReasoning, Constraint, InCalls
 from edge_lfm.engine.events import Completion, Done, Event, Progress, Reasoning, Text, ToolCall
+from edge_lfm.engine.feeds import Logits, Steps
 from edge_lfm.engine.generate import Timings, check_length, decode, prefill
 from edge_lfm.engine.grammar import Compiled, GrammarCompiler
 from edge_lfm.engine.lookup import decode_with_lookup
@@ -35,8 +33,6 @@ _LOGIT_ROWS = 64
 """Tokens of a step that gives all logits: 16 MB of them at 65,536 entries."""
 
 Events = tuple[Event, ...]
-Writing = Generator[Events, None, Events]
-"""The steps of an answer; it returns the last events."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +86,12 @@ class Request:
         return replace(self, sampling=replace(self.sampling, seed=seed))
 
 
-def answer(engine: Engine, request: Request, job: Job[Events], holder: Callable[[], Any] | None = None) -> Writing:
-    """The steps of a request. `holder`: a weak reference to the conversation whose sequence it continues.
+def answer(
+    engine: Engine, request: Request, job: Job[Events], holder: Callable[[], Any] | None = None
+) -> Steps[Events]:
+    """The steps of a request; returns its last events.
+
+    `holder`: a weak reference to the conversation whose sequence it continues.
 
     Raises:
         ContextOverflowError, NumericalError, CancelledError: as `prefill` and `decode`.
@@ -103,7 +103,7 @@ def answer(engine: Engine, request: Request, job: Job[Events], holder: Callable[
     try:
         reading = _read_with_logprobs if request.prompt_logprobs else _read
         logits, prompt_logprobs = yield from reading(engine, request, sequence, timings, job)
-        last = yield from _write(engine, request, sequence, logits, sampler, timings, prompt_logprobs)
+        last = yield from _write(engine, request, sequence, logits, sampler, timings, prompt_logprobs, job)
     except (GeneratorExit, CancelledError):  # between two steps, or a step that was undone
         engine.pool.give(sequence, holder)
         raise
@@ -111,15 +111,12 @@ def answer(engine: Engine, request: Request, job: Job[Events], holder: Callable[
     return last
 
 
-def score(
-    engine: Engine, prompt: Sequence[int], answers: Sequence[Sequence[int]], job: Job[float | None]
-) -> Iterator[float | None]:
+def score(engine: Engine, prompt: Sequence[int], answers: Sequence[Sequence[int]], job: Job[float]) -> Steps[None]:
     """The steps of comparing answers to one prompt; see `engine/score.py`."""
     turns = [n for n, i in enumerate(prompt) if i == engine.turn_id]
     sequence = engine.pool.take(prompt)
-    steps = score_continuations(engine.runner, sequence, prompt, turns, answers, engine.vocab, job.cancelled)
     try:
-        yield from steps
+        yield from score_continuations(engine.runner, sequence, prompt, turns, answers, engine.vocab, job.put)
     except (GeneratorExit, CancelledError):
         engine.pool.give(sequence)
         raise
@@ -144,22 +141,22 @@ def _constraint(engine: Engine, request: Request) -> Constraint | None:
     return AfterReasoning(found, begin, end, vocab, opened, request.reasoning_budget)
 
 
-Reading = Generator[Events, None, tuple[NDArray[np.float32], tuple[TokenLogprobs, ...]]]
+Reading = Steps[tuple[Logits, tuple[TokenLogprobs, ...]]]
+"""Returns the logits of the prompt's last token [vocab], and the log probabilities of its tokens."""
 
 
 def _read(engine: Engine, request: Request, sequence: TokenSequence, timings: Timings, job: Job[Events]) -> Reading:
-    """Prefill; the logits of the last token."""
+    """Prefill, without log probabilities."""
     ids, started = request.token_ids, time.perf_counter()
     timings.cached_tokens = len(sequence.ids)
     turns = [n for n, i in enumerate(ids) if i == engine.turn_id]
-    steps = prefill(engine.runner, sequence, ids, turns, job.cancelled, job.alone)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            timings.prefill_s = time.perf_counter() - started
-            return done.value, ()
-        yield (Progress(len(sequence.ids), len(ids), timings.cached_tokens),)
+
+    def progress() -> None:
+        job.put((Progress(len(sequence.ids), len(ids), timings.cached_tokens),))
+
+    logits = yield from prefill(engine.runner, sequence, ids, turns, job.alone, progress)
+    timings.prefill_s = time.perf_counter() - started
+    return logits, ()
 
 
 def _read_with_logprobs(
@@ -170,10 +167,10 @@ def _read_with_logprobs(
     check_length(len(ids), sequence.state.context)
     found: list[TokenLogprobs] = []
     for first in range(0, len(ids), _LOGIT_ROWS):
-        rows = sequence.draft(engine.runner, ids[first : first + _LOGIT_ROWS])
+        _, rows = yield from sequence.draft(ids[first : first + _LOGIT_ROWS])
         for row, token in zip(rows, ids[first + 1 : first + 1 + len(rows)], strict=False):
             found.append(token_logprobs(row, engine.vocab, token, request.logprobs or 0))
-        yield (Progress(len(sequence.ids), len(ids), 0),)
+        job.put((Progress(len(sequence.ids), len(ids), 0),))
     timings.prefill_s = time.perf_counter() - started
     return rows[-1], tuple(found)
 
@@ -182,20 +179,25 @@ def _write(
     engine: Engine,
     request: Request,
     sequence: TokenSequence,
-    logits: NDArray[np.float32],
+    logits: Logits,
     sampler: Sampler,
     timings: Timings,
     prompt_logprobs: tuple[TokenLogprobs, ...],
-) -> Writing:
+    job: Job[Events],
+) -> Steps[Events]:
     """Decode: events token by token; the last ones, with `Done`, are returned."""
-    draft = _Draft(engine, request)
-    steps = (engine.runner, sequence, logits, sampler, engine.stop_ids, request.max_tokens, timings)
-    skip = request.logprobs is None
-    tokens = decode_with_lookup(*steps, request.lookup) if request.lookup else decode(*steps, skip)
-    for token, row in tokens:
-        yield draft.add(token, row)
-        if draft.stopped:
-            break
+    draft, read_s = _Draft(engine, request), job.step_s
+
+    def give(token: int, row: Logits | None) -> bool:
+        job.put(draft.add(token, row))
+        return not draft.stopped
+
+    common = (sequence, logits, sampler, engine.stop_ids, request.max_tokens, timings, give)
+    if request.lookup:
+        yield from decode_with_lookup(*common, request.lookup)
+    else:
+        yield from decode(*common, skip=request.logprobs is None)
+    timings.decode_s = job.step_s - read_s
     events = draft.finish()
     generated = tuple(sampler.answer)
     ended = draft.stopped or sampler.ended or (bool(generated) and generated[-1] in engine.stop_ids)
@@ -222,7 +224,7 @@ class _Draft:
     def stopped(self) -> bool:
         return self._parser is not None and self._parser.stopped
 
-    def add(self, token: int, logits: NDArray[np.float32] | None) -> Events:
+    def add(self, token: int, logits: Logits | None) -> Events:
         stop = token in self._engine.stop_ids
         if self._request.logprobs is not None and logits is not None:
             self._logprobs.append(token_logprobs(logits, self._engine.vocab, token, self._request.logprobs))

@@ -1,6 +1,7 @@
 """What runs steps: the base of the project's own kernels (`runner.py`) and of onnxruntime (`onnx_runner.py`).
 
-One backend serves one model, one step at a time. Knows token ids and states; knows no text and no sampling.
+One backend serves one model, one step at a time, for any number of sequences. Knows feeds; knows no text and no
+sampling.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.config import ModelConfig
+from edge_lfm.engine.feeds import Feed, Logits
 from edge_lfm.errors import UsageError
 from edge_lfm.memory.budget import Budget
 from edge_lfm.memory.paging import ExpertPager
 from edge_lfm.model.state import State
 
 Routing = Callable[[int, NDArray[np.int64]], "NDArray[np.int64] | None"]
-"""`(layer, chosen experts [T, k]) -> None`, or, for a step of one token, other experts to take at the same weights."""
+"""`(layer, chosen experts [T, k]) -> None`, or, for a step of one row, other experts to take at the same weights."""
 
 
 class Backend(ABC):
@@ -28,7 +30,7 @@ class Backend(ABC):
 
     config: ModelConfig
     chunk: int
-    """Tokens of a step at most."""
+    """Rows of a step at most."""
     name: str
     """The ISA tier of the kernels, or the runtime, for people."""
     threads: int
@@ -42,25 +44,26 @@ class Backend(ABC):
     @abstractmethod
     def run(
         self,
-        token_ids: NDArray[np.int64],
-        state: State,
-        all_logits: bool = False,
+        feeds: Sequence[Feed],
         routing: Routing | None = None,
-        noted: Sequence[int] = (),
         cancelled: Callable[[], bool] | None = None,
-    ) -> NDArray[np.float32]:
-        """Feed tokens [T], T <= chunk, to a state of this backend; logits [vocab] of the last, or [T, vocab] of all.
+    ) -> list[Logits]:
+        """Run one step; the logits of each feed, float32 [logit_rows, vocab].
 
-        `routing`: called with each layer that has experts and the chosen ones [T, k], in order of their score; what it
-            gives replaces them (steps of one token).
-        `noted`: tokens of this step after which `State.checkpoint_after` is wanted, each with those that its conv sees.
-        `cancelled`: asked now and then; when it says yes, the step ends there.
+        A row's logits are the same, to the bit, whatever else is in the step.
+
+        Args:
+            feeds: of states of this backend, each of another one; at most `chunk` rows together.
+            routing: called with each layer that has experts and those chosen by all rows [T, k], in order of their
+                score; what it gives replaces them (steps of one row).
+            cancelled: asked now and then; when it says yes, the step ends there.
 
         Raises:
-            UsageError: a token id is not of this model, or the backend cannot tell the routing.
-            ContextOverflowError: the state has no room for them.
-            NumericalError: a NaN or an infinity appeared; the state must not be used further.
-            CancelledError: the step was cancelled; the state must go back to a checkpoint.
+            UsageError: a token id is not of this model, a feed is empty or the step too large, a state is fed twice, or
+                the backend cannot tell the routing.
+            ContextOverflowError: a state has no room. Nothing has been fed.
+            NumericalError: a NaN or an infinity appeared in one of the rows; none of the states must be used further.
+            CancelledError: the step was cancelled; every state must go back to a checkpoint.
         """
 
     @abstractmethod
@@ -72,8 +75,10 @@ class Backend(ABC):
         ids = np.asarray(token_ids, np.int64)
         state.reserve(state.position + len(ids))
         for first in range(0, len(ids), self.chunk):
-            logits = self.run(ids[first : first + self.chunk], state)
-        return logits
+            part = ids[first : first + self.chunk]
+            rows = self.run([Feed(state, part, "last" if first + len(part) == len(ids) else "none")])[0]
+        last: Logits = rows[0]
+        return last
 
     def change_budget(self, budget: Budget) -> None:
         """Spend less memory on experts, or again as much as at the start; waits for the step under way.
@@ -84,10 +89,19 @@ class Backend(ABC):
         """
         raise UsageError("the whole model is in memory", hint="load it with a budget (ram) to page its experts")
 
-    def _check_ids(self, token_ids: NDArray[np.int64]) -> None:
+    def _check(self, feeds: Sequence[Feed]) -> None:
+        """Refuse what `run` refuses, before anything is fed."""
+        counts = [len(feed.token_ids) for feed in feeds]
+        if not counts or min(counts) < 1 or sum(counts) > self.chunk:
+            raise UsageError(f"a step of {sum(counts)} tokens", hint=f"feed 1..{self.chunk} of them at a time")
+        if len({id(feed.state) for feed in feeds}) < len(feeds):
+            raise UsageError("a state is fed twice in one step", hint="join its feeds")
         vocab = self.config.vocab_size
-        if token_ids.size and not 0 <= int(token_ids.min()) <= int(token_ids.max()) < vocab:
-            raise UsageError(f"token ids must be 0..{vocab - 1}", hint="does the tokenizer belong to this model?")
+        for feed, count in zip(feeds, counts, strict=True):
+            ids = np.asarray(feed.token_ids)
+            if not 0 <= int(ids.min()) <= int(ids.max()) < vocab:
+                raise UsageError(f"token ids must be 0..{vocab - 1}", hint="does the tokenizer belong to this model?")
+            feed.state.check_room(feed.state.position + count)
 
     def __enter__(self) -> Self:
         return self

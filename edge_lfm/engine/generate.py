@@ -1,15 +1,12 @@
-"""Prefill and decode: token ids in, token ids out, one at a time, with timings. Knows no text."""
+"""Prefill and decode: token ids in, token ids out, one at a time, as generators of feeds. Knows no text."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge_lfm.engine.backend import Backend
+from edge_lfm.engine.feeds import Logits, Steps
 from edge_lfm.engine.sampling import Sampler
 from edge_lfm.engine.sequence import TokenSequence
 from edge_lfm.errors import ContextOverflowError, UsageError
@@ -17,6 +14,9 @@ from edge_lfm.errors import ContextOverflowError, UsageError
 SHARED_CHUNK = 128
 """Tokens of a prefill step while other answers wait for their turns. Paged models keep whole chunks: each reads
 nearly every expert from the disk, whatever its length."""
+
+Give = Callable[[int, Logits | None], bool]
+"""Takes a token and the logits [vocab] that it was drawn from, None if there was no choice; whether to go on."""
 
 
 @dataclass
@@ -61,16 +61,17 @@ def prefill(
     sequence: TokenSequence,
     token_ids: Sequence[int],
     turns: Sequence[int] = (),
-    cancelled: Callable[[], bool] | None = None,
     alone: Callable[[], bool] = lambda: True,
-) -> Generator[int, None, NDArray[np.float32]]:
-    """Feed the rest of a prompt in chunks, one a step: yields the tokens fed; returns the logits of the last [vocab].
+    progress: Callable[[], object] = lambda: None,
+) -> Steps[Logits]:
+    """Feed the rest of a prompt in chunks, one a step; returns the logits of the last token [vocab].
 
     Args:
+        runner: whose steps they will be.
         token_ids: the whole prompt; the sequence has read some of it.
         turns: positions in it that the sequence shall be able to go back to.
-        cancelled: asked between the layers of a chunk.
         alone: whether no one else waits for a step; else chunks are shorter.
+        progress: called after each chunk.
 
     Raises:
         ContextOverflowError: it does not fit into the context.
@@ -82,39 +83,43 @@ def prefill(
     while (first := len(sequence.ids)) < len(token_ids):
         size = runner.chunk if alone() or runner.pager is not None else min(runner.chunk, SHARED_CHUNK)
         chunk = token_ids[first : first + size]
-        here = sorted(p for p in places if first < p <= first + len(chunk))
-        logits = sequence.feed(runner, chunk, here, cancelled=cancelled)
-        yield len(chunk)
-    return logits
+        end = first + len(chunk)
+        rows = yield from sequence.feed(chunk, sorted(p for p in places if first < p <= end), end == len(token_ids))
+        progress()
+    last: Logits = rows[0]
+    return last
 
 
 def decode(
-    runner: Backend,
     sequence: TokenSequence,
-    logits: NDArray[np.float32],
+    logits: Logits,
     sampler: Sampler,
     stop_ids: Sequence[int],
     max_tokens: int,
     timings: Timings,
+    give: Give,
     skip: bool = True,
-) -> Iterator[tuple[int, NDArray[np.float32] | None]]:
-    """Generate until a stop token, `max_tokens`, or the end of the context: tokens, and the logits they were drawn
-    from.
+) -> Steps[None]:
+    """Generate until a stop token, `max_tokens`, or the end of the context.
 
-    A stop token is given out too, as the last one. Every token given out but the last has been fed to the sequence.
-    `skip`: tokens that a grammar leaves no choice about come without logits, and are fed in one step.
+    Every token given out but the last has been fed to the sequence. A stop token is given out too, as the last one.
+
+    Args:
+        logits: of the last token fed [vocab].
+        give: takes each token.
+        skip: tokens that a grammar leaves no choice about come without logits, and are fed in one step.
     """
     state = sequence.state
     while True:
-        given = [sampler.next(logits)]
+        tokens = [sampler.next(logits)]
         room = min(max_tokens - timings.completion_tokens, state.context - len(sequence.ids) + 1) - 1
-        if skip and given[0] not in stop_ids:
-            given += sampler.forced(room)
-        for n, token in enumerate(given):
+        if skip and tokens[0] not in stop_ids:
+            tokens += sampler.forced(room)
+        for n, token in enumerate(tokens):
             timings.completion_tokens += 1
-            yield token, None if n else logits
-        if given[-1] in stop_ids or sampler.ended or len(given) > room:
+            if not give(token, None if n else logits):
+                return
+        if tokens[-1] in stop_ids or sampler.ended or len(tokens) > room:
             return
-        started = time.perf_counter()
-        logits = sequence.feed(runner, given)
-        timings.decode_s += time.perf_counter() - started
+        rows = yield from sequence.feed(tokens)
+        logits = rows[0]

@@ -6,14 +6,10 @@ logits, bit for bit, however many tokens it has, so the text is that of plain de
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edge_lfm.engine.backend import Backend
-from edge_lfm.engine.generate import Timings
+from edge_lfm.engine.feeds import Logits, Steps
+from edge_lfm.engine.generate import Give, Timings
 from edge_lfm.engine.sampling import Sampler
 from edge_lfm.engine.sequence import TokenSequence
 
@@ -37,57 +33,53 @@ class Lookup:
         self._ids.append(token)
         self._pending = tuple(self._ids[-NGRAM:]) if len(self._ids) >= NGRAM else ()
 
-    def propose(self, most: int) -> list[int]:
-        """At most `most` tokens that followed the final n-gram when it stood last."""
+    def propose(self, count: int) -> list[int]:
+        """At most `count` tokens that followed the final n-gram when it stood last."""
         start = self._after.get(self._pending)
-        return [] if start is None else self._ids[start : start + most]
+        return [] if start is None else self._ids[start : start + count]
 
 
 def decode_with_lookup(
-    runner: Backend,
     sequence: TokenSequence,
-    logits: NDArray[np.float32],
+    logits: Logits,
     sampler: Sampler,
     stop_ids: Sequence[int],
     max_tokens: int,
     timings: Timings,
-    most: int,
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """As `generate.decode`, with up to `most` drafts a step. The sequence never holds more than was given out."""
+    give: Give,
+    max_drafts: int,
+) -> Steps[None]:
+    """As `generate.decode`, with up to `max_drafts` drafts a step. The sequence never holds more than was given out."""
     state = sequence.state
     lookup, rows = Lookup(sampler.seen), logits[None]
     drafts: list[int] = []
     before = state.checkpoint()
     while True:
-        given = _agree(rows, drafts, sampler, stop_ids, max_tokens - timings.completion_tokens)
-        timings.completion_tokens += len(given)
-        if len(given) < len(rows):
-            sequence.undo(state.checkpoint_after(before, len(given)))
-        for token, row in zip(given, rows, strict=False):
+        tokens = _agree(rows, drafts, sampler, stop_ids, max_tokens - timings.completion_tokens)
+        timings.completion_tokens += len(tokens)
+        if len(tokens) < len(rows):
+            sequence.undo(state.checkpoint_after(before, len(tokens)))
+        for token, row in zip(tokens, rows, strict=False):
             lookup.extend(token)
-            yield token, row
+            if not give(token, row):
+                return
         if (
-            given[-1] in stop_ids
+            tokens[-1] in stop_ids
             or sampler.ended
             or timings.completion_tokens >= max_tokens
             or state.position >= state.context
         ):
             return
-        drafts = lookup.propose(min(most, state.context - state.position - 1))
-        before = state.checkpoint()
-        started = time.perf_counter()
-        rows = sequence.draft(runner, [given[-1], *drafts])
-        timings.decode_s += time.perf_counter() - started
+        drafts = lookup.propose(min(max_drafts, state.context - state.position - 1))
+        before, rows = yield from sequence.draft([tokens[-1], *drafts])
 
 
-def _agree(
-    rows: NDArray[np.float32], drafts: list[int], sampler: Sampler, stop_ids: Sequence[int], most: int
-) -> list[int]:
+def _agree(rows: Logits, drafts: list[int], sampler: Sampler, stop_ids: Sequence[int], max_tokens: int) -> list[int]:
     """Sample along the rows as long as the drafts agree."""
-    given: list[int] = []
+    tokens: list[int] = []
     for n, row in enumerate(rows):
         token = sampler.next(row)
-        given.append(token)
-        if token in stop_ids or sampler.ended or len(given) == most or n == len(drafts) or token != drafts[n]:
+        tokens.append(token)
+        if token in stop_ids or sampler.ended or len(tokens) == max_tokens or n == len(drafts) or token != drafts[n]:
             break
-    return given
+    return tokens

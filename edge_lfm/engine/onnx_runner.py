@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edge_lfm.config import ModelConfig
 from edge_lfm.engine.backend import Backend, Routing
+from edge_lfm.engine.feeds import Feed, Logits
 from edge_lfm.errors import (
     CancelledError,
     DoesNotFitError,
@@ -48,12 +49,12 @@ class OnnxState(State):
                 self._grow(n, 0)
         self._after: dict[int, dict[int, NDArray[np.float32]]] = {}
 
-    def feeds(self) -> dict[str, NDArray[np.float32]]:
+    def inputs(self) -> dict[str, NDArray[np.float32]]:
         """The graph's inputs that carry the state."""
-        found = {f"past_conv.{n}": np.ascontiguousarray(array.T)[None] for n, array in self.conv.items()}
+        inputs = {f"past_conv.{n}": np.ascontiguousarray(array.T)[None] for n, array in self.conv.items()}
         for (n, field), array in self.caches.items():
-            found[f"past_key_values.{n}.{field[:-1]}"] = np.ascontiguousarray(array[:, :, : self.position])
-        return found
+            inputs[f"past_key_values.{n}.{field[:-1]}"] = np.ascontiguousarray(array[:, :, : self.position])
+        return inputs
 
     def take(self, given: dict[str, NDArray[np.float32]], tokens: int) -> None:
         """Be what the graph has made of it after so many more tokens."""
@@ -71,7 +72,7 @@ class OnnxState(State):
     def reserve(self, positions: int) -> None:
         self.check_room(positions)  # the graph makes the room
 
-    def note(self, tokens: Sequence[int], step: int) -> None:
+    def note(self, tokens: Sequence[int], count: int) -> None:
         self._after = {}
 
     def drop_notes(self) -> None:
@@ -133,42 +134,43 @@ class OnnxRunner(Backend):
 
     def run(
         self,
-        token_ids: NDArray[np.int64],
-        state: State,
-        all_logits: bool = False,
+        feeds: Sequence[Feed],
         routing: Routing | None = None,
-        noted: Sequence[int] = (),
         cancelled: Callable[[], bool] | None = None,
-    ) -> NDArray[np.float32]:
-        assert isinstance(state, OnnxState)
-        assert 0 < len(token_ids) <= self.chunk
+    ) -> list[Logits]:
         if routing is not None:
             raise UsageError("onnxruntime does not show the routing", hint="use the packed model")
-        self._check_ids(token_ids)
+        self._check(feeds)
         with self._turn:
-            state.note(noted, len(token_ids))
-            state.reserve(state.position + len(token_ids))
-            rows: list[NDArray[np.float32]] = []
-            done = 0
-            for end in sorted({*(t + 1 for t in noted), len(token_ids)}):
-                if cancelled is not None and cancelled():
-                    raise CancelledError("the step was cancelled")
-                rows.append(self._step(token_ids[done:end], state))
-                if end - 1 in noted:
-                    state.remember(end)
-                done = end
-            return np.concatenate(rows) if all_logits else rows[-1][-1]
+            return [self._feed(feed, cancelled)[len(feed.token_ids) - feed.logit_rows :] for feed in feeds]
+
+    def _feed(self, feed: Feed, cancelled: Callable[[], bool] | None) -> Logits:
+        """Run the tokens of one feed, with a stop behind each that is noted; logits [T, vocab] of all."""
+        state, ids = feed.state, np.asarray(feed.token_ids, np.int64)
+        assert isinstance(state, OnnxState)
+        state.note(feed.noted, len(ids))
+        state.reserve(state.position + len(ids))
+        rows: list[Logits] = []
+        done = 0
+        for end in sorted({*(t + 1 for t in feed.noted), len(ids)}):
+            if cancelled is not None and cancelled():
+                raise CancelledError("the step was cancelled")
+            rows.append(self._step(ids[done:end], state))
+            if end - 1 in feed.noted:
+                state.remember(end)
+            done = end
+        return np.concatenate(rows)
 
     def close(self) -> None:
         """Give the session's memory back."""
         del self._session
 
     def _step(self, token_ids: NDArray[np.int64], state: OnnxState) -> NDArray[np.float32]:
-        feeds: dict[str, NDArray[Any]] = dict(state.feeds())
-        feeds["input_ids"] = np.ascontiguousarray(token_ids, np.int64)[None]
-        feeds["attention_mask"] = np.ones((1, state.position + len(token_ids)), np.int64)
-        given = dict(zip(self._outputs, self._session.run(None, feeds), strict=True))
-        logits: NDArray[np.float32] = given["logits"][0]
+        inputs: dict[str, NDArray[Any]] = dict(state.inputs())
+        inputs["input_ids"] = np.ascontiguousarray(token_ids, np.int64)[None]
+        inputs["attention_mask"] = np.ones((1, state.position + len(token_ids)), np.int64)
+        given = dict(zip(self._outputs, self._session.run(None, inputs), strict=True))
+        logits: Logits = given["logits"][0]
         if not np.isfinite(logits[-1]).all():
             raise NumericalError("a NaN or an infinity appeared in the activations", hint="export the model again")
         state.take(given, len(token_ids))

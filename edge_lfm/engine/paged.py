@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.engine.lookahead import Lookahead
-from edge_lfm.engine.runner import CHUNK, Runner
+from edge_lfm.engine.paged_runner import PagedRunner
+from edge_lfm.engine.runner import CHUNK
 from edge_lfm.errors import ModelFileError
 from edge_lfm.formats.safetensors import SafetensorsFile
 from edge_lfm.kernels.load.library import Kernels
@@ -23,6 +24,7 @@ from edge_lfm.memory.policy import FORECAST_FILE, HALF_LIVES, HORIZONS, DecayedU
 from edge_lfm.memory.reader import READ_ALIGNMENT, BlockReader, Slots, SlotStore
 from edge_lfm.memory.residency import Residency
 from edge_lfm.memory.scratch import plan_scratch
+from edge_lfm.model.binding import Binding, bind
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.plan import EXPERT_CLASS, expert_name
 
@@ -40,11 +42,20 @@ _PROBE_BLOCKS = 8
 
 
 def paged_runner(
-    model: PackedModel, kernels: Kernels, threads: int, budget: Budget, kv_bytes: int, way: str = "auto"
-) -> Runner:
+    model: PackedModel,
+    kernels: Kernels,
+    threads: int,
+    budget: Budget,
+    kv_bytes: int,
+    way: str = "auto",
+    cached_ratio: float | None = None,
+    guessing: bool = True,
+) -> PagedRunner:
     """A runner within a budget that does not hold all experts.
 
-    `way`: how experts come: "read" past the system's cache, "map" through it, or "auto" (`choose_way`).
+    way: how experts come: "read" past the system's cache, "map" through it, or "auto" (`choose_way`).
+    cached_ratio: of `cached_routing`; None: the router's choice.
+    guessing: whether the next layer's likely experts are read ahead.
 
     Raises:
         DoesNotFitError: the budget does not even hold what every token needs.
@@ -57,15 +68,15 @@ def paged_runner(
         fixed = fixed_bytes(model, threads) + kv_bytes
         plan = plan_paging(budget, fixed, slot_bytes, len(layers), config.num_experts, config.num_experts_per_tok)
         model.use_trunk(_read_trunk(reader, model))
-        runner = Runner(model, kernels, threads)
         if way == "auto":
             way = choose_way(model, reader, budget)
-        runner.pager = _make_pager(model, runner, reader, plan, layers, way)
-        runner.lookahead = Lookahead(model)
+        binding = bind(model)
+        pager = make_pager(model, binding, reader, plan, layers, way)
+        lookahead = Lookahead(model) if guessing else None
+        return PagedRunner(model, binding, kernels, threads, pager, lookahead, cached_ratio)
     except BaseException:
         reader.close()
         raise
-    return runner
 
 
 def choose_way(model: PackedModel, reader: BlockReader, budget: Budget) -> str:
@@ -125,9 +136,10 @@ def _read_trunk(reader: BlockReader, model: PackedModel) -> NDArray[np.uint8]:
     return memory.array()
 
 
-def _make_pager(
-    model: PackedModel, runner: Runner, reader: BlockReader, plan: PagingPlan, layers: list[int], way: str
+def make_pager(
+    model: PackedModel, binding: Binding, reader: BlockReader, plan: PagingPlan, layers: list[int], way: str
 ) -> ExpertPager:
+    """A pager that brings experts where `binding` looks for them."""
     experts = range(model.config.num_experts)
     offsets = {n: np.array([model.offset_of(expert_name(n, e)) for e in experts], np.int64) for n in layers}
     if any((table % READ_ALIGNMENT).any() for table in offsets.values()):
@@ -137,7 +149,7 @@ def _make_pager(
     store: Store = _map_store(model) if way == "map" else _read_store(model, reader, plan.slots)
     if way == "map":
         reader.close()
-    return ExpertPager(store, residency, plan, offsets, runner.binding.tables)
+    return ExpertPager(store, residency, plan, offsets, binding.tables)
 
 
 def _policies(model: PackedModel, layers: list[int], tokens: float) -> dict[int, DecayedUse]:

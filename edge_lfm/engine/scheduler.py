@@ -1,8 +1,8 @@
 """The engine thread: jobs take turns, one step each, so that a short answer does not wait for a long one.
 
-A job is an iterator whose every item costs at most one step of the model; what it gives goes into a bounded channel
-that its consumer reads from any thread. What a generator returns, if anything, is its last item, which comes together
-with the end. A consumer who reads slowly, or leaves, delays no one else. Knows neither models nor text.
+A job is a generator that yields feeds and is sent their logits; what it puts goes into a bounded channel that its
+consumer reads from any thread. What the generator returns, if anything, is the last item, which comes together with
+the end. A consumer who reads slowly, or leaves, delays no one else. Knows neither models nor text.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
+from edge_lfm.engine.feeds import Feed, Logits, Steps
 from edge_lfm.errors import BusyError, CancelledError, ShuttingDownError, UsageError
 
 T = TypeVar("T")
@@ -31,7 +32,11 @@ class Job(Generic[T]):
         self._error: BaseException | None = None
         self._ended = self._cancelled = False
         self.submitted = time.perf_counter()
-        self.steps: Iterator[T] = iter(())
+        self.steps: Steps[T | None] | None = None
+        self.feed: Feed | None = None
+        """What the job waits for; None before its first turn."""
+        self.step_s = 0.0
+        """Seconds of all steps of this job so far."""
         self.listener: Callable[[], object] | None = None
         """Called, from the engine thread, when there is something to `poll`."""
 
@@ -103,11 +108,17 @@ class Job(Generic[T]):
             self.listener()
 
 
-class Scheduler:
-    """`parallel`: jobs that take turns; others wait in the order in which they came."""
+class Run(Protocol):
+    """`Backend.run`."""
 
-    def __init__(self, parallel: int) -> None:
-        self.parallel = parallel
+    def __call__(self, feeds: Sequence[Feed], *, cancelled: Callable[[], bool] | None = None) -> Sequence[Logits]: ...
+
+
+class Scheduler:
+    """`parallel`: jobs that take turns; others wait in the order in which they came. `run`: runs a step."""
+
+    def __init__(self, parallel: int, run: Run) -> None:
+        self.parallel, self._run = parallel, run
         self._changed = threading.Condition()
         self._active: deque[Job[Any]] = deque()
         self._waiting: deque[Job[Any]] = deque()
@@ -126,7 +137,7 @@ class Scheduler:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def submit(self, make_steps: Callable[[Job[T]], Iterator[T]], queue_limit: int | None = None) -> Job[T]:
+    def submit(self, make_steps: Callable[[Job[T]], Steps[T | None]], queue_limit: int | None = None) -> Job[T]:
         """Queue a job; its steps run on the engine thread.
 
         Raises:
@@ -199,7 +210,7 @@ class Scheduler:
             if call is not None:
                 self._run_call(*call)
             elif job is not None:
-                self._run_step(job)
+                self._take_turn(job)
         for job in [*self._active, *self._waiting, *(job for _, job in self._calls)]:
             _close(job)
             job.end(ShuttingDownError("the model was closed", hint="load it again"))
@@ -218,13 +229,14 @@ class Scheduler:
                 return job
         return None
 
-    def _run_step(self, job: Job[Any]) -> None:
+    def _take_turn(self, job: Job[Any]) -> None:
+        """Run one step of a job, and then the job itself until it wants the next."""
         error: BaseException | None = None
         last: Any = None
         try:
             if job.cancelled():
                 raise CancelledError("the request was cancelled")
-            job.put(next(job.steps))
+            job.feed = self._feed(job)
             return
         except StopIteration as ended:
             last = ended.value
@@ -236,6 +248,19 @@ class Scheduler:
         with self._changed:
             self._active.remove(job)
         job.end(error, last)
+
+    def _feed(self, job: Job[Any]) -> Feed:
+        """Run what a job waits for; what it waits for next."""
+        assert job.steps is not None
+        feed = job.feed or next(job.steps)
+        started = time.perf_counter()
+        try:
+            rows = self._run([feed], cancelled=job.cancelled if feed.cancellable else None)[0]
+        except BaseException as error:
+            return job.steps.throw(error)
+        finally:
+            job.step_s += time.perf_counter() - started
+        return job.steps.send(rows)
 
     @staticmethod
     def _run_call(function: Callable[[], object], job: Job[Any]) -> None:
@@ -250,9 +275,8 @@ class Scheduler:
 def _close(job: Job[Any]) -> BaseException | None:
     """Let a job's steps clean up; what that raised, which must not end the engine either."""
     try:
-        close = getattr(job.steps, "close", None)
-        if close:
-            close()
+        if job.steps is not None:
+            job.steps.close()
     except Exception as error:
         return error
     return None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from edge_lfm.engine.backend import Backend
+from edge_lfm.engine.feeds import Steps
 from edge_lfm.engine.generate import check_length, prefill
 from edge_lfm.engine.sampling import token_logprobs
 from edge_lfm.engine.sequence import TokenSequence
@@ -19,28 +20,20 @@ def score(
     turns: Sequence[int],
     continuations: Sequence[Sequence[int]],
     vocab: int,
-    cancelled: Callable[[], bool],
-) -> Iterator[float | None]:
-    """The log probability of each continuation after the prompt, in their order; None for each step of the prefill.
+    give: Callable[[float], object],
+) -> Steps[None]:
+    """Give the log probability of each continuation after the prompt, in their order.
 
     Raises:
         ContextOverflowError: the prompt with a continuation does not fit.
     """
     longest = max(len(c) for c in continuations)
     check_length(len(prompt) + longest, sequence.state.context)
-    steps = prefill(runner, sequence, prompt, turns, cancelled)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            first = done.value
-            break
-        yield None
-    here = sequence.state.checkpoint()
+    first = yield from prefill(runner, sequence, prompt, turns)
     for ids in continuations:
         total = token_logprobs(first, vocab, ids[0], 0).logprob
         if len(ids) > 1:
-            rows = sequence.draft(runner, ids[:-1])
-            sequence.undo(here)
+            before, rows = yield from sequence.draft(ids[:-1])
+            sequence.undo(before)
             total += sum(token_logprobs(row, vocab, i, 0).logprob for row, i in zip(rows, ids[1:], strict=True))
-        yield float(np.float64(total))
+        give(float(np.float64(total)))

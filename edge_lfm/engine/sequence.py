@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge_lfm.engine.backend import Backend
+from edge_lfm.engine.feeds import Feed, Logits, Steps
 from edge_lfm.errors import CancelledError
 from edge_lfm.model.state import MAPPED_BYTES, Checkpoint, State
 
-MOST_CHECKPOINTS = 64
+MAX_CHECKPOINTS = 64
 """Half a megabyte each in the 24B: together less than the keys and values of 1,600 tokens."""
 
 
@@ -63,45 +62,48 @@ class TokenSequence:
         copy.ids = self.ids[:position]
         return copy
 
-    def feed(
-        self,
-        runner: Backend,
-        ids: Sequence[int],
-        turns: Sequence[int] = (),
-        cancelled: Callable[[], bool] | None = None,
-    ) -> NDArray[np.float32]:
-        """Feed the next tokens in one step; the logits of the last [vocab].
+    def feed(self, ids: Sequence[int], turns: Sequence[int] = (), last: bool = True) -> Steps[Logits]:
+        """Feed the next tokens in one step, which may be cancelled; the logits of the last [1, vocab], if wanted.
 
         Args:
-            ids: at most `runner.chunk`.
+            ids: as many as a step may have at most.
             turns: positions after some of these tokens that the sequence shall be able to go back to.
-            cancelled: as in `Backend.run`; a step that was cancelled leaves the sequence as it was.
+            last: whether the logits are wanted.
         """
-        state, first = self.state, len(self.ids)
-        tokens = np.array(ids, np.int64)
-        if len(tokens) == 1 and not turns:
-            logits = runner.run(tokens, state)
+        wanted: Literal["none", "last"] = "last" if last else "none"
+        if len(ids) == 1 and not turns:
+            rows = yield Feed(self.state, ids, wanted)
         else:
-            width = max(1, state.config.conv_L_cache - 1)
+            first, width = len(self.ids), max(1, self.state.config.conv_L_cache - 1)
             noted = sorted({t for p in turns for t in range(max(0, p - first - width), p - first)})
-            before = state.checkpoint()
-            try:
-                logits = runner.run(tokens, state, noted=noted, cancelled=cancelled)
-            except CancelledError:
-                state.go_back(before)
-                raise
+            before, rows = yield from self._feed_undoable(ids, wanted, noted)
             for position in turns:
-                self._remember(state.checkpoint_after(before, position - first))
+                self._remember(self.state.checkpoint_after(before, position - first))
             if first:
                 self._remember(before)
         self.ids.extend(int(i) for i in ids)
-        return logits
-
-    def draft(self, runner: Backend, ids: Sequence[int]) -> NDArray[np.float32]:
-        """Feed tokens in one step that can be undone behind any of them; logits [T, vocab] of all."""
-        rows = runner.run(np.array(ids, np.int64), self.state, all_logits=True, noted=range(len(ids)))
-        self.ids.extend(ids)
         return rows
+
+    def draft(self, ids: Sequence[int]) -> Steps[tuple[Checkpoint, Logits]]:
+        """Feed tokens in one step that can be undone behind any of them.
+
+        The checkpoint before them, for `State.checkpoint_after` and `undo`; the logits [T, vocab] of all.
+        """
+        before, rows = yield from self._feed_undoable(ids, "all", range(len(ids)))
+        self.ids.extend(ids)
+        return before, rows
+
+    def _feed_undoable(
+        self, ids: Sequence[int], wanted: Literal["none", "last", "all"], noted: Sequence[int]
+    ) -> Steps[tuple[Checkpoint, Logits]]:
+        """A step that leaves the sequence as it was when it is cancelled; the checkpoint before it, and its logits."""
+        before = self.state.checkpoint()
+        try:
+            rows = yield Feed(self.state, ids, wanted, noted, cancellable=True)
+        except CancelledError:
+            self.state.go_back(before)
+            raise
+        return before, rows
 
     def undo(self, to: Checkpoint) -> None:
         """Take back the last tokens, to a checkpoint that the caller has kept."""
@@ -111,7 +113,7 @@ class TokenSequence:
     def _remember(self, checkpoint: Checkpoint) -> None:
         """Keep a place to go back to; of too many, the one goes whose neighbours are nearest to each other."""
         self.checkpoints[checkpoint.position] = checkpoint
-        if len(self.checkpoints) > MOST_CHECKPOINTS:
+        if len(self.checkpoints) > MAX_CHECKPOINTS:
             places = sorted(self.checkpoints)
             gaps = [later - earlier for earlier, later in zip(places, places[2:], strict=False)]
             del self.checkpoints[places[1 + int(np.argmin(gaps))]]

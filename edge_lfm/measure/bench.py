@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.engine.backend import Backend
+from edge_lfm.engine.feeds import Feed
 from edge_lfm.engine.runner import Runner
 from edge_lfm.kernels.load.library import Kernels
 from edge_lfm.kernels.load.team import Team
@@ -210,7 +211,7 @@ def _run_once(backend: Backend, state: State, ids: NDArray[np.int64], depth: int
     started = time.perf_counter()
     if decode:
         for token in ids[depth:]:
-            backend.run(np.array([token]), state)
+            backend.run([Feed(state, (token,))])
     else:
         backend.read(ids[depth:].tolist(), state)
     return time.perf_counter() - started

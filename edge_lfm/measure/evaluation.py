@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.engine.backend import Backend
+from edge_lfm.engine.feeds import Feed
 from edge_lfm.kernels.spec.ref import F32, I64
 from edge_lfm.model.streamed import StreamedModel
 
@@ -49,9 +50,8 @@ class PackedScorer:
         experts: dict[int, list[I64]] = {}
         for first in range(0, len(window), self.runner.chunk):
             chunk = window[first : first + self.runner.chunk]
-            logits = self.runner.run(
-                chunk, state, all_logits=True, routing=lambda n, e: experts.setdefault(n, []).append(e)
-            )
+            feed = Feed(state, chunk, "all")
+            logits = self.runner.run([feed], routing=lambda n, e: experts.setdefault(n, []).append(e))[0]
             parts.append(logits[:, : self.vocab])
         return np.concatenate(parts), {layer: np.concatenate(e) for layer, e in experts.items()}
 
@@ -61,7 +61,7 @@ class PackedScorer:
         logits, out = self.runner.read(prompt.tolist(), state), []
         for _ in range(tokens):
             out.append(int(logits[: self.vocab].argmax()))
-            logits = self.runner.run(np.array(out[-1:], np.int64), state)
+            logits = self.runner.read(out[-1:], state)
         return out
 
 

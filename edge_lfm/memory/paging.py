@@ -9,7 +9,8 @@ Knows slots, offsets and addresses; does not know what an expert computes, nor w
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -108,15 +109,16 @@ class ExpertPager:
         self._row = {n: row for row, n in enumerate(sorted(tables))}
         count = len(tables)
         self.stats = PagingStats(np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count))
-        self._open: list[tuple[int, Wave]] = []
+        self._open: list[tuple[int, Wave]] = []  # begun, and not settled
+        self._later: deque[Wave] = deque()  # of the same layer, not begun
         self._ahead: dict[int, dict[int, Future[None]]] = {}  # layer -> reads begun on a guess
         self._landing: list[tuple[int, Future[None]]] = []  # slots that wrong guesses are still written to
         self._stalled = 0.0  # share of recent one-token steps
 
-    def waves(self, layer: int, chosen: NDArray[np.int64]) -> Iterator[Wave]:
-        """The experts that a step chose [tokens, k]; after each wave was computed, `settle` is called by the iterator.
+    def start_layer(self, layer: int, chosen: NDArray[np.int64]) -> list[Wave]:
+        """Begin to bring in the experts that a step's rows chose [T, k]: waves, to be computed and settled in turn.
 
-        A wave's reads are under way when it comes; those of the next one too.
+        Reads of the first two are under way; each wave that is settled lets another begin.
         """
         residency, row = self.residency, self._row[layer]
         self.land(wait=len(chosen) > 1)
@@ -130,14 +132,24 @@ class ExpertPager:
         self.stats.misses[row] += len(missing)
         waves = _split(needed, set(missing), len(residency.free), residency.room)
         waves[0].reads.update((e, read) for e, read in guessed.items() if e in missing)
-        self._begin(layer, waves[0])
-        for n, wave in enumerate(waves):
-            if n + 1 < len(waves):
-                self._begin(layer, waves[n + 1])
-            yield wave
-            later = [e for other in waves[n + 1 :] for e in (*other.ready, *other.missing)]
-            residency.settle(layer, wave.missing, later)
-            self._open.pop(0)
+        self._later = deque(waves)
+        self._begin_next(layer)
+        self._begin_next(layer)
+        return waves
+
+    def settle(self) -> None:
+        """The oldest wave has been computed: its experts may be given up, and the next one but one begins."""
+        layer, wave = self._open[0]
+        following = [*(other for _, other in self._open[1:]), *self._later]
+        later = [e for other in following for e in (*other.ready, *other.missing)]
+        self.residency.settle(layer, wave.missing, later)
+        self._open.pop(0)
+        self._begin_next(layer)
+
+    def finish_layer(self) -> None:
+        """All waves have been computed."""
+        while self._open:
+            self.settle()
 
     @property
     def may_read_ahead(self) -> bool:
@@ -210,6 +222,7 @@ class ExpertPager:
         for layer, reads in self._ahead.items():
             self._drop_wrong(layer, reads)
         self._open, self._ahead = [], {}
+        self._later.clear()
         self.land(wait=True)
 
     def resize(self, keep: int, slots: int) -> None:
@@ -222,7 +235,10 @@ class ExpertPager:
         """Wait for reads under way; must come before the memory goes."""
         self.store.close()
 
-    def _begin(self, layer: int, wave: Wave) -> None:
+    def _begin_next(self, layer: int) -> None:
+        if not self._later:
+            return
+        wave = self._later.popleft()
         self._open.append((layer, wave))
         for expert in wave.missing:
             if expert not in wave.reads:

@@ -61,6 +61,8 @@ class State:
         self.conv = {n: np.zeros(conv_shape, np.float32) for n in layers if not config.is_attention(n)}
         self.caches: dict[tuple[int, str], NDArray[Any]] = {}  # (layer, field of its record)
         self.records = np.zeros(config.num_hidden_layers, STATE)
+        self.records["is_int8"] = self.kv_int8
+        self.address = self.records.ctypes.data
         for n, array in self.conv.items():
             self.records["conv"][n] = array.ctypes.data
         self.reserve(min(_FIRST_CAPACITY, context))
@@ -95,6 +97,7 @@ class State:
                 f"no memory for a KV cache of {capacity} positions", hint="use a smaller context, or an int8 cache"
             ) from None
         self.capacity = capacity
+        self.records["capacity"] = capacity
 
     def check_room(self, positions: int) -> None:
         """Refuse more positions than the context has.
@@ -114,12 +117,15 @@ class State:
         for array in self.conv.values():
             array[:] = 0
 
-    def note(self, tokens: Sequence[int], step: int) -> None:
-        """In the next step of `step` tokens, keep the conv inputs of these, for `conv_after` and `go_back`."""
+    def note(self, tokens: Sequence[int], count: int) -> None:
+        """Of the `count` tokens fed next, keep the conv inputs of these, for `checkpoint_after`.
+
+        `noted` then holds the row that takes each token's, or -1, int64 [count]; it is empty if none is to be kept.
+        """
         self.noted = np.zeros(0, np.int64)
         if not tokens:
             return
-        self.noted = np.full(step, -1, np.int64)
+        self.noted = np.full(count, -1, np.int64)
         self.noted[list(tokens)] = np.arange(len(tokens))
         if any(len(self._history.get(n, ())) < len(tokens) for n in self.conv):
             for n in self.conv:
@@ -137,7 +143,7 @@ class State:
         return Checkpoint(self.position, {n: array.copy() for n, array in self.conv.items()})
 
     def checkpoint_after(self, before: Checkpoint, kept: int) -> Checkpoint:
-        """The state after the first `kept` tokens of the last step; `before` was taken before it.
+        """The state after the first `kept` tokens fed last; `before` was taken before them.
 
         Of the tokens kept, the last conv_L_cache - 1 must have been noted.
         """

@@ -43,9 +43,10 @@ from edge_lfm.kernels.lang.sync import claim, raise_error
 from edge_lfm.kernels.ops.activations import INFINITY_BITS, NOT_FINITE, quantize_row
 from edge_lfm.kernels.ops.maths import exp
 from edge_lfm.kernels.ops.norm import rms_norm
-from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, CONTEXT, GROUP, LAYER, SCORE_BLOCK, STATE, offsets
+from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, CONTEXT, GROUP, LAYER, ROW, SCORE_BLOCK, STATE, offsets
 
-CTX, LAY, STA = offsets(CONTEXT), offsets(LAYER), offsets(STATE)
+CTX, LAY, STA, RW = offsets(CONTEXT), offsets(LAYER), offsets(STATE), offsets(ROW)
+ROW_BYTES, STATE_BYTES = ROW.itemsize, STATE.itemsize
 LOWEST = -3.0e38
 
 
@@ -96,19 +97,31 @@ def keep_int8(ctx, key, value, keys, values, key_scales, value_scales, position,
 
 
 @kernel
-def prepare_heads(ctx, layer, state):
-    """Norm and turn q and k of every token in `wide`, float32 [T, (heads + 2 kv) hd]; write k and v to the cache."""
+def keep(ctx, key, value, state, h, position, width):
+    """One key and one value of kv head `h`, float32 [width], into a sequence's caches of this layer."""
+    keys, values, at = i64(state + STA.keys), i64(state + STA.values), h * i64(state + STA.capacity)
+    if i64(state + STA.is_int8) != 0:
+        key_scales, value_scales = i64(state + STA.key_scales) + at * 4, i64(state + STA.value_scales) + at * 4
+        keep_int8(ctx, key, value, keys + at * width, values + at * width, key_scales, value_scales, position, width)
+    else:
+        keep_float16(key, value, keys + at * width * 2, values + at * width * 2, position, width)
+
+
+@kernel
+def prepare_heads(ctx, layer, n):
+    """Norm and turn q and k of every token in `wide`, float32 [T, (heads + 2 kv) hd]; write k and v to the cache.
+
+    `n`: the layer's number, in the states of each row's sequence.
+    """
     hd, heads, kv = i64(layer + LAY.head_dim), i64(layer + LAY.heads), i64(layer + LAY.kv_heads)
     rope_width = i64(layer + LAY.rope_width)
-    capacity, eps = i64(ctx + CTX.capacity), f32(ctx + CTX.norm_eps)
-    q_norm, k_norm = i64(layer + LAY.q_norm), i64(layer + LAY.k_norm)
-    keys, values = i64(state + STA.keys), i64(state + STA.values)
-    key_scales, value_scales = i64(state + STA.key_scales), i64(state + STA.value_scales)
+    eps, q_norm, k_norm = f32(ctx + CTX.norm_eps), i64(layer + LAY.q_norm), i64(layer + LAY.k_norm)
     while True:
         t = claim(ctx, int64(1))
         if t >= i64(ctx + CTX.tokens):
             return
-        position = i64(ctx + CTX.position) + t
+        step_row = i64(ctx + CTX.rows) + t * ROW_BYTES
+        position, state = i64(step_row + RW.position), i64(step_row + RW.states) + n * STATE_BYTES
         rope = i64(layer + LAY.rope) + position * rope_width * 4
         row = i64(ctx + CTX.wide) + t * (heads + 2 * kv) * hd * 4
         for h in range(heads):
@@ -118,21 +131,7 @@ def prepare_heads(ctx, layer, state):
             key, value = row + (heads + h) * hd * 4, row + (heads + kv + h) * hd * 4
             rms_norm(key, k_norm, key, hd, eps)
             rotate(key, rope, rope_width)
-            at = h * capacity
-            if i64(ctx + CTX.kv_int8) != 0:
-                keep_int8(
-                    ctx,
-                    key,
-                    value,
-                    keys + at * hd,
-                    values + at * hd,
-                    key_scales + at * 4,
-                    value_scales + at * 4,
-                    position,
-                    hd,
-                )
-            else:
-                keep_float16(key, value, keys + at * hd * 2, values + at * hd * 2, position, hd)
+            keep(ctx, key, value, state, h, position, hd)
 
 
 def score_of(count, in_int8):
@@ -252,8 +251,9 @@ def attend_group_of(in_int8):
     kept_bytes = 1 if in_int8 else 2
 
     @kernel
-    def attend_group(q, state, g, capacity, hd, group, start, limit, scale, scratch, out):
+    def attend_group(q, state, g, hd, group, start, limit, scale, scratch, out):
         """q and out: float32 [group, hd], the query heads of kv head `g`; over positions [start, limit)."""
+        capacity = i64(state + STA.capacity)
         keys = i64(state + STA.keys) + g * capacity * hd * kept_bytes
         values = i64(state + STA.values) + g * capacity * hd * kept_bytes
         ks, vs = i64(state + STA.key_scales) + g * capacity * 4, i64(state + STA.value_scales) + g * capacity * 4
@@ -280,28 +280,30 @@ def window_start(window, limit):
 
 
 @kernel
-def attend_tokens(ctx, layer, state, scratch):
+def attend_tokens(ctx, layer, n, scratch):
     """Every token and kv head of the step: queries in `wide` -> mixed [T, heads hd] and its int8 form.
 
-    Scratch: `ATTENTION_SCRATCH_BYTES` of this thread.
+    `n`: the layer's number, in the states of each row's sequence. Scratch: `ATTENTION_SCRATCH_BYTES` of this thread.
     """
     hd, heads, kv = i64(layer + LAY.head_dim), i64(layer + LAY.heads), i64(layer + LAY.kv_heads)
-    tokens, capacity, group = i64(ctx + CTX.tokens), i64(ctx + CTX.capacity), heads // kv
+    tokens, group = i64(ctx + CTX.tokens), heads // kv
     scale = float32(1.0) / float32(sqrt(float32(hd)))
     while True:
         item = claim(ctx, int64(1))
         if item >= tokens * kv:
             return
-        # The last tokens have the most positions to attend to: they come first.
+        # The last tokens of a prompt have the most positions to attend to: they come first.
         t, g = tokens - 1 - item // kv, item % kv
         q = i64(ctx + CTX.wide) + (t * (heads + 2 * kv) + g * group) * hd * 4
         at = (t * heads + g * group) * hd
-        out, limit = i64(ctx + CTX.mixed) + at * 4, i64(ctx + CTX.position) + t + 1
+        step_row = i64(ctx + CTX.rows) + t * ROW_BYTES
+        state = i64(step_row + RW.states) + n * STATE_BYTES
+        out, limit = i64(ctx + CTX.mixed) + at * 4, i64(step_row + RW.position) + 1
         start = window_start(i64(layer + LAY.window), limit)
-        if i64(ctx + CTX.kv_int8) != 0:
-            attend_int8(q, state, g, capacity, hd, group, start, limit, scale, scratch, out)
+        if i64(state + STA.is_int8) != 0:
+            attend_int8(q, state, g, hd, group, start, limit, scale, scratch, out)
         else:
-            attend_float16(q, state, g, capacity, hd, group, start, limit, scale, scratch, out)
+            attend_float16(q, state, g, hd, group, start, limit, scale, scratch, out)
         quantize_row(
             ctx, out, i64(ctx + CTX.mixed_q) + at, i64(ctx + CTX.mixed_s) + at // GROUP * ACTIVATION_BYTES, group * hd
         )

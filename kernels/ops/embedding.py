@@ -25,10 +25,12 @@ from edge_lfm.kernels.spec.layout import (
     GROUP,
     MATRIX,
     MOST_SCALE,
+    ROW,
     offsets,
 )
 
-CTX, MAT = offsets(CONTEXT), offsets(MATRIX)
+CTX, MAT, RW = offsets(CONTEXT), offsets(MATRIX), offsets(ROW)
+ROW_BYTES = ROW.itemsize
 level_of = lookup_int(CODEBOOK)
 
 
@@ -79,10 +81,10 @@ def unpack_row(matrix, row, out):
 
 @kernel
 def embed_tokens(ctx):
-    """token_ids of the step -> x."""
+    """The token ids of all rows -> x, float32 [T, H]."""
     while True:
         t = claim(ctx, int64(1))
         if t >= i64(ctx + CTX.tokens):
             return
-        row = i64(i64(ctx + CTX.token_ids) + 8 * t)
-        unpack_row(ctx + CTX.embedding, row, i64(ctx + CTX.x) + t * i64(ctx + CTX.hidden) * 4)
+        token_id = i64(i64(ctx + CTX.rows) + t * ROW_BYTES + RW.token_id)
+        unpack_row(ctx + CTX.embedding, token_id, i64(ctx + CTX.x) + t * i64(ctx + CTX.hidden) * 4)

@@ -15,20 +15,20 @@ from edge_lfm.kernels.ops.attention import attend_tokens, prepare_heads
 from edge_lfm.kernels.ops.embedding import embed_tokens
 from edge_lfm.kernels.ops.experts import down, gate_up, gather_pairs
 from edge_lfm.kernels.ops.matmul import multiply
-from edge_lfm.kernels.ops.norm import norm_tokens
+from edge_lfm.kernels.ops.norm import norm_asked, norm_tokens
 from edge_lfm.kernels.ops.router import route
 from edge_lfm.kernels.ops.short_conv import conv_tokens
-from edge_lfm.kernels.spec.layout import CONTEXT, EXPERT_SCRATCH_BYTES, LAYER, STATE, offsets
+from edge_lfm.kernels.spec.layout import CONTEXT, EXPERT_SCRATCH_BYTES, LAYER, offsets
 
 CTX, LAY = offsets(CONTEXT), offsets(LAYER)
-LAYER_BYTES, STATE_BYTES = LAYER.itemsize, STATE.itemsize
+LAYER_BYTES = LAYER.itemsize
 
 
 @kernel
-def apply_operator(ctx, layer, state, scratch):
-    """x += out_proj(short conv or attention of norm(x))."""
+def apply_operator(ctx, layer, n, scratch):
+    """x += out_proj(short conv or attention of norm(x)); `n`: the layer's number."""
     tokens, hidden, area = i64(ctx + CTX.tokens), i64(ctx + CTX.hidden), scratch + EXPERT_SCRATCH_BYTES
-    norm_tokens(ctx, i64(layer + LAY.operator_norm), int64(0), tokens)
+    norm_tokens(ctx, i64(layer + LAY.operator_norm))
     barrier(ctx)
     multiply(
         ctx,
@@ -44,11 +44,11 @@ def apply_operator(ctx, layer, state, scratch):
     )
     barrier(ctx)
     if i64(layer + LAY.is_attention) != 0:
-        prepare_heads(ctx, layer, state)
+        prepare_heads(ctx, layer, n)
         barrier(ctx)
-        attend_tokens(ctx, layer, state, scratch)
+        attend_tokens(ctx, layer, n, scratch)
     else:
-        conv_tokens(ctx, layer, state)
+        conv_tokens(ctx, layer, n)
     barrier(ctx)
     multiply(
         ctx,
@@ -69,7 +69,7 @@ def apply_operator(ctx, layer, state, scratch):
 def choose_experts(ctx, layer, thread):
     """norm(x) -> normed; its router logits -> the pairs of the layer's FFN."""
     tokens = i64(ctx + CTX.tokens)
-    norm_tokens(ctx, i64(layer + LAY.ffn_norm), int64(0), tokens)
+    norm_tokens(ctx, i64(layer + LAY.ffn_norm))
     barrier(ctx)
     if i64(layer + LAY.is_moe) != 0:
         multiply(
@@ -107,12 +107,11 @@ def apply_ffn(ctx, layer, scratch):
 
 @kernel
 def compute_logits(ctx, scratch):
-    """The final norm and the head, for the tokens from `first_logit` on."""
-    first = i64(ctx + CTX.first_logit)
-    count = i64(ctx + CTX.tokens) - first
-    if count <= 0:
+    """The final norm and the head, for the rows whose logits are asked for."""
+    count = i64(ctx + CTX.logit_rows)
+    if count == 0:
         return
-    norm_tokens(ctx, i64(ctx + CTX.final_norm), first, count)
+    norm_asked(ctx, i64(ctx + CTX.final_norm))
     barrier(ctx)
     rows = (i64(ctx + CTX.head_rows) + 15) // 16 * 16
     multiply(
@@ -137,14 +136,14 @@ def forward(ctx, thread, first, last):
     layers = i64(ctx + CTX.layer_count)
     for stage in range(first, last):
         n, part = (stage - 1) // 3, (stage - 1) % 3
-        layer, state = i64(ctx + CTX.layers) + n * LAYER_BYTES, i64(ctx + CTX.states) + n * STATE_BYTES
+        layer = i64(ctx + CTX.layers) + n * LAYER_BYTES
         if stage == 0:
             embed_tokens(ctx)
             barrier(ctx)
         elif stage == 1 + 3 * layers:
             compute_logits(ctx, scratch)
         elif part == 0:
-            apply_operator(ctx, layer, state, scratch)
+            apply_operator(ctx, layer, n, scratch)
             choose_experts(ctx, layer, thread)
         elif part == 1:
             gate_up(ctx, layer, scratch)

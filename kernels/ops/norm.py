@@ -10,9 +10,10 @@ from numba import float32, int64
 from edge_lfm.kernels.lang.simd import f32, fma, i64, kernel, load_f32, splat_f32, store_f32, sum_f32, zero_f32
 from edge_lfm.kernels.lang.sync import claim
 from edge_lfm.kernels.ops.activations import quantize_row
-from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, CONTEXT, GROUP, offsets
+from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, CONTEXT, GROUP, ROW, offsets
 
-CTX = offsets(CONTEXT)
+CTX, RW = offsets(CONTEXT), offsets(ROW)
+ROW_BYTES = ROW.itemsize
 
 
 @kernel
@@ -28,19 +29,37 @@ def rms_norm(x, weight, out, width, eps):
 
 
 @kernel
-def norm_tokens(ctx, weight, first, count):
-    """`count` tokens of the residual stream, from `first` on -> normed, normed_q, normed_s, from 0 on."""
+def norm_row(ctx, weight, t, to):
+    """Row `t` of the residual stream, float32 [H] -> row `to` of normed, normed_q and normed_s."""
     hidden = i64(ctx + CTX.hidden)
+    out = i64(ctx + CTX.normed) + to * hidden * 4
+    rms_norm(i64(ctx + CTX.x) + t * hidden * 4, weight, out, hidden, f32(ctx + CTX.norm_eps))
+    quantize_row(
+        ctx,
+        out,
+        i64(ctx + CTX.normed_q) + to * hidden,
+        i64(ctx + CTX.normed_s) + to * hidden // GROUP * ACTIVATION_BYTES,
+        hidden,
+    )
+
+
+@kernel
+def norm_tokens(ctx, weight):
+    """Every row of the residual stream -> normed, normed_q, normed_s; weight: float32 [H]."""
     while True:
         t = claim(ctx, int64(1))
-        if t >= count:
+        if t >= i64(ctx + CTX.tokens):
             return
-        out = i64(ctx + CTX.normed) + t * hidden * 4
-        rms_norm(i64(ctx + CTX.x) + (first + t) * hidden * 4, weight, out, hidden, f32(ctx + CTX.norm_eps))
-        quantize_row(
-            ctx,
-            out,
-            i64(ctx + CTX.normed_q) + t * hidden,
-            i64(ctx + CTX.normed_s) + t * hidden // GROUP * ACTIVATION_BYTES,
-            hidden,
-        )
+        norm_row(ctx, weight, t, t)
+
+
+@kernel
+def norm_asked(ctx, weight):
+    """The rows whose logits are asked for, close together: each to the row that its logits go to."""
+    while True:
+        t = claim(ctx, int64(1))
+        if t >= i64(ctx + CTX.tokens):
+            return
+        to = i64(i64(ctx + CTX.rows) + t * ROW_BYTES + RW.logits)
+        if to >= 0:
+            norm_row(ctx, weight, t, to)

@@ -2,6 +2,9 @@
 
 c_t = sum over j of taps[j] * g[t - (L - 1) + j], with g = B * x; the L - 1 newest g are the state, oldest
 first. No activation. (Lfm2MoeShortConv of transformers 5.23.)
+
+Threads share channels, not tokens: whoever has drawn some walks all rows of the step in their order, each with the
+state of its own sequence, so that every sequence's tokens come one after the other whatever stands between them.
 """
 
 from numba import int64
@@ -9,9 +12,10 @@ from numba import int64
 from edge_lfm.kernels.lang.simd import fma, i64, kernel, load_f32, smaller, store_f32
 from edge_lfm.kernels.lang.sync import claim
 from edge_lfm.kernels.ops.activations import quantize_group
-from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, CONTEXT, GROUP, LAYER, STATE, offsets
+from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, CONTEXT, GROUP, LAYER, ROW, STATE, offsets
 
-CTX, LAY, STA = offsets(CONTEXT), offsets(LAYER), offsets(STATE)
+CTX, LAY, STA, RW = offsets(CONTEXT), offsets(LAYER), offsets(STATE), offsets(ROW)
+ROW_BYTES, STATE_BYTES = ROW.itemsize, STATE.itemsize
 
 
 @kernel
@@ -39,11 +43,13 @@ def conv_lanes(bcx, hidden, taps, bias, state, history, width, channel):
 
 
 @kernel
-def conv_tokens(ctx, layer, state):
-    """All tokens of the step: wide [T, 3H] -> mixed [T, H] and its int8 form; the state moves on."""
+def conv_tokens(ctx, layer, n):
+    """All tokens of the step: wide float32 [T, 3H] -> mixed [T, H] and its int8 form; their states move on.
+
+    `n`: the layer's number, in the states of each row's sequence.
+    """
     hidden, width = i64(ctx + CTX.hidden), i64(layer + LAY.conv_width)
-    taps, bias, past = i64(layer + LAY.taps), i64(layer + LAY.taps_bias), i64(state + STA.conv)
-    history, rows = i64(state + STA.history), i64(ctx + CTX.noted)
+    taps, bias, rows = i64(layer + LAY.taps), i64(layer + LAY.taps_bias), i64(ctx + CTX.rows)
     wide, out = i64(ctx + CTX.wide), i64(ctx + CTX.mixed)
     out_q, out_s = i64(ctx + CTX.mixed_q), i64(ctx + CTX.mixed_s)
     while True:
@@ -52,9 +58,10 @@ def conv_tokens(ctx, layer, state):
             return
         for g in range(group, smaller(group + 4, hidden // GROUP)):
             for t in range(i64(ctx + CTX.tokens)):
-                bcx, row = wide + t * hidden * 12, t * hidden
-                noted = i64(rows + 8 * t) if rows != 0 else int64(-1)
-                note = history + noted * hidden * 4 if noted >= 0 else int64(0)
+                bcx, row, step_row = wide + t * hidden * 12, t * hidden, rows + t * ROW_BYTES
+                state, noted = i64(step_row + RW.states) + n * STATE_BYTES, i64(step_row + RW.noted)
+                past = i64(state + STA.conv)
+                note = i64(state + STA.history) + noted * hidden * 4 if noted >= 0 else int64(0)
                 a = conv_lanes(bcx, hidden, taps, bias, past, note, width, g * GROUP)
                 b = conv_lanes(bcx, hidden, taps, bias, past, note, width, g * GROUP + 16)
                 at = row + g * GROUP

@@ -53,11 +53,29 @@ LAYER = np.dtype(
 )
 
 STATE = np.dtype(
-    [("conv", "i8"), ("keys", "i8"), ("values", "i8"), ("key_scales", "i8"), ("value_scales", "i8"), ("history", "i8")]
+    [
+        ("conv", "i8"),  # float32 [L - 1, H], oldest first
+        ("history", "i8"),  # float32 [R, H]: conv inputs of noted rows, so that the state can go back to them; or 0
+        ("capacity", "i8"),  # C, positions that the caches have room for, a multiple of 16
+        ("is_int8", "i8"),  # whether keys and values are int8; else they are float16
+        ("keys", "i8"),  # [kv, C / 16, hd, 16]
+        ("values", "i8"),  # [kv, C, hd]
+        ("key_scales", "i8"),  # float32 [kv, C], of each head and position; int8 only
+        ("value_scales", "i8"),  # float32 [kv, C]
+    ]
 )
-"""One layer's state: conv float32 [L-1, H]; keys [kv, C/16, hd, 16] and values [kv, C, hd], float16 or
-int8; for int8 the scales of each head and position, float32 [kv, C]; history: 0, or float32 [R, H], which takes
-the conv inputs of the tokens that the step is to note, so that the state can go back to them."""
+"""The state of one layer of one sequence."""
+
+ROW = np.dtype(
+    [
+        ("token_id", "i8"),
+        ("position", "i8"),  # in its sequence
+        ("states", "i8"),  # of its sequence: STATE [layers]
+        ("noted", "i8"),  # the row of every layer's `history` that takes its conv input, or -1
+        ("logits", "i8"),  # the row of the step's `logits` that takes its logits, or -1
+    ]
+)
+"""One token of a step: whose it is, and what is wanted of it. Rows of one sequence stand in the order of its tokens."""
 
 CONTEXT = np.dtype(
     [
@@ -74,15 +92,10 @@ CONTEXT = np.dtype(
         ("route_scale", "f4"),
         ("normalize_routes", "i8"),
         # the step
-        ("tokens", "i8"),
-        ("token_ids", "i8"),
-        ("position", "i8"),
-        ("first_logit", "i8"),
-        ("logits", "i8"),
-        ("states", "i8"),
-        ("capacity", "i8"),
-        ("kv_int8", "i8"),
-        ("noted", "i8"),  # int64 [T]: the row of `history` that takes each token's conv input, or -1; or 0
+        ("tokens", "i8"),  # T
+        ("rows", "i8"),  # ROW [T]
+        ("logits", "i8"),  # float32 [logit_rows, rows of the head padded to 16]
+        ("logit_rows", "i8"),
         # the team
         ("threads", "i8"),
         ("sync", "i8"),
@@ -112,8 +125,8 @@ CONTEXT = np.dtype(
         ("scratch_bytes", "i8"),  # per thread
     ]
 )
-"""Everything that a step reads. Fields that end in _q, _s are int8 values and the records of their groups
-(`ACTIVATION_BYTES`)."""
+"""Everything that a step reads, for any number of sequences. Fields that end in _q, _s are int8 values and the records
+of their groups (`ACTIVATION_BYTES`)."""
 
 FAULT_RANGES, FAULT_RANGE_BYTES = 16, 24
 FAULT_PAGE = FAULT_RANGES * FAULT_RANGE_BYTES

@@ -1,0 +1,62 @@
+"""What a step is made of: feeds, one for each sequence that takes part. Answers are generators that yield them.
+
+Knows states and token ids; does not know who runs a step, nor what its logits are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_lfm.model.state import State
+
+T = TypeVar("T")
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Feed:
+    """The next tokens of one sequence.
+
+    token_ids: at least one.
+    logits: which tokens' logits are wanted.
+    noted: the tokens (0 is the first of these) after which `State.checkpoint_after` will be asked for, each with those
+        before it that the convolution sees.
+    cancellable: whoever made this feed has a checkpoint, and goes back to it when the step is cancelled.
+    """
+
+    state: State
+    token_ids: Sequence[int] | NDArray[np.int64]
+    logits: Literal["none", "last", "all"] = "last"
+    noted: Sequence[int] = ()
+    cancellable: bool = False
+
+    @property
+    def logit_rows(self) -> int:
+        """Rows of logits that the step gives this feed."""
+        return {"none": 0, "last": 1, "all": len(self.token_ids)}[self.logits]
+
+
+Steps = Generator[Feed, Logits, T]
+"""What yields feeds and is sent the logits of each, float32 [logit_rows, vocab]; whoever runs it throws the error of a
+step that failed."""
+
+
+def run_alone(steps: Steps[T], run: Callable[[Sequence[Feed]], Sequence[Logits]]) -> T:
+    """Run all steps one after the other, with nobody else's; what the generator returns."""
+    try:
+        feed = next(steps)
+        while True:
+            try:
+                logits = run([feed])[0]
+            except BaseException as error:
+                feed = steps.throw(error)
+            else:
+                feed = steps.send(logits)
+    except StopIteration as ended:
+        value: T = ended.value
+        return value

@@ -1,0 +1,127 @@
+"""The record of a step: what describes the model, a row for each token, and the memory that it is computed in.
+
+Made once for a runner, filled in for every step. Knows records and addresses; runs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_lfm.config import ModelConfig
+from edge_lfm.engine.feeds import Feed, Logits
+from edge_lfm.kernels.spec.layout import CONTEXT, ERROR, ROW, SYNC_BYTES
+from edge_lfm.memory.scratch import CACHE_LINE, plan_scratch
+from edge_lfm.model.binding import Binding
+
+
+class Step:
+    """`chunk`: rows at most. What kernels write is read through the properties."""
+
+    def __init__(self, config: ModelConfig, binding: Binding, chunk: int, threads: int) -> None:
+        self._config = config
+        self._feeds: tuple[Feed, ...] = ()
+        self._context = np.zeros(1, CONTEXT)
+        self._sync = np.zeros(SYNC_BYTES // 8, np.int64)
+        self._rows = np.zeros(chunk, ROW)
+        self._logits: Logits = np.zeros((0, -(-config.vocab_size // 16) * 16), np.float32)
+        self._describe(config, binding)
+        self._scratch = self._make_scratch(chunk, threads)
+        self._context["rows"] = self._rows.ctypes.data
+        self._context["threads"], self._context["sync"] = threads, self._sync.ctypes.data
+        self.address = self._context.ctypes.data
+        self.tokens = 0
+        """Rows of the step under way."""
+
+    def begin(self, feeds: Sequence[Feed]) -> None:
+        """Describe a step. Its states have room for it, and know what they are to note."""
+        first = asked = 0
+        for feed in feeds:
+            count, wanted, state = len(feed.token_ids), feed.logit_rows, feed.state
+            rows = self._rows[first : first + count]
+            rows["token_id"], rows["states"] = feed.token_ids, state.address
+            rows["position"] = np.arange(state.position, state.position + count)
+            rows["noted"] = state.noted if state.noted.size else -1
+            rows["logits"] = -1
+            rows["logits"][count - wanted :] = np.arange(asked, asked + wanted)
+            first, asked = first + count, asked + wanted
+        if len(self._logits) < asked:
+            self._logits = np.zeros((asked, self._logits.shape[1]), np.float32)
+        context, self.tokens, self._feeds = self._context, first, tuple(feeds)
+        context["tokens"], context["logit_rows"], context["logits"] = first, asked, self._logits.ctypes.data
+        self._sync[:] = 0
+        self.show_all()
+
+    def logits(self) -> list[Logits]:
+        """Of each feed, once the step has been run: float32 [logit_rows, vocab]."""
+        found, first = [], 0
+        for feed in self._feeds:
+            last = first + feed.logit_rows
+            found.append(self._logits[first:last, : self._config.vocab_size].copy())
+            first = last
+        return found
+
+    @property
+    def failed(self) -> bool:
+        """Whether a NaN or an infinity appeared. One flag for the whole step: it does not tell in which row."""
+        return bool(self._sync[ERROR // 8])
+
+    @property
+    def hidden(self) -> NDArray[np.float32]:
+        """The residual stream of the first row [H]."""
+        return self._scratch["x"][: self._config.hidden_size]
+
+    @property
+    def chosen(self) -> NDArray[np.int64]:
+        """The experts of each row [T, k] in the layer under way, in order of their score."""
+        k = self._config.num_experts_per_tok
+        return self._scratch["chosen"][: self.tokens * k].reshape(-1, k)
+
+    @property
+    def weights(self) -> NDArray[np.float32]:
+        """Of the first row's experts [k]."""
+        return self._scratch["chosen_weight"][: self._config.num_experts_per_tok]
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """The router's, of the first row [E]."""
+        return self._scratch["router_logits"][: self._config.num_experts]
+
+    def take(self, experts: NDArray[np.int64], weights: NDArray[np.float32]) -> None:
+        """Route the one row of this step to other experts [k] with these weights [k]."""
+        segments = self._scratch["segments"]
+        self._scratch["chosen"][: len(experts)] = experts
+        segments[:] = np.searchsorted(np.sort(experts), np.arange(len(segments)))
+        self._scratch["pair_weight"][: len(experts)] = weights[np.argsort(experts, kind="stable")]
+
+    def show(self, experts: list[int]) -> None:
+        """Let the next stages of an FFN compute these experts, and leave out the others."""
+        self._scratch["present"][:] = 0
+        self._scratch["present"][experts] = 1
+
+    def show_all(self) -> None:
+        """Let the next stages of an FFN compute all experts."""
+        self._scratch["present"][:] = 1
+
+    def _describe(self, config: ModelConfig, binding: Binding) -> None:
+        c = self._context
+        c["layer_count"], c["layers"] = config.num_hidden_layers, binding.layers.ctypes.data
+        c["hidden"] = config.hidden_size
+        c["experts"], c["top_k"] = config.max_experts, max(1, config.num_experts_per_tok)
+        c["embedding"], c["head"], c["final_norm"] = binding.embedding, binding.head, binding.final_norm.ctypes.data
+        c["norm_eps"], c["route_scale"] = config.norm_eps, config.routed_scaling_factor
+        c["normalize_routes"] = int(config.norm_topk_prob)
+
+    def _make_scratch(self, chunk: int, threads: int) -> dict[str, NDArray[Any]]:
+        """Zeroed buffers behind the scratch fields; the system gives their pages when they are first touched."""
+        plan, arrays = plan_scratch(self._config, chunk, threads), {}
+        for buffer in plan.buffers:
+            whole = np.zeros(buffer.nbytes + CACHE_LINE, np.uint8)
+            first = -whole.ctypes.data % CACHE_LINE
+            arrays[buffer.field] = whole[first : first + buffer.nbytes].view(buffer.dtype)
+            self._context[buffer.field] = arrays[buffer.field].ctypes.data
+        self._context["scratch_bytes"] = plan.thread_bytes
+        return arrays

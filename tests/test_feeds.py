@@ -1,0 +1,198 @@
+"""Steps of many sequences: a row is the same, to the bit, whatever else is in the step.
+
+The oracle is each sequence alone, in other steps. Steps are drawn at random: decode rows, chunks of
+prompts and drafts of up to eight sequences, with float16 and int8 caches in one step, on every tier that runs here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stepping import all_rows, paged_model
+
+from edge_lfm.engine.feeds import Feed, run_alone
+from edge_lfm.engine.runner import Runner
+from edge_lfm.engine.sequence import TokenSequence
+from edge_lfm.errors import CancelledError, ContextOverflowError, NumericalError, UsageError
+from edge_lfm.kernels.load.library import load_kernels
+from edge_lfm.kernels.spec.isa import find_isa, runnable_tiers
+from edge_lfm.model.packed_model import PackedModel
+from edge_lfm.model.state import Checkpoint, State
+
+TIERS = [tier.name for tier in runnable_tiers()]
+CHUNK, CONTEXT, SEQUENCES = 48, 320, 8
+MODELS = ("dense-group3", "moe", "moe-untied-conv4")
+
+
+@dataclass
+class Follower:
+    """One sequence: the tokens that it is to read, what each step gave it, and what it gave when it was alone."""
+
+    state: State
+    ids: np.ndarray
+    expected: np.ndarray
+    done: int = 0
+    rows: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def check(self, first: int, wanted: str, found: np.ndarray) -> None:
+        """Compare a step's logits with the sequence's own."""
+        last = self.state.position
+        expected = {"none": self.expected[:0], "last": self.expected[last - 1 : last], "all": self.expected[first:last]}
+        assert np.array_equal(found, expected[wanted])
+
+
+@contextmanager
+def running(folder: Path, isa: str | None = None, threads: int = 1, chunk: int = CHUNK) -> Iterator[Runner]:
+    kernels = load_kernels(find_isa(isa) if isa else None)
+    with PackedModel(folder) as model, Runner(model, kernels, threads, chunk) as runner:
+        yield runner
+
+
+def followers(folder: Path, isa: str | None, rng: np.random.Generator, vocab: int) -> list[Follower]:
+    """Eight sequences of uneven lengths, both kinds of caches among them, and what each gives alone."""
+    made = []
+    with running(folder, isa) as runner:
+        for n in range(SEQUENCES):
+            kv_dtype = "int8" if n % 3 == 2 else "float16"
+            ids = rng.integers(0, vocab, int(rng.integers(20, CONTEXT)))
+            alone = State(runner.config, CONTEXT, kv_dtype)
+            expected = np.concatenate([all_rows(runner, part, alone) for part in np.split(ids, range(1, len(ids), 7))])
+            made.append(Follower(State(runner.config, CONTEXT, kv_dtype), ids, expected))
+    return made
+
+
+def draw_feeds(rng: np.random.Generator, waiting: Sequence[Follower]) -> list[tuple[Follower, Feed]]:
+    """A step: some of the sequences in any order, each with one token, a draft or a chunk, as far as there is room."""
+    room, drawn = CHUNK, []
+    for n in rng.permutation(len(waiting)):
+        follower = waiting[n]
+        most = min(room, len(follower.ids) - follower.done)
+        if most == 0 or (drawn and rng.random() < 0.25):
+            continue
+        count = min(most, int(rng.choice([1, 1, 1, rng.integers(2, 9), rng.integers(9, 40)])))
+        ids = follower.ids[follower.done : follower.done + count]
+        wanted = rng.choice(["none", "last", "all"])
+        noted = sorted(rng.choice(count, int(rng.integers(0, count + 1)), replace=False).tolist())
+        drawn.append((follower, Feed(follower.state, ids, wanted, noted)))
+        room -= count
+    return drawn
+
+
+def follow(runner: Runner, rng: np.random.Generator, sequences: Sequence[Follower]) -> int:
+    """Run random steps until every sequence has been read; the number of steps with several feeds."""
+    shared = 0
+    while waiting := [s for s in sequences if s.done < len(s.ids)]:
+        drawn = draw_feeds(rng, waiting)
+        starts = [follower.done for follower, _ in drawn]
+        found = runner.run([feed for _, feed in drawn])
+        for (follower, feed), first, rows in zip(drawn, starts, found, strict=True):
+            follower.done += len(feed.token_ids)
+            assert follower.state.position == follower.done
+            follower.check(first, feed.logits, rows)
+        shared += len(drawn) > 1
+    return shared
+
+
+@pytest.mark.parametrize("isa", TIERS)
+@pytest.mark.parametrize("scheme", ["int8", "balanced"])
+@pytest.mark.parametrize("case", MODELS)
+def test_a_row_is_the_same_whatever_else_is_in_the_step(
+    case: str, scheme: str, isa: str, packed_cases: dict[str, dict[str, Path]]
+) -> None:
+    folder, rng = packed_cases[scheme][case], np.random.default_rng(len(case) + len(scheme))
+    sequences = followers(folder, isa, rng, vocab=160)
+    with running(folder, isa, threads=2) as runner:
+        assert follow(runner, rng, sequences) > 10
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_paged_rows_are_the_same_too(seed: int, demo: dict[str, Path]) -> None:
+    """A third of the experts kept: a step's union comes in waves."""
+    rng = np.random.default_rng(seed)
+    sequences = followers(demo["balanced"], None, rng, vocab=4096)
+    with paged_model(demo["balanced"], 1, 4, threads=2, chunk=CHUNK, guessing=True) as runner:
+        assert follow(runner, rng, sequences) > 10
+        misses = runner.pager.stats.misses.copy()
+    assert (misses > 0).all()
+
+
+def test_every_noted_place_can_be_gone_back_to(packed_cases: dict[str, dict[str, Path]]) -> None:
+    """A step of eight drafts; each sequence keeps some of its own, and goes on as if it had read no more."""
+    folder, rng = packed_cases["balanced"]["moe-untied-conv4"], np.random.default_rng(5)
+    sequences = followers(folder, None, rng, vocab=160)
+    with running(folder) as runner:
+        for follower in sequences:
+            follower.done = int(rng.integers(0, 12))
+            if follower.done:
+                all_rows(runner, follower.ids[: follower.done], follower.state)
+        for _ in range(3):
+            befores: list[Checkpoint] = [s.state.checkpoint() for s in sequences]
+            runner.run([Feed(s.state, s.ids[s.done : s.done + 2 + n % 4], "all", range(2 + n % 4))
+                        for n, s in enumerate(sequences)])  # fmt: skip
+            for n, (follower, before) in enumerate(zip(sequences, befores, strict=True)):
+                kept = int(rng.integers(0, 3 + n % 4))
+                follower.state.go_back(follower.state.checkpoint_after(before, kept))
+                follower.done += kept
+        for follower in sequences:
+            assert follower.state.position == follower.done
+            last = runner.read(follower.ids[follower.done : follower.done + 3], follower.state)
+            assert np.array_equal(last, follower.expected[follower.done + 2])
+
+
+def test_what_is_refused_leaves_every_sequence_as_it_was(packed_cases: dict[str, dict[str, Path]]) -> None:
+    with running(packed_cases["int8"]["moe"]) as runner:
+        good, small = State(runner.config, 64), State(runner.config, 4)
+        wrong = {
+            UsageError: [
+                [],
+                [Feed(good, [])],
+                [Feed(good, [1]), Feed(good, [2])],
+                [Feed(good, range(30)), Feed(State(runner.config, 64), range(30))],
+                [Feed(good, [1]), Feed(State(runner.config, 64), [160])],
+            ],
+            ContextOverflowError: [[Feed(good, [1]), Feed(small, range(5))]],
+        }
+        for error, steps in wrong.items():
+            for feeds in steps:
+                with pytest.raises(error):
+                    runner.run(feeds)
+        assert good.position == small.position == 0
+        expected = runner.read([1, 2], State(runner.config, 64))
+        assert np.array_equal(runner.read([1, 2], good), expected)
+
+
+def test_a_nan_fails_the_step_and_no_later_one(packed_cases: dict[str, dict[str, Path]]) -> None:
+    """One flag a step: it does not tell whose row it was, so none of the step's states is used further."""
+    with running(packed_cases["int8"]["moe"]) as runner:
+        sick, sound = State(runner.config, 64), State(runner.config, 64)
+        sick.conv[0][:] = np.nan
+        with pytest.raises(NumericalError, match="NaN"):
+            runner.run([Feed(sound, [1, 2]), Feed(sick, [1, 2])])
+        assert sound.position == sick.position == 0
+        fresh = State(runner.config, 64)
+        assert np.isfinite(runner.run([Feed(fresh, [1, 2])])[0]).all()
+
+
+def test_a_cancelled_step_is_undone_by_its_sequence(packed_cases: dict[str, dict[str, Path]]) -> None:
+    with running(packed_cases["int8"]["moe"]) as runner:
+        ids = np.random.default_rng(0).integers(0, 160, 80).tolist()
+        sequence = TokenSequence(State(runner.config, 128))
+        run_alone(sequence.feed(ids[:40]), runner.run)
+        asked: list[bool] = []
+
+        def cancelled() -> bool:
+            asked.append(True)
+            return len(asked) > 2
+
+        with pytest.raises(CancelledError):
+            run_alone(sequence.feed(ids[40:]), lambda feeds: runner.run(feeds, cancelled=cancelled))
+        assert len(sequence.ids) == sequence.state.position == 40
+        again = run_alone(sequence.feed(ids[40:]), runner.run)[0]
+        whole = TokenSequence(State(runner.config, 128))
+        run_alone(whole.feed(ids[:40]), runner.run)
+        assert np.array_equal(again, run_alone(whole.feed(ids[40:]), runner.run)[0])
