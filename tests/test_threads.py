@@ -1,13 +1,19 @@
-"""The default number of threads, on made-up machines."""
+"""Threads: how many there are, on made-up machines, and that a team meets whatever processors it has."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from edge_lfm.engine.runner import Runner
 from edge_lfm.errors import UsageError
+from edge_lfm.kernels.load.library import load_kernels
+from edge_lfm.kernels.load.team import Team
 from edge_lfm.machine.processors import choose_threads, physical_cores
+from edge_lfm.model.packed_model import PackedModel
 
 
 def machine(root: Path, siblings: list[str], speeds: list[int] | None = None, file: str = "cpu_capacity") -> Path:
@@ -57,3 +63,28 @@ def test_what_is_asked_for_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in (0, -1, 257, 1.5, True):
         with pytest.raises(UsageError):
             choose_threads(wrong)
+
+
+def test_a_team_can_run_on_some_of_its_threads() -> None:
+    with Team(3) as team:
+        for threads in (1, 3, 2, None):
+            ran: list[int] = []
+            team.run(ran.append, threads)
+            assert sorted(ran) == list(range(threads or 3))
+
+
+def test_more_threads_than_processors_compute_the_same(demo: dict[str, Path]) -> None:
+    """Four threads on one processor: at every barrier some must sleep, and none may be forgotten there."""
+    tokens = np.arange(40) % 7
+    with PackedModel(demo["balanced"]) as model:
+        with Runner(model, load_kernels(), 1) as runner:
+            expected = [runner.run(tokens, runner.new_state(64)), runner.run(tokens[:1], runner.new_state(64))]
+        cpus = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {min(cpus)})  # of this thread, and of those that it starts
+        try:
+            with Runner(model, load_kernels(), 4) as runner:
+                for _ in range(30):
+                    found = [runner.run(tokens, runner.new_state(64)), runner.run(tokens[:1], runner.new_state(64))]
+                    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+        finally:
+            os.sched_setaffinity(0, cpus)

@@ -85,11 +85,21 @@ def choose_threads(asked: int | None = None) -> int:
     Raises:
         UsageError: the number asked for is not 1..256.
     """
+    stated = stated_threads(asked)
+    return min(physical_cores(), granted_processors()) if stated is None else stated
+
+
+def stated_threads(asked: int | None = None) -> int | None:
+    """`asked`, else `EDGE_LFM_THREADS`, else None.
+
+    Raises:
+        UsageError: the number asked for is not 1..256.
+    """
     if asked is None and os.environ.get("EDGE_LFM_THREADS"):
         text = os.environ["EDGE_LFM_THREADS"]
         asked = int(text) if text.isdecimal() else -1
-    if asked is not None:
-        if isinstance(asked, bool) or not isinstance(asked, int) or not 1 <= asked <= MAX_THREADS:
-            raise UsageError(f"{asked} threads", hint=f"give a number of 1..{MAX_THREADS}, best the number of cores")
-        return asked
-    return min(physical_cores(), granted_processors())
+    if asked is None:
+        return None
+    if isinstance(asked, bool) or not isinstance(asked, int) or not 1 <= asked <= MAX_THREADS:
+        raise UsageError(f"{asked} threads", hint=f"give a number of 1..{MAX_THREADS}, best the number of cores")
+    return asked

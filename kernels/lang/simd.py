@@ -383,6 +383,10 @@ smaller = operation(
     types.int64, [types.int64, types.int64], lambda b, a: b.select(b.icmp_signed("<", a[0], a[1]), a[0], a[1])
 )
 """The smaller of two int64."""
+larger = operation(
+    types.int64, [types.int64, types.int64], lambda b, a: b.select(b.icmp_signed(">", a[0], a[1]), a[0], a[1])
+)
+"""The larger of two int64."""
 
 
 # Threads
@@ -406,11 +410,20 @@ atomic_store = operation(types.void, [types.int64, types.int64], _atomic_store)
 pause = operation(types.void, [], lambda b, a: lowering.pause(b))
 
 
-def _yield_core(b: ir.IRBuilder, a: Sequence[Any]) -> None:
-    call_of(b, "sched_yield", LL["i32"], [])
+fence = operation(types.void, [], lambda b, a: b.fence("seq_cst"))
+"""No load behind it is done before the stores in front of it are seen by all threads."""
 
 
-yield_core = operation(types.void, [], _yield_core)
+def _futex(b: ir.IRBuilder, address: Any, private_operation: int, value: Any) -> None:
+    nothing = LL["i64"](0)
+    number, kind = LL["i64"](lowering.futex_number()), LL["i64"](private_operation)
+    call_of(b, "syscall", LL["i64"], [number, address, kind, value, nothing, nothing, nothing])
+
+
+sleep_while = operation(types.void, [types.int64, types.int64], lambda b, a: _futex(b, a[0], 128, a[1]))
+"""`(address, value)`: sleep until `wake_all(address)`, but not if the four bytes there are not those of `value`."""
+wake_all = operation(types.void, [types.int64], lambda b, a: _futex(b, a[0], 129, LL["i64"](0x7FFFFFFF)))
+"""Wake all threads that sleep at an address."""
 
 
 # The operating system

@@ -1,28 +1,43 @@
 """How the threads of a team meet and share work, inside compiled code.
 
 Every thread runs the same step. Between phases they meet at `barrier`; within a phase they draw work
-items from one counter with `claim`. The four words lie on cache lines of their own (`layout.SYNC_BYTES`).
+items from one counter with `claim`. The words lie on cache lines of their own (`layout.SYNC_BYTES`).
 """
 
 from numba import int64
 
+from edge_lfm.kernels.lang.lowering import SPIN_TURNS
 from edge_lfm.kernels.lang.simd import (
     atomic_add,
     atomic_load,
     atomic_store,
+    fence,
     i64,
     kernel,
+    larger,
     pause,
     set_i64,
+    sleep_while,
     smaller,
-    yield_core,
+    wake_all,
 )
-from edge_lfm.kernels.spec.layout import ARRIVED, CONTEXT, COUNTER, ERROR, GENERATION, offsets
+from edge_lfm.kernels.spec.layout import (
+    ARRIVED,
+    CONTEXT,
+    COUNTER,
+    ERROR,
+    GENERATION,
+    PATIENCE,
+    SLEEPING,
+    offsets,
+)
 
 CTX = offsets(CONTEXT)
-SPINS = 4000
-"""Turns of the spin loop (about 20-50 us) before the thread gives its core away: a barrier takes 0.2 us
-when all threads run, but 160 us when another process has taken a core."""
+MIN_PATIENCE, MAX_PATIENCE = SPIN_TURNS // 64, SPIN_TURNS
+"""Turns of the spin loop before a thread sleeps. Waking it takes 5 us, and up to 50 where its processor has gone to
+sleep too; but where threads share a processor, spinning keeps it from the thread that is waited for."""
+PROBE = 128
+"""At one barrier of so many, a thread spins for MAX_PATIENCE, to see whether that pays again."""
 
 
 LONGEST_RUN = 64
@@ -31,25 +46,46 @@ LONGEST_RUN = 64
 
 @kernel
 def barrier(ctx):
-    """Wait for every thread; the last one to come resets the work counter."""
-    threads = i64(ctx + CTX.threads)
+    """Wait for every thread; the last one to come resets the work counter, and wakes those that sleep."""
+    threads, sync = i64(ctx + CTX.threads), i64(ctx + CTX.sync)
     if threads == 1:
-        set_i64(i64(ctx + CTX.sync) + COUNTER, int64(0))
+        set_i64(sync + COUNTER, int64(0))
         return
-    sync = i64(ctx + CTX.sync)
     generation = atomic_load(sync + GENERATION)
     if atomic_add(sync + ARRIVED, int64(1)) == threads - 1:
         atomic_store(sync + COUNTER, int64(0))
         atomic_store(sync + ARRIVED, int64(0))
         atomic_store(sync + GENERATION, generation + 1)
+        fence()  # a thread that falls asleep now sees the new generation, or is seen here
+        if atomic_load(sync + SLEEPING) != 0:
+            wake_all(sync + GENERATION)
         return
-    turns = 0
-    while atomic_load(sync + GENERATION) == generation:
+    wait_for_next(sync, generation)
+
+
+@kernel
+def wait_for_next(sync, generation):
+    """Return when the generation is another: spin, then sleep.
+
+    The team's patience is twice the longest wait that ended in time, and shrinks when it was in vain: threads that
+    share a processor, with each other or with another process, soon sleep at once, and spin again when they have one
+    each.
+    """
+    patience = larger(atomic_load(sync + PATIENCE), int64(MIN_PATIENCE))
+    turns, limit = int64(0), patience if generation % PROBE else int64(MAX_PATIENCE)
+    while turns < limit:
+        if atomic_load(sync + GENERATION) != generation:
+            if turns * 2 > patience:
+                atomic_store(sync + PATIENCE, smaller(turns * 2, int64(MAX_PATIENCE)))
+            return
+        pause()
         turns += 1
-        if turns < SPINS:
-            pause()
-        else:
-            yield_core()
+    if limit == patience:
+        atomic_store(sync + PATIENCE, patience * 3 // 4)
+    atomic_add(sync + SLEEPING, int64(1))
+    while atomic_load(sync + GENERATION) == generation:
+        sleep_while(sync + GENERATION, generation)
+    atomic_add(sync + SLEEPING, int64(-1))
 
 
 @kernel

@@ -1,6 +1,7 @@
 """The thread team: persistent threads that run one compiled step together.
 
-Between steps the threads sleep on semaphores; within a step they spin at the barriers of `sync.py`.
+Between steps the threads sleep on semaphores; within a step they meet at the barriers of `sync.py`. A step may run on
+fewer threads than there are, when this process has fewer processors for a while.
 ctypes releases the interpreter lock for the whole step. A step that has begun is always finished by all
 threads, whatever interrupts the caller: a thread that left would let the others wait at a barrier for ever.
 """
@@ -8,7 +9,7 @@ threads, whatever interrupts the caller: a thread that left would let the others
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from edge_lfm.errors import EdgeLfmError
@@ -19,6 +20,7 @@ Work = Callable[[int], object]
 @dataclass(frozen=True)
 class _Job:
     work: Work
+    helpers: Sequence[threading.Semaphore]
     done: threading.Event = field(default_factory=threading.Event)
 
 
@@ -47,18 +49,19 @@ class Team:
         for thread in self._threads:
             thread.start()
 
-    def run(self, work: Work) -> None:
-        """Call `work(n)` on every thread n, and return when all have returned.
+    def run(self, work: Work, threads: int | None = None) -> None:
+        """Call `work(n)` on the first `threads` threads (default: all), and return when all have returned.
 
         Raises:
             EdgeLfmError: one of them raised.
         """
+        helpers = self._start[: self.count - 1 if threads is None else threads - 1]
         if self.count == 1:
             work(0)
         elif threading.current_thread() is threading.main_thread():
-            self._hand_over(_Job(work))
+            self._hand_over(_Job(work, helpers))
         else:
-            self._lead(work)
+            self._lead(work, helpers)
         if self._failed:
             raise EdgeLfmError("a worker thread ended unexpectedly")
 
@@ -93,15 +96,15 @@ class Team:
             if job is None:
                 return
             if not job.done.is_set():
-                self._lead(job.work)
+                self._lead(job.work, job.helpers)
                 job.done.set()
 
-    def _lead(self, work: Work) -> None:
+    def _lead(self, work: Work, helpers: Sequence[threading.Semaphore]) -> None:
         self._work = work
-        for start in self._start:
+        for start in helpers:
             start.release()
         self._try(work, 0)
-        for _ in self._start:
+        for _ in helpers:
             self._done.acquire()
 
     def _serve(self, n: int) -> None:

@@ -133,9 +133,10 @@ FAULT_PAGE = FAULT_RANGES * FAULT_RANGE_BYTES
 FAULT_BYTES = FAULT_PAGE + 8
 """Ranges of mapped files that may lose pages (`faults.py`), int64 [FAULT_RANGES, 3], then the size of a page."""
 
-ARRIVED, GENERATION, COUNTER, ERROR = 0, 64, 128, 192
-SYNC_BYTES = 4 * 64
-"""Barrier arrivals, barrier generation, work counter and error flag, a cache line each."""
+ARRIVED, GENERATION, COUNTER, ERROR, SLEEPING, PATIENCE = 0, 64, 128, 192, 256, 320
+SYNC_BYTES = 6 * 64
+"""A cache line each: barrier arrivals, barrier generation, work counter, error flag, threads asleep at the barrier, and
+for how many turns a thread spins there."""
 
 SCORE_BLOCK = 256
 """Positions that attention scores at a time, per head, before it folds them into the running softmax."""
