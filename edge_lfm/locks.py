@@ -10,9 +10,9 @@ from pathlib import Path
 
 
 @contextmanager
-def alone_in(folder: Path, wait: bool) -> Iterator[None]:
+def alone_in(folder: Path, wait: bool) -> Iterator[int]:
     """Keep other processes that ask for the same folder out of the block; without locks, as on some network file
-    systems, nobody is kept out.
+    systems, nobody is kept out. Gives the folder's descriptor.
 
     wait: until the other has left.
 
@@ -28,6 +28,6 @@ def alone_in(folder: Path, wait: bool) -> Iterator[None]:
             raise
         except OSError:
             pass
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)

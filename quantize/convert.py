@@ -61,6 +61,10 @@ class _Job:
             self.weights.forget(used.name)
         return Unit(index, checksum, packed.error.error, packed.error.signal, packed.sources, kept)
 
+    def fits(self, index: int, unit: Unit) -> bool:
+        """Whether a journal's line can be of the piece `index`."""
+        return 0 <= index < len(self.pieces) and len(unit.sources) == len(self.pieces[index].sources)
+
     def _packed(self, piece: Piece) -> tuple[Packed, tuple[bool, ...]]:
         calibration = self.calibration
         if calibration is None:
@@ -126,7 +130,7 @@ def convert(
         warnings = tuple(_warnings(checkpoint, recipe, known))
         sizes = measure_sizes(config, pieces)
         kernels = load_kernels()
-        with staged_folder(output, fingerprint, resume, force) as stage:
+        with staged_folder(output, resume, force) as stage:
             beside = sum(len(content) for content in checkpoint.text_files.values())
             beside += _JOURNAL_LINE_BYTES * len(pieces)
             check_room(stage.parent, sizes.file_bytes + beside, stage / "model.safetensors")
@@ -152,7 +156,7 @@ def _run(
 ) -> tuple[list[Unit], int]:
     """Pack every piece that the journal does not have; the units of all pieces in order, and how many it had."""
     advance = progress(sum(p.nbytes for p in job.pieces)) if progress else lambda _bytes: None
-    units = {n: unit for n, unit in journal.units.items() if job.writer.accept(n, unit.checksum)}
+    units = {n: unit for n, unit in journal.units.items() if job.fits(n, unit) and job.writer.accept(n, unit.checksum)}
     for n in units:
         advance(job.pieces[n].nbytes)
     resumed = len(units)

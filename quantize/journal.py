@@ -14,8 +14,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from edge_lfm.errors import OutputError
+from edge_lfm.formats.strict import parse_json
 
 SYNC_SECONDS = 5.0
 """Work that a kill can cost. Flushing more often would make the disk wait: a sync takes 10-100 ms."""
@@ -31,21 +33,6 @@ class Unit:
     signal: float
     sources: tuple[str, ...]  # hashes of its source tensors
     feedback: tuple[bool, ...] = ()  # per matrix: whether error feedback was kept
-
-
-def is_locked(path: Path) -> bool:
-    """Whether another process is writing this journal."""
-    try:
-        file = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(file)
-    return False
 
 
 class Journal:
@@ -106,7 +93,13 @@ class Journal:
         content = os.pread(self._file, os.fstat(self._file).st_size, 0)
         whole = content[: content.rfind(b"\n") + 1]
         os.ftruncate(self._file, len(whole))
-        lines = [json.loads(line) for line in whole.splitlines()]
+        try:
+            lines = [parse_json(line) for line in whole.splitlines()]
+            units = [_unit(line) for line in lines[1:]]
+        except (ValueError, TypeError, KeyError) as error:
+            raise OutputError(
+                f"{self.path} is no journal of this version: {error}", hint="start anew with --force"
+            ) from None
         if not lines:
             self._append(json.dumps({"fingerprint": fingerprint}) + "\n")
             return {}
@@ -115,5 +108,14 @@ class Journal:
                 f"{self.path.parent} was begun with another source, recipe or calibration",
                 hint="resume with the same ones, or start anew with --force",
             )
-        units = [Unit(**line | {k: tuple(line[k]) for k in ("sources", "feedback")}) for line in lines[1:]]
         return {unit.index: unit for unit in units}
+
+
+def _unit(line: dict[str, Any]) -> Unit:
+    """A line's unit; ValueError, TypeError or KeyError: it is none."""
+    unit = Unit(**line | {"sources": tuple(line["sources"]), "feedback": tuple(line["feedback"])})
+    numbers = all(type(n) in (int, float) and n >= 0 for n in (unit.error, unit.signal))
+    texts = all(isinstance(text, str) for text in unit.sources) and all(type(kept) is bool for kept in unit.feedback)
+    if type(unit.index) is not int or type(unit.checksum) is not int or not numbers or not texts:
+        raise ValueError("a line has values of other types")
+    return unit

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     check_output(args.output, args.source, args.force, STATISTICS)
     text = read_text(args.text)
     windows = windows_of(args.source, text, args.window, max(1, args.tokens // args.window))
-    with staged_folder(args.output, force=args.force) as stage:
+    with staged_folder(args.output, force=args.force, mark=STATISTICS) as stage:
         raw = text.encode()
         report = collect(args.source, raw, windows, stage, args.keep_inputs, progress_bar("calibrating", "layer"))
     if args.json:

@@ -1,4 +1,4 @@
-"""`edge-lfm verify`: whether every block of a packed model is as it was written."""
+"""`edge-lfm verify`: whether every block and every file of a packed model is as it was written."""
 
 from __future__ import annotations
 
@@ -7,28 +7,54 @@ from pathlib import Path
 
 from edge_lfm.cli.arguments import gigabytes, print_json, progress_bar
 from edge_lfm.demo import packed_demo
-from edge_lfm.errors import ModelFileError
+from edge_lfm.errors import ModelFileError, OutputError
+from edge_lfm.formats.file_list import EARLIER_FILES, changed_files, read_list, write_list
 from edge_lfm.model.packed_model import PackedModel
 
-HELP = "read every block of a packed model and check its checksum"
+HELP = "read every block and file of a packed model and check its checksum"
 EXAMPLE = "edge-lfm verify lfm2-24b"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", type=Path, help="folder of a packed model (default: the demo model)")
+    parser.add_argument(
+        "--accept", action="store_true", help="take config, tokenizer and template as they are now for right"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> None:
-    with PackedModel(args.model or packed_demo()) as model:
+    folder = args.model or packed_demo()
+    if args.accept:
+        _accept(folder)
+    changed = changed_files(folder) if folder.is_dir() else None
+    if changed:
+        _refuse(args, folder, {"changed_files": changed}, f"{', '.join(changed)} changed or missing")
+    with PackedModel(folder) as model:
         total = sum(piece.nbytes for piece in model.pieces.values())
         broken = model.verify(progress_bar("verifying")(total))
-        if args.json:
-            print_json({"model": str(model.folder), "blocks": len(model.pieces), "bytes": total, "damaged": broken})
-        if broken:
-            raise ModelFileError(
-                f"{model.folder}: {len(broken)} of {len(model.pieces)} blocks are damaged, the first is {broken[0]}",
-                hint="copy the model again, or quantize it anew",
-            )
-        if not args.json:
-            print(f"{model.folder}: all {len(model.pieces)} blocks, {gigabytes(total)}, are as they were written")
+        found = {"blocks": len(model.pieces), "bytes": total, "damaged": broken, "changed_files": changed}
+    if broken:
+        what = f"{len(broken)} of {len(model.pieces)} blocks are damaged, the first is {broken[0]}"
+        _refuse(args, folder, found, what)
+    if args.json:
+        print_json({"model": str(folder)} | found)
+        return
+    print(f"{folder}: all {len(model.pieces)} blocks, {gigabytes(total)}, are as they were written")
+    if changed is None:
+        print("config, tokenizer and template have no checksums: an earlier edge-lfm made this model")
+
+
+def _refuse(args: argparse.Namespace, folder: Path, found: dict[str, object], what: str) -> None:
+    if args.json:
+        print_json({"model": str(folder)} | found)
+    raise ModelFileError(f"{folder}: {what}", hint="copy the model again, or quantize it anew")
+
+
+def _accept(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise ModelFileError(f"{folder} is not a packed model", hint="give the folder that edge-lfm quantize made")
+    try:
+        write_list(folder, only=read_list(folder) or EARLIER_FILES)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written to: {error.strerror}", hint="check its permissions") from None

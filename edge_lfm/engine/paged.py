@@ -15,6 +15,7 @@ from edge_lfm.engine.lookahead import Lookahead
 from edge_lfm.engine.paged_runner import PagedRunner
 from edge_lfm.engine.runner import CHUNK
 from edge_lfm.errors import ModelFileError
+from edge_lfm.formats.file_list import check_unchanged
 from edge_lfm.formats.safetensors import SafetensorsFile
 from edge_lfm.kernels.load.library import Kernels
 from edge_lfm.memory.budget import Budget, PagingPlan, plan_paging
@@ -158,6 +159,7 @@ def _policies(model: PackedModel, layers: list[int], tokens: float) -> dict[int,
     experts, path = model.config.num_experts, model.folder / FORECAST_FILE
     if not path.exists():
         return {n: DecayedUse(experts) for n in layers}
+    check_unchanged(path)
     with SafetensorsFile(path) as file:
         stored = file.stored("weights")
         expected = (len(HORIZONS), len(layers), 1 + (len(layers) + len(HALF_LIVES)) * experts, experts)
@@ -167,6 +169,8 @@ def _policies(model: PackedModel, layers: list[int], tokens: float) -> dict[int,
         raise ModelFileError(
             f"{path} is a forecast of another shape, {list(stored.shape)}", hint="remove it, or quantize again"
         )
+    if not np.isfinite(weights).all():
+        raise ModelFileError(f"{path} holds NaN or infinity", hint="remove it, or quantize again")
     return {n: LearnedUse(row, weights[row], latest) for row, n in enumerate(layers)}
 
 

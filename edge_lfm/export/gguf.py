@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,13 +22,14 @@ from numpy.typing import NDArray
 from edge_lfm.config import ModelConfig
 from edge_lfm.errors import OutputError, UnsupportedModelError, UsageError
 from edge_lfm.export.source import ExportSource
-from edge_lfm.formats.gguf import gguf_package
+from edge_lfm.formats.gguf import MAGIC, gguf_package
 from edge_lfm.formats.gguf_names import ARCHITECTURES, SIGMOID, tensors_of
 from edge_lfm.formats.gguf_tokenizer import gguf_metadata
 from edge_lfm.formats.packed import sync_folder
 from edge_lfm.kernels.spec.ref import F32, Quantized
 from edge_lfm.kernels.spec.schemes import FLOAT32, INT4_G32, INT8_G32
 from edge_lfm.quantize.convert import check_room
+from edge_lfm.quantize.output import working_folder
 from edge_lfm.quantize.pack import ErrorSum
 
 TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
@@ -85,8 +87,7 @@ def write_gguf(
         raise UsageError(f"unknown type '{type_name}'", hint=f"choose one of {', '.join(TYPES)}")
     _check_expressible(source)
     gguf = gguf_package()
-    if output.is_dir() or (output.exists() and not force):
-        raise OutputError(f"{output} exists", hint="choose another file, or add --force to replace it")
+    _check_free(output, force)
     targets = [
         _Target(name, shape, names, source.pieces[names[0]].kind, _type_of(source, shape, names[0], type_name))
         for name, shape, names in tensors_of(source.config)
@@ -100,7 +101,7 @@ def write_gguf(
     check_room(output.absolute().parent, sum(sizes) + beside + (1 << 20))
     advance = progress(sum(sizes)) if progress else lambda _bytes: None
     errors: dict[str, ErrorSum] = {}
-    with _partial(output) as partial:
+    with _staged_file(output, force) as partial:
         architecture = next(k for k, v in ARCHITECTURES.items() if v == source.config.model_type)
         writer = gguf.GGUFWriter(partial, architecture)
         try:
@@ -232,18 +233,34 @@ def _add_metadata(writer: Any, source: ExportSource, type_name: str) -> None:
 
 
 @contextmanager
-def _partial(output: Path) -> Iterator[Path]:
-    """A file beside the output, renamed to it when all went well, removed otherwise."""
-    partial = output.with_name(output.name + ".partial")
+def _staged_file(output: Path, force: bool) -> Iterator[Path]:
+    """A file in a working folder beside the output, renamed to it when all went well, removed otherwise."""
+    with working_folder(output, force=force) as stage:
+        partial = stage / "model.gguf"
+        try:
+            yield partial
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            _check_free(output, force)  # again: it took a while
+            os.replace(partial, output)
+            sync_folder(output.absolute().parent)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise OutputError(f"{output}: no room left", hint="free some disk space") from None
+            raise OutputError(f"{output} cannot be written: {error.strerror}", hint="check the folder") from None
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def _check_free(output: Path, force: bool) -> None:
+    """`--force` replaces GGUF files and empty ones, and nothing else."""
     try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, output)
-        sync_folder(output.absolute().parent)
+        if output.is_dir() or (output.exists() and not force):
+            raise OutputError(f"{output} exists", hint="choose another file, or add --force to replace it")
+        if output.exists() and output.stat().st_size:
+            with output.open("rb") as file:
+                is_gguf = file.read(len(MAGIC)) == MAGIC
+            if not is_gguf:
+                raise OutputError(f"{output} is not a GGUF file", hint="--force replaces only what this command makes")
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise OutputError(f"{output}: no room left", hint="free some disk space") from None
-        raise OutputError(f"{output} cannot be written: {error.strerror}", hint="check the folder") from None
-    finally:
-        partial.unlink(missing_ok=True)
+        raise OutputError(f"{output} cannot be looked at: {error.strerror}", hint="check its permissions") from None

@@ -63,7 +63,7 @@ def write_onnx(
     onnx_package()
     _check(source)
     check_output(output, source.path, force, GRAPH)
-    with staged_folder(output, force=force) as stage:
+    with staged_folder(output, force=force, mark=GRAPH) as stage:
         check_room(stage.parent, _data_bytes(source))
         with ExternalData(stage) as data:
             builder = Lfm2Graph(source, data, ACTIVATIONS[activations])

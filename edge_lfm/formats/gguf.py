@@ -130,7 +130,7 @@ class _HeaderReader:
 
     def __init__(self, file: GgufFile, sizes: dict[int, tuple[str, int, int]]) -> None:
         self.file, self.sizes, self.at = file, sizes, 0
-        self.data = memoryview(file.view(0, min(file.size, _MAX_HEADER_BYTES)))
+        self.data = file.view(0, min(file.size, _MAX_HEADER_BYTES)).data
 
     def read(self) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
         if self.take(4) != MAGIC:

@@ -224,6 +224,11 @@ class PackedFile:
         """Whether the bytes of a piece still have their checksum."""
         return zlib.crc32(self.file.bytes_of(self.file.tensors[name]).data) == self._checksums[name]
 
+    def broken_padding(self) -> list[str]:
+        """The names of the gaps between pieces that are not all zero."""
+        gaps = [info for info in self.file.tensors.values() if info.name.startswith(_PADDING)]
+        return [info.name for info in gaps if self.file.bytes_of(info).any()]
+
     @cached_property
     def _checksums(self) -> dict[str, int]:
         values = self.file.read(CHECKSUMS)

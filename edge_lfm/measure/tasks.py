@@ -138,15 +138,19 @@ def _code_of(task: Task, answer: str) -> str | None:
 
 def _run_code(jobs: Sequence[tuple[Task, str]]) -> list[bool]:
     """Whether each answer's function returns what the reference function returns; both run confined, apart."""
-    found, runnable = [False] * len(jobs), []
+    found = [False] * len(jobs)
+    runnable: list[tuple[int, Job, Job]] = []
     for n, (task, answer) in enumerate(jobs):
         code, expect = _code_of(task, answer), task.expect
         if code is not None:
-            sources = expect["pre"] + code + expect["post"], expect["ref"]
-            runnable.append((n, *(Job(source, expect["name"], expect["tests"]) for source in sources)))
+            theirs, reference = (
+                Job(source, expect["name"], expect["tests"])
+                for source in (expect["pre"] + code + expect["post"], expect["ref"])
+            )
+            runnable.append((n, theirs, reference))
     results = run_jobs([job for _, *both in runnable for job in both]) if runnable else []
-    for (n, *_), theirs, right in zip(runnable, results[::2], results[1::2], strict=True):
-        found[n] = right is not None and _same(theirs, right)
+    for (n, _, _), given, right in zip(runnable, results[::2], results[1::2], strict=True):
+        found[n] = right is not None and _same(given, right)
     return found
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edge_lfm.config import ModelConfig, read_json
 from edge_lfm.errors import ModelFileError
+from edge_lfm.formats.file_list import check_unchanged
 from edge_lfm.formats.packed import PackedFile
 from edge_lfm.kernels.spec.layout import LAYOUT_VERSION
 from edge_lfm.kernels.spec.ref import F32, Quantized
@@ -45,6 +46,7 @@ class PackedModel:
             what = "is not a folder" if folder.exists() else "does not exist"
             raise ModelFileError(f"{folder} {what}", hint="give the folder that edge-lfm quantize made")
         raw = read_json(folder / "config.json")
+        check_unchanged(folder / "config.json")
         self.config = ModelConfig.from_dict(raw, str(folder / "config.json"))
         self.schemes = _read_schemes(raw.get("quantization_config"), folder)
         provenance = raw["quantization_config"].get("provenance", {})
@@ -113,8 +115,11 @@ class PackedModel:
         return SCHEMES[self.pieces[name].scheme].id
 
     def verify(self, advance: Callable[[int], object] = lambda _bytes: None) -> list[str]:
-        """The names of the pieces whose checksum is wrong; `advance` is called with the bytes of each."""
-        broken = []
+        """The names of what is not as it was written: pieces by their checksums, and the padding between them.
+
+        `advance` is called with the bytes of each piece.
+        """
+        broken = self.file.broken_padding()
         for name, piece in self.pieces.items():
             if not self.file.verify(name):
                 broken.append(name)
