@@ -77,7 +77,7 @@ def answer(model: Model, task: Task, options: dict[str, Any]) -> tuple[str, Comp
     """A greedy answer as the task's check wants it: with its tool calls spelled out."""
     assert model.tokenizer is not None
     ids = model.tokenizer.encode(task.prompt, special=True)
-    request = model.requests.request(ids, max_tokens=max(task.max_tokens, 100), temperature=0.0, **options)
+    request = model.prepare(ids, max_tokens=max(task.max_tokens, 100), temperature=0.0, **options)
     (done,) = (event.completion for events in model.submit(request) for event in events if hasattr(event, "completion"))
     calls = write_calls([Call(c.name, c.arguments) for c in done.tool_calls])
     return (f"<|tool_call_start|>{calls}<|tool_call_end|>" if done.tool_calls else "") + done.text, done

@@ -10,23 +10,51 @@ Importing this package loads neither Numba nor the kernels.
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from edge_lfm.errors import EdgeLfmError
+from edge_lfm.errors import (
+    BusyError,
+    CancelledError,
+    CheckError,
+    ContextOverflowError,
+    DoesNotFitError,
+    EdgeLfmError,
+    GrammarError,
+    IsaError,
+    MissingExtraError,
+    ModelFileError,
+    NumericalError,
+    OutputError,
+    SessionFileError,
+    ShuttingDownError,
+    TemplateError,
+    UnsupportedModelError,
+    UsageError,
+)
+from edge_lfm.version import VERSION
 
 if TYPE_CHECKING:
     from edge_lfm.api import (
+        AnswerOptions,
         AsyncGeneration,
+        Citation,
         Completion,
+        Document,
         Done,
+        Event,
         Generation,
+        LoadOptions,
         Model,
         Progress,
         Reasoning,
+        SamplingArguments,
+        SamplingOptions,
         Session,
         Text,
+        Timings,
+        TokenLogprobs,
         ToolCall,
+        TurnOptions,
         csv_grammar,
         json_check,
         table_grammar,
@@ -34,31 +62,59 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "AnswerOptions",
     "AsyncGeneration",
+    "BusyError",
+    "CancelledError",
+    "CheckError",
+    "Citation",
     "Completion",
+    "ContextOverflowError",
+    "Document",
+    "DoesNotFitError",
     "Done",
     "EdgeLfmError",
+    "Event",
     "Generation",
+    "GrammarError",
+    "IsaError",
+    "LoadOptions",
+    "MissingExtraError",
     "Model",
+    "ModelFileError",
+    "NumericalError",
+    "OutputError",
     "Progress",
     "Reasoning",
+    "SamplingArguments",
+    "SamplingOptions",
     "Session",
+    "SessionFileError",
+    "ShuttingDownError",
+    "TemplateError",
     "Text",
+    "Timings",
+    "TokenLogprobs",
     "ToolCall",
+    "TurnOptions",
+    "UnsupportedModelError",
+    "UsageError",
     "csv_grammar",
     "json_check",
     "table_grammar",
     "xml_grammar",
 ]
-try:
-    __version__ = version("edge-lfm")
-except PackageNotFoundError:  # a checkout that is not installed
-    __version__ = "0+checkout"
+__version__ = VERSION
 
+if not TYPE_CHECKING:  # a type checker would take every name for one that this gives
 
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from edge_lfm import api
+    def __getattr__(name: str) -> Any:
+        """The names of `edge_lfm.api`, imported when first used."""
+        if name in __all__:
+            from edge_lfm import api
 
-        return getattr(api, name)
-    raise AttributeError(f"module 'edge_lfm' has no attribute '{name}'")
+            return getattr(api, name)
+        raise AttributeError(f"module 'edge_lfm' has no attribute '{name}'")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

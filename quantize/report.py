@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_lfm import __version__
 from edge_lfm.formats.checkpoint import Checkpoint
 from edge_lfm.model.plan import Piece
 from edge_lfm.model.sizes import SizeReport
@@ -21,6 +20,7 @@ from edge_lfm.quantize.journal import Unit
 from edge_lfm.quantize.output import write_json
 from edge_lfm.quantize.pack import ErrorSum
 from edge_lfm.quantize.recipe import Recipe
+from edge_lfm.version import VERSION
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def make_report(
         "source": checkpoint.path.resolve().name,
         "source_hash": sources.hexdigest(),
         "recipe_hash": hashlib.sha256(json.dumps(recipe.to_json(), sort_keys=True).encode()).hexdigest(),
-        "edge_lfm_version": __version__,
+        "edge_lfm_version": VERSION,
         "calibration": calibration.provenance if calibration else None,
     }
     kept = [decision for unit in units for decision in unit.feedback]

@@ -12,6 +12,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import grimp
 import pytest
 import yaml
 from conftest import ROOT
@@ -68,6 +69,21 @@ def test_a_wheel_holds_the_modules_of_the_checkout(tmp_path: Path) -> None:
         packed = {name for name in file.namelist() if name.endswith(".py")}
     here = {path.relative_to(ROOT).as_posix() for path in modules()}
     assert packed == {name if name.startswith("edge_lfm/") else f"edge_lfm/{name}" for name in here}
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    """Those for type checkers and inside functions included: modules that import nothing, or that nothing imports, are
+    taken away until none is left."""
+    graph = grimp.build_graph("edge_lfm", cache_dir=None)
+    left = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    while True:
+        imported = set().union(*left.values())
+        ends = [module for module, others in left.items() if module not in imported or not others & left.keys()]
+        if not ends:
+            break
+        for module in ends:
+            del left[module]
+    assert {module: sorted(others & left.keys()) for module, others in left.items()} == {}
 
 
 def test_the_links_are_relative() -> None:

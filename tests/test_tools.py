@@ -181,7 +181,7 @@ def test_a_grammar_begins_after_the_reasoning_which_has_a_budget() -> None:
 
 def test_unknown_tools_are_text(model: Model) -> None:
     """A model that calls what is not there (here: forced through a grammar of text) is shown as it wrote."""
-    request = model.requests.request(model.encode_prompt("x"), lark='start: <[10]> "[other(a=1)]" <[11]>')
+    request = model.prepare(model.encode_prompt("x"), lark='start: <[10]> "[other(a=1)]" <[11]>')
     for known, text, calls in ((["f"], "[other(a=1)]", 0), ([], "", 1)):
         job = model.submit(replace(request, parameters=dict.fromkeys(known, ())))
         (done,) = (event.completion for events in job for event in events if hasattr(event, "completion"))

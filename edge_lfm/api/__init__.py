@@ -1,38 +1,72 @@
-"""What applications embed: `Model` and `Session`, the events of an answer, and the whole answer.
+"""What applications embed: `Model` and `Session`, what may be asked of them, and what comes back.
 
-model.py       a loaded model: generate, stream, logits, budgets
-session.py     a conversation: turns, undo, fork, save and restore
-events.py      what comes while an answer is made
-generation.py  an answer as it comes, for threads and for asyncio
-answering.py   one request, step by step, on the engine thread
-requests.py    from what an application asks to a checked request
+Nothing else is public.
+
+model.py         a loaded model: generate, stream, logits, budgets
+session.py       a conversation: turns, undo, fork, save and restore
+generation.py    an answer as it comes, for threads and for asyncio
 asking_again.py  checking an answer, and asking again
-fitting.py     what is done when a conversation is longer than the context
+load_options.py  which model to load, and how
+options.py       what may be asked of an answer
+checking.py      arguments against their annotations, when a program runs
+open_model.py    what Model and Session share: files, engine, scheduler
+loading.py       opening a model: does it fit, is it paged
+requests.py      from what an application asks to a checked request
+messages.py      conversations as lists of messages
+fitting.py       what is done when a conversation is longer than the context
 """
 
-from edge_lfm.api.asking_again import json_check
+from edge_lfm.api.asking_again import MAX_TRIES, Check, Retry, json_check
 from edge_lfm.api.generation import AsyncGeneration, Generation
 from edge_lfm.api.load_options import LoadOptions
-from edge_lfm.api.model import Model
+from edge_lfm.api.model import Activity, Model
+from edge_lfm.api.options import AnswerOptions, SamplingArguments, TurnOptions
+from edge_lfm.api.requests import MAX_TOP_LOGPROBS
 from edge_lfm.api.session import Session
+from edge_lfm.engine.answering import Request
 from edge_lfm.engine.events import Completion, Done, Event, Progress, Reasoning, Text, ToolCall
+from edge_lfm.engine.generate import Timings
+from edge_lfm.engine.sampling import SamplingOptions, TokenLogprobs
 from edge_lfm.engine.written_forms import csv_grammar, table_grammar, xml_grammar
+from edge_lfm.machine.thermal import temperatures
+from edge_lfm.memory.paging import PagingStats
+from edge_lfm.text.documents import Citation, Document
+from edge_lfm.text.template import ChatTemplate
+from edge_lfm.text.tokenizer import Tokenizer
 
 __all__ = [
+    "MAX_TOP_LOGPROBS",
+    "MAX_TRIES",
+    "Activity",
+    "AnswerOptions",
     "AsyncGeneration",
+    "ChatTemplate",
+    "Check",
+    "Citation",
     "Completion",
+    "Document",
     "Done",
     "Event",
     "Generation",
     "LoadOptions",
     "Model",
+    "PagingStats",
     "Progress",
     "Reasoning",
+    "Request",
+    "Retry",
+    "SamplingArguments",
+    "SamplingOptions",
     "Session",
     "Text",
+    "Timings",
+    "TokenLogprobs",
+    "Tokenizer",
     "ToolCall",
+    "TurnOptions",
     "csv_grammar",
     "json_check",
     "table_grammar",
+    "temperatures",
     "xml_grammar",
 ]

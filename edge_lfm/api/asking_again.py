@@ -1,54 +1,55 @@
-"""The soft way to a form: ask, check the answer, and ask again with what was wrong, a few times."""
+"""The soft way to a form: ask, check the answer, and ask again with what was wrong, a few times.
+
+Knows messages and checks; does not know who asks, so that threads, asyncio and the server ask in their own way.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from edge_lfm.api.requests import Messages, Prompt, as_messages
-from edge_lfm.engine.events import Completion
+from edge_lfm.api.checking import check_whole, checked
+from edge_lfm.api.options import Message, Messages
 from edge_lfm.errors import CheckError, MissingExtraError, UsageError
 
-if TYPE_CHECKING:
-    from edge_lfm.api.model import Model
-
 Check = Callable[[str], "str | None"]
-MOST_TRIES = 10
+MAX_TRIES = 10
 
 
-def ask_until(model: Model, prompt: Prompt, check: Check, tries: int = 3, **options: Any) -> Completion:
-    """An answer that passes a check.
-
-    Args:
-        prompt: a user's text, or messages.
-        check: gives what is wrong with an answer, or None.
-        tries: the most answers, the first included.
-        options: as in `Model.generate`.
+class Retry:
+    """The tries at one answer: ask `messages`, tell `passes` the answer's text, until it passes.
 
     Raises:
-        CheckError: the last answer did not pass either.
-        EdgeLfmError: as `Model.generate`.
+        UsageError: `tries` is not 1..10.
     """
-    if isinstance(tries, bool) or not isinstance(tries, int) or not 1 <= tries <= MOST_TRIES:
-        raise UsageError(f"tries is {tries!r:.40}", hint=f"it must be a whole number of 1..{MOST_TRIES}")
-    messages = as_messages(prompt, options.pop("system", None))
-    for _ in range(tries):
-        answer = model.generate(messages, **options)
-        problem = check(answer.text)
+
+    def __init__(self, messages: Sequence[Message], check: Check, tries: int) -> None:
+        check_whole("tries", tries, 1, MAX_TRIES)
+        self.messages: Messages = list(messages)
+        self._check = check
+        self._tries, self._left = tries, tries
+
+    def passes(self, text: str) -> bool:
+        """Whether an answer passes the check; if not, `messages` then ask again, with what was wrong.
+
+        Raises:
+            CheckError: it does not, and was the last one.
+        """
+        problem = self._check(text)
         if problem is None:
-            return answer
-        messages = again(messages, answer.text, problem)
-    raise CheckError(f"after {tries} tries: {problem}", hint="bind the answer with a grammar instead")
+            return True
+        self._left -= 1
+        if not self._left:
+            raise CheckError(f"after {self._tries} tries: {problem}", hint="bind the answer with a grammar instead")
+        wrong = f"That is not valid: {problem} Answer again, with nothing else."
+        self.messages += [{"role": "assistant", "content": text}, {"role": "user", "content": wrong}]
+        return False
 
 
-def again(messages: Messages, text: str, problem: str) -> Messages:
-    """The conversation with an answer that did not pass, and what was wrong with it."""
-    wrong = f"That is not valid: {problem} Answer again, with nothing else."
-    return [*messages, {"role": "assistant", "content": text}, {"role": "user", "content": wrong}]
-
-
-def json_check(schema: Mapping[str, Any], patterns: bool = True) -> Check:
+@checked
+def json_check(schema: Mapping[str, Any] | bool, patterns: bool = True) -> Check:
     """A check that an answer is JSON that a schema accepts. References are found in the schema only, never fetched.
 
     Args:
@@ -68,12 +69,15 @@ def json_check(schema: Mapping[str, Any], patterns: bool = True) -> Check:
         jsonschema.Draft202012Validator.check_schema(schema)
     except jsonschema.SchemaError as error:
         raise UsageError(f"the schema is none: {error.message:.200}", hint="give a JSON schema") from None
+    except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
+        raise UsageError(f"the schema is none: {error!s:.200}", hint="give a JSON schema") from None
     if not patterns and _has_pattern(schema):
         raise UsageError(
             "a schema with a pattern is checked while it binds only", hint="leave out soft, or the pattern"
         )
     validator = jsonschema.Draft202012Validator(schema, registry=referencing.Registry())
 
+    @checked
     def check(text: str) -> str | None:
         try:
             value = json.loads(text)
@@ -81,7 +85,7 @@ def json_check(schema: Mapping[str, Any], patterns: bool = True) -> Check:
             return f"it is not JSON ({error})."
         try:
             problem = next(validator.iter_errors(value), None)
-        except (referencing.exceptions.Unresolvable, RecursionError) as error:
+        except (referencing.exceptions.Unresolvable, re.error, TypeError, ArithmeticError, RecursionError) as error:
             raise UsageError(f"the schema cannot be checked: {error!s:.200}", hint="mend the schema") from None
         return None if problem is None else f"{problem.message:.300}."
 

@@ -1,18 +1,26 @@
-"""Values against the types that an editor checks: written once as annotations, and checked at run time too.
+"""Arguments against the types that an editor checks: written once, as annotations, and checked at run time too.
 
 Knows annotations; does not know what an option means. Ranges are checked where an option is used.
 """
 
 from __future__ import annotations
 
+import collections.abc
 import difflib
+import functools
+import inspect
 import os
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from edge_lfm.errors import UsageError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _WORDS: dict[Any, str] = {
     bool: "True or False",
@@ -25,6 +33,71 @@ _WORDS: dict[Any, str] = {
 }
 
 
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """A public function whose arguments are checked against its annotations when it is called.
+
+    An unknown name, a missing argument or a value of another type is a UsageError.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        check_call(function, args, kwargs)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def called_as(other: Callable[P, object]) -> Callable[[Callable[..., R]], Callable[Concatenate[Any, P], R]]:
+    """Give a method the parameters of another callable, for editors and for `help`; its arguments are checked too."""
+
+    def decorate(method: Callable[..., R]) -> Callable[Concatenate[Any, P], R]:
+        own, theirs = inspect.signature(method), inspect.signature(other)
+        first, *_ = own.parameters.values()
+
+        @functools.wraps(method)
+        def call(owner: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+            check_call(other, args, kwargs)
+            return method(owner, *args, **kwargs)
+
+        call.__signature__ = own.replace(parameters=[first, *theirs.parameters.values()])  # type: ignore[attr-defined]
+        return call
+
+    return decorate
+
+
+def check_call(function: Callable[..., object], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Refuse arguments that a function does not take.
+
+    Raises:
+        UsageError: a name is not known, an argument is missing, or one is not of its type.
+    """
+    signature, known = _signature_of(function)
+    check_names(kwargs, known)
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise UsageError(f"{function.__name__}: {error}", hint=f"its arguments are {', '.join(known)}") from None
+    for name, value in bound.arguments.items():
+        if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+            for option, given in value.items():
+                check_type(option, given, known[option])
+        elif name in known:
+            check_type(name, value, known[name])
+
+
+@functools.cache
+def _signature_of(function: Callable[..., object]) -> tuple[inspect.Signature, dict[str, Any]]:
+    """A function's signature; its arguments, options included, with their types."""
+    signature, hints = inspect.signature(function), get_type_hints(function)
+    known: dict[str, Any] = {}
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:  # **options: Unpack[a TypedDict]
+            known |= get_type_hints(get_args(hints[name])[0])
+        elif name in hints:
+            known[name] = hints[name]
+    return signature, known
+
+
 def check_type(name: str, value: object, annotation: Any) -> None:
     """Refuse a value that its annotation does not allow.
 
@@ -35,28 +108,28 @@ def check_type(name: str, value: object, annotation: Any) -> None:
         raise UsageError(f"{name} is {shown(value)}", hint=f"it must be {describe(annotation)}")
 
 
-def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
+def check_names(given: Iterable[str], known: Collection[str]) -> None:
     """Refuse names that are not known, and say which ones are near.
 
     Raises:
         UsageError: one is not known.
     """
-    known = sorted(known)
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}"
-            raise UsageError(f"unknown {what} '{name:.60}'", hint=hint)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(sorted(known))}"
+            raise UsageError(f"unknown option '{name:.60}'", hint=hint)
 
 
-def check_whole(name: str, value: object, least: int, most: int) -> None:
-    """Refuse what is no whole number within limits.
+def check_whole(name: str, value: object, least: int, most: int) -> int:
+    """A whole number within limits.
 
     Raises:
         UsageError: it is none.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise UsageError(f"{name} is {shown(value)}", hint=f"it must be a whole number of {least}..{most}")
+    return value
 
 
 def check_path(name: str, value: object) -> Path:
@@ -91,11 +164,19 @@ def describe(annotation: Any) -> str:
         return " or ".join(dict.fromkeys(describe(part) for part in inner))
     if origin is Literal:
         return " or ".join(repr(choice) for choice in inner)
-    if origin is Sequence:
-        return "a list" if inner[0] is Any else f"a list, each {describe(inner[0])}"
+    if origin is collections.abc.Sequence:
+        return f"a list of {describe(inner[0]).removeprefix('a ')}s"
     if origin is tuple:
         return f"({', '.join(describe(part) for part in inner)})"
-    return "a mapping" if origin is Mapping else _WORDS.get(annotation, getattr(annotation, "__name__", "a value"))
+    if origin is collections.abc.Callable:
+        return "a function"
+    if origin is np.ndarray:
+        return "an array"
+    return (
+        "a mapping"
+        if origin is collections.abc.Mapping
+        else _WORDS.get(annotation, getattr(annotation, "__name__", "a value"))
+    )
 
 
 def _matches(value: Any, annotation: Any) -> bool:
@@ -106,16 +187,22 @@ def _matches(value: Any, annotation: Any) -> bool:
         return any(_matches(value, part) for part in inner)
     if origin is Literal:
         return any(type(value) is type(choice) and value == choice for choice in inner)
-    if origin is Sequence:
-        return _is_list(value) and all(_matches(item, inner[0]) for item in value)
+    if origin is collections.abc.Sequence:
+        return _is_list(value) and all(type(item) is inner[0] or _matches(item, inner[0]) for item in value)
     if origin is tuple:
         return _is_list(value) and len(value) == len(inner) and all(map(_matches, value, inner))
-    if origin is Mapping:
+    if origin is collections.abc.Mapping:
         return isinstance(value, Mapping) and all(
             _matches(key, inner[0]) and _matches(item, inner[1]) for key, item in value.items()
         )
+    if origin is collections.abc.Callable:
+        return callable(value)
+    if origin is np.ndarray:
+        return isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "iu"
     if isinstance(value, bool):
         return annotation is bool
+    if annotation is int:
+        return isinstance(value, int | np.integer)
     return isinstance(value, int | float) if annotation is float else isinstance(value, annotation)
 
 

@@ -6,29 +6,16 @@ silent: the number of messages left out is part of the answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
-from edge_lfm.errors import ContextOverflowError, UsageError
-
-OVERFLOWS = ("refuse", "drop_oldest")
-Messages = Sequence[Mapping[str, Any]]
-
-
-def check_overflow(name: str) -> str:
-    """`name`, if it is a policy.
-
-    Raises:
-        UsageError: it is not.
-    """
-    if name not in OVERFLOWS:
-        raise UsageError(f"unknown overflow policy '{name}'", hint=f"choose one of {', '.join(OVERFLOWS)}")
-    return name
+from edge_lfm.api.messages import system_messages
+from edge_lfm.api.options import Messages
+from edge_lfm.errors import ContextOverflowError
 
 
 def drop_oldest(
     messages: Messages, encode: Callable[[Messages], list[int]], room: int
-) -> tuple[list[Mapping[str, Any]], list[int], int]:
+) -> tuple[Messages, list[int], int]:
     """The messages with as few of the oldest turns left out as `room` tokens ask for; their ids; how many are gone.
 
     Raises:
@@ -36,24 +23,24 @@ def drop_oldest(
     """
     kept = [list(messages), *_shortened(messages)]
     low, high = 0, len(kept) - 1  # the fewest drops that fit lie in here, if any
-    found: list[int] | None = None
+    fitting: list[int] | None = None
     while low <= high:
         middle = (low + high) // 2
         ids = encode(kept[middle])
         if len(ids) <= room:
-            found, high = ids, middle - 1
+            fitting, high = ids, middle - 1
         else:
             low = middle + 1
-    if low >= len(kept) or found is None:
+    if low >= len(kept) or fitting is None:
         raise ContextOverflowError(
             f"the last turn alone has {len(encode(kept[-1]))} tokens, there is room for {room}",
             hint="shorten it, or load the model with a larger context",
         )
-    return kept[low], found, len(messages) - len(kept[low])
+    return kept[low], fitting, len(messages) - len(kept[low])
 
 
-def _shortened(messages: Messages) -> list[list[Mapping[str, Any]]]:
+def _shortened(messages: Messages) -> list[Messages]:
     """The conversation without its first turn, its first two, and so on; the last turn is in all of them."""
-    head = 1 if messages and messages[0].get("role") == "system" else 0
+    head = system_messages(messages)
     starts = [n for n, m in enumerate(messages) if n > head and m.get("role") == "user"]
     return [[*messages[:head], *messages[n:]] for n in starts]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import NoReturn
 
 from edge_lfm.engine.answering import Events
 from edge_lfm.engine.events import Completion, Done, Event, Text
@@ -53,6 +54,9 @@ class _Answer:
         on_end, self._on_end = self._on_end, None
         if on_end:
             on_end("".join(self._text), self._finished)
+
+    def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        raise UsageError("an answer that comes cannot be pickled or copied", hint="take its result()")
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):  # at the interpreter's end anything may be gone
@@ -111,7 +115,11 @@ class AsyncGeneration(_Answer):
 
     def __init__(self, job: Job[Events], on_end: OnEnd | None = None) -> None:
         super().__init__(job, on_end)
-        self._loop, self._some = asyncio.get_running_loop(), asyncio.Event()
+        try:
+            self._loop, self._some = asyncio.get_running_loop(), asyncio.Event()
+        except RuntimeError:
+            job.cancel()
+            raise UsageError("no event loop is running here", hint="await it in a coroutine, or use stream") from None
         job.listener = self._wake
         self._wake()
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from edge_lfm.api.checking import check_path, check_type, check_whole
 from edge_lfm.engine.cached_routing import parse_routing
 from edge_lfm.machine.processors import choose_threads
 from edge_lfm.memory.budget import parse_size
 
-P = ParamSpec("P")
-R = TypeVar("R")
 MAX_PARALLEL = 256
 
 
@@ -90,15 +86,3 @@ class LoadOptions:
 def _annotations() -> dict[str, Any]:
     hints = get_type_hints(LoadOptions)
     return {f.name: hints[f.name] for f in fields(LoadOptions)}
-
-
-def called_as(other: Callable[P, object]) -> Callable[[Callable[..., R]], Callable[Concatenate[Any, P], R]]:
-    """Give a method the parameters of another callable, for editors and for `help`."""
-
-    def decorate(method: Callable[..., R]) -> Callable[Concatenate[Any, P], R]:
-        own, theirs = inspect.signature(method), inspect.signature(other)
-        first, *_ = own.parameters.values()
-        method.__signature__ = own.replace(parameters=[first, *theirs.parameters.values()])  # type: ignore[attr-defined]
-        return method
-
-    return decorate

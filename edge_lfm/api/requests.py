@@ -1,56 +1,76 @@
 """From what an application asks to a checked `Request`: prompts, documents, examples, tools, grammars, limits.
 
 Everything that can be refused is refused here, before anything is computed. Knows the model's text side; computes
-nothing.
+nothing. Types of options are checked where they come in (`checked`), ranges and contradictions here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Integral
 from typing import Any
 
-from edge_lfm.api.checking import check_whole
-from edge_lfm.api.fitting import check_overflow, drop_oldest
+import numpy as np
+
+from edge_lfm.api.checking import check_whole, shown
+from edge_lfm.api.fitting import drop_oldest
+from edge_lfm.api.messages import as_messages, trim, with_documents, with_examples
+from edge_lfm.api.options import AnswerOptions, Messages, Prompt, SamplingArguments, Tools
 from edge_lfm.engine.answering import Engine, Request
 from edge_lfm.engine.call_grammar import call_grammar, chosen_tool, functions_of
 from edge_lfm.engine.generate import check_length
 from edge_lfm.engine.grammar import Compiled, Grammar, grammar_of
 from edge_lfm.engine.sampling import SamplingOptions
-from edge_lfm.errors import ContextOverflowError, TemplateError, UsageError
+from edge_lfm.errors import TemplateError, UsageError
 from edge_lfm.text.answer import CALL_END
-from edge_lfm.text.documents import Document, citation_grammar, read_documents, shortened, write_documents
+from edge_lfm.text.documents import Document, citation_grammar, read_documents
 from edge_lfm.text.template import ChatTemplate
 
-Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
-Tools = Sequence[Mapping[str, Any]]
-Messages = list[Mapping[str, Any]]
-Examples = Sequence[tuple[str, str]]
-MOST_DRAFTS, MOST_TOP_LOGPROBS = 64, 20
+DEFAULT_TOKENS = 512
+MAX_DRAFTS, MAX_TOP_LOGPROBS = 64, 20
 HEADROOM = 4
 """A full context is cleared by a quarter, so that not every turn after it begins anew."""
-_MOST_STOPS, _MOST_STOP_TEXT = 16, 500
+_MAX_STOPS, _MAX_STOP_TEXT = 16, 500
+_MAX_COUNT = 1 << 31
 _DRY_BREAKERS = ("\n", ":", '"', "*")
 
 
 @dataclass(frozen=True)
 class Requests:
-    """Makes requests for one model. sampling: the model's own defaults; where: its folder, for messages."""
+    """Makes requests for one model.
+
+    sampling: the model's own defaults; rows: ids that it can read; where: its folder, for messages.
+    """
 
     engine: Engine
     template: ChatTemplate | None
     sampling: SamplingOptions
     context: int
+    rows: int
     where: str
+
+    def check_ids(self, values: Any) -> list[int]:
+        """Token ids as a list.
+
+        Raises:
+            UsageError: one is no whole number, or the model does not know it.
+        """
+        ids = values.tolist() if isinstance(values, np.ndarray) else values
+        for n, value in enumerate(ids):
+            if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= int(value) < self.rows:
+                raise UsageError(f"token {n} is {shown(value)}", hint=f"ids of this model are 0..{self.rows - 1}")
+        return [int(value) for value in ids]
 
     def encode(
         self, prompt: Prompt, system: str | None = None, raw: bool = False, tools: Tools | None = None
     ) -> list[int]:
         """Token ids of a prompt; see `Model.encode_prompt`."""
+        if system is not None and (raw or _are_ids(prompt)):
+            raise UsageError("a system message needs a chat", hint="leave out raw, and give text or messages")
         if _are_ids(prompt):
-            return [int(i) for i in prompt]  # type: ignore[arg-type]
+            return self.check_ids(prompt)
         tokenizer = self.engine.tokenizer
         if tokenizer is None:
             raise UsageError(f"{self.where} has no tokenizer.json", hint="give token ids, or copy the file there")
@@ -63,105 +83,68 @@ class Requests:
             raise TemplateError(f"{self.where} has no chat template", hint="use raw text (--raw)")
         return self.template.encode(as_messages(prompt, system), tokenizer, tools=tools)
 
-    def prepare(
-        self,
-        prompt: Prompt,
-        *,
-        system: str | None = None,
-        raw: bool = False,
-        tools: Tools | None = None,
-        tool_choice: Any = "auto",
-        documents: Sequence[Any] | None = None,
-        cite: bool = False,
-        trim_documents: bool = False,
-        examples: Examples | None = None,
-        overflow: str = "refuse",
-        **options: Any,
-    ) -> Request:
-        """A checked request; arguments as in `Model.generate`."""
-        tools = None if tool_choice == "none" else tools
-        options |= {"tools": tools, "tool_choice": tool_choice, "markers": not raw}
+    def prepare(self, prompt: Prompt, options: AnswerOptions) -> Request:
+        """A checked request; options as in `Model.generate`.
+
+        Raises:
+            EdgeLfmError: as `Model.generate`.
+        """
+        raw, cite, system = options.get("raw", False), options.get("cite", False), options.get("system")
+        tools = None if options.get("tool_choice") == "none" else options.get("tools")
+        examples, documents = options.get("examples") or (), read_documents(options.get("documents") or ())
         if raw or _are_ids(prompt):
             if documents or examples or cite:
                 raise UsageError("documents and examples need a chat", hint="leave out raw, and give text or messages")
-            return self.request(self.encode(prompt, system, raw, tools), **options)
-        messages, found, trimmed = as_messages(prompt, system), read_documents(documents or ()), list[str]()
-        if cite and (not found or options.get("lark") is not None):
+            return self._request(self.encode(prompt, system, raw, tools), options)
+        messages, trimmed = as_messages(prompt, system), list[str]()
+        if cite and (not documents or options.get("lark") is not None):
             raise UsageError("there is nothing to cite, or another grammar", hint="give documents, and no lark")
 
         def fill(told: Messages, texts: Sequence[Document]) -> list[int]:
-            whole = with_examples(told, examples or ())
+            whole = with_examples(told, examples)
             return self.encode(with_documents(whole, texts, cite) if texts else whole, tools=tools)
 
-        if trim_documents and found:
-            room = self.context - min(options.get("max_tokens") or 512, self.context // 4)
-            found, trimmed = trim(found, lambda texts: fill(messages, texts), room)
+        if options.get("trim_documents") and documents:
+            room = self.context - min(options.get("max_tokens") or DEFAULT_TOKENS, self.context // 4)
+            documents, trimmed = trim(documents, lambda texts: fill(messages, texts), room)
         if cite:
-            options["lark"] = citation_grammar(found)
-        dropped, ids = 0, fill(messages, found)
-        if len(ids) >= self.context and check_overflow(overflow) == "drop_oldest":
+            options = {**options, "lark": citation_grammar(documents)}
+        dropped, ids = 0, fill(messages, documents)
+        if len(ids) >= self.context and options.get("overflow") == "drop_oldest":
             room = self.context - self.context // HEADROOM
-            _, ids, dropped = drop_oldest(messages, lambda told: fill(list(told), found), room)
-        made = self.request(ids, **options)
-        return replace(made, documents=tuple(found), trimmed_documents=tuple(trimmed), dropped_messages=dropped)
+            _, ids, dropped = drop_oldest(messages, lambda told: fill(list(told), documents), room)
+        made = self._request(ids, options)
+        return replace(made, documents=tuple(documents), trimmed_documents=tuple(trimmed), dropped_messages=dropped)
 
-    def request(
-        self,
-        token_ids: Sequence[int],
-        *,
-        max_tokens: int | None = 512,
-        stop: str | Sequence[str] | None = None,
-        logprobs: int | None = None,
-        prompt_logprobs: bool = False,
-        lookup: int = 0,
-        markers: bool = True,
-        tools: Tools | None = None,
-        tool_choice: Any = "auto",
-        parallel_tool_calls: bool = True,
-        reasoning_budget: int | None = None,
-        schema: Any = None,
-        regex: str | None = None,
-        lark: str | None = None,
-        choices: Sequence[str] | None = None,
-        dropped_messages: int = 0,
-        strangers: bool = False,
-        **sampling: Any,
-    ) -> Request:
-        """A checked request for a prompt's token ids. `max_tokens` None: until the context is full.
-
-        `strangers`: whether its grammars come from one who may mean harm; they are tried in a process of their own.
-        """
+    def _request(self, token_ids: Sequence[int], options: AnswerOptions) -> Request:
+        """A checked request for a prompt's token ids."""
         check_length(len(token_ids), self.context)
-        grammar = self._grammar(grammar_of(schema, regex, lark, choices), strangers)
-        functions = [] if tool_choice == "none" else functions_of(tools or [])
+        choice, strangers = options.get("tool_choice", "auto"), options.get("strangers", False)
+        wanted = grammar_of(options.get("schema"), options.get("regex"), options.get("lark"), options.get("choices"))
+        grammar = self._grammar(wanted, strangers)
+        functions = [] if choice == "none" else functions_of(options.get("tools") or [])
         if functions and grammar is not None:
             raise UsageError("tools and a grammar exclude each other", hint="give one of them, or tool_choice none")
-        calls, must_call = self._calls(functions, tool_choice, parallel_tool_calls, strangers)
-        if max_tokens is None:
-            max_tokens = self.context - len(token_ids) + 1
-        check_whole("max_tokens", max_tokens, 1, 1 << 31)
-        check_whole("lookup", lookup, 0, MOST_DRAFTS)
-        if reasoning_budget is not None:
-            check_whole("reasoning_budget", reasoning_budget, 0, 1 << 31)
-        if logprobs is not None:
-            check_whole("logprobs", logprobs, 0, MOST_TOP_LOGPROBS)
-        options = self.sampling.changed(**sampling)
+        calls, must_call = self._calls(functions, choice, options.get("parallel_tool_calls", True), strangers)
+        max_tokens = options.get("max_tokens", DEFAULT_TOKENS)
+        sampling = self.sampling.changed(**_sampling_of(options))
         return Request(
             token_ids=tuple(token_ids),
-            sampling=options,
-            max_tokens=max_tokens,
-            stop=_check_stops(stop),
-            logprobs=logprobs,
-            prompt_logprobs=prompt_logprobs,
-            lookup=lookup,
-            markers=markers,
+            sampling=sampling,
+            max_tokens=self.context - len(token_ids) + 1
+            if max_tokens is None
+            else check_whole("max_tokens", max_tokens, 1, _MAX_COUNT),
+            stop=_check_stops(options.get("stop")),
+            logprobs=_whole_or_none("logprobs", options.get("logprobs"), MAX_TOP_LOGPROBS),
+            prompt_logprobs=options.get("prompt_logprobs", False),
+            lookup=check_whole("lookup", options.get("lookup", 0), 0, MAX_DRAFTS),
+            markers=not options.get("raw", False),
             parameters={str(f["name"]): _parameters(f) for f in functions},
-            breakers=self._breakers if options.dry_multiplier else frozenset(),
+            breakers=self._breakers if sampling.dry_multiplier else frozenset(),
             grammar=grammar,
             calls=calls,
             must_call=must_call,
-            reasoning_budget=reasoning_budget,
-            dropped_messages=dropped_messages,
+            reasoning_budget=_whole_or_none("reasoning_budget", options.get("reasoning_budget"), _MAX_COUNT),
         )
 
     def _grammar(self, grammar: Grammar | None, strangers: bool) -> Compiled | None:
@@ -197,63 +180,19 @@ def _are_ids(prompt: Prompt) -> bool:
     return not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], Integral)
 
 
-def as_messages(prompt: Prompt, system: str | None = None) -> Messages:
-    """Messages from a user's text, or as they are; the system message in front."""
-    messages: Messages = [{"role": "system", "content": system}] if system else []
-    messages += [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)  # type: ignore[arg-type]
-    return messages
+def _sampling_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in SamplingArguments.__annotations__ if name in options}
 
 
-def with_examples(messages: Messages, examples: Examples) -> Messages:
-    """Examples as turns before the first of the conversation.
-
-    Raises:
-        UsageError: one is no pair of texts.
-    """
-    turns: Messages = []
-    for n, example in enumerate(examples):
-        if not isinstance(example, Sequence) or len(example) != 2 or not all(isinstance(t, str) for t in example):
-            raise UsageError(f"example {n} is no pair of texts", hint='examples are [("input", "output"), ...]')
-        turns += [{"role": "user", "content": example[0]}, {"role": "assistant", "content": example[1]}]
-    head = _system_messages(messages)
-    return [*messages[:head], *turns, *messages[head:]]
-
-
-def with_documents(messages: Messages, documents: Sequence[Document], cite: bool) -> Messages:
-    """Documents at the end of the system message."""
-    text, head = write_documents(documents, cite), _system_messages(messages)
-    before = f"{messages[0].get('content') or ''}\n\n" if head else ""
-    return [{"role": "system", "content": before + text}, *messages[head:]]
-
-
-def trim(
-    documents: Sequence[Document], fill: Callable[[Sequence[Document]], list[int]], room: int
-) -> tuple[list[Document], list[str]]:
-    """Documents cut to one length, the largest at which their prompt fits into `room` tokens; ids of those cut.
-
-    Raises:
-        ContextOverflowError: it does not fit even without their texts.
-    """
-    if len(fill(documents)) <= room:
-        return list(documents), []
-    low, high = 0, max(len(d.text) for d in documents)  # low fits, high does not
-    if len(fill(shortened(documents, 0)[0])) > room:
-        raise ContextOverflowError("the question does not fit beside the documents", hint="give fewer documents")
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if len(fill(shortened(documents, middle)[0])) <= room else (low, middle)
-    return shortened(documents, low)
-
-
-def _system_messages(messages: Messages) -> int:
-    return 1 if messages and isinstance(messages[0], Mapping) and messages[0].get("role") == "system" else 0
+def _whole_or_none(name: str, value: int | None, most: int) -> int | None:
+    return None if value is None else check_whole(name, value, 0, most)
 
 
 def _check_stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    if len(stops) > _MOST_STOPS or not all(isinstance(s, str) and 0 < len(s) <= _MOST_STOP_TEXT for s in stops):
+    if len(stops) > _MAX_STOPS or not all(isinstance(s, str) and 0 < len(s) <= _MAX_STOP_TEXT for s in stops):
         raise UsageError(
-            "stop must be texts", hint=f"give at most {_MOST_STOPS}, of 1..{_MOST_STOP_TEXT} characters each"
+            "stop must be texts", hint=f"give at most {_MAX_STOPS}, of 1..{_MAX_STOP_TEXT} characters each"
         )
     return stops
 

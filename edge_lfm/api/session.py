@@ -7,24 +7,23 @@ turn costs only what is new, and so do undo, edit, regenerate and fork. Knows me
 from __future__ import annotations
 
 import copy
+import json
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NoReturn, Unpack
 
-from edge_lfm.api.fitting import check_overflow
+from edge_lfm.api.checking import check_path, check_type, checked
 from edge_lfm.api.generation import AsyncGeneration, Generation, OnEnd
+from edge_lfm.api.messages import check_messages, system_messages
+from edge_lfm.api.open_model import OpenModel
+from edge_lfm.api.options import Message, Overflow, Tools, TurnOptions
 from edge_lfm.engine.answering import Events
 from edge_lfm.engine.events import Completion
 from edge_lfm.engine.scheduler import Job
-from edge_lfm.engine.session_file import save_sequence
-from edge_lfm.errors import SessionFileError, UsageError
+from edge_lfm.errors import EdgeLfmError, SessionFileError, UsageError
 
-if TYPE_CHECKING:
-    from edge_lfm.api.model import Model
-
-Message = Mapping[str, Any]
 Content = str | Message | Sequence[Message]
 
 
@@ -35,61 +34,66 @@ class Session:
     """
 
     def __init__(
-        self,
-        model: Model,
-        system: str | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        overflow: str = "refuse",
+        self, model: OpenModel, system: str | None = None, tools: Tools | None = None, overflow: Overflow = "refuse"
     ) -> None:
-        self.model, self.tools, self.overflow = model, list(tools or []), check_overflow(overflow)
+        self.model, self.tools, self.overflow = model, list(tools or []), overflow
         self.messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
         self.dropped_messages = 0
         """Old messages that were left out because the context was full (`overflow="drop_oldest"`)."""
         self._answering = False
 
     @classmethod
-    def from_saved(cls, model: Model, saved: Any, where: str) -> Session:
-        """The conversation of a session file's extra.
+    def restore(cls, model: OpenModel, path: Path) -> Session:
+        """The conversation of a session file; see `Model.restore`."""
+        extra, own = model.read_sequence(path)
+        session = cls._from_saved(model, extra, str(path))
+        own(weakref.ref(session))
+        return session
 
-        Raises:
-            SessionFileError: it is none.
-        """
+    @classmethod
+    def _from_saved(cls, model: OpenModel, saved: Any, where: str) -> Session:
         try:
+            check_type("tools", saved["tools"], Tools)
+            check_type("overflow", saved["overflow"], Overflow)
             session = cls(model, tools=saved["tools"], overflow=saved["overflow"])
-            session.messages = [{**m, "role": str(m["role"])} for m in saved["messages"]]
+            session.messages = [dict(message) for message in check_messages(saved["messages"])]
             session.dropped_messages = int(saved["dropped_messages"])
-        except (TypeError, KeyError, ValueError, UsageError) as error:
+        except (TypeError, KeyError, ValueError, EdgeLfmError) as error:
             raise SessionFileError(f"{where} holds no conversation: {error}", hint="start a new one") from None
         return session
 
-    def send(self, content: Content, **options: Any) -> Completion:
+    @checked
+    def send(self, content: Content, **options: Unpack[TurnOptions]) -> Completion:
         """Say something, and wait for the answer.
 
         Args:
             content: a user's text, or one message or several ({"role": ..., "content": ...}), as for a tool's results.
-            options: as in `Model.generate`; documents and examples hold for this turn only.
+            options: those of `TurnOptions`; documents and examples hold for this turn only.
 
         Raises:
             EdgeLfmError: as `Model.generate`; or the session is still answering.
         """
         return self.stream(content, **options).result()
 
-    def stream(self, content: Content, **options: Any) -> Generation:
+    @checked
+    def stream(self, content: Content, **options: Unpack[TurnOptions]) -> Generation:
         """As `send`, with the answer as it comes. If it is closed early, what came until then stays as the answer."""
-        return Generation(*self._start(self.messages + _as_messages(content), options))
+        return Generation(*self._start(self._with(content), options))
 
-    def stream_async(self, content: Content, **options: Any) -> AsyncGeneration:
+    @checked
+    def stream_async(self, content: Content, **options: Unpack[TurnOptions]) -> AsyncGeneration:
         """As `stream`, for asyncio."""
-        return AsyncGeneration(*self._start(self.messages + _as_messages(content), options))
+        return AsyncGeneration(*self._start(self._with(content), options))
 
-    def regenerate(self, **options: Any) -> Generation:
+    @checked
+    def regenerate(self, **options: Unpack[TurnOptions]) -> Generation:
         """Answer the last message anew; with temperature and another seed, otherwise.
 
         Raises:
             UsageError: nothing was asked yet.
         """
         self._check_free()
-        messages = list(self.messages)
+        messages = self._with(())
         while messages and messages[-1]["role"] == "assistant":
             messages.pop()
         if not messages or messages[-1]["role"] == "system":
@@ -128,18 +132,29 @@ class Session:
         self._check_free()
         extra = {"messages": self.messages, "tools": self.tools, "overflow": self.overflow}
         extra["dropped_messages"] = self.dropped_messages
-        model, me = self.model, weakref.ref(self)
-        model.scheduler.call(
-            lambda: save_sequence(Path(path), model.engine.pool.find(me), model.files.fingerprint, extra)
-        )
+        try:
+            json.dumps(extra)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UsageError(f"the messages cannot be written: {error}", hint="keep to texts and numbers") from None
+        self.model.save_sequence(check_path("path", path), weakref.ref(self), extra)
 
-    def _start(self, messages: list[dict[str, Any]], options: dict[str, Any]) -> tuple[Job[Events], OnEnd]:
+    def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        raise UsageError("a session cannot be pickled or copied", hint="use fork(), or save(path) and Model.restore")
+
+    def _with(self, content: Content) -> list[dict[str, Any]]:
+        """The messages with more at their end, all checked."""
+        if isinstance(content, str):
+            content = [{"role": "user", "content": content}]
+        more = [content] if isinstance(content, Mapping) else content
+        return [dict(message) for message in check_messages([*check_messages(self.messages), *more])]
+
+    def _start(self, messages: list[dict[str, Any]], options: TurnOptions) -> tuple[Job[Events], OnEnd]:
         """Queue the answer to these messages; what is to be told of its end."""
         self._check_free()
         kept = _without(messages, self.dropped_messages)
-        made = self.model.prepare(kept, tools=self.tools, overflow=self.overflow, **options)
+        made = self.model.prepare(kept, **options, tools=self.tools, overflow=self.overflow)
         dropped = self.dropped_messages + made.dropped_messages
-        job = self.model.submit(replace(made, dropped_messages=dropped), self)
+        job = self.model.submit(replace(made, dropped_messages=dropped), weakref.ref(self))
         self._answering, self.dropped_messages = True, dropped
 
         def end(text: str, completion: Completion | None) -> None:
@@ -156,15 +171,9 @@ class Session:
             raise UsageError("this session is still answering", hint="finish or close that generation first")
 
 
-def _as_messages(content: Content) -> list[dict[str, Any]]:
-    if isinstance(content, str):
-        return [{"role": "user", "content": content}]
-    return [dict(m) for m in ([content] if isinstance(content, Mapping) else content)]
-
-
 def _without(messages: list[dict[str, Any]], dropped: int) -> list[dict[str, Any]]:
     """The messages that are still told to the model: all but the first `dropped` after the system message."""
-    head = 1 if messages and messages[0]["role"] == "system" else 0
+    head = system_messages(messages)
     return [*messages[:head], *messages[head + dropped :]]
 
 

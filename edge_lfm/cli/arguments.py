@@ -11,10 +11,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from edge_lfm.api import Generation, LoadOptions, Model, Progress, Reasoning, Text, ToolCall
+from edge_lfm.api import Generation, LoadOptions, Model, PagingStats, Progress, Reasoning, Text, Timings, ToolCall
 from edge_lfm.cli.live import LiveLine
-from edge_lfm.engine.generate import Timings
-from edge_lfm.memory.paging import PagingStats
 from edge_lfm.text.tool_calls import Call, write_calls
 
 _SAMPLING = (

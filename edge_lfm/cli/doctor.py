@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from edge_lfm import __version__
 from edge_lfm.cli.arguments import gigabytes, print_json
 from edge_lfm.errors import EdgeLfmError
 from edge_lfm.kernels.load.library import kernels_are_ready, load_kernels
 from edge_lfm.machine.memory import available_memory
 from edge_lfm.machine.processors import choose_threads, cpu_quota, physical_cores
 from edge_lfm.paths import cache_folder
+from edge_lfm.version import VERSION
 
 HELP = "check the installation and this machine"
 EXAMPLE = "edge-lfm doctor"
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
 def examine() -> Iterator[Finding]:
     """Everything that is looked at, in order."""
     packages = ", ".join(f"{name} {_version(name)}" for name in ("numpy", "numba", "llvmlite", "tokenizers"))
-    yield Finding("version", "ok", f"edge-lfm {__version__}, Python {platform.python_version()}, {packages}")
+    yield Finding("version", "ok", f"edge-lfm {VERSION}, Python {platform.python_version()}, {packages}")
     if sys.maxsize < 2**32:
         yield Finding("system", "error", "a 32-bit Python", "install a 64-bit operating system")
     else:

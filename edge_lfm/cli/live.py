@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 
-from edge_lfm.memory.paging import PagingStats
+from edge_lfm.api import PagingStats
 
 _EVERY_S = 0.5
 _FIRST_S = 2.0  # an answer that is over by then needs no line

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 from types import FrameType, ModuleType
 
-from edge_lfm import __version__
 from edge_lfm.cli import (
     ask,
     bench,
@@ -37,6 +36,7 @@ from edge_lfm.cli import (
     verify,
 )
 from edge_lfm.errors import EdgeLfmError
+from edge_lfm.version import VERSION
 
 VERBS: dict[str, ModuleType] = {
     "run": run,
@@ -70,7 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Run Liquid AI's LFM2 models on machines without a GPU.",
         epilog='example: edge-lfm run "What is the capital of France?"',
     )
-    parser.add_argument("--version", action="version", version=f"edge-lfm {__version__}")
+    parser.add_argument("--version", action="version", version=f"edge-lfm {VERSION}")
     parser.add_argument("--debug", action="store_true", help="show Python's traceback of an error")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, module in VERBS.items():

@@ -84,7 +84,7 @@ def _element(name: str, inside: Any, rules: list[str], depth: int) -> str:
 
 
 def _columns(columns: Mapping[str, Any]) -> Mapping[str, Any]:
-    if not isinstance(columns, Mapping) or not columns:
+    if not isinstance(columns, Mapping) or not columns or not all(isinstance(name, str) for name in columns):
         raise GrammarError("there is no column", hint='give {"name": "text", "age": "integer"}')
     return columns
 
@@ -96,10 +96,8 @@ def _rows(most: int) -> int:
 
 
 def _value(kind: Any, text: str, spell: Any) -> str:
-    if kind == "text":
-        return text
-    if isinstance(kind, str) and kind in _VALUES:
-        return _VALUES[kind]
+    if isinstance(kind, str) and kind in ("text", *_VALUES):
+        return _VALUES.get(kind, text)
     if (
         isinstance(kind, Sequence)
         and not isinstance(kind, str)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,15 +14,24 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from edge_lfm.api import Completion, Done, Event, Model, Progress, Reasoning, Text, ToolCall
-from edge_lfm.api.asking_again import again, json_check
-from edge_lfm.engine.answering import Request as EngineRequest
-from edge_lfm.engine.sampling import TokenLogprobs
-from edge_lfm.errors import CheckError
+from edge_lfm.api import (
+    Completion,
+    Done,
+    Event,
+    Model,
+    Progress,
+    Reasoning,
+    Retry,
+    Text,
+    Tokenizer,
+    TokenLogprobs,
+    ToolCall,
+    json_check,
+)
+from edge_lfm.api import Request as EngineRequest
 from edge_lfm.server.schemas import ChatRequest, finite, format_options
 from edge_lfm.server.service import Service, read, timings_of, usage_of
 from edge_lfm.server.sse import EventStream, unless_disconnected
-from edge_lfm.text.tokenizer import Tokenizer
 
 Json = dict[str, Any]
 
@@ -65,18 +74,16 @@ class Chat:
     async def _checked(self, model: Model, chat: ChatRequest) -> Completion:
         """The soft way to a JSON schema: an answer that passes it, asked for again with what was wrong."""
         schema = format_options(chat.response_format, "response_format").get("schema")
-        wanted, messages = schema if isinstance(schema, dict) else {"type": "object"}, chat.plain_messages()
+        wanted = schema if isinstance(schema, dict) else {"type": "object"}
         check = await run_in_threadpool(json_check, wanted, patterns=False)
+        retry = Retry(chat.plain_messages(), check, chat.soft_tries or 1)
         free = structs.replace(chat, response_format=None)
-        for _ in range(chat.soft_tries or 1):
-            prompt = await run_in_threadpool(prepare, model, free, messages)
+        while True:
+            prompt = await run_in_threadpool(prepare, model, free, retry.messages)
             async with self._service.start(model, prompt) as generation:
                 answer = await generation.result()
-            problem = await run_in_threadpool(check, answer.text)
-            if problem is None:
+            if await run_in_threadpool(retry.passes, answer.text):
                 return answer
-            messages = [dict(m) for m in again(list(messages), answer.text, problem)]
-        raise CheckError(f"after {chat.soft_tries} tries: {problem}", hint="leave out soft to bind the answer")
 
     async def _stream(self, chat: ChatRequest) -> AsyncIterator[Json | None]:
         async with self._service.model_for(chat.model) as model:
@@ -109,7 +116,7 @@ class Chat:
         return {"id": number, "object": kind, "created": int(time.time()), "model": self._service.settings.name}
 
 
-def prepare(model: Model, chat: ChatRequest, messages: list[Json] | None = None) -> EngineRequest:
+def prepare(model: Model, chat: ChatRequest, messages: Sequence[Mapping[str, Any]] | None = None) -> EngineRequest:
     """The engine's request for a chat, or for other messages on its terms."""
     return model.prepare(
         messages if messages is not None else chat.plain_messages(),

@@ -12,16 +12,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from edge_lfm.api import Completion, Done, Model, Progress, Text
-from edge_lfm.engine.answering import Request as EngineRequest
-from edge_lfm.engine.sampling import TokenLogprobs
+from edge_lfm.api import Completion, Done, Model, Progress, Text, Tokenizer, TokenLogprobs
+from edge_lfm.api import Request as EngineRequest
 from edge_lfm.errors import UsageError
 from edge_lfm.server.chat import progress_json
 from edge_lfm.server.failures import RequestError
 from edge_lfm.server.schemas import CompletionRequest, finite
 from edge_lfm.server.service import Service, read, timings_of, tokenizer_of, usage_of
 from edge_lfm.server.sse import EventStream, unless_disconnected
-from edge_lfm.text.tokenizer import Tokenizer
 
 Json = dict[str, Any]
 DEFAULT_TOKENS = 16  # OpenAI's
@@ -92,13 +90,13 @@ def prepare(model: Model, wanted: CompletionRequest) -> list[EngineRequest]:
     requests = []
     for prompt in wanted.prompts():
         for n in range(wanted.n or 1):
-            request = model.requests.request(
+            request = model.prepare(
                 encode(model, prompt, wanted.suffix),
                 max_tokens=max(1, wanted.max_tokens if wanted.max_tokens is not None else DEFAULT_TOKENS),
                 stop=wanted.stop,
                 logprobs=wanted.logprobs,
                 prompt_logprobs=bool(wanted.echo and wanted.logprobs is not None),
-                markers=False,
+                raw=True,
                 strangers=True,
                 **wanted.options(n),
             )

@@ -137,6 +137,6 @@ class Hosting:
             return "gone"
         if self.model is None:
             return "idle"
-        scheduler = self.model.scheduler
-        stuck = scheduler.active and time.monotonic() - scheduler.last_step > _STUCK_S
+        activity = self.model.activity
+        stuck = activity.active and time.monotonic() - activity.last_step > _STUCK_S
         return "stuck" if stuck else "ok"

@@ -9,8 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from edge_lfm.api import Completion
-from edge_lfm.machine.thermal import temperatures
+from edge_lfm.api import Completion, temperatures
 from edge_lfm.server.hosting import Hosting
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -73,8 +72,8 @@ class _Now(Collector):
         yield zones
         if model is None:
             return
-        yield _gauge("active_requests", "Answers that take turns", model.scheduler.active)
-        yield _gauge("waiting_requests", "Requests in the queue", model.scheduler.waiting)
+        yield _gauge("active_requests", "Answers that take turns", model.activity.active)
+        yield _gauge("waiting_requests", "Requests in the queue", model.activity.waiting)
         yield _gauge("kept_bytes", "Memory of sequences kept for reuse", model.reuse.nbytes)
         yield _gauge("kept_sequences", "Sequences kept for reuse", model.reuse.sequences)
         yield _gauge("context_tokens", "The most tokens of a conversation", model.context)

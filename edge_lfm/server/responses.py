@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from edge_lfm.api import Completion, Model
-from edge_lfm.engine.answering import Request as EngineRequest
+from edge_lfm.api import Request as EngineRequest
 from edge_lfm.server.chat import tool_call_json
 from edge_lfm.server.failures import RequestError
 from edge_lfm.server.response_items import Json, Named, Told, output_of

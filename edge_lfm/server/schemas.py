@@ -12,9 +12,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from edge_lfm.api.asking_again import MOST_TRIES
-from edge_lfm.api.requests import MOST_TOP_LOGPROBS
-from edge_lfm.engine.written_forms import csv_grammar, table_grammar, xml_grammar
+from edge_lfm.api import MAX_TOP_LOGPROBS, MAX_TRIES, csv_grammar, table_grammar, xml_grammar
 from edge_lfm.server.failures import RequestError
 
 MOST_MESSAGES = 10_000
@@ -110,7 +108,7 @@ class ChatRequest(Sampling, kw_only=True):
     stream_options: StreamOptions | None = None
     stop: Stops | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Meta(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     tools: Annotated[list[dict[str, Any]], Meta(max_length=1000)] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
@@ -143,8 +141,8 @@ class ChatRequest(Sampling, kw_only=True):
         tries = (self.response_format or {}).get("soft")
         if tries is None:
             return None
-        if isinstance(tries, bool) or not isinstance(tries, int) or not 1 <= tries <= MOST_TRIES:
-            raise RequestError(f"response_format.soft must be 1..{MOST_TRIES}", "response_format")
+        if isinstance(tries, bool) or not isinstance(tries, int) or not 1 <= tries <= MAX_TRIES:
+            raise RequestError(f"response_format.soft must be 1..{MAX_TRIES}", "response_format")
         return tries
 
     def check(self) -> None:
@@ -177,7 +175,7 @@ class CompletionRequest(Sampling, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     stop: Stops | None = None
-    logprobs: Annotated[int, Meta(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: bool | None = None
     return_progress: bool | None = None
 

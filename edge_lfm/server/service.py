@@ -12,14 +12,13 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from edge_lfm.api import AsyncGeneration, Completion, Model
-from edge_lfm.engine.answering import Request as EngineRequest
+from edge_lfm.api import AsyncGeneration, Completion, Model, Tokenizer
+from edge_lfm.api import Request as EngineRequest
 from edge_lfm.server.failures import RequestError
 from edge_lfm.server.hosting import Hosting
 from edge_lfm.server.metrics import Metrics
 from edge_lfm.server.schemas import S, decode
 from edge_lfm.server.settings import Settings
-from edge_lfm.text.tokenizer import Tokenizer
 
 
 class Service:
@@ -52,7 +51,7 @@ class Service:
         Raises:
             BusyError: too many are waiting.
         """
-        return AsyncGeneration(model.submit(request, queue_limit=self.settings.queue), self.metrics.note)
+        return model.start_async(request, queue_limit=self.settings.queue, on_end=self.metrics.note)
 
 
 async def read(request: Request, kind: type[S]) -> S:

@@ -10,12 +10,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from edge_lfm.api import Model
+from edge_lfm.api import ChatTemplate, Model
 from edge_lfm.errors import TemplateError
 from edge_lfm.server.failures import RequestError
 from edge_lfm.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest
 from edge_lfm.server.service import Service, read, tokenizer_of
-from edge_lfm.text.template import ChatTemplate
 
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:"

@@ -45,10 +45,7 @@ def read_documents(values: Sequence[Any]) -> list[Document]:
     """
     found: list[Document] = []
     for n, value in enumerate(values):
-        if isinstance(value, Document):
-            found.append(value)
-            continue
-        fields = {"text": value} if isinstance(value, str) else value
+        fields = {"text": value} if isinstance(value, str) else vars(value) if isinstance(value, Document) else value
         if not isinstance(fields, Mapping) or not isinstance(fields.get("text"), str):
             raise UsageError(f"document {n} has no text", hint='a document is {"id": ..., "title": ..., "text": ...}')
         found.append(Document(str(fields.get("id", n + 1)), fields["text"], str(fields.get("title") or "")))
