@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import msgspec
 from msgspec import structs
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -29,7 +30,7 @@ from edge_lfm.api import (
     json_check,
 )
 from edge_lfm.api import Request as EngineRequest
-from edge_lfm.server.schemas import ChatRequest, finite, format_options
+from edge_lfm.server.schemas import ChatRequest, finite
 from edge_lfm.server.service import Service, read, timings_of, usage_of
 from edge_lfm.server.sse import EventStream, unless_disconnected
 
@@ -73,7 +74,7 @@ class Chat:
 
     async def _checked(self, model: Model, chat: ChatRequest) -> Completion:
         """The soft way to a JSON schema: an answer that passes it, asked for again with what was wrong."""
-        schema = format_options(chat.response_format, "response_format").get("schema")
+        schema = chat.form().get("schema")
         wanted = schema if isinstance(schema, dict) else {"type": "object"}
         check = await run_in_threadpool(json_check, wanted, patterns=False)
         retry = Retry(chat.plain_messages(), check, chat.soft_tries or 1)
@@ -128,18 +129,18 @@ def prepare(model: Model, chat: ChatRequest, messages: Sequence[Mapping[str, Any
         max_tokens=chat.limit,
         stop=chat.stop,
         logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
-        documents=chat.documents,
+        documents=msgspec.to_builtins(chat.documents),
         cite=bool(chat.citations),
         trim_documents=bool(chat.trim_documents),
         strangers=True,
-        **format_options(chat.response_format, "response_format"),
+        **chat.form(),
         **chat.options(),
     )
 
 
 async def _labels(model: Model, chat: ChatRequest, prompt: EngineRequest) -> Json:
     """For a choice with log probabilities: how likely each label is as the answer to this prompt."""
-    labels = (chat.response_format or {}).get("choices") if chat.logprobs else None
+    labels = chat.labels
     if not labels:
         return {}
     return {"label_probabilities": await run_in_threadpool(model.classify, prompt.token_ids, labels)}

@@ -22,7 +22,6 @@ from edge_lfm.server.service import Service, read, timings_of, tokenizer_of, usa
 from edge_lfm.server.sse import EventStream, unless_disconnected
 
 Json = dict[str, Any]
-DEFAULT_TOKENS = 16  # OpenAI's
 
 
 class Completions:
@@ -64,7 +63,7 @@ class Completions:
                         yield head | _piece(n, tokenizer.decode(request.token_ids), None)
                     async for event in generation:
                         match event:
-                            case Text(text, logprobs) if wanted.max_tokens != 0:
+                            case Text(text, logprobs) if wanted.limit != 0:
                                 shown = told.json([(t.token_id, t) for t in logprobs]) if logprobs else None
                                 yield head | _piece(n, text, shown)
                             case Progress() if wanted.return_progress:
@@ -92,12 +91,13 @@ def prepare(model: Model, wanted: CompletionRequest) -> list[EngineRequest]:
         for n in range(wanted.n or 1):
             request = model.prepare(
                 encode(model, prompt, wanted.suffix),
-                max_tokens=max(1, wanted.max_tokens if wanted.max_tokens is not None else DEFAULT_TOKENS),
+                max_tokens=None if wanted.limit is None else max(1, wanted.limit),
                 stop=wanted.stop,
                 logprobs=wanted.logprobs,
                 prompt_logprobs=bool(wanted.echo and wanted.logprobs is not None),
                 raw=True,
                 strangers=True,
+                **wanted.form(),
                 **wanted.options(n),
             )
             requests.append(request)
@@ -123,7 +123,7 @@ def encode(model: Model, prompt: str | Sequence[int], suffix: str | None) -> lis
 def _choice(
     n: int, request: EngineRequest, completion: Completion, wanted: CompletionRequest, tokenizer: Tokenizer
 ) -> Json:
-    text, logprobs = ("", ()) if wanted.max_tokens == 0 else (completion.text, completion.logprobs)
+    text, logprobs = ("", ()) if wanted.limit == 0 else (completion.text, completion.logprobs)
     told: list[tuple[int, TokenLogprobs | None]] = [(t.token_id, t) for t in logprobs]
     if wanted.echo:
         text = tokenizer.decode(request.token_ids) + text

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Literal
 
+import msgspec
+from msgspec import Struct
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -18,19 +19,32 @@ from edge_lfm.api import Request as EngineRequest
 from edge_lfm.server.chat import tool_call_json
 from edge_lfm.server.failures import RequestError
 from edge_lfm.server.response_items import Json, Named, Told, output_of
-from edge_lfm.server.schemas import ResponsesRequest, format_options
+from edge_lfm.server.schemas import Call, Called, Part, ResponsesRequest, check_tools, join_parts
 from edge_lfm.server.service import Service, read
 from edge_lfm.server.sse import EventStream, unless_disconnected
 
-MOST_KEPT, MOST_KEPT_CHARACTERS = 512, 50_000_000
+MAX_KEPT, MAX_KEPT_BYTES = 512, 32 << 20
+
+
+class _Item(Struct):
+    """An item of a response's input: a message, a call that was made, its result, or thoughts, which are left out."""
+
+    type: Literal["message", "function_call", "function_call_output", "reasoning"] = "message"
+    role: Literal["system", "developer", "user", "assistant"] | None = None
+    content: str | list[Part] | None = None
+    name: str | None = None
+    arguments: str | None = None
+    output: str | list[Part] | None = None
 
 
 class Responses:
-    """The routes, and the responses kept."""
+    """The routes, and the responses kept: each as the bytes of its JSON and of its messages', so that what is counted
+    is what they take."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._kept: OrderedDict[str, tuple[Json, list[Json], int]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[bytes, bytes]] = OrderedDict()
+        self._kept_bytes = 0
 
     async def create(self, request: Request) -> Response:
         """POST /v1/responses"""
@@ -48,9 +62,9 @@ class Responses:
         if number not in self._kept:
             raise RequestError(f"there is no response {number!r:.60}", status=404)
         if request.method == "DELETE":
-            del self._kept[number]
+            self._forget(number)
             return JSONResponse({"id": number, "object": "response", "deleted": True})
-        return JSONResponse(self._kept[number][0])
+        return Response(self._kept[number][0], media_type="application/json")
 
     async def _whole(self, wanted: ResponsesRequest) -> Json:
         async with self._service.model_for(wanted.model) as model:
@@ -95,7 +109,7 @@ class Responses:
                     404,
                 )
             self._kept.move_to_end(wanted.previous_response_id)
-            before = kept[1]
+            before = msgspec.json.decode(kept[1])
         return [*before, *_read_input(wanted.input)]
 
     def _head(self, wanted: ResponsesRequest) -> Json:
@@ -116,7 +130,7 @@ class Responses:
             "truncation": wanted.truncation or "disabled",
             "store": wanted.store is not False,
             "metadata": wanted.metadata or {},
-            "text": wanted.text or {"format": {"type": "text"}},
+            "text": {"format": _shown_format(wanted)},
             "error": None,
             "incomplete_details": None,
             "output": [],
@@ -129,27 +143,32 @@ class Responses:
         answer: Json = {"role": "assistant", "content": completion.text}
         if completion.tool_calls:
             answer["tool_calls"] = [tool_call_json(call) for call in completion.tool_calls]
-        messages = [*messages, answer]
-        self._kept[response["id"]] = response, messages, sum(len(str(m["content"])) for m in messages)
-        while len(self._kept) > MOST_KEPT or sum(size for _, _, size in self._kept.values()) > MOST_KEPT_CHARACTERS:
-            self._kept.popitem(last=False)
+        kept = msgspec.json.encode(response), msgspec.json.encode([*messages, answer])
+        self._kept[response["id"]] = kept
+        self._kept_bytes += sum(map(len, kept))
+        while len(self._kept) > MAX_KEPT or self._kept_bytes > MAX_KEPT_BYTES:
+            self._forget(next(iter(self._kept)))
+
+    def _forget(self, number: str) -> None:
+        self._kept_bytes -= sum(map(len, self._kept.pop(number)))
 
 
 def _check(wanted: ResponsesRequest) -> None:
-    if _format_of(wanted) and wanted.tools and wanted.tool_choice != "none":
-        raise RequestError("text.format and tools exclude each other", "text.format")
-    if wanted.background:
-        raise RequestError("background is not supported", "background")
-    if wanted.conversation is not None:
-        raise RequestError("conversation is not supported; use previous_response_id", "conversation")
     if any(tool.get("type") != "function" for tool in wanted.tools or []):
         raise RequestError("tools can be functions only", "tools")
-    if wanted.truncation not in (None, "auto", "disabled"):
-        raise RequestError("truncation can be 'auto' or 'disabled'", "truncation")
+    check_tools(wanted.tools)
+    if wanted.form() and wanted.tools and wanted.tool_choice != "none":
+        raise RequestError("text.format and tools exclude each other", "text.format")
+    if wanted.text is not None and wanted.text.format is not None and wanted.text.format.soft is not None:
+        raise RequestError("text.format.soft is for /v1/chat/completions", "text.format.soft")
 
 
-def _format_of(wanted: ResponsesRequest) -> Json:
-    return format_options((wanted.text or {}).get("format"), "text.format")
+def _shown_format(wanted: ResponsesRequest) -> Json:
+    """The format as it was asked for."""
+    if wanted.text is None or wanted.text.format is None:
+        return {"type": "text"}
+    told: Json = msgspec.to_builtins(wanted.text.format)
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def _prepare(model: Model, wanted: ResponsesRequest, messages: list[Json]) -> EngineRequest:
@@ -163,7 +182,7 @@ def _prepare(model: Model, wanted: ResponsesRequest, messages: list[Json]) -> En
         parallel_tool_calls=wanted.parallel_tool_calls is not False,
         max_tokens=wanted.max_output_tokens,
         strangers=True,
-        **_format_of(wanted),
+        **wanted.form(),
         **wanted.options(),
     )
 
@@ -173,38 +192,33 @@ def _read_input(value: str | list[Json]) -> list[Json]:
     if isinstance(value, str):
         return [{"role": "user", "content": value}]
     messages: list[Json] = []
-    for n, item in enumerate(value):
-        kind = item.get("type", "message")
-        if kind == "message":
-            messages.append(_read_message(item, f"input[{n}]"))
-        elif kind == "function_call":
-            call = {"function": {"name": item.get("name"), "arguments": item.get("arguments", "{}")}}
+    for n, raw in enumerate(value):
+        where = f"input[{n}]"
+        try:
+            item = msgspec.convert(raw, _Item)
+        except msgspec.ValidationError as error:
+            raise RequestError(f"{where}: {error!s:.300}", where) from None
+        if item.type == "message":
+            messages.append(_read_message(item, where))
+        elif item.type == "function_call":
+            if item.name is None:
+                raise RequestError(f"{where} has no name", f"{where}.name")
+            call = Call(Called(item.name, item.arguments)).plain()
             if messages and messages[-1].get("tool_calls"):  # calls of one turn belong together
                 messages[-1]["tool_calls"].append(call)
             else:
                 messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
-        elif kind == "function_call_output":
-            output = item.get("output", "")
-            messages.append({"role": "tool", "content": output if isinstance(output, str) else json.dumps(output)})
-        elif kind != "reasoning":
-            raise RequestError(f"input[{n}] has the unknown type {kind!r:.40}", f"input[{n}].type")
+        elif item.type == "function_call_output":
+            messages.append({"role": "tool", "content": join_parts(item.output, f"{where}.output")})
     return messages
 
 
-def _read_message(item: Mapping[str, Any], where: str) -> Json:
-    role, content = item.get("role"), item.get("content")
-    if role not in ("system", "developer", "user", "assistant"):
-        raise RequestError(f"{where} has the unknown role {role!r:.40}", f"{where}.role")
-    if isinstance(content, list):
-        texts = [
-            p.get("text") if isinstance(p, dict) and str(p.get("type")).endswith("text") else None for p in content
-        ]
-        if not all(isinstance(text, str) for text in texts):
-            raise RequestError("the model reads text only", f"{where}.content")
-        content = "\n".join(texts)  # type: ignore[arg-type]
-    if not isinstance(content, str):
-        raise RequestError(f"{where} has no content", f"{where}.content")
-    return {"role": "system" if role == "developer" else role, "content": content}
+def _read_message(item: _Item, where: str) -> Json:
+    if item.role is None or item.content is None:
+        missing = "role" if item.role is None else "content"
+        raise RequestError(f"{where} has no {missing}", f"{where}.{missing}")
+    role = "system" if item.role == "developer" else item.role
+    return {"role": role, "content": join_parts(item.content, f"{where}.content")}
 
 
 def _ending(completion: Completion) -> Json:

@@ -1,27 +1,37 @@
-"""Requests of the interfaces, checked while they are decoded. Names and meanings are OpenAI's, with llama.cpp's and
-vLLM's names for what OpenAI has not. Fields that change nothing here (`user`, `store`, `metadata`, ...) are accepted
-and ignored, as are unknown ones; those that would change the answer and are not supported are refused.
+"""Requests of the interfaces, checked while they are decoded, nested fields too. Names and meanings are OpenAI's, with
+llama.cpp's and vLLM's names for what OpenAI has not. What a body has beyond its fields here is for `fields.py`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
-from edge_lfm.api import MAX_TOP_LOGPROBS, MAX_TRIES, csv_grammar, table_grammar, xml_grammar
+from edge_lfm.api import MAX_TOP_LOGPROBS
 from edge_lfm.server.failures import RequestError
+from edge_lfm.server.fields import check_unknown
+from edge_lfm.server.formats import Bound, Format, json_schema
 
-MOST_MESSAGES = 10_000
-MOST_PROMPTS = 256
-MOST_CHOICES = 16
+MAX_MESSAGES = 10_000
+MAX_PROMPTS = 256
+MAX_CHOICES = 16
+DEFAULT_TOKENS = 16
+"""OpenAI's, of completions."""
+MAX_TOKEN_IDS = 1 << 18
+"""More than the context of any model of these families."""
 
-Choices = Annotated[int, Meta(ge=1, le=MOST_CHOICES)]
+Choices = Annotated[int, Meta(ge=1, le=MAX_CHOICES)]
 Count = Annotated[int, Meta(ge=1, le=1 << 31)]
+TokenIds = Annotated[list[int], Meta(max_length=MAX_TOKEN_IDS)]
 Stops = str | Annotated[list[str], Meta(max_length=16)]
+Metadata = Annotated[
+    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)
+]
+"""OpenAI's limits."""
 S = TypeVar("S", bound="Struct")
 
 
@@ -29,7 +39,7 @@ class StreamOptions(Struct):
     include_usage: bool | None = None
 
 
-class Sampling(Struct, kw_only=True):
+class Sampling(Bound, kw_only=True):
     """The sampling options of all interfaces; ranges are checked by `SamplingOptions`, which names them as we do."""
 
     temperature: float | None = None
@@ -51,9 +61,8 @@ class Sampling(Struct, kw_only=True):
 
     def options(self, choice: int = 0) -> dict[str, Any]:
         """Arguments of `Model.request`. Each choice of several draws with a seed of its own."""
-        names = [
-            f for f in Sampling.__struct_fields__ if f not in ("repetition_penalty", "repeat_penalty", "logit_bias")
-        ]
+        others = {"repetition_penalty", "repeat_penalty", "logit_bias", *Bound.__struct_fields__}
+        names = [name for name in Sampling.__struct_fields__ if name not in others]
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         penalty = self.repeat_penalty if self.repeat_penalty is not None else self.repetition_penalty
         if penalty is not None:
@@ -74,12 +83,34 @@ class Part(Struct):
     text: str | None = None
 
 
+class Called(Struct):
+    """The function of a call."""
+
+    name: str
+    arguments: str | dict[str, Any] | None = None
+
+
+class Call(Struct):
+    """A call that an assistant has made."""
+
+    function: Called
+    id: str | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """The call as templates know it."""
+        function = {"name": self.function.name, "arguments": self.function.arguments or "{}"}
+        return {"type": "function", "id": self.id, "function": function}
+
+
 class Message(Struct):
     role: str
     content: str | list[Part] | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: list[Call] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
+    prefix: bool | None = None
+    partial: bool | None = None
+    function_call: Any = None
 
     def plain(self, n: int) -> dict[str, Any]:
         """The message as templates know it."""
@@ -88,18 +119,60 @@ class Message(Struct):
             raise RequestError(f"messages[{n}] has the unknown role {role!r:.40}", f"messages[{n}].role")
         if self.content is None and not self.tool_calls:
             raise RequestError(f"messages[{n}] has no content", f"messages[{n}].content")
+        for name in ("prefix", "partial", "function_call"):
+            if getattr(self, name):
+                raise RequestError(f"messages[{n}].{name} is not supported", f"messages[{n}].{name}")
         message: dict[str, Any] = {"role": role, "content": join_parts(self.content, f"messages[{n}].content")}
         if self.tool_calls and role == "assistant":
-            message["tool_calls"] = self.tool_calls
+            message["tool_calls"] = [call.plain() for call in self.tool_calls]
         if self.reasoning_content and role == "assistant":
             message["thinking"] = self.reasoning_content
         return message
 
 
+class Function(Struct):
+    """A function that the model may call."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(Struct):
+    """A tool: a function in OpenAI's wrapping, or bare."""
+
+    type: Literal["function"] = "function"
+    function: Function | None = None
+    name: str | None = None
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Reasoning(Struct):
+    """How much to think: as much as the model does."""
+
+    effort: Literal["medium"] | None = None
+
+
+class Document(Struct, forbid_unknown_fields=True):
+    """A text to answer from."""
+
+    text: str
+    id: str | None = None
+    title: str | None = None
+
+
+class TextOptions(Struct, forbid_unknown_fields=True):
+    """The form of a response's text."""
+
+    format: Format | None = None
+    verbosity: Literal["medium"] | None = None
+
+
 class ChatRequest(Sampling, kw_only=True):
     """POST /v1/chat/completions"""
 
-    messages: Annotated[list[Message], Meta(max_length=MOST_MESSAGES)]
+    messages: Annotated[list[Message], Meta(max_length=MAX_MESSAGES)]
     model: str | None = None
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
@@ -113,22 +186,20 @@ class ChatRequest(Sampling, kw_only=True):
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     reasoning_budget: Annotated[int, Meta(ge=0, le=1 << 31)] | None = None
-    response_format: dict[str, Any] | None = None
-    truncation: str | None = None
-    documents: Annotated[list[dict[str, Any] | str], Meta(max_length=1000)] | None = None
+    n_predict: Annotated[int, Meta(ge=-2, le=1 << 31)] | None = None
+    max_new_tokens: Count | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    documents: Annotated[list[Document | str], Meta(max_length=1000)] | None = None
     citations: bool | None = None
     trim_documents: bool | None = None
     return_progress: bool | None = None
-    functions: Any = None
-    audio: Any = None
-    modalities: list[str] | None = None
 
     def plain_messages(self) -> list[dict[str, Any]]:
         return [message.plain(n) for n, message in enumerate(self.messages)]
 
     @property
     def limit(self) -> int | None:
-        return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+        return limit_of(self.max_completion_tokens, self.max_tokens, self.max_new_tokens, self.n_predict)
 
     @property
     def shown_tools(self) -> list[dict[str, Any]]:
@@ -138,25 +209,20 @@ class ChatRequest(Sampling, kw_only=True):
     @property
     def soft_tries(self) -> int | None:
         """How often a JSON schema is to be asked for without binding the answer; None: it binds."""
-        tries = (self.response_format or {}).get("soft")
-        if tries is None:
-            return None
-        if isinstance(tries, bool) or not isinstance(tries, int) or not 1 <= tries <= MAX_TRIES:
-            raise RequestError(f"response_format.soft must be 1..{MAX_TRIES}", "response_format")
-        return tries
+        return self.response_format.soft if self.response_format is not None else None
+
+    @property
+    def labels(self) -> list[str]:
+        """The choices whose probabilities are told."""
+        return (self.form().get("choices") or []) if self.logprobs else []
 
     def check(self) -> None:
-        """Refuse what would change the answer and is not supported."""
-        if format_options(self.response_format, "response_format") and self.shown_tools:
+        """Refuse what excludes each other, or is not supported together."""
+        check_tools(self.tools)
+        if self.form() and self.shown_tools:
             raise RequestError("response_format and tools exclude each other", "response_format")
         if self.soft_tries is not None and (self.stream or (self.n or 1) != 1):
             raise RequestError("response_format with soft gives one choice, not streamed", "response_format")
-        if self.functions:
-            raise RequestError("functions is not supported; use tools", "functions")
-        if self.audio or any(m != "text" for m in self.modalities or []):
-            raise RequestError("the model speaks text only", "modalities")
-        if self.truncation not in (None, "auto", "disabled"):
-            raise RequestError("truncation can be 'auto' or 'disabled'", "truncation")
         if self.top_logprobs is not None and not self.logprobs:
             raise RequestError("top_logprobs needs logprobs", "top_logprobs")
 
@@ -165,11 +231,15 @@ class CompletionRequest(Sampling, kw_only=True):
     """POST /v1/completions"""
 
     prompt: (
-        str | Annotated[list[str | int | Annotated[list[int], Meta(max_length=1 << 20)]], Meta(min_length=1)] | None
+        str
+        | Annotated[list[str | int | Annotated[list[int], Meta(max_length=MAX_TOKEN_IDS)]], Meta(min_length=1)]
+        | None
     ) = None
     model: str | None = None
     suffix: str | None = None
     max_tokens: Annotated[int, Meta(ge=0, le=1 << 31)] | None = None
+    n_predict: Annotated[int, Meta(ge=-2, le=1 << 31)] | None = None
+    max_new_tokens: Count | None = None
     n: Choices | None = None
     best_of: int | None = None
     stream: bool | None = None
@@ -178,6 +248,12 @@ class CompletionRequest(Sampling, kw_only=True):
     logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: bool | None = None
     return_progress: bool | None = None
+
+    @property
+    def limit(self) -> int | None:
+        """The most tokens to generate; None: until the context is full."""
+        given = (self.max_tokens, self.max_new_tokens, self.n_predict)
+        return limit_of(*given) if any(n is not None for n in given) else DEFAULT_TOKENS
 
     def prompts(self) -> list[str | list[int]]:
         """The prompts, each a text or token ids."""
@@ -188,8 +264,8 @@ class CompletionRequest(Sampling, kw_only=True):
             return [prompt]  # type: ignore[list-item]
         if any(isinstance(item, int) for item in prompt):
             raise RequestError("prompt mixes token ids and texts", "prompt")
-        if len(prompt) > MOST_PROMPTS:
-            raise RequestError(f"prompt has {len(prompt)} texts, at most {MOST_PROMPTS} are taken", "prompt")
+        if len(prompt) > MAX_PROMPTS:
+            raise RequestError(f"prompt has {len(prompt)} texts, at most {MAX_PROMPTS} are taken", "prompt")
         return prompt  # type: ignore[return-value]
 
     def check(self) -> None:
@@ -199,14 +275,14 @@ class CompletionRequest(Sampling, kw_only=True):
             raise RequestError("echo and suffix exclude each other", "echo")
         if self.stream and self.echo and self.logprobs is not None:
             raise RequestError("echo with logprobs cannot be streamed", "stream")
-        if self.max_tokens == 0 and not self.echo:
+        if self.limit == 0 and not self.echo:
             raise RequestError("max_tokens 0 is for echo", "max_tokens")
 
 
 class ResponsesRequest(Sampling, kw_only=True):
     """POST /v1/responses"""
 
-    input: str | Annotated[list[dict[str, Any]], Meta(max_length=MOST_MESSAGES)]
+    input: str | Annotated[list[dict[str, Any]], Meta(max_length=MAX_MESSAGES)]
     model: str | None = None
     instructions: str | None = None
     max_output_tokens: Count | None = None
@@ -216,11 +292,20 @@ class ResponsesRequest(Sampling, kw_only=True):
     tools: Annotated[list[dict[str, Any]], Meta(max_length=1000)] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
-    text: dict[str, Any] | None = None
-    truncation: str | None = None
-    background: bool | None = None
-    conversation: Any = None
-    metadata: dict[str, Any] | None = None
+    text: TextOptions | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    reasoning: Reasoning | None = None
+    metadata: Metadata | None = None
+
+    def form(self) -> dict[str, Any]:
+        """Arguments of `Model.prepare` that bind the answer."""
+        named = (
+            self.text.format.options("text.format") if self.text is not None and self.text.format is not None else {}
+        )
+        others = super().form()
+        if named and others:
+            raise RequestError("text.format and another field bind the answer; give one", "text.format")
+        return named or others
 
 
 class TokenizeRequest(Struct):
@@ -228,51 +313,52 @@ class TokenizeRequest(Struct):
 
     content: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[Message], Meta(max_length=MOST_MESSAGES)] | None = None
+    messages: Annotated[list[Message], Meta(max_length=MAX_MESSAGES)] | None = None
     add_special: bool = False
     add_special_tokens: bool = False
+    model: str | None = None
+
+    @property
+    def text(self) -> str | None:
+        """The text, under either name."""
+        return self.content if self.content is not None else self.prompt
 
 
 class DetokenizeRequest(Struct):
     """POST /detokenize"""
 
-    tokens: Annotated[list[int], Meta(max_length=1 << 20)]
+    tokens: TokenIds
+    model: str | None = None
 
 
 class TemplateRequest(Struct):
     """POST /apply-template"""
 
-    messages: Annotated[list[Message], Meta(max_length=MOST_MESSAGES)]
-    tools: list[dict[str, Any]] | None = None
+    messages: Annotated[list[Message], Meta(max_length=MAX_MESSAGES)]
+    tools: Annotated[list[dict[str, Any]], Meta(max_length=1000)] | None = None
+    model: str | None = None
 
 
-def format_options(wanted: dict[str, Any] | None, where: str) -> dict[str, Any]:
-    """Arguments of `Model.request` from OpenAI's response_format, with the types regex, grammar, choice, csv,
-    table and xml beside its own."""
-    wanted = wanted or {}
-    kind = wanted.get("type", "text")
-    if kind == "text":
-        return {}
-    if kind == "json_object":
-        return {"schema": True}
-    named = {"regex": ("regex", "regex"), "grammar": ("lark", "grammar"), "choice": ("choices", "choices")}
-    if kind == "json_schema":
-        holder = wanted.get("json_schema", wanted)
-        schema = holder.get("schema") if isinstance(holder, dict) else None
-        if not isinstance(schema, dict):
-            raise RequestError(f"{where} has no schema", where)
-        return {"schema": schema}
-    if kind in ("csv", "table"):
-        make = csv_grammar if kind == "csv" else table_grammar
-        return {"lark": make(wanted.get("columns") or {})}
-    if kind == "xml":
-        return {"lark": xml_grammar(wanted.get("tree") or {})}
-    if kind in named:
-        ours, theirs = named[kind]
-        if wanted.get(theirs) is None:
-            raise RequestError(f"{where} has no {theirs}", where)
-        return {ours: wanted[theirs]}
-    raise RequestError(f"{where} of type {kind!r:.40} is not supported", where)
+def limit_of(*given: int | None) -> int | None:
+    """The most tokens to generate, under the first of its names that is given; None, or less than 0: no limit."""
+    limit = next((n for n in given if n is not None), None)
+    return limit if limit is None or limit >= 0 else None
+
+
+def check_tools(tools: list[dict[str, Any]] | None) -> None:
+    """Refuse what is no function with a JSON schema of its arguments.
+
+    Raises:
+        RequestError: one is none.
+    """
+    try:
+        found = msgspec.convert(tools or [], list[Tool])
+    except msgspec.ValidationError as error:
+        raise RequestError(f"tools: {error!s:.300}", "tools") from None
+    for n, tool in enumerate(found):
+        parameters = tool.function.parameters if tool.function is not None else tool.parameters
+        if parameters is not None:
+            json_schema(parameters, f"tools[{n}]")
 
 
 def decode(body: bytes, kind: type[S]) -> S:
@@ -280,8 +366,11 @@ def decode(body: bytes, kind: type[S]) -> S:
 
     Raises:
         msgspec.DecodeError, msgspec.ValidationError, RecursionError: it is not sound; `failures` knows them.
+        RequestError: a field is not supported.
     """
-    return msgspec.json.decode(body, type=kind)
+    request = msgspec.json.decode(body, type=kind)
+    check_unknown(body, kind.__struct_encode_fields__)
+    return request
 
 
 def join_parts(content: str | Sequence[Part] | None, where: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from edge_lfm.api import LoadOptions
@@ -15,7 +16,7 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s@]+")
 class Settings:
     """How to serve one model.
 
-    load: which model, and how to load it.
+    load: which model, and how to load it; also as a mapping of those options.
     name: under which clients ask for it.
     api_key: what clients must send as a bearer token; None: nothing.
     allowed_hosts: names that a Host header may have beside this machine's own and IP addresses.
@@ -39,6 +40,8 @@ class Settings:
     stall_s: float = 60.0
 
     def __post_init__(self) -> None:
+        if isinstance(self.load, Mapping):
+            object.__setattr__(self, "load", LoadOptions(**self.load))
         for origin in self.cors_origins:
             if origin not in ("*", "null") and not _ORIGIN.fullmatch(origin):
                 raise UsageError(

@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from edge_lfm.api import ChatTemplate, Model
 from edge_lfm.errors import TemplateError
 from edge_lfm.server.failures import RequestError
-from edge_lfm.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest
+from edge_lfm.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest, check_tools
 from edge_lfm.server.service import Service, read, tokenizer_of
 
 _PAGE_POLICY = (
@@ -39,14 +39,14 @@ class Texts:
     async def tokenize(self, request: Request) -> Response:
         """POST /tokenize"""
         wanted = await read(request, TokenizeRequest)
-        async with self._service.model_for(None) as model:
+        async with self._service.model_for(wanted.model) as model:
             ids = await run_in_threadpool(_tokenize, model, wanted)
             return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": model.context})
 
     async def detokenize(self, request: Request) -> Response:
         """POST /detokenize"""
         wanted = await read(request, DetokenizeRequest)
-        async with self._service.model_for(None) as model:
+        async with self._service.model_for(wanted.model) as model:
             tokenizer = tokenizer_of(model)
             if any(not 0 <= i < model.config.vocab_size for i in wanted.tokens):
                 raise RequestError(f"tokens has ids beyond 0..{model.config.vocab_size - 1}", "tokens")
@@ -65,7 +65,8 @@ class Texts:
     async def apply_template(self, request: Request) -> Response:
         """POST /apply-template"""
         wanted = await read(request, TemplateRequest)
-        async with self._service.model_for(None) as model:
+        check_tools(wanted.tools)
+        async with self._service.model_for(wanted.model) as model:
             messages = [message.plain(n) for n, message in enumerate(wanted.messages)]
             template = _template_of(model)
             return JSONResponse({"prompt": await run_in_threadpool(template.render, messages, tools=wanted.tools)})
@@ -96,10 +97,9 @@ def _tokenize(model: Model, wanted: TokenizeRequest) -> list[int]:
     if wanted.messages is not None:
         messages = [message.plain(n) for n, message in enumerate(wanted.messages)]
         return _template_of(model).encode(messages, tokenizer)
-    text = wanted.content if wanted.content is not None else wanted.prompt
-    if text is None:
+    if wanted.text is None:
         raise RequestError("there is no content", "content")
-    return tokenizer.encode(text, bos=wanted.add_special or wanted.add_special_tokens, special=True)
+    return tokenizer.encode(wanted.text, bos=wanted.add_special or wanted.add_special_tokens, special=True)
 
 
 def _template_of(model: Model) -> ChatTemplate:

@@ -1,0 +1,363 @@
+"""Every field of a request: honoured, taken because it changes nothing, or refused by its name; of whatever type."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from edge_lfm.api import LoadOptions
+from edge_lfm.server.app import make_app
+from edge_lfm.server.settings import Settings
+
+CAPITAL = [{"role": "user", "content": "What is the capital of France?"}]
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 8}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+BASES: dict[str, dict[str, Any]] = {
+    CHAT: {"messages": CAPITAL, "max_tokens": 40, "temperature": 0},
+    COMPLETIONS: {"prompt": "The capital of France is", "max_tokens": 40, "temperature": 0},
+    RESPONSES: {"input": "What is the capital of France?", "max_output_tokens": 40, "temperature": 0},
+}
+
+
+@pytest.fixture(scope="module")
+def client(demo: dict[str, Path]) -> Iterator[TestClient]:
+    settings = Settings(load=LoadOptions(demo["int4"], threads=1, context=512))
+    with TestClient(make_app(settings), base_url="http://127.0.0.1", raise_server_exceptions=False) as made:
+        yield made
+
+
+def text_of(told: dict[str, Any]) -> str:
+    if "output" in told:
+        return "".join(part["text"] for item in told["output"] for part in item["content"])
+    choice = told["choices"][0]
+    return choice["text"] if "text" in choice else choice["message"]["content"]
+
+
+def is_city(text: str) -> bool:
+    told = json.loads(text)
+    return set(told) == {"city"} and isinstance(told["city"], str) and len(told["city"]) <= 8
+
+
+def is_number(text: str) -> bool:
+    return re.fullmatch("[0-9]{3}", text) is not None
+
+
+def is_choice(text: str) -> bool:
+    return text in ("yes", "no")
+
+
+LARK = 'start: "yes" | "no"'
+BOUND = [
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "c", "schema": SCHEMA}}}, is_city),
+    ({"response_format": {"type": "json_schema", "schema": SCHEMA}}, is_city),
+    ({"response_format": {"type": "json_object", "schema": SCHEMA}}, is_city),
+    ({"response_format": {"type": "json", "value": SCHEMA}}, is_city),
+    ({"response_format": {"type": "regex", "regex": "[0-9]{3}"}}, is_number),
+    ({"response_format": {"type": "regex", "value": "[0-9]{3}"}}, is_number),
+    ({"guided_json": SCHEMA}, is_city),
+    ({"guided_json": json.dumps(SCHEMA)}, is_city),
+    ({"guided_regex": "[0-9]{3}"}, is_number),
+    ({"guided_choice": ["yes", "no"]}, is_choice),
+    ({"guided_grammar": LARK}, is_choice),
+    ({"structured_outputs": {"json": SCHEMA}}, is_city),
+    ({"structured_outputs": {"regex": "[0-9]{3}"}}, is_number),
+    ({"structured_outputs": {"choice": ["yes", "no"]}}, is_choice),
+    ({"structured_outputs": {"grammar": LARK}}, is_choice),
+    ({"json_schema": SCHEMA}, is_city),
+    ({"json_schema": json.dumps(SCHEMA)}, is_city),
+    ({"grammar": LARK}, is_choice),
+    ({"grammar": {"type": "json", "value": SCHEMA}}, is_city),
+    ({"regex": "[0-9]{3}"}, is_number),
+]
+
+
+@pytest.mark.parametrize("path", BASES)
+@pytest.mark.parametrize(("fields", "follows"), BOUND, ids=range(len(BOUND)))
+def test_forms_under_every_name_bind_the_answer(
+    client: TestClient, path: str, fields: dict[str, Any], follows: Any
+) -> None:
+    answer = client.post(path, json=BASES[path] | fields)
+    assert answer.status_code == 200, answer.text
+    assert follows(text_of(answer.json())), text_of(answer.json())
+
+
+REFUSED: dict[str, list[Any]] = {
+    "grammar": ['root ::= "yes"'],
+    "ebnf": ['root ::= "yes"'],
+    "guided_grammar": ['root ::= "yes"'],
+    "structured_outputs": [
+        {"structural_tag": "{}"},
+        {"json": SCHEMA, "whitespace_pattern": " "},
+        {"grammar": "a ::= b"},
+    ],
+    "guided_whitespace_pattern": [" "],
+    "json_schema": ["{", {"type": 5}, {"required": "ab"}],
+    "min_tokens": [20],
+    "stop_token_ids": [[1]],
+    "bad_words": [["Paris"]],
+    "ignore_eos": [True],
+    "mirostat": [2],
+    "typical_p": [0.1],
+    "top_n_sigma": [1.0],
+    "tfs_z": [0.5],
+    "top_a": [0.1],
+    "allowed_token_ids": [[5]],
+    "chat_template_kwargs": [{"enable_thinking": False}],
+    "continue_final_message": [True],
+    "chat_template": ["x"],
+    "add_generation_prompt": [False],
+    "reasoning_effort": ["high"],
+    "verbosity": ["low"],
+    "use_beam_search": [True],
+    "length_penalty": [2.0],
+    "no_repeat_ngram_size": [3],
+    "dynatemp_range": [0.5],
+    "n_keep": [5],
+    "samplers": [["top_k"]],
+    "logits_processors": [["x"]],
+    "prompt_logprobs": [1],
+    "truncate_prompt_tokens": [5],
+    "skip_special_tokens": [False],
+    "stop_regex": ["x"],
+    "lora": [[{"id": 0}]],
+    "web_search_options": [{}],
+    "functions": [[{"name": "f"}]],
+    "function_call": [{"name": "f"}],
+    "temprature": [0.3],
+    "repeat_last_n": [64],
+    "json_mode": [True],
+    "schema": [SCHEMA],
+}
+ONLY: dict[str, dict[str, list[Any]]] = {
+    CHAT: {
+        "modalities": [["audio"]],
+        "audio": [{"voice": "x"}],
+        "echo": [True],
+        "prompt": ["x"],
+        "suffix": ["x"],
+        "messages": [[{"role": "assistant", "content": "Par", "prefix": True}]],
+        "best_of": [2],
+    },
+    COMPLETIONS: {
+        "tools": [[{"type": "function", "function": {"name": "f"}}]],
+        "truncation": ["auto"],
+        "top_logprobs": [2],
+        "best_of": [2],
+        "messages": [CAPITAL],
+        "documents": [["x"]],
+    },
+    RESPONSES: {
+        "prompt": [{"id": "pmpt_1"}],
+        "stop": [["Paris"]],
+        "background": [True],
+        "conversation": ["c"],
+        "n": [2],
+        "max_tool_calls": [1],
+        "top_logprobs": [2],
+        "reasoning": [{"effort": "high"}],
+        "max_tokens": [3],
+        "text": [{"verbosity": "low"}, {"format": {"type": "x"}}, {"shape": "x"}],
+    },
+}
+
+
+@pytest.mark.parametrize("path", BASES)
+def test_what_would_change_the_answer_is_refused_by_its_name(client: TestClient, path: str) -> None:
+    for field, values in {**REFUSED, **ONLY[path]}.items():
+        for value in values:
+            answer = client.post(path, json=BASES[path] | {field: value})
+            assert answer.status_code == 400, (field, value, answer.text)
+            error = answer.json()["error"]
+            assert field in f"{error['param']} {error['message']}", (field, error)
+
+
+TAKEN = {
+    "user": "u",
+    "store": False,
+    "service_tier": "auto",
+    "safety_identifier": "s",
+    "prompt_cache_key": "k",
+    "metadata": {"a": "b"},
+    "cache_prompt": True,
+    "id_slot": -1,
+    "min_tokens": 0,
+    "typical_p": 1,
+    "mirostat": 0,
+    "mirostat_tau": 5.0,
+    "ignore_eos": False,
+    "stop_token_ids": [],
+    "bad_words": [],
+    "use_beam_search": False,
+    "skip_special_tokens": True,
+    "guided_json": None,
+    "grammar": None,
+    "response_format": {"type": "text"},
+    "logprobs": None,
+    "reasoning_effort": "medium",
+    "length_penalty": 1.0,
+    "top_n_sigma": -1,
+    "something_new": None,
+}
+
+
+@pytest.mark.parametrize("path", BASES)
+def test_what_changes_nothing_is_taken(client: TestClient, path: str) -> None:
+    plain = text_of(client.post(path, json=BASES[path]).json())
+    answer = client.post(path, json=BASES[path] | TAKEN)
+    assert answer.status_code == 200, answer.text
+    assert text_of(answer.json()) == plain
+
+
+def test_other_servers_names_for_the_limit(client: TestClient) -> None:
+    for path in (CHAT, COMPLETIONS):
+        base = {k: v for k, v in BASES[path].items() if k != "max_tokens"}
+        for name in ("max_tokens", "n_predict", "max_new_tokens"):
+            told = client.post(path, json=base | {name: 2}).json()
+            assert told["usage"]["completion_tokens"] == 2
+        assert client.post(path, json=base | {"n_predict": -1}).json()["usage"]["completion_tokens"] > 2
+
+
+def test_several_forms_exclude_each_other(client: TestClient) -> None:
+    for path, base in BASES.items():
+        for others in ({"regex": "a"}, {"response_format": {"type": "json_object"}}, {"guided_choice": ["a"]}):
+            answer = client.post(path, json=base | {"json_schema": SCHEMA} | others)
+            assert answer.status_code == 400 and "bind" in answer.json()["error"]["message"]
+
+
+WHOLE: dict[str, dict[str, Any]] = {
+    CHAT: {
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "Hi"}], "name": "n"},
+            {
+                "role": "assistant",
+                "content": "",
+                "reasoning_content": "hm",
+                "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}],
+            },
+            {"role": "tool", "tool_call_id": "1", "content": "2"},
+        ],
+        "tools": [
+            {
+                "type": "function",
+                "function": {
+                    "name": "f",
+                    "description": "d",
+                    "strict": True,
+                    "parameters": {
+                        "type": "object",
+                        "properties": {"a": {"type": "integer", "enum": [1, 2]}, "b": {"anyOf": [{"type": "string"}]}},
+                        "required": ["a"],
+                        "$defs": {"x": {"type": "string"}},
+                    },
+                },
+            }
+        ],
+        "tool_choice": {"type": "function", "function": {"name": "f"}},
+        "stop": ["x"],
+        "logit_bias": {"5": 1.5},
+        "stream_options": {"include_usage": True},
+        "max_tokens": 2,
+        "documents": [{"id": "a", "title": "t", "text": "x"}],
+        "metadata": {"a": "b"},
+        "n": 1,
+        "logprobs": True,
+        "top_logprobs": 1,
+        "reasoning_budget": 1,
+    },
+    "/v1/chat/completions?form": {
+        "messages": CAPITAL,
+        "max_tokens": 2,
+        "logprobs": True,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": SCHEMA}},
+    },
+    "/v1/chat/completions?choice": {
+        "messages": CAPITAL,
+        "max_tokens": 2,
+        "logprobs": True,
+        "response_format": {"type": "choice", "choices": ["yes", "no"]},
+    },
+    "/v1/chat/completions?csv": {
+        "messages": CAPITAL,
+        "max_tokens": 2,
+        "response_format": {"type": "csv", "columns": {"a": "text", "b": ["x", "y"]}},
+    },
+    "/v1/chat/completions?xml": {
+        "messages": CAPITAL,
+        "max_tokens": 2,
+        "response_format": {"type": "xml", "tree": {"a": {"b": "text", "c*": ["x"]}}},
+    },
+    COMPLETIONS: {
+        "prompt": [[5, 6], [7]],
+        "max_tokens": 2,
+        "stop": ["x"],
+        "logprobs": 1,
+        "n": 2,
+        "guided_json": SCHEMA,
+    },
+    RESPONSES: {
+        "input": [
+            {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hi"}]},
+            {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "1", "output": [{"type": "input_text", "text": "x"}]},
+            {"type": "reasoning", "summary": []},
+        ],
+        "instructions": "i",
+        "max_output_tokens": 2,
+        "metadata": {"a": "b"},
+        "text": {"format": {"type": "text"}},
+        "tools": [{"type": "function", "name": "f", "parameters": {"type": "object", "properties": {"a": {}}}}],
+        "tool_choice": {"type": "function", "name": "f"},
+        "reasoning": {"effort": "medium"},
+    },
+    "/tokenize": {"messages": CAPITAL, "add_special": True},
+    "/detokenize": {"tokens": [5, 6]},
+    "/apply-template": {
+        "messages": CAPITAL,
+        "tools": [{"function": {"name": "f", "parameters": {"properties": {"a": {}}}}}],
+    },
+}
+WRONG = [None, True, -1, 10**30, 1.5, "x", "", "\ud83d", [], [[]], [5], ["x"], {}, {"x": {}}, {"type": []}, [{}]]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The places of all values inside a body."""
+    if path:
+        yield path
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield from places(value[key], (*path, key))
+
+
+def with_value(body: Any, path: tuple[Any, ...], value: Any) -> Any:
+    changed = copy.deepcopy(body)
+    inner = changed
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return changed
+
+
+@pytest.mark.parametrize("path", WHOLE)
+def test_no_wrong_type_anywhere_is_an_internal_error(client: TestClient, path: str) -> None:
+    body, route = WHOLE[path], path.partition("?")[0]
+    headers = {"content-type": "application/json"}
+    assert client.post(route, json=body).status_code == 200, client.post(route, json=body).text
+    for place in places(body):
+        for value in WRONG:
+            changed = with_value(body, place, value)
+            answer = client.post(route, content=json.dumps(changed).encode(), headers=headers)
+            assert answer.status_code in (200, 400, 404), (place, value, answer.text)
+            if answer.status_code != 200:
+                assert answer.json()["error"]["message"]
