@@ -38,14 +38,14 @@ class OneByOne:
         pass
 
     def score(self, _n: int, window: I64) -> tuple[F32, Experts]:
-        state = State(self.runner.model.config, len(window))
+        state = State(self.runner.model.shape, len(window))
         return np.stack([self.runner.read(window[t : t + 1], state) for t in range(len(window))]), {}
 
 
 def answer(runner: Runner, tokenizer: Tokenizer, task: Task) -> str:
     """Greedily, the prompt one token at a time, too: cached routing is for steps of one token."""
     ids = tokenizer.encode(task.prompt, special=True)
-    state = State(runner.model.config, len(ids) + task.max_tokens)
+    state = State(runner.model.shape, len(ids) + task.max_tokens)
     for token in ids:
         logits = runner.read([token], state)
     found: list[int] = []
@@ -59,8 +59,8 @@ def answer(runner: Runner, tokenizer: Tokenizer, task: Task) -> str:
 def cached(folder: Path, share: float, ratio: float) -> Iterator[Runner]:
     """A runner that keeps a share of the experts and routes with a ratio."""
     with PackedModel(folder) as model:
-        layers = sum(model.config.is_moe(n) for n in range(model.config.num_hidden_layers))
-        slots = round(share * model.config.num_experts) * layers + min(RING_SLOTS, model.config.num_experts)
+        layers = len(model.shape.routers)
+        slots = round(share * model.shape.experts) * layers + min(RING_SLOTS, model.shape.experts)
         budget = Budget(fixed_bytes(model, 1) + slots * slot_bytes_of(model), stated=True)
         with paged_runner(model, load_kernels(), 1, budget, 0, cached_ratio=ratio) as runner:
             yield runner

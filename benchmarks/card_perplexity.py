@@ -25,7 +25,7 @@ LENGTH, AT_ONCE = 512, 32
 
 def loss(model: PackedModel, windows: Sequence[I64]) -> float:
     """Mean negative log-likelihood of a token, in nats."""
-    streamed, total = StreamedModel(model.config, UnpackedWeights(model, integers=False)), 0.0
+    streamed, total = StreamedModel(model.shape, UnpackedWeights(model, integers=False)), 0.0
     for first in range(0, len(windows), AT_ONCE):
         part = windows[first : first + AT_ONCE]
         hidden = streamed.hidden(part)

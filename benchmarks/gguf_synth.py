@@ -12,9 +12,11 @@ from typing import Any
 import gguf
 import numpy as np
 
-from edge_lfm.config import ModelConfig
-from edge_lfm.export.gguf import add_config
-from edge_lfm.formats.gguf_names import tensors_of
+from edge_lfm.architectures import family_of, read_shape
+from edge_lfm.export.gguf import add_keys
+from edge_lfm.formats.gguf_names import gguf_tensors
+from edge_lfm.model.plan import plan_pieces
+from edge_lfm.quantize.recipe import find_recipe
 
 Kind = gguf.GGMLQuantizationType
 _SCALE_FIELDS = {  # block type -> (bytes of a block, {offset of a float16 field: factor of the spread})
@@ -25,13 +27,17 @@ _SCALE_FIELDS = {  # block type -> (bytes of a block, {offset of a float16 field
 }
 
 
-def write_gguf(config: ModelConfig, path: Path, kind: Any, embedding: Any) -> None:
+def write_gguf(raw_config: dict[str, Any], path: Path, kind: Any, embedding: Any) -> None:
     """Write the model with its matrices in `kind` and its embedding in `embedding`; routers and norms in F32."""
     partial = path.with_name(path.name + ".partial")
-    writer = gguf.GGUFWriter(partial, "lfm2moe" if config.num_experts else "lfm2")
-    add_config(writer, config)
+    model, spelling = read_shape(raw_config), family_of(raw_config).gguf
+    names = {model_type: name for name, model_type in spelling.model_types.items()}
+    writer = gguf.GGUFWriter(partial, names[raw_config["model_type"]])
+    add_keys(writer, {f"{writer.arch}.{key}": value for key, value in spelling.keys(model).items()})
     writer.add_tokenizer_model("no_vocab")
-    tensors = [(name, shape, _type_of(name, shape, kind, embedding)) for name, shape, _ in tensors_of(config)]
+    shapes = {s.name: s.shape for piece in plan_pieces(model, find_recipe("float32").schemes) for s in piece.sources}
+    made = gguf_tensors(spelling, shapes, len(model.layers), model.experts)
+    tensors = [(name, shape, _type_of(name, shape, kind, embedding)) for name, shape, _ in made]
     for name, shape, dtype in tensors:
         if dtype == Kind.F32:
             writer.add_tensor_info(name, shape, np.dtype(np.float32), 4 * int(np.prod(shape)))

@@ -36,7 +36,7 @@ def right(runner: Runner, lookahead: Lookahead, tokens: NDArray[np.int64]) -> di
         if guess is not None:
             guesses[guess[0]] = set(guess[1].tolist())
 
-    state = State(runner.model.config, len(tokens))
+    state = State(runner.model.shape, len(tokens))
     for token in tokens:
         runner.run([Feed(state, [token], "none")], routing=watch)
     return found
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=300, help="of each text")
     args = parser.parse_args()
     with PackedModel(args.model) as model, Runner(model, load_kernels(), 1) as runner:
-        lookahead, config = Lookahead(model), model.config
+        lookahead, shape = Lookahead(model), model.shape
         rows = []
         for text in args.texts:
             window = windows_of(args.model, read_text(text), args.tokens, 1)[0]
@@ -59,7 +59,7 @@ def main() -> None:
     print("|---" * (len(lookahead.layers) + 1) + "|")
     for name, by_layer in rows:
         print(f"| {name} | {' | '.join(f'{share:.0%}' for share in [*by_layer, float(np.mean(by_layer))])} |")
-    chance = config.num_experts_per_tok / config.num_experts
+    chance = shape.top_k / shape.experts
     print(f"| by chance | {' | '.join([f'{chance:.0%}'] * len(lookahead.layers))} |")
 
 

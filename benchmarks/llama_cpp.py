@@ -18,7 +18,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edge_lfm.config import ModelConfig
 from edge_lfm.memory.prefault import Prefault
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.quantize.families import FAMILY, family_config
@@ -74,7 +73,7 @@ def prepare_peer(work: Path, shape: str, name: str) -> Path:
     theirs = work / f"{shape}-{kind}.gguf"
     if not theirs.exists():
         types = gguf.GGMLQuantizationType
-        write_gguf(ModelConfig.from_dict(family_config(shape)), theirs, types[kind], types[embedding])
+        write_gguf(family_config(shape), theirs, types[kind], types[embedding])
     return theirs
 
 

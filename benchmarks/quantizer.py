@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_lfm.config import ModelConfig
+from edge_lfm.architectures import read_shape
 from edge_lfm.formats.safetensors import header_bytes
 from edge_lfm.kernels.load.library import load_kernels
 from edge_lfm.kernels.spec.schemes import SCHEMES
@@ -52,8 +52,8 @@ def shards(sources: list[Source]) -> Iterator[list[Source]]:
 def write_checkpoint(shape: str, folder: Path) -> None:
     """Random weights of a published shape: slices of one pool of Gaussian values, each from another place."""
     raw = family_config(shape)
-    config = ModelConfig.from_dict(raw)
-    sources = [s for p in plan_pieces(config, find_recipe("balanced").schemes) for s in p.sources]
+    shape = read_shape(raw)
+    sources = [s for p in plan_pieces(shape, find_recipe("balanced").schemes) for s in p.sources]
     rng = np.random.default_rng(0)
     pool = (rng.standard_normal(POOL, np.float32) * np.float32(0.02)).view(np.uint32) >> 16
     pool = np.concatenate([pool, pool]).astype(np.uint16)

@@ -37,7 +37,7 @@ def open_model(work: Path, shape: str, recipe: str) -> PackedModel:
 
 def once(runner: Runner, ids: list[int], decode: int) -> tuple[float, float]:
     """Prefill and decode, tokens per second."""
-    state = State(runner.model.config, len(ids) + decode, "float16")
+    state = State(runner.model.shape, len(ids) + decode, "float16")
     started = time.perf_counter()
     runner.read(ids, state)
     read = time.perf_counter()
@@ -70,7 +70,7 @@ def main() -> None:
         medians = {name: [statistics.median(column) for column in both] for name, both in columns.items()}
         first = next(iter(medians.values()))
         for name, (read, made) in medians.items():
-            size = measure_sizes(models[name].config, list(models[name].pieces.values())).bytes_per_token / 1e9
+            size = measure_sizes(models[name].shape, list(models[name].pieces.values())).bytes_per_token / 1e9
             cells = (f"{read:.1f}", f"{read / first[0]:.2f}", f"{made:.2f}", f"{made / first[1]:.2f}")
             print(f"| {name} | {threads} | {size:.3f} | {' | '.join(cells)} |", flush=True)
 

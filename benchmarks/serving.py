@@ -77,7 +77,7 @@ def layers(model: Model, address: str) -> None:
     ids = model.encode_prompt("Tell me a story.")
     found: dict[str, list[float]] = {"engine": [], "API": [], "HTTP": []}
     for _ in range(ROUNDS):
-        state = State(model.config, model.context, model.kv_dtype)
+        state = State(model.shape, model.context, model.kv_dtype)
         logits = model.engine.runner.read(ids, state)
         started = time.perf_counter()
         for _ in range(TOKENS):

@@ -50,7 +50,7 @@ def mapped_trace(path: Path, layers: int, tokens: int) -> NDArray[np.int64]:
 def decode(runner: Runner, trace: NDArray[np.int64]) -> float:
     """Tokens per second of the trace's second half; the first fills the caches."""
     rows = {n: row for row, n in enumerate(sorted(runner.binding.tables))}
-    state = State(runner.model.config, CONTEXT)
+    state = State(runner.model.shape, CONTEXT)
     half, started = len(trace) // 2, 0.0
     for t, step in enumerate(trace):
         if t == half:
@@ -70,7 +70,7 @@ def main() -> None:
     args = parser.parse_args()
     threads = choose_threads(args.threads)
     with PackedModel(args.model) as model:
-        layers = [n for n in range(model.config.num_hidden_layers) if model.config.is_moe(n)]
+        layers = list(model.shape.routers)
         trace = mapped_trace(args.trace, len(layers), args.tokens)
         prefault = Prefault(*model.span)
         prefault.wait()
@@ -81,7 +81,7 @@ def main() -> None:
     print("| share kept | tok/s | of the whole | hits | MB a token | stalled |\n|---|---|---|---|---|---|")
     for share in map(float, args.shares.split(",")):
         with PackedModel(args.model) as model:
-            slots = RING_SLOTS + round(share * model.config.num_experts) * len(layers)
+            slots = RING_SLOTS + round(share * model.shape.experts) * len(layers)
             fixed = fixed_bytes(model, threads)
             budget = Budget(fixed + slots * slot_bytes_of(model), stated=True)
             with paged_runner(model, load_kernels(), threads, budget, 0, guessing=False) as runner:

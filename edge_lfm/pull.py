@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from edge_lfm.config import ModelConfig, read_json
+from edge_lfm.architectures import read_shape
 from edge_lfm.errors import DownloadError, MissingExtraError, OutputError, UsageError
 from edge_lfm.formats.checkpoint import TOKENIZER_FILES
+from edge_lfm.formats.strict import read_json
 from edge_lfm.locks import alone_in
 from edge_lfm.quantize.convert import check_room
 from edge_lfm.quantize.output import write_json
@@ -82,7 +83,7 @@ def pull(
                 url = hub.hf_hub_url(repo, name, revision=info.sha, endpoint=endpoint)
                 _fetch(hub, url, folder, name, sizes[name])
                 if name == _CONFIG:
-                    ModelConfig.read(folder / name)
+                    read_shape(read_json(folder / name), str(folder / name))
     return Pulled(repo, str(info.sha), str(folder), {name: sizes[name] for name in chosen})
 
 

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from edge_lfm.config import ModelConfig
 from edge_lfm.errors import ModelFileError, OutputError, UsageError
 from edge_lfm.formats.checkpoint import Checkpoint
 from edge_lfm.formats.open_checkpoint import open_checkpoint
@@ -30,6 +29,7 @@ from edge_lfm.model.plan import Piece, plan_pieces
 from edge_lfm.model.streamed import StreamedModel
 from edge_lfm.quantize.forecast import fit_forecast
 from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe
+from edge_lfm.shape import Shape
 
 STATISTICS = "statistics.safetensors"
 PRIOR_TOKENS = 64
@@ -59,7 +59,7 @@ class Calibration:
     tokens: dict[str, F32]  # expert matrix -> sum of squared routing weights, in tokens
 
     @classmethod
-    def load(cls, folder: Path, checkpoint: Checkpoint, config: ModelConfig) -> Calibration:
+    def load(cls, folder: Path, checkpoint: Checkpoint, shape: Shape) -> Calibration:
         """Open what `collect` wrote.
 
         Raises:
@@ -204,20 +204,20 @@ def collect(
         EdgeLfmError: the checkpoint cannot be read, or the folder not be written.
     """
     with open_checkpoint(source) as checkpoint:
-        config = checkpoint.config()
-        weights = CheckpointWeights(checkpoint, config, plan_pieces(config, find_recipe(DEFAULT_RECIPE).schemes))
+        shape = checkpoint.describe()
+        weights = CheckpointWeights(checkpoint, shape, plan_pieces(shape, find_recipe(DEFAULT_RECIPE).schemes))
         collector = _Collector(output, keep_inputs)
-        advance = progress(config.num_hidden_layers) if progress else lambda _n: None
-        model = StreamedModel(config, weights, collector)
+        advance = progress(len(shape.layers)) if progress else lambda _n: None
+        model = StreamedModel(shape, weights, collector)
         hidden = model.hidden(windows, advance)
-        collector.matrix("lm_head.weight" if not config.tie_word_embeddings else "model.embed_tokens.weight", hidden)
+        collector.matrix("lm_head.weight" if not shape.tied else "model.embed_tokens.weight", hidden)
         digest = hashlib.sha256(text).hexdigest()
         provenance = {
             "checkpoint": checkpoint.fingerprint(),
             "text_sha256": digest,
             "tokens": sum(len(w) for w in windows),
             "window": max(len(w) for w in windows),
-            "inputs": keep_inputs and bool(config.num_experts),
+            "inputs": keep_inputs and bool(shape.experts),
         }
     arrays: dict[str, F32] = {}
     for name, sums in collector.sums.items():
@@ -225,26 +225,24 @@ def collect(
         if ".experts." in name:
             arrays[f"tokens/{name}"] = np.array([sums.weight], np.float32)
     if collector.choices:
-        _save_forecast(config, collector.choices, windows, output)
+        _save_forecast(shape, collector.choices, windows, output)
     _save(arrays, output / STATISTICS, {"provenance": json.dumps(provenance, sort_keys=True)})
-    return _report(config, collector, provenance)
+    return _report(shape, collector, provenance)
 
 
-def _save_forecast(
-    config: ModelConfig, choices: dict[int, I64], windows: Sequence[NDArray[np.int64]], output: Path
-) -> None:
+def _save_forecast(shape: Shape, choices: dict[int, I64], windows: Sequence[NDArray[np.int64]], output: Path) -> None:
     """Fit which experts will be used again to what the text chose; paging evicts by it."""
     layers = sorted(choices)
-    used = np.zeros((len(choices[layers[0]]), len(layers), config.num_experts), bool)
+    used = np.zeros((len(choices[layers[0]]), len(layers), shape.experts), bool)
     for row, n in enumerate(layers):
         np.put_along_axis(used[:, row], choices[n], True, axis=1)
     sequences = np.split(used, np.cumsum([len(w) for w in windows])[:-1])
     _save({"weights": fit_forecast(sequences).astype(np.float16)}, output / FORECAST_FILE)
 
 
-def _report(config: ModelConfig, collector: _Collector, provenance: dict[str, Any]) -> CalibrationReport:
-    moe = [n for n in range(config.num_hidden_layers) if config.is_moe(n)]
-    counts = {(n, e): collector.seen.get((n, e), 0) for n in moe for e in range(config.num_experts)}
+def _report(shape: Shape, collector: _Collector, provenance: dict[str, Any]) -> CalibrationReport:
+    routers = shape.routers.items()
+    counts = {(n, e): collector.seen.get((n, e), 0) for n, router in routers for e in range(router.experts)}
     rare = tuple(f"layer {n} expert {e}: {c} tokens" for (n, e), c in counts.items() if c < FEW_TOKENS)
     fewest = min(counts.values(), default=0)
     return CalibrationReport(provenance["tokens"], provenance["text_sha256"], len(counts), rare, fewest)

@@ -78,17 +78,17 @@ def plan_conversion(source: Path, recipe: Recipe | None) -> SizeReport:
     """`--dry-run`: check the checkpoint, and tell what its packed form will weigh; `recipe` as of `convert`."""
     with open_checkpoint(source) as checkpoint:
         _, pieces, _ = _plan(checkpoint, recipe)
-        return measure_sizes(checkpoint.config(), pieces)
+        return measure_sizes(checkpoint.describe(), pieces)
 
 
 def _plan(checkpoint: Checkpoint, recipe: Recipe | None) -> tuple[Recipe, list[Piece], CheckpointWeights]:
     """The recipe, the pieces it makes, and the weights they are made of."""
-    config = checkpoint.config()
-    pieces = plan_pieces(config, (recipe or find_recipe(DEFAULT_RECIPE)).schemes)
-    weights = CheckpointWeights(checkpoint, config, pieces)
+    shape = checkpoint.describe()
+    pieces = plan_pieces(shape, (recipe or find_recipe(DEFAULT_RECIPE)).schemes)
+    weights = CheckpointWeights(checkpoint, shape, pieces)
     if recipe is None:
         recipe = recipe_like(weights, pieces)
-        pieces = plan_pieces(config, recipe.schemes)
+        pieces = plan_pieces(shape, recipe.schemes)
     return recipe, pieces, weights
 
 
@@ -123,12 +123,12 @@ def convert(
     started, count = time.perf_counter(), choose_threads(threads)
     check_output(output, source, force)
     with open_checkpoint(source) as checkpoint:
-        config = checkpoint.config()
+        shape = checkpoint.describe()
         recipe, pieces, weights = _plan(checkpoint, recipe)
-        known = Calibration.load(calibration, checkpoint, config) if calibration else None
+        known = Calibration.load(calibration, checkpoint, shape) if calibration else None
         fingerprint = _fingerprint(checkpoint, recipe, known)
         warnings = tuple(_warnings(checkpoint, recipe, known))
-        sizes = measure_sizes(config, pieces)
+        sizes = measure_sizes(shape, pieces)
         kernels = load_kernels()
         with staged_folder(output, resume, force) as stage:
             beside = sum(len(content) for content in checkpoint.text_files.values())

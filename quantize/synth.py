@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.config import ModelConfig
+from edge_lfm.architectures import read_shape
 from edge_lfm.formats.packed import PackedWriter
 from edge_lfm.kernels.spec.layout import CODEBOOK, CODEBOOK_SHIFT
 from edge_lfm.kernels.spec.schemes import SCHEMES, TILE_ROWS
@@ -50,9 +50,9 @@ def synthesize(
     """
     started = time.perf_counter()
     check_output(output, None, force)
-    config = ModelConfig.from_dict(raw_config)
-    pieces = plan_pieces(config, recipe.schemes)
-    sizes = measure_sizes(config, pieces)
+    shape = read_shape(raw_config)
+    pieces = plan_pieces(shape, recipe.schemes)
+    sizes = measure_sizes(shape, pieces)
     advance = progress(sum(p.nbytes for p in pieces)) if progress else lambda _bytes: None
     warnings = ("random weights: for measurements only",)
     named = replace(recipe, schemes=replace(recipe.schemes, recipe=f"{recipe.name}, random weights"))

@@ -41,7 +41,7 @@ def paged_model(
 ) -> Iterator[PagedRunner]:
     """A runner that keeps `keep` experts for each layer, whatever that takes."""
     with PackedModel(folder) as model:
-        layers = [n for n in range(model.config.num_hidden_layers) if model.config.is_moe(n)]
+        layers = list(model.shape.routers)
         reader = BlockReader(model.folder / "model.safetensors")
         model.use_trunk(paged._read_trunk(reader, model))
         plan = PagingPlan(keep * len(layers), keep * len(layers) + ring, 0, paged.slot_bytes_of(model), len(layers))

@@ -13,7 +13,7 @@ import pytest
 import edge_lfm
 from edge_lfm import EdgeLfmError, Model
 from edge_lfm.api import LoadOptions, loading
-from edge_lfm.config import ModelConfig
+from edge_lfm.architectures import read_shape
 from edge_lfm.engine.paged import kv_cache_bytes
 from edge_lfm.errors import ContextOverflowError, DoesNotFitError, ModelFileError, UsageError
 from edge_lfm.memory.budget import Budget, parse_size
@@ -216,15 +216,15 @@ def test_a_stated_budget_holds_the_conversations_too(
     room: int, context: int | None, parallel: int | None, expected: tuple[int, int] | None
 ) -> None:
     """The 24B with so many bytes to spare: keys and values take 20,480 bytes a token (10 layers, 8 heads of 64)."""
-    config = ModelConfig.from_dict(family_config("lfm2-24b-a2b"))
+    shape = read_shape(family_config("lfm2-24b-a2b"))
     needed, budget = 13_000_000_000, Budget(13_000_000_000 + room, stated=True)
-    wanted, token_bytes = LoadOptions(context=context, parallel=parallel), kv_cache_bytes(config, 1, "float16")
-    *chosen, kv_bytes = loading._conversations(wanted, config, budget, needed, token_bytes)
+    wanted, token_bytes = LoadOptions(context=context, parallel=parallel), kv_cache_bytes(shape, 1, "float16")
+    *chosen, kv_bytes = loading._conversations(wanted, shape, budget, needed, token_bytes)
     assert kv_bytes == chosen[0] * chosen[1] * 20480
     assert (kv_bytes + loading._cache_bytes(wanted, budget, needed) <= room) == (expected is not None)
     if expected is not None:
         assert tuple(chosen) == expected
-    assert loading._conversations(wanted, config, Budget(needed, stated=False), needed, token_bytes) == (
+    assert loading._conversations(wanted, shape, Budget(needed, stated=False), needed, token_bytes) == (
         context or 32768,
         parallel or 4,
         0,

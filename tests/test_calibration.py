@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import GOLDEN_CASES, goldens_tool
 
-from edge_lfm.config import ModelConfig
+from edge_lfm.architectures import read_shape
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import EdgeLfmError, ModelFileError, UsageError
 from edge_lfm.formats.checkpoint import HubCheckpoint
@@ -24,22 +24,23 @@ from edge_lfm.quantize.calibration import PRIOR_TOKENS, STATISTICS, Calibration,
 from edge_lfm.quantize.convert import convert
 from edge_lfm.quantize.feedback import HELD_OUT, with_feedback
 from edge_lfm.quantize.recipe import find_recipe
+from edge_lfm.shape import Shape
 
 
-def open_weights(folder: Path) -> tuple[HubCheckpoint, ModelConfig, CheckpointWeights]:
+def open_weights(folder: Path) -> tuple[HubCheckpoint, Shape, CheckpointWeights]:
     checkpoint = HubCheckpoint(folder)
-    config = ModelConfig.from_dict(checkpoint.raw_config)
-    return checkpoint, config, CheckpointWeights(checkpoint, config, plan_pieces(config, find_recipe("int8").schemes))
+    shape = read_shape(checkpoint.raw_config)
+    return checkpoint, shape, CheckpointWeights(checkpoint, shape, plan_pieces(shape, find_recipe("int8").schemes))
 
 
 @pytest.mark.parametrize("case", GOLDEN_CASES)
 def test_streamed_model_equals_transformers(
     case: str, case_checkpoints: dict[str, Path], golden_logits: dict[str, np.ndarray]
 ) -> None:
-    checkpoint, config, weights = open_weights(case_checkpoints[case])
+    checkpoint, shape, weights = open_weights(case_checkpoints[case])
     with checkpoint:
         ids = goldens_tool.token_ids(case)
-        model = StreamedModel(config, weights)
+        model = StreamedModel(shape, weights)
         found = model.head(model.hidden([ids, ids[:5], ids]))
     for part, expected in (
         (found[: len(ids)], golden_logits[case]),
@@ -64,9 +65,9 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory, windows: list[np.ndarra
 
 
 def test_statistics_equal_a_direct_computation(calibrated: Path, windows: list[np.ndarray]) -> None:
-    checkpoint, config, weights = open_weights(demo_checkpoint())
+    checkpoint, shape, weights = open_weights(demo_checkpoint())
     with checkpoint:
-        known = Calibration.load(calibrated, checkpoint, config)
+        known = Calibration.load(calibrated, checkpoint, shape)
         inputs: list[np.ndarray] = []
 
         class Observed(ReferenceModel):
@@ -76,11 +77,11 @@ def test_statistics_equal_a_direct_computation(calibrated: Path, windows: list[n
                 return super()._linear(name, x)
 
         for window in windows[:24]:
-            Observed(config, weights).logits(window)
+            Observed(shape, weights).logits(window)
         expected = np.mean(np.square(np.concatenate(inputs)), axis=0)
         found = known.squares["model.layers.1.conv.out_proj.weight"]
         assert np.abs(found - expected).max() < 1e-4 * expected.max()
-        pieces = {p.name: p for p in plan_pieces(config, find_recipe("quality").schemes)}
+        pieces = {p.name: p for p in plan_pieces(shape, find_recipe("quality").schemes)}
         piece = pieces["model.layers.4.feed_forward.experts.3"]
         w1, w3, w2 = (known.importance_of(piece)[s.name] for s in piece.sources)
         assert np.array_equal(w1, w3) and w2.shape == (64,)

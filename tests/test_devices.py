@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from edge_lfm.config import ModelConfig
+from edge_lfm.architectures import read_shape
 from edge_lfm.devices.estimate import Demand, Machine, estimate
 from edge_lfm.devices.profiles import find_device, profiles, read_profile
 from edge_lfm.devices.targets import find_target
@@ -26,8 +26,8 @@ from edge_lfm.quantize.recipe import find_recipe
 
 
 def demand(name: str) -> Demand:
-    config = ModelConfig.from_dict(family_config(name))
-    return demand_of(config, plan_pieces(config, find_recipe("balanced").schemes))
+    shape = read_shape(family_config(name))
+    return demand_of(shape, plan_pieces(shape, find_recipe("balanced").schemes))
 
 
 def test_every_profile_is_sound() -> None:

@@ -41,13 +41,13 @@ def engine_logits(
 ) -> np.ndarray:
     kernels = load_kernels(find_isa(isa) if isa else None)
     with PackedModel(folder) as model, Runner(model, kernels, threads, chunk) as runner:
-        state = State(model.config, len(ids))
+        state = State(model.shape, len(ids))
         return np.concatenate([all_rows(runner, part, state) for part in np.split(ids, splits or [])])
 
 
 def reference_logits(folder: Path, ids: np.ndarray, integers: bool = True) -> np.ndarray:
     with PackedModel(folder) as model:
-        return ReferenceModel(model.config, UnpackedWeights(model, integers), np.float16).logits(ids)
+        return ReferenceModel(model.shape, UnpackedWeights(model, integers), np.float16).logits(ids)
 
 
 def divergence(p_logits: np.ndarray, q_logits: np.ndarray) -> np.ndarray:
@@ -110,12 +110,12 @@ def test_demo_follows_the_reference_and_its_greedy_text(
 ) -> None:
     """Greedy tokens equal those of the dequantized weights in float32, wherever the choice is not a near tie."""
     with PackedModel(demo[scheme]) as model, Runner(model, load_kernels(), 1) as runner:
-        exact = ReferenceModel(model.config, UnpackedWeights(model, integers=False), np.float16)
+        exact = ReferenceModel(model.shape, UnpackedWeights(model, integers=False), np.float16)
         compared = 0
         for prompt in demo_goldens.values():
             ids = np.array(prompt["prompt_ids"] + prompt["greedy_ids"])
             expected = exact.logits(ids)
-            found = all_rows(runner, ids, State(model.config, 512))
+            found = all_rows(runner, ids, State(model.shape, 512))
             top = np.sort(expected, axis=1)
             clear = top[:, -1] - top[:, -2] > 0.5  # logits; int8 activations move them by about 0.1
             compared += clear.sum()
@@ -127,7 +127,7 @@ def test_demo_answers_as_transformers_does(demo: dict[str, Path], demo_goldens: 
     """The packed float32 model generates transformers' own greedy tokens, for every golden prompt."""
     with PackedModel(demo["float32"]) as model, Runner(model, load_kernels(), 2) as runner:
         for name, prompt in demo_goldens.items():
-            state = State(model.config, 2048)
+            state = State(model.shape, 2048)
             logits, generated = runner.read(np.array(prompt["prompt_ids"]), state), []
             for _ in prompt["greedy_ids"]:
                 generated.append(int(logits.argmax()))
@@ -144,7 +144,7 @@ def test_demo_takes_the_experts_that_transformers_takes(demo: dict[str, Path], d
             all_rows(
                 runner,
                 prompt["prompt_ids"],
-                State(model.config, 2048),
+                State(model.shape, 2048),
                 routing=lambda n, chosen, found=found: found[n].append(np.sort(chosen, axis=1)),
             )
             for n, expected in prompt["experts"].items():
@@ -157,7 +157,7 @@ def test_the_kv_cache_grows_without_a_trace(packed_cases: dict[str, dict[str, Pa
     folder = packed_cases["int4"]["moe"]
     ids = np.random.default_rng(0).integers(0, 160, 900)
     with PackedModel(folder) as model, Runner(model, load_kernels(), 1, chunk=900) as runner:
-        large, small = State(model.config, 900), State(model.config, 900)
+        large, small = State(model.shape, 900), State(model.shape, 900)
         large.reserve(900)
         whole = runner.read(ids, large)
         for part in np.array_split(ids, 40):
@@ -172,20 +172,20 @@ def test_an_int8_cache_stays_close(demo: dict[str, Path], demo_goldens: dict[str
         gaps = []
         for prompt in demo_goldens.values():
             ids = np.array(prompt["prompt_ids"] + prompt["greedy_ids"])
-            half, eight = State(model.config, 512), State(model.config, 512, "int8")
+            half, eight = State(model.shape, 512), State(model.shape, 512, "int8")
             gaps.append(divergence(all_rows(runner, ids, half), all_rows(runner, ids, eight)))
         assert np.concatenate(gaps).mean() < 2e-3
         assert eight.nbytes < 0.6 * half.nbytes
-        chunks = State(model.config, 512, "int8")
+        chunks = State(model.shape, 512, "int8")
         parts = [all_rows(runner, part, chunks) for part in np.array_split(ids, 5)]
-        assert np.array_equal(np.concatenate(parts), all_rows(runner, ids, State(model.config, 512, "int8")))
+        assert np.array_equal(np.concatenate(parts), all_rows(runner, ids, State(model.shape, 512, "int8")))
     with pytest.raises(UsageError, match="int2"):
-        State(model.config, 16, "int2")
+        State(model.shape, 16, "int2")
 
 
 def test_bad_steps_are_refused(packed_cases: dict[str, dict[str, Path]]) -> None:
     with PackedModel(packed_cases["int8"]["dense"]) as model, Runner(model, load_kernels(), 1) as runner:
-        state = State(model.config, 20)
+        state = State(model.shape, 20)
         for bad in (-1, 160, 1 << 40):
             with pytest.raises(UsageError, match=r"0\.\.159"):
                 runner.read(np.array([1, bad]), state)
@@ -197,19 +197,19 @@ def test_bad_steps_are_refused(packed_cases: dict[str, dict[str, Path]]) -> None
 
 def test_nan_is_an_error_and_the_engine_lives_on(packed_cases: dict[str, dict[str, Path]]) -> None:
     with PackedModel(packed_cases["int8"]["moe"]) as model, Runner(model, load_kernels(), 2) as runner:
-        state, ids = State(model.config, 50), np.arange(10)
-        good = runner.read(ids, State(model.config, 50))
+        state, ids = State(model.shape, 50), np.arange(10)
+        good = runner.read(ids, State(model.shape, 50))
         state.conv[0][:] = np.nan
         with pytest.raises(NumericalError, match="NaN"):
             runner.read(ids, state)
-        assert np.array_equal(runner.read(ids, State(model.config, 50)), good)
+        assert np.array_equal(runner.read(ids, State(model.shape, 50)), good)
 
 
 def test_an_interrupted_step_is_finished_by_all(demo: dict[str, Path]) -> None:
     """Ctrl-C at random moments of 40 steps on three threads: none hangs, and the team's next step is right."""
     ids = np.arange(20, 400)
     with PackedModel(demo["int4"]) as model, Runner(model, load_kernels(), 3) as runner:
-        expected = runner.read(ids, State(model.config, 512))
+        expected = runner.read(ids, State(model.shape, 512))
         rng, main = np.random.default_rng(0), threading.main_thread().ident
         assert main is not None
         for _ in range(40):
@@ -217,9 +217,9 @@ def test_an_interrupted_step_is_finished_by_all(demo: dict[str, Path]) -> None:
             with pytest.raises(KeyboardInterrupt):
                 timer.start()
                 while True:
-                    runner.read(ids, State(model.config, 512))
+                    runner.read(ids, State(model.shape, 512))
             timer.join()
-            assert np.array_equal(runner.read(ids, State(model.config, 512)), expected)
+            assert np.array_equal(runner.read(ids, State(model.shape, 512)), expected)
 
 
 def test_a_failing_worker_is_told() -> None:

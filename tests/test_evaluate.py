@@ -98,13 +98,13 @@ def test_routing_is_that_of_the_reference(demo: dict[str, Path], windows: list[n
     """The experts that the compiled kernels chose, against the streamed model's, both float32."""
     with PackedModel(demo["float32"]) as model, Runner(model, load_kernels(), 2) as runner:
         scorer = PackedScorer(runner, 4096)
-        streamed = StreamedScorer(StreamedModel(model.config, UnpackedWeights(model, integers=False)), 4096)
+        streamed = StreamedScorer(StreamedModel(model.shape, UnpackedWeights(model, integers=False)), 4096)
         streamed.prepare(windows[:2], lambda _n: None)
         compared = 0
         for n, window in enumerate(windows[:2]):
             (logits, experts), (expected, theirs) = scorer.score(n, window), streamed.score(n, window)
             assert experts.keys() == theirs.keys() == {2, 3, 4, 5, 6, 7}
-            exact = ReferenceModel(model.config, UnpackedWeights(model, integers=False)).logits(window)
+            exact = ReferenceModel(model.shape, UnpackedWeights(model, integers=False)).logits(window)
             assert np.abs(expected - exact).max() < 1e-3
             same = np.stack([(np.sort(experts[n], 1) == np.sort(theirs[n], 1)).all(1) for n in experts])
             assert same.mean() > 0.99  # the float16 KV cache decides a near tie now and then,

@@ -60,9 +60,9 @@ def followers(folder: Path, isa: str | None, rng: np.random.Generator, vocab: in
         for n in range(SEQUENCES):
             kv_dtype = "int8" if n % 3 == 2 else "float16"
             ids = rng.integers(0, vocab, int(rng.integers(20, CONTEXT)))
-            alone = State(runner.config, CONTEXT, kv_dtype)
+            alone = State(runner.shape, CONTEXT, kv_dtype)
             expected = np.concatenate([all_rows(runner, part, alone) for part in np.split(ids, range(1, len(ids), 7))])
-            made.append(Follower(State(runner.config, CONTEXT, kv_dtype), ids, expected))
+            made.append(Follower(State(runner.shape, CONTEXT, kv_dtype), ids, expected))
     return made
 
 
@@ -146,14 +146,14 @@ def test_every_noted_place_can_be_gone_back_to(packed_cases: dict[str, dict[str,
 
 def test_what_is_refused_leaves_every_sequence_as_it_was(packed_cases: dict[str, dict[str, Path]]) -> None:
     with running(packed_cases["int8"]["moe"]) as runner:
-        good, small = State(runner.config, 64), State(runner.config, 4)
+        good, small = State(runner.shape, 64), State(runner.shape, 4)
         wrong = {
             UsageError: [
                 [],
                 [Feed(good, [])],
                 [Feed(good, [1]), Feed(good, [2])],
-                [Feed(good, range(30)), Feed(State(runner.config, 64), range(30))],
-                [Feed(good, [1]), Feed(State(runner.config, 64), [160])],
+                [Feed(good, range(30)), Feed(State(runner.shape, 64), range(30))],
+                [Feed(good, [1]), Feed(State(runner.shape, 64), [160])],
             ],
             ContextOverflowError: [[Feed(good, [1]), Feed(small, range(5))]],
         }
@@ -162,26 +162,26 @@ def test_what_is_refused_leaves_every_sequence_as_it_was(packed_cases: dict[str,
                 with pytest.raises(error):
                     runner.run(feeds)
         assert good.position == small.position == 0
-        expected = runner.read([1, 2], State(runner.config, 64))
+        expected = runner.read([1, 2], State(runner.shape, 64))
         assert np.array_equal(runner.read([1, 2], good), expected)
 
 
 def test_a_nan_fails_the_step_and_no_later_one(packed_cases: dict[str, dict[str, Path]]) -> None:
     """One flag a step: it does not tell whose row it was, so none of the step's states is used further."""
     with running(packed_cases["int8"]["moe"]) as runner:
-        sick, sound = State(runner.config, 64), State(runner.config, 64)
+        sick, sound = State(runner.shape, 64), State(runner.shape, 64)
         sick.conv[0][:] = np.nan
         with pytest.raises(NumericalError, match="NaN"):
             runner.run([Feed(sound, [1, 2]), Feed(sick, [1, 2])])
         assert sound.position == sick.position == 0
-        fresh = State(runner.config, 64)
+        fresh = State(runner.shape, 64)
         assert np.isfinite(runner.run([Feed(fresh, [1, 2])])[0]).all()
 
 
 def test_a_cancelled_step_is_undone_by_its_sequence(packed_cases: dict[str, dict[str, Path]]) -> None:
     with running(packed_cases["int8"]["moe"]) as runner:
         ids = np.random.default_rng(0).integers(0, 160, 80).tolist()
-        sequence = TokenSequence(State(runner.config, 128))
+        sequence = TokenSequence(State(runner.shape, 128))
         run_alone(sequence.feed(ids[:40]), runner.run)
         asked: list[bool] = []
 
@@ -193,6 +193,6 @@ def test_a_cancelled_step_is_undone_by_its_sequence(packed_cases: dict[str, dict
             run_alone(sequence.feed(ids[40:]), lambda feeds: runner.run(feeds, cancelled=cancelled))
         assert len(sequence.ids) == sequence.state.position == 40
         again = run_alone(sequence.feed(ids[40:]), runner.run)[0]
-        whole = TokenSequence(State(runner.config, 128))
+        whole = TokenSequence(State(runner.shape, 128))
         run_alone(whole.feed(ids[:40]), runner.run)
         assert np.array_equal(again, run_alone(whole.feed(ids[40:]), runner.run)[0])

@@ -19,6 +19,7 @@ import pytest
 from conftest import DATA
 
 from edge_lfm import Model
+from edge_lfm.architectures.lfm2_gguf import GGUF
 from edge_lfm.cli.main import main
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import EdgeLfmError, MissingExtraError, ModelFileError, UnsupportedModelError
@@ -36,6 +37,7 @@ from edge_lfm.model.plan import plan_pieces
 from edge_lfm.model.reference import ReferenceModel
 from edge_lfm.quantize.convert import convert
 from edge_lfm.quantize.recipe import find_recipe, recipe_like
+from edge_lfm.shape import Router
 from edge_lfm.text.tokenizer import Tokenizer
 
 Kind = gguf.GGMLQuantizationType
@@ -175,8 +177,8 @@ def test_k_quants_are_taken_with_the_nearest_schemes(tmp_path: Path, files: dict
 def test_most_of_a_class_decides(files: dict[str, Path]) -> None:
     """llama.cpp's Q4_K_M has Q6_K in some matrices of a class, which must not double the whole class."""
     with GgufCheckpoint(files["f16"]) as checkpoint:
-        pieces = plan_pieces(checkpoint.config(), find_recipe("balanced").schemes)
-        weights = CheckpointWeights(checkpoint, checkpoint.config(), pieces)
+        pieces = plan_pieces(checkpoint.describe(), find_recipe("balanced").schemes)
+        weights = CheckpointWeights(checkpoint, checkpoint.describe(), pieces)
 
         def scheme_of(mixed: Callable[[str], str]) -> str:
             weights.kind = mixed  # type: ignore[method-assign]
@@ -206,9 +208,9 @@ def test_the_tokenizer_survives(packed_files: dict[str, Path]) -> None:
 def test_the_real_tokenizer_survives(shared_data: Path, tmp_path: Path) -> None:
     folder = shared_data / "lfm2_tokenizer"
     source = {f.name: f.read_bytes() for f in folder.iterdir() if f.name in ("tokenizer.json", "tokenizer_config.json")}
-    metadata = gguf_metadata(source, 65536, "here")
+    metadata = gguf_metadata(source, 65536, GGUF, "here")
     assert len(metadata["tokenizer.ggml.tokens"]) == 65536
-    for name, content in hub_files(metadata, "here").items():
+    for name, content in hub_files(metadata, GGUF, "here").items():
         (tmp_path / name).write_bytes(content)
     ours, theirs = Tokenizer(tmp_path), Tokenizer(folder)
     for text in (*TEXTS, *(path.read_text("utf-8")[:20000] for path in (shared_data / "eval").glob("*.txt"))):
@@ -228,11 +230,11 @@ def llama_goldens() -> dict[str, np.ndarray]:
 class _Margins(ReferenceModel):
     """Notes by how much the last of a token's chosen experts was ahead of the next, in every layer."""
 
-    def _experts(self, at: str, x: F32) -> F32:
+    def _experts(self, at: str, router: Router, x: F32) -> F32:
         scores = 1 / (1 + np.exp(-ref.multiply(self._f32(f"{at}.gate.weight"), x))) + self._f32(f"{at}.expert_bias")
-        best, k = -np.sort(-scores, axis=1), self.config.num_experts_per_tok
+        best, k = -np.sort(-scores, axis=1), router.top_k
         self.found.append(best[:, k - 1] - best[:, k])
-        return super()._experts(at, x)
+        return super()._experts(at, router, x)
 
     def of(self, ids: list[int]) -> np.ndarray:
         """[tokens]: the least of all layers."""
@@ -250,7 +252,7 @@ def test_llama_cpp_reads_the_file_as_we_do(
     """
     compared = 0
     with Model.load(packed_files["f16"]) as model, PackedModel(packed_files["f16"]) as packed:
-        margins = _Margins(packed.config, UnpackedWeights(packed, integers=False))
+        margins = _Margins(packed.shape, UnpackedWeights(packed, integers=False))
         for name, prompt in demo_goldens.items():
             ids, greedy = prompt["prompt_ids"], llama_goldens[f"f16.{name}.greedy"]
             logits = model.logits([*ids, *greedy.tolist()])
@@ -414,7 +416,7 @@ def test_flipped_bytes_of_the_header_never_surprise(files: dict[str, Path], tmp_
         whole[at] = kept
         try:
             with open_checkpoint(path) as checkpoint:
-                checkpoint.config()
+                checkpoint.describe()
         except EdgeLfmError as error:
             assert "flipped.gguf" in str(error)
 
@@ -430,7 +432,7 @@ def test_flipped_bytes_of_the_header_never_surprise(files: dict[str, Path], tmp_
 )
 def test_another_tokenizer_is_refused(edit: Callable[[dict], dict], reason: str, files: dict[str, Path]) -> None:
     with GgufFile(files["f16"]) as file, pytest.raises(UnsupportedModelError, match=reason):
-        hub_files(edit(file.metadata), "here")
+        hub_files(edit(file.metadata), GGUF, "here")
 
 
 # The verb

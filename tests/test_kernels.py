@@ -29,8 +29,10 @@ from edge_lfm.kernels.spec.layout import (
     SYNC_BYTES,
     scratch_bytes,
 )
+from edge_lfm.kernels.spec.routing import route
 from edge_lfm.kernels.spec.schemes import CODEBOOK4_G16, CODEBOOK4_G32, FLOAT32, INT4_G32, INT8_G32, Scheme
 from edge_lfm.kernels.spec.tiles import Coded, pack_tiles, unpack_coded, unpack_tiles
+from edge_lfm.shape import Router
 
 SUM_TOLERANCE = 3e-6
 SCHEMES = [FLOAT32, INT8_G32, INT4_G32, CODEBOOK4_G32, CODEBOOK4_G16]
@@ -402,7 +404,8 @@ def test_route(kernels: Kernels, experts: int, top_k: int, normalize: bool, bias
     bias = rng.standard_normal(experts).astype(np.float32) * np.float32(0.1) if biased else None
     if biased:
         logits[3], bias[: experts // 2] = 0.5, 0
-    chosen, weights = ref.route(logits, bias, top_k, normalize, 1.5)
+    router = Router(experts, top_k, "sigmoid", biased, normalize, guard=1e-6, scale=1.5)
+    chosen, weights = route(logits, bias, router)
     found, found_weights = np.zeros((tokens, top_k), np.int64), np.zeros((tokens, top_k), np.float32)
     segments = np.zeros(experts + 1, np.int64)
     pair_token, pair_weight = np.zeros(tokens * top_k, np.int64), np.zeros(tokens * top_k, np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge_lfm.config import ModelConfig
+from edge_lfm.architectures import read_shape
 from edge_lfm.kernels.spec.layout import CONTEXT
 from edge_lfm.memory.scratch import plan_scratch
 from edge_lfm.quantize.families import FAMILY, family_config
@@ -12,12 +12,12 @@ from edge_lfm.quantize.families import FAMILY, family_config
 
 @pytest.mark.parametrize("name", FAMILY)
 def test_every_scratch_field_has_its_buffer(name: str) -> None:
-    config = ModelConfig.from_dict(family_config(name))
-    scratch = plan_scratch(config, 512, 2)
+    shape = read_shape(family_config(name))
+    scratch = plan_scratch(shape, 512, 2)
     names = list(CONTEXT.names or ())
     assert sorted(b.field for b in scratch.buffers) == sorted(names[names.index("x") : names.index("scratch_bytes")])
     assert all(buffer.count > 0 for buffer in scratch.buffers)
-    more_threads = plan_scratch(config, 512, 3)
+    more_threads = plan_scratch(shape, 512, 3)
     assert more_threads.nbytes - scratch.nbytes == scratch.thread_bytes == more_threads.thread_bytes
 
 
@@ -30,7 +30,7 @@ def test_the_scratch_of_the_24b() -> None:
     values = 2 * tokens * hidden + pairs * hidden + gated
     small = tokens * 64 * 4 + pairs * (8 + 4 + 8 + 4) + 65 * 8 + 64 * 8
     shared = int(quantized * values) + 4 * tokens * (hidden + wide) + small
-    scratch = plan_scratch(ModelConfig.from_dict(family_config("lfm2-24b-a2b")), tokens, 2)
+    scratch = plan_scratch(read_shape(family_config("lfm2-24b-a2b")), tokens, 2)
     buffers = sum(buffer.nbytes for buffer in scratch.buffers)
     assert buffers == shared + 2 * scratch.thread_bytes
     assert buffers <= scratch.nbytes < buffers + 4096  # alignment

@@ -78,7 +78,7 @@ def reference_of(packed: PackedModel) -> ReferenceModel:
     unpacked = UnpackedWeights(packed, integers=False)
     cache: dict[str, F32] = {}
     return ReferenceModel(
-        packed.config, lambda name: cache[name] if name in cache else cache.setdefault(name, unpacked(name))
+        packed.shape, lambda name: cache[name] if name in cache else cache.setdefault(name, unpacked(name))
     )  # type: ignore[arg-type]
 
 

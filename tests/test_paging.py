@@ -22,7 +22,7 @@ from conftest import GOLDEN_CASES, goldens_tool
 from stepping import all_rows, paged_model
 
 from edge_lfm.api import Model
-from edge_lfm.config import ModelConfig
+from edge_lfm.architectures import read_shape
 from edge_lfm.engine import paged
 from edge_lfm.engine.cached_routing import choose_cached, parse_routing
 from edge_lfm.engine.lookahead import Lookahead
@@ -40,7 +40,7 @@ from edge_lfm.model.state import State
 
 
 def logits_of(runner: Runner, ids: np.ndarray, splits: list[int]) -> np.ndarray:
-    state = State(runner.model.config, 2048)
+    state = State(runner.model.shape, 2048)
     return np.concatenate([all_rows(runner, part, state) for part in np.split(ids, splits)])
 
 
@@ -228,12 +228,12 @@ def test_a_file_that_is_cut_while_running_fails_the_request_only(
     with paged_model(folder, 2) as runner:
         pager = runner.pager
         assert pager is not None
-        state = State(runner.model.config, 2048)
+        state = State(runner.model.shape, 2048)
         runner.read(ids[:50].tolist(), state)
         os.truncate(weights, len(whole) // 2)
         for _ in range(2):
             with pytest.raises(ModelFileError, match="truncated"):
-                runner.read(ids[:50].tolist(), State(runner.model.config, 2048))
+                runner.read(ids[:50].tolist(), State(runner.model.shape, 2048))
             assert all(not layer.passing for layer in pager.residency.layers.values())
         weights.write_bytes(whole)  # the same file, whole again
         assert np.array_equal(logits_of(runner, ids, [100]), resident)
@@ -245,7 +245,7 @@ def test_mapping_takes_no_more_memory_than_its_slots(demo: dict[str, Path], ids:
     with paged_model(demo["float32"], 3, 4, way="map") as runner:
         assert runner.pager is not None
         for first in range(0, 150, 10):
-            runner.read(ids[first : first + 10].tolist(), State(runner.model.config, 2048))
+            runner.read(ids[first : first + 10].tolist(), State(runner.model.shape, 2048))
         address, nbytes = runner.model.span
         held = resident_bytes(address)
         block = runner.pager.store.block_bytes
@@ -270,12 +270,12 @@ def test_a_mapped_file_that_is_cut_fails_requests_and_not_the_process(
     folder = tmp_path / "m"
     shutil.copytree(demo["balanced"], folder)
     with running(folder, way, 4) as runner:
-        runner.read(ids[:50].tolist(), State(runner.model.config, 2048))
+        runner.read(ids[:50].tolist(), State(runner.model.shape, 2048))
         os.truncate(folder / "model.safetensors", 1 << 20)
         for _ in range(2):
             with pytest.raises(ModelFileError, match=r"truncated|ends there"):
                 for first in range(0, 150, 10):
-                    runner.read(ids[first : first + 10].tolist(), State(runner.model.config, 2048))
+                    runner.read(ids[first : first + 10].tolist(), State(runner.model.shape, 2048))
         with paged_model(demo["balanced"], 2) as other:  # another model is not concerned
             assert np.array_equal(logits_of(other, ids, [100]), resident)
 
@@ -382,12 +382,12 @@ def failing_disk(demo: dict[str, Path], tmp_path: Path) -> Iterator[tuple[Path, 
 def test_a_disk_that_fails(way: str, failing_disk: tuple[Path, Path], ids: np.ndarray) -> None:
     folder, image = failing_disk
     with running(folder, way, 1) as runner:
-        runner.read(ids[:1], State(runner.model.config, 2048))  # one token: most experts have not been read
+        runner.read(ids[:1], State(runner.model.shape, 2048))  # one token: most experts have not been read
         os.truncate(image, 1 << 20)
         Path("/proc/sys/vm/drop_caches").write_text("1", encoding="ascii")
         with pytest.raises(ModelFileError, match=r"cannot be read|failed"):
             for first in range(0, 150, 10):
-                runner.read(ids[first : first + 10].tolist(), State(runner.model.config, 2048))
+                runner.read(ids[first : first + 10].tolist(), State(runner.model.shape, 2048))
 
 
 def test_an_interrupted_step_loses_no_slot(demo: dict[str, Path], ids: np.ndarray, resident: np.ndarray) -> None:
@@ -442,7 +442,7 @@ def test_guesses_name_most_of_the_next_experts(demo: dict[str, Path], demo_golde
             if guess:
                 guessed[guess[0]] = set(guess[1].tolist())
 
-        state = State(model.config, 512)
+        state = State(model.shape, 512)
         for token in demo_goldens["story"]["prompt_ids"] + demo_goldens["story"]["greedy_ids"]:
             guessed.clear()
             all_rows(runner, [token], state, routing=watch)
@@ -468,17 +468,17 @@ def test_routings_that_there_are_not(text: str) -> None:
 
 
 def test_cached_routing_prefers_what_is_there_within_its_margin() -> None:
-    config = ModelConfig.from_dict(next(raw for raw in GOLDEN_CASES.values() if raw.get("num_experts") == 8))
-    k = config.num_experts_per_tok
+    router = next(iter(read_shape(GOLDEN_CASES["moe"]).routers.values()))
+    k = router.top_k
     scores = np.array([0.5, 0.9, 0.8, 0.78, 0.6, 0.4, 0.3, 0.2], np.float32)
     nothing, some = np.zeros(8, bool), np.isin(np.arange(8), [3, 4])
-    exact, weights = choose_cached(scores, None, nothing, 0.9, config)
+    exact, weights = choose_cached(scores, None, nothing, 0.9, router)
     assert exact.tolist() == np.argsort(-scores)[:k].tolist()
-    assert weights.sum() == pytest.approx(config.routed_scaling_factor, rel=1e-3)
-    assert choose_cached(scores, None, some, 1.0, config)[0].tolist() == exact.tolist()
-    assert choose_cached(scores, None, some, 0.95, config)[0][:2].tolist() == [1, 3], "0.78 is within 5 % of 0.8"
-    assert choose_cached(scores, None, some, 0.5, config)[0][0] == 1, "the first choice is always taken"
-    biased = choose_cached(scores, np.float32(1) * (np.arange(8) == 7), nothing, 0.9, config)[0]
+    assert weights.sum() == pytest.approx(router.scale, rel=1e-3)
+    assert choose_cached(scores, None, some, 1.0, router)[0].tolist() == exact.tolist()
+    assert choose_cached(scores, None, some, 0.95, router)[0][:2].tolist() == [1, 3], "0.78 is within 5 % of 0.8"
+    assert choose_cached(scores, None, some, 0.5, router)[0][0] == 1, "the first choice is always taken"
+    biased = choose_cached(scores, np.float32(1) * (np.arange(8) == 7), nothing, 0.9, router)[0]
     assert biased[0] == 7
 
 

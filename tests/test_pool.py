@@ -29,7 +29,7 @@ def model(demo: dict[str, Path]) -> Iterator[Model]:
 
 def read(model: Model, ids: list[int], places: list[int]) -> TokenSequence:
     """A sequence that says that it has read these tokens, and can go back to these places."""
-    state = State(model.config, 256)
+    state = State(model.shape, 256)
     sequence = TokenSequence(state)
     for position in sorted({*places, len(ids)}):
         state.position = position
@@ -48,7 +48,7 @@ def reach(sequence: TokenSequence, ids: list[int]) -> int:
 
 def test_the_longest_prefix_is_found(model: Model) -> None:
     rng = random.Random(0)
-    pool = SequencePool(lambda: State(model.config, 256), 1 << 30)
+    pool = SequencePool(lambda: State(model.shape, 256), 1 << 30)
     kept: list[TokenSequence] = []
     talks = [Talk() for _ in range(4)]
     for _ in range(400):
@@ -74,7 +74,7 @@ def test_the_longest_prefix_is_found(model: Model) -> None:
 
 
 def test_what_another_one_offers_too_is_not_kept_twice(model: Model) -> None:
-    pool = SequencePool(lambda: State(model.config, 256), 1 << 30)
+    pool = SequencePool(lambda: State(model.shape, 256), 1 << 30)
     pool.give(read(model, [1, 2, 3], []))
     pool.give(read(model, [1, 2, 3, 4, 5], [3]))
     assert pool.stats.sequences == 1
@@ -84,7 +84,7 @@ def test_what_another_one_offers_too_is_not_kept_twice(model: Model) -> None:
 
 def test_looking_for_a_prefix_does_not_grow_with_what_is_kept(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of them share a system prompt, and a place behind it."""
-    pool, system = SequencePool(lambda: State(model.config, 256), 1 << 40), list(range(40))
+    pool, system = SequencePool(lambda: State(model.shape, 256), 1 << 40), list(range(40))
     looks: list[int] = []
     offers = pool_module._offers
     monkeypatch.setattr(pool_module, "_offers", lambda s, ids: looks.append(1) or offers(s, ids))

@@ -55,7 +55,7 @@ def test_only_what_is_needed_comes(repository: Path, tmp_path: Path) -> None:
             assert (tmp_path / "out" / name).read_bytes() == (repository / name).read_bytes()
         assert hub.fetched[0] == "config.json"
         with open_checkpoint(tmp_path / "out") as checkpoint:
-            assert checkpoint.config().num_experts == 16
+            assert checkpoint.describe().experts == 16
         hub.fetched.clear()
         pull(REPO, tmp_path / "out", endpoint=hub.endpoint, quiet=True)
         assert not hub.fetched  # it is all there

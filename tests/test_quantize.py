@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import GOLDEN_CASES, goldens_tool, write_checkpoint
 
-from edge_lfm.config import ModelConfig
+from edge_lfm.architectures import read_shape
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import EdgeLfmError, ModelFileError, OutputError, UnsupportedModelError, UsageError
 from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
@@ -27,10 +27,10 @@ from edge_lfm.quantize.synth import synthesize
 
 def test_weights_beyond_float16_are_refused_by_name(tmp_path: Path) -> None:
     raw = GOLDEN_CASES["dense"]
-    config = ModelConfig.from_dict(raw)
+    shape = read_shape(raw)
     tensors = {
         s.name: goldens_tool.random_weights(s.name, s.shape)
-        for p in plan_pieces(config, find_recipe("int4").schemes)
+        for p in plan_pieces(shape, find_recipe("int4").schemes)
         for s in p.sources
     }
     tensors["model.layers.1.feed_forward.w3.weight"][0, 0] = 1e8
@@ -91,8 +91,8 @@ CARD_PARAMETERS = {
 
 @pytest.mark.parametrize("name", CARD_PARAMETERS)
 def test_published_shapes_have_the_parameters_of_their_cards(name: str) -> None:
-    config = ModelConfig.from_dict(family_config(name))
-    sizes = measure_sizes(config, plan_pieces(config, find_recipe("int4").schemes))
+    shape = read_shape(family_config(name))
+    sizes = measure_sizes(shape, plan_pieces(shape, find_recipe("int4").schemes))
     assert sizes.parameters == CARD_PARAMETERS[name]
     if name == "lfm2-24b-a2b":
         assert sizes.active_parameters == 2_326_881_920
@@ -184,8 +184,8 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
 
 def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
     raw = GOLDEN_CASES["moe"]
-    config = ModelConfig.from_dict(raw)
-    sources = [s for p in plan_pieces(config, find_recipe("int4").schemes) for s in p.sources]
+    shape = read_shape(raw)
+    sources = [s for p in plan_pieces(shape, find_recipe("int4").schemes) for s in p.sources]
     for name in ("model.layers.2.feed_forward.experts.3.w2.weight", "model.embed_tokens.weight", sources[-1].name):
         tensors = {s.name: goldens_tool.random_weights(s.name, s.shape) for s in sources}
         tensors[name].reshape(-1)[-1] = np.nan

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import FLOAT_SCHEMES, GOLDEN_CASES, goldens_tool
 
-from edge_lfm.config import ModelConfig
+from edge_lfm.architectures import read_shape
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.formats.checkpoint import HubCheckpoint
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
@@ -20,8 +20,8 @@ TOLERANCE = 1e-4  # of the largest logit
 
 def reference_of(folder: Path) -> ReferenceModel:
     checkpoint = HubCheckpoint(folder)
-    config = ModelConfig.from_dict(checkpoint.raw_config)
-    return ReferenceModel(config, CheckpointWeights(checkpoint, config, plan_pieces(config, FLOAT_SCHEMES)))
+    shape = read_shape(checkpoint.raw_config)
+    return ReferenceModel(shape, CheckpointWeights(checkpoint, shape, plan_pieces(shape, FLOAT_SCHEMES)))
 
 
 @pytest.mark.parametrize("case", GOLDEN_CASES)

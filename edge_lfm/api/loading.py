@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_lfm.api.load_options import LoadOptions
-from edge_lfm.config import ModelConfig
 from edge_lfm.engine.backend import Backend
 from edge_lfm.engine.onnx_runner import OnnxRunner
 from edge_lfm.engine.paged import kv_cache_bytes, paged_runner
@@ -21,6 +20,7 @@ from edge_lfm.memory.budget import Budget
 from edge_lfm.model.onnx_model import OnnxModel, is_onnx
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.sizes import measure_sizes
+from edge_lfm.shape import Shape
 
 DEFAULT_CONTEXT = 32768
 """What the cards of LFM2 state; the configs' 128,000 is the positions' range."""
@@ -80,22 +80,22 @@ def _demo(backend: str | None) -> Path:
 
 def _load_packed(packed: PackedModel, wanted: LoadOptions) -> Loaded:
     """Wholly in memory if it fits, with experts paged otherwise."""
-    _check_context(wanted.context, packed.config)
-    threads, positions = choose_threads(wanted.threads), packed.config.max_position_embeddings
+    _check_context(wanted.context, packed.shape)
+    threads, positions = choose_threads(wanted.threads), packed.shape.context
     if wanted.threads is None:
-        sizes = measure_sizes(packed.config, list(packed.pieces.values()))
+        sizes = measure_sizes(packed.shape, list(packed.pieces.values()))
         threads = min(threads, 1 + sizes.bytes_per_token // _BYTES_PER_THREAD)
     budget, needed = Budget.of(wanted.ram), packed.nbytes + _OVERHEAD_BYTES
-    token_bytes = kv_cache_bytes(packed.config, 1, wanted.kv_dtype)
-    context, parallel, kv_bytes = _conversations(wanted, packed.config, budget, needed, token_bytes)
+    token_bytes = kv_cache_bytes(packed.shape, 1, wanted.kv_dtype)
+    context, parallel, kv_bytes = _conversations(wanted, packed.shape, budget, needed, token_bytes)
     if needed + kv_bytes + (wanted.cache_bytes or 0) <= budget.nbytes:
         runner, cache_bytes = Runner(packed, load_kernels(), threads), _cache_bytes(wanted, budget, needed)
         return Loaded(packed, runner, context, wanted.kv_dtype, cache_bytes, parallel)
-    if not packed.config.num_experts:
+    if not packed.shape.experts:
         needed += kv_bytes + (wanted.cache_bytes or 0)
         raise budget.refuse(needed, "a smaller model or --context, or a recipe with fewer bits")
     context = wanted.context or min(PAGED_CONTEXT, positions)
-    kv_bytes = kv_cache_bytes(packed.config, context, wanted.kv_dtype)
+    kv_bytes = kv_cache_bytes(packed.shape, context, wanted.kv_dtype)
     cache_bytes = kv_bytes if wanted.cache_bytes is None else wanted.cache_bytes
     parallel = wanted.parallel or 1
     kept_bytes = kv_bytes * parallel + cache_bytes
@@ -104,7 +104,7 @@ def _load_packed(packed: PackedModel, wanted: LoadOptions) -> Loaded:
 
 
 def _conversations(
-    wanted: LoadOptions, config: ModelConfig, budget: Budget, needed: int, token_bytes: int
+    wanted: LoadOptions, shape: Shape, budget: Budget, needed: int, token_bytes: int
 ) -> tuple[int, int, int]:
     """For a model that is wholly in memory: context, answers that take turns, and the bytes of their keys and values.
 
@@ -113,7 +113,7 @@ def _conversations(
     In a stated budget they are chosen, where they were not asked for, so that all fit beside what `_cache_bytes` takes.
     One that was not stated is no promise: long conversations take what the machine has.
     """
-    most = min(DEFAULT_CONTEXT, config.max_position_embeddings)
+    most = min(DEFAULT_CONTEXT, shape.context)
     if not budget.stated:
         return wanted.context or most, wanted.parallel or DEFAULT_PARALLEL, 0
     room = max(0, budget.nbytes - needed)
@@ -128,12 +128,12 @@ def _conversations(
 def _load_onnx(folder: Path, wanted: LoadOptions) -> Loaded:
     """An exported model on onnxruntime, all of it in memory."""
     files = OnnxModel(folder)
-    _check_context(wanted.context, files.config)
+    _check_context(wanted.context, files.shape)
     if wanted.kv_dtype == "int8":
         raise UsageError("onnxruntime keeps keys and values in float32", hint="leave kv_dtype out")
     budget, needed = Budget.of(wanted.ram), files.nbytes + _OVERHEAD_BYTES
-    token_bytes = kv_cache_bytes(files.config, 1, "float32")
-    context, parallel, kv_bytes = _conversations(wanted, files.config, budget, needed, token_bytes)
+    token_bytes = kv_cache_bytes(files.shape, 1, "float32")
+    context, parallel, kv_bytes = _conversations(wanted, files.shape, budget, needed, token_bytes)
     if needed + kv_bytes + (wanted.cache_bytes or 0) > budget.nbytes:
         needed += kv_bytes + (wanted.cache_bytes or 0)
         raise budget.refuse(needed, "a smaller --context, or the packed model, whose experts can be paged")
@@ -148,7 +148,7 @@ def _cache_bytes(wanted: LoadOptions, budget: Budget, needed: int) -> int:
     return min(_MOST_CACHE_BYTES, (budget.nbytes - needed) // 4)
 
 
-def _check_context(context: int | None, config: ModelConfig) -> None:
-    positions = config.max_position_embeddings
+def _check_context(context: int | None, shape: Shape) -> None:
+    positions = shape.context
     if context is not None and not 1 <= context <= positions:
         raise UsageError(f"a context of {context}", hint=f"this model can do 1..{positions}")

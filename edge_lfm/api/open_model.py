@@ -13,7 +13,7 @@ from edge_lfm.api.checking import checked
 from edge_lfm.api.loading import Loaded
 from edge_lfm.api.options import AnswerOptions, Prompt
 from edge_lfm.api.requests import Requests
-from edge_lfm.config import ModelConfig, as_ids, read_json
+from edge_lfm.architectures.reader import as_ids
 from edge_lfm.engine.answering import Engine, Events, Request, answer
 from edge_lfm.engine.grammar import GrammarCompiler
 from edge_lfm.engine.pool import SequencePool
@@ -21,9 +21,11 @@ from edge_lfm.engine.sampling import SamplingOptions
 from edge_lfm.engine.scheduler import Job, Scheduler
 from edge_lfm.engine.session_file import load_sequence, save_sequence
 from edge_lfm.errors import UsageError
+from edge_lfm.formats.strict import read_json
 from edge_lfm.memory.prefault import Prefault
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.state import State
+from edge_lfm.shape import Shape
 from edge_lfm.text.template import ChatTemplate
 from edge_lfm.text.tokenizer import Tokenizer
 
@@ -37,7 +39,7 @@ class OpenModel:
         self._prefault: Prefault | None = None
         if isinstance(files, PackedModel) and backend.pager is None:
             self._prefault = Prefault(*files.span)
-        self.config: ModelConfig = files.config
+        self.shape: Shape = files.shape
         self.folder = files.folder
         has_text = (self.folder / "tokenizer.json").exists()
         self.tokenizer = Tokenizer(self.folder) if has_text else None
@@ -54,14 +56,12 @@ class OpenModel:
             self.tokenizer.special_id("<|im_start|>") if self.tokenizer else None,
             self._make_grammars(generation),
         )
-        self.requests = Requests(
-            self.engine, self.template, self.sampling, context, self.config.vocab_size, str(self.folder)
-        )
+        self.requests = Requests(self.engine, self.template, self.sampling, context, self.shape.vocab, str(self.folder))
 
     @property
     def vocab(self) -> int:
         """Ids that can be generated: those of the tokenizer, without the padding rows of the head."""
-        rows = self.config.vocab_size
+        rows = self.shape.vocab
         return min(rows, self.tokenizer.size) if self.tokenizer else rows
 
     def new_state(self) -> State:
@@ -101,7 +101,7 @@ class OpenModel:
         Raises:
             SessionFileError: as `session_file.load_sequence`.
         """
-        sequence, extra = load_sequence(path, self.new_state(), self.files.fingerprint, self.config.vocab_size)
+        sequence, extra = load_sequence(path, self.new_state(), self.files.fingerprint, self.shape.vocab)
 
         def own(holder: Any) -> None:
             if sequence is not None:
@@ -128,7 +128,7 @@ class OpenModel:
         return GrammarCompiler(self.tokenizer.as_json, self.vocab, self._find_stop_ids(generation))
 
     def _find_stop_ids(self, generation: Mapping[str, Any]) -> tuple[int, ...]:
-        ids = {*as_ids(generation.get("eos_token_id")), *self.config.eos_token_ids}
+        ids = {*as_ids(generation.get("eos_token_id")), *self.shape.eos}
         return tuple(sorted(ids | set(self.tokenizer.eos_ids if self.tokenizer else ())))
 
 

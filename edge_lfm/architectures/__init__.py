@@ -1,6 +1,7 @@
 """The families of models, one file each: what their config means, what their tensors are called elsewhere.
 
-`read_shape` chooses the file by `model_type`; what it gives is all that the rest of the program reads.
+The family is chosen here, by `model_type` or by GGUF's name of the architecture; the rest of the program reads the
+shape and the names that it is given.
 """
 
 from __future__ import annotations
@@ -9,11 +10,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from edge_lfm.architectures import lfm2
+from edge_lfm.architectures.family import Family, GgufKeys, GgufSpelling
 from edge_lfm.architectures.reader import ConfigReader
+from edge_lfm.errors import UnsupportedModelError
 from edge_lfm.shape import Shape
 
-_READERS = {model_type: family.read for family in (lfm2,) for model_type in family.MODEL_TYPES}
-_HINT = f"edge-lfm runs models of the types {', '.join(_READERS)}"
+__all__ = ["Family", "GgufKeys", "GgufSpelling", "family_of", "gguf_spelling", "read_shape"]
+
+_FAMILIES = {model_type: family for family in (lfm2.FAMILY,) for model_type in family.model_types}
+_GGUF = {name: family.gguf for family in _FAMILIES.values() for name in family.gguf.model_types}
+
+
+def family_of(raw: Mapping[str, Any], where: str = "config.json") -> Family:
+    """The family of the model of a `config.json`; `where` stands in error messages.
+
+    Raises:
+        UnsupportedModelError: none is implemented that has its `model_type`.
+    """
+    model_type = raw.get("model_type")
+    if not isinstance(model_type, str) or model_type not in _FAMILIES:
+        raise UnsupportedModelError(f"{where}: model_type {model_type!r} is not implemented", hint=_hint())
+    return _FAMILIES[model_type]
 
 
 def read_shape(raw: Mapping[str, Any], where: str = "config.json") -> Shape:
@@ -22,7 +39,22 @@ def read_shape(raw: Mapping[str, Any], where: str = "config.json") -> Shape:
     Raises:
         UnsupportedModelError: a value asks for something that is not implemented.
     """
-    reader, model_type = ConfigReader(raw, where, _HINT), raw.get("model_type")
-    if not isinstance(model_type, str) or model_type not in _READERS:
-        raise reader.refuse(f"model_type {model_type!r} is not implemented")
-    return _READERS[model_type](reader)
+    return family_of(raw, where).read(ConfigReader(raw, where, _hint()))
+
+
+def gguf_spelling(metadata: Mapping[str, Any], where: str) -> GgufSpelling:
+    """How the GGUF file with this metadata spells names and keys; `where` stands in error messages.
+
+    Raises:
+        UnsupportedModelError: its architecture is not implemented.
+    """
+    architecture = metadata.get("general.architecture")
+    if not isinstance(architecture, str) or architecture not in _GGUF:
+        raise UnsupportedModelError(
+            f"{where}: architecture {architecture!r:.40} is not implemented", hint=f"edge-lfm runs {', '.join(_GGUF)}"
+        )
+    return _GGUF[architecture]
+
+
+def _hint() -> str:
+    return f"edge-lfm runs models of the types {', '.join(_FAMILIES)}"

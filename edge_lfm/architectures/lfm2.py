@@ -6,12 +6,11 @@ canonical names of tensors are this family's own.
 
 from __future__ import annotations
 
+from edge_lfm.architectures.family import Family
+from edge_lfm.architectures.lfm2_gguf import ATTENTION, CONV, DENSE, GGUF, SPARSE
 from edge_lfm.architectures.reader import ConfigReader
 from edge_lfm.shape import Attention, Ffn, Layer, Rope, Router, Shape, ShortConv
 
-CONV, ATTENTION = "conv", "full_attention"
-SPARSE, DENSE = "lfm2_moe", "lfm2"
-MODEL_TYPES = (DENSE, SPARSE)
 _ACTIVATIONS = ("silu", "swish")
 _ROUTER_GUARD = 1e-6
 """Of Lfm2MoeTopKRouter in transformers 5.23."""
@@ -129,3 +128,6 @@ def _dense_width(config: ConfigReader) -> int:
     if isinstance(multiple, bool) or not isinstance(multiple, int) or not 0 < multiple <= 1 << 16:
         raise config.refuse(f"block_multiple_of is {multiple!r}, expected a positive integer")
     return -(-width // multiple) * multiple
+
+
+FAMILY = Family(model_types=(DENSE, SPARSE), read=read, gguf=GGUF)

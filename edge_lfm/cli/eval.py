@@ -15,10 +15,10 @@ import numpy as np
 from edge_lfm.api import Model
 from edge_lfm.cli.arguments import print_json, progress_bar
 from edge_lfm.cli.eval_report import describe, write_report
-from edge_lfm.config import read_json
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import OutputError, UsageError
 from edge_lfm.formats.open_checkpoint import open_checkpoint
+from edge_lfm.formats.strict import read_json
 from edge_lfm.kernels.spec.ref import I64
 from edge_lfm.measure.evaluation import (
     PackedScorer,
@@ -109,9 +109,9 @@ def _open_reference(folder: Path, threads: int | None) -> Iterator[Model | Strea
             yield model
         return
     with open_checkpoint(folder) as checkpoint:
-        config = checkpoint.config()
-        pieces = plan_pieces(config, find_recipe("float32").schemes)
-        yield StreamedScorer(StreamedModel(config, CheckpointWeights(checkpoint, config, pieces)), config.vocab_size)
+        shape = checkpoint.describe()
+        pieces = plan_pieces(shape, find_recipe("float32").schemes)
+        yield StreamedScorer(StreamedModel(shape, CheckpointWeights(checkpoint, shape, pieces)), shape.vocab)
 
 
 def _evaluate(
@@ -122,7 +122,7 @@ def _evaluate(
     if reference is None:
         return asdict(measure_perplexity(scorer, windows, advance))
     if isinstance(reference, StreamedScorer):
-        layers = progress_bar(f"{name}: reference", "layer")(model.config.num_hidden_layers)
+        layers = progress_bar(f"{name}: reference", "layer")(len(model.shape.layers))
         reference.vocab = model.vocab
         reference.prepare(windows, layers)
         return asdict(measure_divergence(scorer, reference, windows, advance))

@@ -10,8 +10,8 @@ from typing import Any
 
 from edge_lfm.api import Model
 from edge_lfm.cli.arguments import add_model_arguments, add_sampling_arguments, open_model, sampling_of
-from edge_lfm.config import read_json
 from edge_lfm.errors import CheckError, ModelFileError, UsageError
+from edge_lfm.formats.strict import read_json
 
 HELP = "turn lines of standard input into JSON that follows a schema"
 EXAMPLE = "edge-lfm extract --schema order.json"

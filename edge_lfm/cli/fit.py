@@ -7,12 +7,13 @@ import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from edge_lfm.architectures import read_shape
 from edge_lfm.cli.arguments import gigabytes, print_json
-from edge_lfm.config import ModelConfig
 from edge_lfm.devices.estimate import Fit, Machine, estimate
 from edge_lfm.devices.profiles import find_device
 from edge_lfm.devices.targets import find_target
 from edge_lfm.errors import UsageError
+from edge_lfm.formats.strict import read_json
 from edge_lfm.kernels.load.library import load_kernels
 from edge_lfm.machine.processors import choose_threads
 from edge_lfm.measure.hardware import Measured, measure_machine
@@ -23,6 +24,7 @@ from edge_lfm.model.plan import Schemes, plan_pieces
 from edge_lfm.paths import cache_folder
 from edge_lfm.quantize.families import FAMILY, family_config
 from edge_lfm.quantize.recipe import find_recipe
+from edge_lfm.shape import Shape
 
 HELP = "tell what a device will do with a model"
 EXAMPLE = "edge-lfm fit lfm2-24b-a2b --device rpi5-8g"
@@ -56,20 +58,20 @@ class Place:
 
 
 def run(args: argparse.Namespace) -> None:
-    config, schemes = shape_of(args.model, args.recipe)
+    shape, schemes = shape_of(args.model, args.recipe)
     if args.context is None:
-        args.context = min(DEFAULT_CONTEXT, config.max_position_embeddings)
-    if not 1 <= args.context <= config.max_position_embeddings:
-        raise UsageError(f"a context of {args.context}", hint=f"this model can do 1..{config.max_position_embeddings}")
+        args.context = min(DEFAULT_CONTEXT, shape.context)
+    if not 1 <= args.context <= shape.context:
+        raise UsageError(f"a context of {args.context}", hint=f"this model can do 1..{shape.context}")
     place = place_of(args)
-    found = estimate(demand_of(config, plan_pieces(config, schemes)), place.machine, args.context, args.uniform)
+    found = estimate(demand_of(shape, plan_pieces(shape, schemes)), place.machine, args.context, args.uniform)
     if args.json:
         print_json({"model": args.model, "device": asdict(place), "fit": asdict(found)})
         return
-    tell(args, config, schemes, place, found)
+    tell(args, shape, schemes, place, found)
 
 
-def shape_of(model: str, recipe: str) -> tuple[ModelConfig, Schemes]:
+def shape_of(model: str, recipe: str) -> tuple[Shape, Schemes]:
     """A model's shapes and schemes: of a packed folder its own, else of a checkpoint or a published name by a recipe.
 
     Raises:
@@ -77,10 +79,11 @@ def shape_of(model: str, recipe: str) -> tuple[ModelConfig, Schemes]:
     """
     if packed_folder(model) is not None:
         with PackedModel(Path(model)) as packed:
-            return packed.config, packed.schemes
+            return packed.shape, packed.schemes
     if (Path(model) / "config.json").exists():
-        return ModelConfig.read(Path(model) / "config.json"), find_recipe(recipe).schemes
-    return ModelConfig.from_dict(family_config(model)), find_recipe(recipe).schemes
+        path = Path(model) / "config.json"
+        return read_shape(read_json(path), str(path)), find_recipe(recipe).schemes
+    return read_shape(family_config(model)), find_recipe(recipe).schemes
 
 
 def packed_folder(model: str) -> Path | None:
@@ -113,8 +116,8 @@ def measured_place(found: Measured, memory: int) -> Place:
     return Place(f"this machine, {found.threads} threads", found.isa, machine, "as measured", why)
 
 
-def tell(args: argparse.Namespace, config: ModelConfig, schemes: Schemes, place: Place, found: Fit) -> None:
-    demand, machine = demand_of(config, plan_pieces(config, schemes)), place.machine
+def tell(args: argparse.Namespace, shape: Shape, schemes: Schemes, place: Place, found: Fit) -> None:
+    demand, machine = demand_of(shape, plan_pieces(shape, schemes)), place.machine
     print(f"{args.model} ({schemes.recipe}, {gigabytes(demand.file_bytes)}) on {place.name} ({place.isa})")
     if not found.fits:
         print(f"  does not fit: {gigabytes(found.missing_bytes)} of memory are missing")
@@ -131,16 +134,16 @@ def tell(args: argparse.Namespace, config: ModelConfig, schemes: Schemes, place:
         basis = f"{demand.bytes_per_token / 1e9:.2f} GB a token at {machine.read_gbps:.1f} GB/s"
         storage = f", storage {machine.storage_gbps:.2f} GB/s ({place.storage})" if found.kept < 1 else ""
         print(f"  from     {basis}, {machine.int8_gops:.0f} int8 GOPS of which {machine.prefill_share:.0%}{storage}")
-    for line in advice(args, config, schemes, place, found):
+    for line in advice(args, shape, schemes, place, found):
         print(f"  {line}")
     for line in place.why:
         print(f"  source: {line}")
 
 
-def advice(args: argparse.Namespace, config: ModelConfig, schemes: Schemes, place: Place, found: Fit) -> list[str]:
+def advice(args: argparse.Namespace, shape: Shape, schemes: Schemes, place: Place, found: Fit) -> list[str]:
     """What would help: more memory, faster storage, a smaller model."""
     lines = []
-    demand = demand_of(config, plan_pieces(config, schemes))
+    demand = demand_of(shape, plan_pieces(shape, schemes))
     if found.fits and found.kept < 1 and found.bound == "storage":
         faster = replace(place.machine, storage_gbps=2 * place.machine.storage_gbps)
         gain = estimate(demand, faster, args.context, args.uniform).decode_tps
@@ -151,7 +154,7 @@ def advice(args: argparse.Namespace, config: ModelConfig, schemes: Schemes, plac
         lines.append(f"twice the memory: {gain:.1f} tok/s")
     if not found.fits or found.decode_tps < 3:
         for name in SMALLER:
-            other, plan = ModelConfig.from_dict(family_config(name)), find_recipe("balanced").schemes
+            other, plan = read_shape(family_config(name)), find_recipe("balanced").schemes
             smaller = estimate(demand_of(other, plan_pieces(other, plan)), place.machine, args.context)
             if smaller.fits and smaller.decode_tps >= max(3.0, 1.5 * found.decode_tps):
                 lines.append(f"{name} would do about {smaller.decode_tps:.1f} tok/s here")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from edge_lfm.cli.arguments import print_json
 from edge_lfm.cli.quantize import describe_sizes
-from edge_lfm.config import ModelConfig
 from edge_lfm.demo import packed_demo
 from edge_lfm.formats.gguf import is_gguf
 from edge_lfm.formats.open_checkpoint import open_checkpoint
@@ -19,6 +18,7 @@ from edge_lfm.model.packed_model import PackedModel, is_packed
 from edge_lfm.model.plan import plan_pieces
 from edge_lfm.model.sizes import measure_sizes
 from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe, recipe_like
+from edge_lfm.shape import Shape
 
 HELP = "show the architecture and sizes of a packed model, a checkpoint or a GGUF file"
 EXAMPLE = "edge-lfm inspect lfm2-24b"
@@ -39,13 +39,13 @@ def run(args: argparse.Namespace) -> None:
 
 def _inspect_packed(path: Path, as_json: bool) -> None:
     with PackedModel(path) as model:
-        sizes = measure_sizes(model.config, list(model.pieces.values()))
+        sizes = measure_sizes(model.shape, list(model.pieces.values()))
         if as_json:
-            found = {"config": asdict(model.config), "schemes": model.schemes.to_json()}
+            found = {"config": model.raw_config, "shape": asdict(model.shape), "schemes": model.schemes.to_json()}
             print_json(found | {"provenance": model.provenance, "size": asdict(sizes)})
             return
-        print(f"{model.folder}: {model.config.model_type}, packed as {model.schemes.recipe}")
-        for line in _describe(model.config):
+        print(f"{model.folder}: {model.raw_config['model_type']}, packed as {model.schemes.recipe}")
+        for line in _describe(model.shape):
             print(f"  {line}")
         print(f"  {describe_sizes(sizes)}")
         for name, value in model.provenance.items():
@@ -55,19 +55,20 @@ def _inspect_packed(path: Path, as_json: bool) -> None:
 def _inspect_checkpoint(path: Path, as_json: bool) -> None:
     """How each class of tensors is stored, and what would be made of it."""
     with open_checkpoint(path) as checkpoint:
-        config = checkpoint.config()
-        pieces = plan_pieces(config, find_recipe(DEFAULT_RECIPE).schemes)
-        weights = CheckpointWeights(checkpoint, config, pieces)
+        shape = checkpoint.describe()
+        pieces = plan_pieces(shape, find_recipe(DEFAULT_RECIPE).schemes)
+        weights = CheckpointWeights(checkpoint, shape, pieces)
         recipe = recipe_like(weights, pieces)
         stored: dict[str, Counter[str]] = {}
         for piece in pieces:
             kinds = stored.setdefault(piece.kind, Counter())
             kinds.update(weights.kind(source.name) for source in piece.sources)
         if as_json:
-            print_json({"config": asdict(config), "stored": stored, "recipe": recipe.to_json()})
+            described = {"config": checkpoint.raw_config, "shape": asdict(shape)}
+            print_json(described | {"stored": stored, "recipe": recipe.to_json()})
             return
-        print(f"{path}: {config.model_type}")
-        for line in _describe(config):
+        print(f"{path}: {checkpoint.raw_config['model_type']}")
+        for line in _describe(shape):
             print(f"  {line}")
         for kind, kinds in stored.items():
             print(f"  {kind:10} " + ", ".join(f"{count} x {name}" for name, count in kinds.most_common()))
@@ -75,15 +76,15 @@ def _inspect_checkpoint(path: Path, as_json: bool) -> None:
         print(f"  tokenizer files: {text}\n  recipe without --recipe: {recipe.name}")
 
 
-def _describe(config: ModelConfig) -> Iterator[str]:
-    attention = sum(config.is_attention(n) for n in range(config.num_hidden_layers))
+def _describe(shape: Shape) -> Iterator[str]:
+    heads = sorted({(attention.heads, attention.kv_heads) for attention in shape.attentions.values()})
     yield (
-        f"{config.num_hidden_layers} layers ({config.num_hidden_layers - attention} short conv, {attention} "
-        f"attention), hidden {config.hidden_size}, {config.num_attention_heads} heads on "
-        f"{config.num_key_value_heads}, vocabulary {config.vocab_size}"
+        f"{len(shape.layers)} layers ({len(shape.convs)} short conv, {len(shape.attentions)} attention), "
+        f"hidden {shape.hidden}, {' or '.join(f'{q} heads on {kv}' for q, kv in heads)}, vocabulary {shape.vocab}"
     )
-    if config.num_experts:
+    if shape.routers:
+        widths = sorted({layer.ffn.width for layer in shape.layers if layer.ffn.router is not None})
         yield (
-            f"{config.num_experts} experts of width {config.moe_intermediate_size}, "
-            f"{config.num_experts_per_tok} per token; {config.num_dense_layers} dense layers"
+            f"{shape.experts} experts of width {' or '.join(map(str, widths))}, {shape.top_k} per token; "
+            f"{len(shape.layers) - len(shape.routers)} dense layers"
         )

@@ -14,12 +14,12 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.config import ModelConfig
 from edge_lfm.engine.feeds import Feed, Logits
 from edge_lfm.errors import UsageError
 from edge_lfm.memory.budget import Budget
 from edge_lfm.memory.paging import ExpertPager
 from edge_lfm.model.state import State
+from edge_lfm.shape import Shape
 
 Routing = Callable[[int, NDArray[np.int64]], "NDArray[np.int64] | None"]
 """`(layer, chosen experts [T, k]) -> None`, or, for a step of one row, other experts to take at the same weights."""
@@ -28,7 +28,7 @@ Routing = Callable[[int, NDArray[np.int64]], "NDArray[np.int64] | None"]
 class Backend(ABC):
     """Runs steps of a model; a context manager. May be shared by threads: steps take turns."""
 
-    config: ModelConfig
+    shape: Shape
     chunk: int
     """Rows of a step at most."""
     name: str
@@ -96,7 +96,7 @@ class Backend(ABC):
             raise UsageError(f"a step of {sum(counts)} tokens", hint=f"feed 1..{self.chunk} of them at a time")
         if len({id(feed.state) for feed in feeds}) < len(feeds):
             raise UsageError("a state is fed twice in one step", hint="join its feeds")
-        vocab = self.config.vocab_size
+        vocab = self.shape.vocab
         for feed, count in zip(feeds, counts, strict=True):
             ids = np.asarray(feed.token_ids)
             if not 0 <= int(ids.min()) <= int(ids.max()) < vocab:

@@ -12,9 +12,10 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.config import ModelConfig
 from edge_lfm.errors import UsageError
 from edge_lfm.kernels.spec.ref import F32, I64
+from edge_lfm.kernels.spec.routing import select, weigh
+from edge_lfm.shape import Router
 
 
 def parse_routing(text: str) -> float | None:
@@ -32,17 +33,14 @@ def parse_routing(text: str) -> float | None:
 
 
 def choose_cached(
-    scores: F32, bias: F32 | None, present: NDArray[np.bool_], ratio: float, config: ModelConfig
+    scores: F32, bias: F32 | None, present: NDArray[np.bool_], ratio: float, router: Router
 ) -> tuple[I64, F32]:
     """The chosen experts [k] of one token, and their weights [k].
 
-    scores: sigmoid of the router's logits, [experts]; bias: for the selection only; present: experts in memory.
+    scores: of the router's logits, [experts]; bias: for the selection only; present: experts in memory.
     """
     selection = scores if bias is None else scores + bias
     worth = np.where(present, selection, selection - (1 - ratio) * np.abs(selection))
     worth[np.argmax(selection)] = np.inf
-    chosen = np.argsort(-worth, kind="stable")[: config.num_experts_per_tok]
-    weights = scores[chosen]
-    if config.norm_topk_prob:
-        weights = weights / (weights.sum() + np.float32(1e-6))
-    return chosen.astype(np.int64), (weights * np.float32(config.routed_scaling_factor)).astype(np.float32)
+    chosen = select(worth, router)
+    return chosen, weigh(scores, chosen, router)

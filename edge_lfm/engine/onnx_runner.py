@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.config import ModelConfig
 from edge_lfm.engine.backend import Backend, Routing
 from edge_lfm.engine.feeds import Feed, Logits
 from edge_lfm.errors import (
@@ -27,6 +26,7 @@ from edge_lfm.errors import (
 )
 from edge_lfm.model.onnx_model import GRAPH, OnnxModel
 from edge_lfm.model.state import Checkpoint, State
+from edge_lfm.shape import Shape
 
 CHUNK = 128
 """Tokens of a prefill step: the graph gives the logits of all of them, 34 MB for a vocabulary of 65,536."""
@@ -38,15 +38,13 @@ _QUIET = 3
 class OnnxState(State):
     """The state of one sequence, in the graph's own layout; caches hold at least `position` positions."""
 
-    def __init__(self, config: ModelConfig, context: int) -> None:
-        self.config, self.context, self.kv_dtype = config, context, "float32"
+    def __init__(self, shape: Shape, context: int) -> None:
+        self.shape, self.context, self.kv_dtype = shape, context, "float32"
         self.position = self.capacity = 0
-        layers, shape = range(config.num_hidden_layers), (config.conv_L_cache, config.hidden_size)
-        self.conv = {n: np.zeros(shape, np.float32) for n in layers if not config.is_attention(n)}
+        self.conv = {n: np.zeros((conv.taps, shape.hidden), np.float32) for n, conv in shape.convs.items()}
         self.caches = {}
-        for n in layers:
-            if config.is_attention(n):
-                self._grow(n, 0)
+        for n in shape.attentions:
+            self._grow(n, 0)
         self._after: dict[int, dict[int, NDArray[np.float32]]] = {}
 
     def inputs(self) -> dict[str, NDArray[np.float32]]:
@@ -94,7 +92,8 @@ class OnnxState(State):
             yield f"{field}.{n}", self.caches[n, field][:, :, :positions]
 
     def _grow(self, n: int, capacity: int) -> None:
-        shape = (1, self.config.num_key_value_heads, capacity, self.config.head_dim)
+        attention = self.shape.attentions[n]
+        shape = (1, attention.kv_heads, capacity, attention.width)
         for field in ("keys", "values"):
             self.caches[n, field] = np.zeros(shape, np.float32)
 
@@ -110,7 +109,7 @@ class OnnxRunner(Backend):
 
     def __init__(self, model: OnnxModel, threads: int) -> None:
         ort = onnxruntime_package()
-        self.model, self.config, self.threads, self.chunk = model, model.config, threads, CHUNK
+        self.model, self.shape, self.threads, self.chunk = model, model.shape, threads, CHUNK
         self.name = f"onnxruntime {ort.__version__}"
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -124,13 +123,13 @@ class OnnxRunner(Backend):
                 f"{model.folder / GRAPH}: {' '.join(str(error).split())[:300]}", hint="export the model again"
             ) from None
         self._outputs = [output.name for output in self._session.get_outputs()]
-        expected = {"logits", *(f"present_conv.{n}" for n in OnnxState(model.config, 1).conv)}
+        expected = {"logits", *(f"present_conv.{n}" for n in OnnxState(model.shape, 1).conv)}
         if not expected <= set(self._outputs):
             raise ModelFileError(f"{model.folder / GRAPH} was not exported by edge-lfm", hint="export the model again")
         self._turn = threading.Lock()
 
     def new_state(self, context: int, kv_dtype: str = "float16") -> State:
-        return OnnxState(self.config, context)
+        return OnnxState(self.shape, context)
 
     def run(
         self,

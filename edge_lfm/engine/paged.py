@@ -6,7 +6,6 @@ Decides nothing about budgets (`memory/budget.py`) and nothing about which exper
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +27,7 @@ from edge_lfm.memory.scratch import plan_scratch
 from edge_lfm.model.binding import Binding, bind
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.plan import EXPERT_CLASS, expert_name
+from edge_lfm.shape import Shape
 
 INTERPRETER_BYTES = 128 << 20
 """Python, its packages and the kernels: the demo model's process peaks at 0.13 GB."""
@@ -62,12 +62,12 @@ def paged_runner(
         DoesNotFitError: the budget does not even hold what every token needs.
         ModelFileError: the trunk cannot be read.
     """
-    config, slot_bytes = model.config, slot_bytes_of(model)
-    layers = [n for n in range(config.num_hidden_layers) if config.is_moe(n)]
+    shape, slot_bytes = model.shape, slot_bytes_of(model)
+    layers = list(shape.routers)
     reader = BlockReader(model.folder / "model.safetensors")
     try:
         fixed = fixed_bytes(model, threads) + kv_bytes
-        plan = plan_paging(budget, fixed, slot_bytes, len(layers), config.num_experts, config.num_experts_per_tok)
+        plan = plan_paging(budget, fixed, slot_bytes, len(layers), shape.experts, shape.top_k)
         model.use_trunk(_read_trunk(reader, model))
         if way == "auto":
             way = choose_way(model, reader, budget)
@@ -122,7 +122,7 @@ def _expert_bytes(model: PackedModel) -> int:
 
 def fixed_bytes(model: PackedModel, threads: int) -> int:
     """What a paged model takes beside its experts and the KV cache."""
-    return model.trunk_bytes + plan_scratch(model.config, CHUNK, threads).nbytes + INTERPRETER_BYTES
+    return model.trunk_bytes + plan_scratch(model.shape, CHUNK, threads).nbytes + INTERPRETER_BYTES
 
 
 def slot_bytes_of(model: PackedModel) -> int:
@@ -141,11 +141,11 @@ def make_pager(
     model: PackedModel, binding: Binding, reader: BlockReader, plan: PagingPlan, layers: list[int], way: str
 ) -> ExpertPager:
     """A pager that brings experts where `binding` looks for them."""
-    experts = range(model.config.num_experts)
+    experts = range(model.shape.experts)
     offsets = {n: np.array([model.offset_of(expert_name(n, e)) for e in experts], np.int64) for n in layers}
     if any((table % READ_ALIGNMENT).any() for table in offsets.values()):
         raise ModelFileError(f"{model.folder}: experts are not aligned for direct reads", hint="quantize it again")
-    tokens = plan.keep / (len(layers) * model.config.num_experts_per_tok)
+    tokens = plan.keep / (len(layers) * model.shape.top_k)
     residency = Residency(_policies(model, layers, tokens), plan.keep, plan.slots)
     store: Store = _map_store(model) if way == "map" else _read_store(model, reader, plan.slots)
     if way == "map":
@@ -156,7 +156,7 @@ def make_pager(
 def _policies(model: PackedModel, layers: list[int], tokens: float) -> dict[int, DecayedUse]:
     """The model's own forecast of expert use, if its calibration left one; else decayed use. `tokens`: how many tokens'
     choices are kept."""
-    experts, path = model.config.num_experts, model.folder / FORECAST_FILE
+    experts, path = model.shape.experts, model.folder / FORECAST_FILE
     if not path.exists():
         return {n: DecayedUse(experts) for n in layers}
     check_unchanged(path)
@@ -174,8 +174,8 @@ def _policies(model: PackedModel, layers: list[int], tokens: float) -> dict[int,
     return {n: LearnedUse(row, weights[row], latest) for row, n in enumerate(layers)}
 
 
-def kv_cache_bytes(config: Any, context: int, kv_dtype: str) -> int:
+def kv_cache_bytes(shape: Shape, context: int, kv_dtype: str) -> int:
     """Keys and values of one conversation of `context` tokens."""
-    attention = sum(config.is_attention(n) for n in range(config.num_hidden_layers))
-    per_head = {"int8": config.head_dim + 4, "float16": 2 * config.head_dim, "float32": 4 * config.head_dim}[kv_dtype]
-    return int(attention * 2 * config.num_key_value_heads * per_head * context)
+    value_bytes, scale_bytes = {"int8": (1, 4), "float16": (2, 0), "float32": (4, 0)}[kv_dtype]
+    attentions = shape.attentions.values()
+    return context * sum(2 * a.kv_heads * (a.width * value_bytes + scale_bytes) for a in attentions)

@@ -106,15 +106,15 @@ class PagedRunner(Runner):
 
     def _cached_choice(self, n: int, ratio: float) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """What `cached_routing` chooses for the one row of this step."""
-        bias = f"model.layers.{n}.feed_forward.expert_bias"
-        present = np.array([self.pager.residency.slot(n, e) is not None for e in range(self.config.num_experts)])
-        biases = self.model.floats(bias) if self.model.has(bias) else None
-        return choose_cached(self.step.scores, biases, present, ratio, self.config)
+        router, bias = self.shape.routers[n], f"model.layers.{n}.feed_forward.expert_bias"
+        present = np.array([self.pager.residency.slot(n, e) is not None for e in range(router.experts)])
+        biases = self.model.floats(bias) if router.selection_bias else None
+        return choose_cached(self.step.scores, biases, present, ratio, router)
 
     def change_budget(self, budget: Budget) -> None:
-        config = self.config
+        shape = self.shape
         with self.turn:
-            plan = self.pager.plan.changed(budget, config.num_experts, config.num_experts_per_tok)
+            plan = self.pager.plan.changed(budget, shape.experts, shape.top_k)
             self.pager.resize(min(plan.keep, self.pager.plan.keep), min(plan.slots, self.pager.plan.slots))
 
     def close(self) -> None:

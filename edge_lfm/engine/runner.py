@@ -43,17 +43,17 @@ class Runner(Backend):
         binding: Binding | None = None,
     ) -> None:
         self.model, self.kernels, self.chunk = model, kernels, chunk
-        self.config, self.name, self.threads = model.config, kernels.isa.name, threads
+        self.shape, self.name, self.threads = model.shape, kernels.isa.name, threads
         self.binding = binding or bind(model)
-        self.expert_layers = [n for n in range(model.config.num_hidden_layers) if model.config.is_moe(n)]
-        self.stages = 2 + 3 * model.config.num_hidden_layers
-        self.step = Step(model.config, self.binding, chunk, threads)
+        self.expert_layers = list(model.shape.routers)
+        self.stages = 2 + 3 * len(model.shape.layers)
+        self.step = Step(model.shape, self.binding, chunk, threads)
         self.turn = threading.Lock()
         self._guard = MapGuard(kernels, *model.span)
         self.team = Team(threads)
 
     def new_state(self, context: int, kv_dtype: str = "float16") -> State:
-        return State(self.config, context, kv_dtype)
+        return State(self.shape, context, kv_dtype)
 
     def run(
         self,

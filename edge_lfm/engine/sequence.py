@@ -74,7 +74,7 @@ class TokenSequence:
         if len(ids) == 1 and not turns:
             rows = yield Feed(self.state, ids, wanted)
         else:
-            first, width = len(self.ids), max(1, self.state.config.conv_L_cache - 1)
+            first, width = len(self.ids), self.state.conv_width
             noted = sorted({t for p in turns for t in range(max(0, p - first - width), p - first)})
             before, rows = yield from self._feed_undoable(ids, wanted, noted)
             for position in turns:

@@ -11,24 +11,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.config import ModelConfig
 from edge_lfm.engine.feeds import Feed, Logits
 from edge_lfm.kernels.spec.layout import CONTEXT, ERROR, ROW, SYNC_BYTES
 from edge_lfm.memory.scratch import CACHE_LINE, plan_scratch
 from edge_lfm.model.binding import Binding
+from edge_lfm.shape import Shape
 
 
 class Step:
     """`chunk`: rows at most. What kernels write is read through the properties."""
 
-    def __init__(self, config: ModelConfig, binding: Binding, chunk: int, threads: int) -> None:
-        self._config = config
+    def __init__(self, shape: Shape, binding: Binding, chunk: int, threads: int) -> None:
+        self._shape = shape
         self._feeds: tuple[Feed, ...] = ()
         self._context = np.zeros(1, CONTEXT)
         self._sync = np.zeros(SYNC_BYTES // 8, np.int64)
         self._rows = np.zeros(chunk, ROW)
-        self._logits: Logits = np.zeros((0, -(-config.vocab_size // 16) * 16), np.float32)
-        self._describe(config, binding)
+        self._logits: Logits = np.zeros((0, -(-shape.vocab // 16) * 16), np.float32)
+        self._describe(shape, binding)
         self._scratch = self._make_scratch(chunk, threads)
         self._context["rows"] = self._rows.ctypes.data
         self._context["threads"], self._context["sync"] = threads, self._sync.ctypes.data
@@ -60,7 +60,7 @@ class Step:
         found, first = [], 0
         for feed in self._feeds:
             last = first + feed.logit_rows
-            found.append(self._logits[first:last, : self._config.vocab_size].copy())
+            found.append(self._logits[first:last, : self._shape.vocab].copy())
             first = last
         return found
 
@@ -72,23 +72,23 @@ class Step:
     @property
     def hidden(self) -> NDArray[np.float32]:
         """The residual stream of the first row [H]."""
-        return self._scratch["x"][: self._config.hidden_size]
+        return self._scratch["x"][: self._shape.hidden]
 
     @property
     def chosen(self) -> NDArray[np.int64]:
         """The experts of each row [T, k] in the layer under way, in order of their score."""
-        k = self._config.num_experts_per_tok
+        k = self._shape.top_k
         return self._scratch["chosen"][: self.tokens * k].reshape(-1, k)
 
     @property
     def weights(self) -> NDArray[np.float32]:
         """Of the first row's experts [k]."""
-        return self._scratch["chosen_weight"][: self._config.num_experts_per_tok]
+        return self._scratch["chosen_weight"][: self._shape.top_k]
 
     @property
     def scores(self) -> NDArray[np.float32]:
         """The router's, of the first row [E]."""
-        return self._scratch["router_logits"][: self._config.num_experts]
+        return self._scratch["router_logits"][: self._shape.experts]
 
     def take(self, experts: NDArray[np.int64], weights: NDArray[np.float32]) -> None:
         """Route the one row of this step to other experts [k] with these weights [k]."""
@@ -106,18 +106,18 @@ class Step:
         """Let the next stages of an FFN compute all experts."""
         self._scratch["present"][:] = 1
 
-    def _describe(self, config: ModelConfig, binding: Binding) -> None:
+    def _describe(self, shape: Shape, binding: Binding) -> None:
         c = self._context
-        c["layer_count"], c["layers"] = config.num_hidden_layers, binding.layers.ctypes.data
-        c["hidden"] = config.hidden_size
-        c["experts"], c["top_k"] = config.max_experts, max(1, config.num_experts_per_tok)
+        c["layer_count"], c["layers"] = len(shape.layers), binding.layers.ctypes.data
+        c["hidden"], c["norm_eps"] = shape.hidden, shape.eps
+        for router in shape.routers.values():  # all alike (`model/supported.py`)
+            c["route_scale"], c["normalize_routes"] = router.scale, int(router.normalize)
+        c["experts"], c["top_k"] = max(1, shape.experts), max(1, shape.top_k)
         c["embedding"], c["head"], c["final_norm"] = binding.embedding, binding.head, binding.final_norm.ctypes.data
-        c["norm_eps"], c["route_scale"] = config.norm_eps, config.routed_scaling_factor
-        c["normalize_routes"] = int(config.norm_topk_prob)
 
     def _make_scratch(self, chunk: int, threads: int) -> dict[str, NDArray[Any]]:
         """Zeroed buffers behind the scratch fields; the system gives their pages when they are first touched."""
-        plan, arrays = plan_scratch(self._config, chunk, threads), {}
+        plan, arrays = plan_scratch(self._shape, chunk, threads), {}
         for buffer in plan.buffers:
             whole = np.zeros(buffer.nbytes + CACHE_LINE, np.uint8)
             first = -whole.ctypes.data % CACHE_LINE

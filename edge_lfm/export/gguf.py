@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.config import ModelConfig
+from edge_lfm.architectures import GgufSpelling, family_of
 from edge_lfm.errors import OutputError, UnsupportedModelError, UsageError
 from edge_lfm.export.source import ExportSource
 from edge_lfm.formats.gguf import MAGIC, gguf_package
-from edge_lfm.formats.gguf_names import ARCHITECTURES, SIGMOID, tensors_of
+from edge_lfm.formats.gguf_names import gguf_tensors
 from edge_lfm.formats.gguf_tokenizer import gguf_metadata
 from edge_lfm.formats.packed import sync_folder
 from edge_lfm.kernels.spec.ref import F32, Quantized
@@ -85,12 +85,13 @@ def write_gguf(
     """
     if type_name is not None and type_name not in TYPES:
         raise UsageError(f"unknown type '{type_name}'", hint=f"choose one of {', '.join(TYPES)}")
-    _check_expressible(source)
+    spelling = _spelling_of(source)
     gguf = gguf_package()
     _check_free(output, force)
+    shapes = {s.name: s.shape for piece in source.pieces.values() for s in piece.sources}
     targets = [
         _Target(name, shape, names, source.pieces[names[0]].kind, _type_of(source, shape, names[0], type_name))
-        for name, shape, names in tensors_of(source.config)
+        for name, shape, names in gguf_tensors(spelling, shapes, len(source.shape.layers), source.shape.experts)
     ]
     sizes = [target.nbytes(gguf) for target in targets]
     try:
@@ -102,10 +103,11 @@ def write_gguf(
     advance = progress(sum(sizes)) if progress else lambda _bytes: None
     errors: dict[str, ErrorSum] = {}
     with _staged_file(output, force) as partial:
-        architecture = next(k for k, v in ARCHITECTURES.items() if v == source.config.model_type)
+        model_type = source.raw_config["model_type"]
+        architecture = next(name for name, known in spelling.model_types.items() if known == model_type)
         writer = gguf.GGUFWriter(partial, architecture)
         try:
-            _add_metadata(writer, source, type_name or targets[-1].type)
+            _add_metadata(writer, source, spelling, type_name or targets[-1].type)
             for target, size in zip(targets, sizes, strict=True):
                 _announce(writer, gguf, target, size)
             writer.write_header_to_file()
@@ -121,17 +123,12 @@ def write_gguf(
     return GgufReport(output.stat().st_size, types, {kind: e.relative_rmse for kind, e in errors.items() if e.signal})
 
 
-def _check_expressible(source: ExportSource) -> None:
-    """llama.cpp's code of the family has no biases, and one way of weighing experts."""
-    config = source.config
-    for what, is_so in (
-        ("conv_bias is set", config.conv_bias),
-        ("norm_topk_prob is false", config.num_experts and not config.norm_topk_prob),
-        (f"routed_scaling_factor is {config.routed_scaling_factor}", config.routed_scaling_factor != 1.0),
-        ("use_expert_bias is false", config.num_experts and not config.use_expert_bias),
-    ):
-        if is_so:
-            raise UnsupportedModelError(f"{source.path}: {what}", hint="llama.cpp's lfm2moe cannot do that")
+def _spelling_of(source: ExportSource) -> GgufSpelling:
+    """How the model's family spells GGUF; refuses what llama.cpp's code of it cannot do."""
+    spelling = family_of(source.raw_config, str(source.path)).gguf
+    for problem in spelling.refusals(source.shape):
+        raise UnsupportedModelError(f"{source.path}: {problem}", hint="llama.cpp's code of this family cannot do that")
+    return spelling
 
 
 def _type_of(source: ExportSource, shape: tuple[int, ...], name: str, wanted: str | None) -> str:
@@ -195,41 +192,27 @@ def _blocks(found: Quantized, type_name: str) -> NDArray[np.uint8]:
     return np.concatenate([scales, values], axis=1).reshape(len(found.q), -1)
 
 
-def add_config(writer: Any, config: ModelConfig) -> None:
-    """A model's shape as keys of a GGUFWriter."""
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    layers = range(config.num_hidden_layers)
-    writer.add_head_count_kv([config.num_key_value_heads if config.is_attention(n) else 0 for n in layers])
-    writer.add_layer_norm_rms_eps(config.norm_eps)
-    writer.add_rope_freq_base(config.rope_theta)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_shortconv_l_cache(config.conv_L_cache)
-    if config.num_experts:
-        writer.add_expert_count(config.num_experts)
-        writer.add_expert_used_count(config.num_experts_per_tok)
-        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
-        writer.add_leading_dense_block_count(config.num_dense_layers)
-        writer.add_uint32(f"{writer.arch}.expert_gating_func", SIGMOID)
-
-
-def _add_metadata(writer: Any, source: ExportSource, type_name: str) -> None:
-    writer.add_name(source.path.resolve().name)
-    writer.add_file_type(_FILE_TYPES[type_name])
-    writer.add_quantization_version(_QUANTIZATION_VERSION)
-    add_config(writer, source.config)
-    for key, value in gguf_metadata(source.text_files, source.config.vocab_size, str(source.path)).items():
+def add_keys(writer: Any, keys: dict[str, Any]) -> None:
+    """Keys and values for a GGUFWriter, each in the type of its Python value."""
+    for key, value in keys.items():
         if isinstance(value, list):
             writer.add_array(key, value)
         elif isinstance(value, bool):
             writer.add_bool(key, value)
         elif isinstance(value, int):
             writer.add_uint32(key, value)
+        elif isinstance(value, float):
+            writer.add_float32(key, value)
         else:
             writer.add_string(key, value)
+
+
+def _add_metadata(writer: Any, source: ExportSource, spelling: GgufSpelling, type_name: str) -> None:
+    writer.add_name(source.path.resolve().name)
+    writer.add_file_type(_FILE_TYPES[type_name])
+    writer.add_quantization_version(_QUANTIZATION_VERSION)
+    add_keys(writer, {f"{writer.arch}.{key}": value for key, value in spelling.keys(source.shape).items()})
+    add_keys(writer, gguf_metadata(source.text_files, source.shape.vocab, spelling, str(source.path)))
 
 
 @contextmanager

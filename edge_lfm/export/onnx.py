@@ -1,6 +1,6 @@
 """A packed model as an ONNX graph that onnxruntime runs on the CPU: `edge-lfm export --format onnx`.
 
-Inputs and outputs carry the names that transformers.js and onnxruntime-genai expect of LFM2 (facts of LFM2, 4.2):
+Inputs and outputs carry the names that transformers.js and onnxruntime-genai expect of models with short convolutions:
 `past_conv.N` [B, H, L], the newest column last; `past_key_values.N.key` and `.value` [B, kv, P, hd]. All float32.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from edge_lfm.errors import UnsupportedModelError, UsageError
 from edge_lfm.export.onnx_data import ExternalData
-from edge_lfm.export.onnx_graph import ROPE_POSITIONS, Lfm2Graph
+from edge_lfm.export.onnx_graph import ROPE_POSITIONS, ModelGraph
 from edge_lfm.export.onnx_nodes import onnx_package
 from edge_lfm.export.onnx_weights import bits_of
 from edge_lfm.export.source import ExportSource
@@ -23,6 +23,7 @@ from edge_lfm.kernels.spec.schemes import FLOAT32
 from edge_lfm.model.onnx_model import GRAPH
 from edge_lfm.quantize.convert import check_room
 from edge_lfm.quantize.output import check_output, staged_folder, write_json
+from edge_lfm.shape import Shape
 
 ACTIVATIONS = {"float32": 0, "int8": 4}
 """MatMulNBits's accuracy_level: float32 is exact; int8 rounds activations, as this project's own kernels do: faster."""
@@ -66,8 +67,8 @@ def write_onnx(
     with staged_folder(output, force=force, mark=GRAPH) as stage:
         check_room(stage.parent, _data_bytes(source))
         with ExternalData(stage) as data:
-            builder = Lfm2Graph(source, data, ACTIVATIONS[activations])
-            model = builder.model(progress(source.config.num_hidden_layers) if progress else lambda _layers: None)
+            builder = ModelGraph(source, data, ACTIVATIONS[activations])
+            model = builder.model(progress(len(source.shape.layers)) if progress else lambda _layers: None)
         (stage / GRAPH).write_bytes(model.SerializeToString())
         onnx_package().checker.check_model(str(stage / GRAPH))
         for name, content in source.text_files.items():
@@ -112,25 +113,25 @@ def _classes(source: ExportSource) -> dict[str, str]:
 
 def genai_config(source: ExportSource) -> dict[str, Any]:
     """What onnxruntime-genai needs to know beside the graph."""
-    config = source.config
-    eos = list(config.eos_token_ids)
+    shape, eos = source.shape, list(source.shape.eos)
+    attention = next(iter(shape.attentions.values()), None)
     return {
         "model": {
-            "type": config.model_type,
-            "bos_token_id": config.bos_token_id,
+            "type": source.raw_config["model_type"],
+            "bos_token_id": shape.bos,
             "eos_token_id": eos[0] if len(eos) == 1 else eos,
             "pad_token_id": source.raw_config.get("pad_token_id", 0),
-            "vocab_size": config.vocab_size,
-            "context_length": min(config.max_position_embeddings, ROPE_POSITIONS),
+            "vocab_size": shape.vocab,
+            "context_length": min(shape.context, ROPE_POSITIONS),
             "decoder": {
                 "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
                 "filename": GRAPH,
-                "head_size": config.head_dim,
-                "hidden_size": config.hidden_size,
-                "num_attention_heads": config.num_attention_heads,
-                "num_key_value_heads": config.num_key_value_heads,
-                "num_hidden_layers": config.num_hidden_layers,
-                "layer_types": list(config.layer_types),
+                "head_size": attention.width if attention else 0,
+                "hidden_size": shape.hidden,
+                "num_attention_heads": attention.heads if attention else 0,
+                "num_key_value_heads": attention.kv_heads if attention else 0,
+                "num_hidden_layers": len(shape.layers),
+                "layer_types": _layer_types(shape),
                 "inputs": {
                     "input_ids": "input_ids",
                     "attention_mask": "attention_mask",
@@ -148,7 +149,7 @@ def genai_config(source: ExportSource) -> dict[str, Any]:
         },
         "search": {
             "do_sample": False,
-            "max_length": min(config.max_position_embeddings, ROPE_POSITIONS),
+            "max_length": min(shape.context, ROPE_POSITIONS),
             "past_present_share_buffer": False,
             "num_beams": 1,
             "temperature": 1.0,
@@ -156,3 +157,8 @@ def genai_config(source: ExportSource) -> dict[str, Any]:
             "top_p": 1.0,
         },
     }
+
+
+def _layer_types(shape: Shape) -> list[str]:
+    """As onnxruntime-genai names them."""
+    return ["full_attention" if n in shape.attentions else "conv" for n in range(len(shape.layers))]

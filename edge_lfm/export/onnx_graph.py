@@ -1,4 +1,4 @@
-"""LFM2 as an ONNX graph, layer by layer: the same arithmetic as `model/reference.py`, in onnxruntime's operators.
+"""A model as an ONNX graph, layer by layer: the same arithmetic as `model/reference.py`, in onnxruntime's operators.
 
 Knows nothing of files.
 """
@@ -14,35 +14,44 @@ import numpy as np
 from edge_lfm.export.onnx_nodes import FLOAT, INT32, INT64, MICROSOFT, GraphNodes
 from edge_lfm.export.onnx_weights import Blocks, bits_of, interleave_rows
 from edge_lfm.kernels.spec.ref import Quantized, rope_table
+from edge_lfm.shape import Attention, Router, ShortConv
 
 OPSET, IR_VERSION = 23, 10  # 23 has RMSNormalization
 ROPE_POSITIONS = 32768
 """Positions in the graph's table of angles: 8 MB; the same as the runtime's default context."""
 
 
-class Lfm2Graph(GraphNodes):
+_SCORES = {"sigmoid": "Sigmoid"}
+"""The operators of the scores that kernels can compute."""
+
+
+class ModelGraph(GraphNodes):
     """Builds the graph of one packed model."""
 
     def model(self, advance: Callable[[int], object]) -> Any:
         """The whole model."""
-        config = self.config
+        shape = self.shape
         self.declare("input_ids", INT64, ["batch_size", "sequence_length"])
         self.declare("attention_mask", INT64, ["batch_size", "total_sequence_length"])
         h = self.embed("input_ids")
         self.prepare_attention()
-        for n in range(config.num_hidden_layers):
-            at = f"model.layers.{n}"
-            operator = self.attention if config.is_attention(n) else self.conv
-            h = self.node("Add", [h, operator(n, self.norm(h, f"{at}.operator_norm.weight"))])
+        for n, layer in enumerate(shape.layers):
+            at, operator, router = f"model.layers.{n}", layer.operator, layer.ffn.router
+            normed = self.norm(h, f"{at}.operator_norm.weight")
+            if isinstance(operator, Attention):
+                mixed = self.attention(n, operator, normed)
+            else:
+                mixed = self.conv(n, operator, normed)
+            h = self.node("Add", [h, mixed])
             normed = self.norm(h, f"{at}.ffn_norm.weight")
-            ffn = self.experts(n, normed) if config.is_moe(n) else self.swiglu(f"{at}.feed_forward", normed)
+            ffn = self.swiglu(f"{at}.feed_forward", normed) if router is None else self.experts(n, router, normed)
             h = self.node("Add", [h, ffn])
             advance(1)
         h = self.norm(h, "model.embedding_norm.weight")
-        head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
+        head = "model.embed_tokens.weight" if shape.tied else "lm_head.weight"
         self.node("Identity", [self.matmul(head, h)], name="logits")
-        self.result("logits", ["batch_size", "sequence_length", config.vocab_size])
-        graph = self.helper.make_graph(self.nodes, "lfm2", self.inputs, self.outputs, self.initializers)
+        self.result("logits", ["batch_size", "sequence_length", shape.vocab])
+        graph = self.helper.make_graph(self.nodes, "edge_lfm", self.inputs, self.outputs, self.initializers)
         opsets = [self.helper.make_opsetid("", OPSET), self.helper.make_opsetid(MICROSOFT, 1)]
         made = self.helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="edge-lfm")
         self.helper.set_model_props(made, {"edge_lfm": json.dumps({"accuracy_level": self.accuracy})})
@@ -66,12 +75,11 @@ class Lfm2Graph(GraphNodes):
             "Sub", [self.node("Cast", [q], to=FLOAT), self.constant(np.float32(1 << (blocks.bits - 1)))]
         )
         scale = self.node("Unsqueeze", [self.node("Gather", [f"{name}.scales", ids]), self.constant(np.array([-1]))])
-        return self.reshape(self.node("Mul", [centred, scale]), [0, 0, self.config.hidden_size])
+        return self.reshape(self.node("Mul", [centred, scale]), [0, 0, self.shape.hidden])
 
-    def conv(self, n: int, x: str) -> str:
-        """The gated short convolution; its state is the newest conv_L_cache columns of B * x."""
-        config, at = self.config, f"model.layers.{n}.conv"
-        width, hidden = config.conv_L_cache, config.hidden_size
+    def conv(self, n: int, conv: ShortConv, x: str) -> str:
+        """The gated short convolution; its state is as many of the newest columns of B * x as it has taps."""
+        at, width, hidden = f"model.layers.{n}.conv", conv.taps, self.shape.hidden
         bcx = self.matmul(f"{at}.in_proj.weight", x, self.bias(f"{at}.in_proj.bias"))
         b, c, u = self.split(self.node("Transpose", [bcx], perm=[0, 2, 1]), 3, axis=1)
         past = self.declare(f"past_conv.{n}", FLOAT, ["batch_size", hidden, width])
@@ -89,24 +97,25 @@ class Lfm2Graph(GraphNodes):
 
     def prepare_attention(self) -> None:
         """What all attention layers share: lengths from the mask, and the table of angles."""
-        config = self.config
-        if not any(config.is_attention(n) for n in range(config.num_hidden_layers)):
+        shape = self.shape
+        rope = next((attention.rope for attention in shape.attentions.values()), None)
+        if rope is None:
             return
         one = self.constant(np.array([1]))
         summed = self.node("ReduceSum", ["attention_mask", one], keepdims=0)
         self.past_length = self.node("Cast", [self.node("Sub", [summed, one])], to=INT32)
         length = self.node("Gather", [self.node("Shape", ["attention_mask"]), self.constant(np.int64(1))])
         self.total_length = self.node("Cast", [length], to=INT32)
-        positions = np.arange(min(config.max_position_embeddings, ROPE_POSITIONS))
-        table = rope_table(positions, config.head_dim, config.rope_theta)
+        positions = np.arange(min(shape.context, ROPE_POSITIONS))
+        table = rope_table(positions, rope.width, rope.theta)
         cos, sin = np.split(table, 2, axis=1)
         self.cos, self.sin = self.initializer("rope.cos", cos), self.initializer("rope.sin", sin)
 
-    def attention(self, n: int, x: str) -> str:
-        config, at = self.config, f"model.layers.{n}.self_attn"
-        heads, kv, width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        q = self.head_norm(self.matmul(f"{at}.q_proj.weight", x), f"{at}.q_layernorm.weight", heads)
-        k = self.head_norm(self.matmul(f"{at}.k_proj.weight", x), f"{at}.k_layernorm.weight", kv)
+    def attention(self, n: int, attention: Attention, x: str) -> str:
+        """Grouped-query attention, with the norm of each head and RoPE."""
+        at, kv, width = f"model.layers.{n}.self_attn", attention.kv_heads, attention.width
+        q = self.head_norm(self.matmul(f"{at}.q_proj.weight", x), f"{at}.q_layernorm.weight", attention.heads, width)
+        k = self.head_norm(self.matmul(f"{at}.k_proj.weight", x), f"{at}.k_layernorm.weight", kv, width)
         v = self.matmul(f"{at}.v_proj.weight", x)
         shape: list[str | int] = ["batch_size", kv, "past_sequence_length", width]
         past = [self.declare(f"past_key_values.{n}.{what}", FLOAT, shape) for what in ("key", "value")]
@@ -119,7 +128,7 @@ class Lfm2Graph(GraphNodes):
                 [mixed, *present],
                 name=f"{at}.GroupQueryAttention",
                 domain=MICROSOFT,
-                num_heads=heads,
+                num_heads=attention.heads,
                 kv_num_heads=kv,
                 do_rotary=1,
                 scale=width**-0.5,
@@ -129,52 +138,52 @@ class Lfm2Graph(GraphNodes):
             self.result(name, ["batch_size", kv, "total_sequence_length", width])
         return self.matmul(f"{at}.out_proj.weight", mixed)
 
-    def head_norm(self, x: str, name: str, heads: int) -> str:
+    def head_norm(self, x: str, name: str, heads: int, width: int) -> str:
         """RMSNorm of each head."""
-        split = self.reshape(x, [0, 0, heads, self.config.head_dim])
-        return self.reshape(self.norm(split, name), [0, 0, heads * self.config.head_dim])
+        split = self.reshape(x, [0, 0, heads, width])
+        return self.reshape(self.norm(split, name), [0, 0, heads * width])
 
     def swiglu(self, at: str, x: str) -> str:
         gate, up = (self.matmul(f"{at}.{w}.weight", x) for w in ("w1", "w3"))
         silu = self.node("Mul", [gate, self.node("Sigmoid", [gate])])
         return self.matmul(f"{at}.w2.weight", self.node("Mul", [silu, up]))
 
-    def experts(self, n: int, x: str) -> str:
-        """Router and experts: selected by score plus bias, weighed by score alone."""
-        config, at = self.config, f"model.layers.{n}.feed_forward"
-        router = self.initializer(f"{at}.gate.weight", self.source.values(f"{at}.gate.weight").T)
-        flat = self.reshape(x, [-1, config.hidden_size])
-        scores = self.node("Sigmoid", [self.node("MatMul", [flat, router])])
+    def experts(self, n: int, router: Router, x: str) -> str:
+        """Router and experts: selected by score plus bias, weighed by score alone (`kernels/spec/routing.py`)."""
+        at = f"model.layers.{n}.feed_forward"
+        weights = self.initializer(f"{at}.gate.weight", self.source.values(f"{at}.gate.weight").T)
+        flat = self.reshape(x, [-1, self.shape.hidden])
+        scores = self.node(_SCORES[router.score], [self.node("MatMul", [flat, weights])])
         selection = scores
-        if config.use_expert_bias:
+        if router.selection_bias:
             bias = self.initializer(f"{at}.expert_bias", self.source.values(f"{at}.expert_bias"))
             selection = self.node("Add", [scores, bias])
-        up, down = self.fuse_experts(at)
+        up, down = self.fuse_experts(at, router.experts)
         extra: dict[str, Any] = {"accuracy_level": self.accuracy} if self.accuracy else {}  # onnxruntime 1.30: unknown
         out = self.node(
             "QMoE",
             [flat, selection, *up, "", *down, *[""] * 7, scores],
             domain=MICROSOFT,
-            k=config.num_experts_per_tok,
+            k=router.top_k,
             expert_weight_bits=bits_of(self.source.scheme(f"{at}.experts.0.w1.weight")),
             block_size=self.source.scheme(f"{at}.experts.0.w1.weight").block,
             activation_type="swiglu",
             swiglu_fusion=1,
             activation_alpha=1.0,
             activation_beta=0.0,
-            normalize_routing_weights=int(config.norm_topk_prob),
+            normalize_routing_weights=int(router.normalize),
             **extra,
         )
-        if config.routed_scaling_factor != 1.0:
-            out = self.node("Mul", [out, self.constant(np.float32(config.routed_scaling_factor))])
+        if router.scale != 1.0:
+            out = self.node("Mul", [out, self.constant(np.float32(router.scale))])
         shape = self.node("Shape", [x])
         return self.node("Reshape", [out, shape])
 
-    def fuse_experts(self, at: str) -> tuple[list[str], list[str]]:
+    def fuse_experts(self, at: str, experts: int) -> tuple[list[str], list[str]]:
         """The stacked matrices of all experts of a layer, each as data and scales."""
         up: list[Blocks] = []
         down: list[Blocks] = []
-        for e in range(self.config.num_experts):
+        for e in range(experts):
             w1, w3, w2 = (self.read_blocks(f"{at}.experts.{e}.{w}.weight") for w in ("w1", "w3", "w2"))
             up.append(interleave_rows(w1, w3))
             down.append(w2)

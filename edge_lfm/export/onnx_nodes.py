@@ -42,7 +42,7 @@ class GraphNodes:
     """Collects nodes and initializers; methods return the name of what they compute. `accuracy`: MatMulNBits's."""
 
     def __init__(self, source: ExportSource, data: ExternalData, accuracy: int) -> None:
-        self.source, self.config, self.data, self.accuracy = source, source.config, data, accuracy
+        self.source, self.shape, self.data, self.accuracy = source, source.shape, data, accuracy
         self.helper = onnx_package().helper
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
@@ -88,7 +88,7 @@ class GraphNodes:
 
     def norm(self, x: str, name: str) -> str:
         weight = self.initializer(name, self.source.values(name))
-        return self.node("RMSNormalization", [x, weight], axis=-1, epsilon=self.config.norm_eps)
+        return self.node("RMSNormalization", [x, weight], axis=-1, epsilon=self.shape.eps)
 
     def node(self, operator: str, inputs: Sequence[str], name: str = "", domain: str = "", **attributes: Any) -> str:
         """Add a node with one output, whose name it returns."""

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_lfm.config import ModelConfig, read_json
 from edge_lfm.formats.checkpoint import read_text_files
 from edge_lfm.formats.gguf import is_gguf
 from edge_lfm.formats.open_checkpoint import open_checkpoint
@@ -21,6 +20,7 @@ from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.packed_model import PackedModel, UnpackedWeights, is_packed
 from edge_lfm.model.plan import TENSOR_CLASSES, Piece, Schemes, plan_pieces
 from edge_lfm.model.reference import Weights
+from edge_lfm.shape import Shape
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ExportSource:
     """An open model. `weights` gives float32, or integers with scales where they are stored so."""
 
     path: Path
-    config: ModelConfig
+    shape: Shape
     raw_config: dict[str, Any]
     text_files: dict[str, bytes]
     weights: Weights
@@ -55,7 +55,6 @@ def open_source(path: Path) -> Iterator[ExportSource]:
     """
     if not is_gguf(path) and path.is_dir() and is_packed(path):
         with PackedModel(path) as model:
-            raw = {k: v for k, v in read_json(path / "config.json").items() if k != "quantization_config"}
             pieces = list(model.pieces.values())
             by_source = _by_source(pieces)
             unpacked = UnpackedWeights(model, integers=True)
@@ -65,17 +64,17 @@ def open_source(path: Path) -> Iterator[ExportSource]:
                 model.forget(by_source[name].name)  # an export reads every page once: none has to stay
                 return value
 
-            yield ExportSource(path, model.config, raw, read_text_files(path), weights, True, by_source)
+            yield ExportSource(path, model.shape, model.raw_config, read_text_files(path), weights, True, by_source)
     else:
         with open_checkpoint(path) as checkpoint:
-            config = checkpoint.config()
-            pieces = plan_pieces(config, Schemes("", dict.fromkeys(TENSOR_CLASSES, FLOAT32.name)))
+            shape = checkpoint.describe()
+            pieces = plan_pieces(shape, Schemes("", dict.fromkeys(TENSOR_CLASSES, FLOAT32.name)))
             yield ExportSource(
                 path,
-                config,
+                shape,
                 checkpoint.raw_config,
                 checkpoint.text_files,
-                CheckpointWeights(checkpoint, config, pieces),
+                CheckpointWeights(checkpoint, shape, pieces),
                 False,
                 _by_source(pieces),
             )

@@ -18,10 +18,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.config import ModelConfig, read_json
+from edge_lfm.architectures import read_shape
 from edge_lfm.errors import ModelFileError
 from edge_lfm.formats.safetensors import SafetensorsFile, TensorInfo
-from edge_lfm.formats.strict import read_bytes
+from edge_lfm.formats.strict import read_bytes, read_json
+from edge_lfm.shape import Shape
 
 WEIGHT_DTYPES = ("BF16", "F16", "F32")
 
@@ -57,7 +58,7 @@ class Checkpoint(ABC):
         """Of all tensors."""
 
     @abstractmethod
-    def shape(self, name: str) -> tuple[int, ...] | None:
+    def tensor_shape(self, name: str) -> tuple[int, ...] | None:
         """The shape of a tensor, or None if there is none of that name."""
 
     @abstractmethod
@@ -112,13 +113,13 @@ class Checkpoint(ABC):
     def close(self) -> None:
         """Unmap its files."""
 
-    def config(self) -> ModelConfig:
-        """The shape of the model.
+    def describe(self) -> Shape:
+        """The description of the model.
 
         Raises:
             UnsupportedModelError: it asks for something that is not implemented.
         """
-        return ModelConfig.from_dict(self.raw_config, self.config_source)
+        return read_shape(self.raw_config, self.config_source)
 
     def __enter__(self) -> Self:
         return self
@@ -169,7 +170,7 @@ class HubCheckpoint(Checkpoint):
     def kind(self, name: str) -> str:
         return self._place(name).info.dtype
 
-    def shape(self, name: str) -> tuple[int, ...] | None:
+    def tensor_shape(self, name: str) -> tuple[int, ...] | None:
         place = self._tensors.get(name)
         return place.info.shape if place else None
 

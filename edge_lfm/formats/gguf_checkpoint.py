@@ -1,4 +1,4 @@
-"""A GGUF file of the family as a checkpoint: the hub's names, config and tokenizer files over its tensors.
+"""A GGUF file as a checkpoint: canonical names, the hub's config and tokenizer files over its tensors.
 
 Fused experts are taken apart, the taps of a conv get their middle axis back. Knows no quantizer.
 """
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_lfm.architectures import GgufKeys, gguf_spelling
 from edge_lfm.errors import ModelFileError, UnsupportedModelError
 from edge_lfm.formats.checkpoint import Checkpoint
 from edge_lfm.formats.gguf import GgufFile, GgufTensor
-from edge_lfm.formats.gguf_names import hub_config, hub_names
 from edge_lfm.formats.gguf_tokenizer import hub_files
 
 MAX_EXPERTS = 1 << 12
@@ -46,16 +46,13 @@ class GgufCheckpoint(Checkpoint):
                 raise UnsupportedModelError(
                     f"{path} is one part of several", hint="join them first: llama-gguf-split --merge FIRST OUT"
                 )
+            self._spelling = gguf_spelling(self._file.metadata, str(path))
             self._places = self._find_places()
             embedding = self._places.get("model.embed_tokens.weight")
-            self.raw_config = hub_config(
-                self._file.metadata,
-                embedding.shape[0] if embedding else 0,
-                "output.weight" in self._file.tensors,
-                any(name.endswith("exp_probs_b.bias") for name in self._file.tensors),
-                str(path),
-            )
-            self.text_files = hub_files(self._file.metadata, str(path))
+            vocab = embedding.shape[0] if embedding else 0
+            keys = GgufKeys(self._file.metadata, vocab, frozenset(self._file.tensors), str(path))
+            self.raw_config = self._spelling.read(keys)
+            self.text_files = hub_files(self._file.metadata, self._spelling, str(path))
         except BaseException:
             self.close()
             raise
@@ -68,7 +65,7 @@ class GgufCheckpoint(Checkpoint):
     def names(self) -> Set[str]:
         return self._places.keys()
 
-    def shape(self, name: str) -> tuple[int, ...] | None:
+    def tensor_shape(self, name: str) -> tuple[int, ...] | None:
         place = self._places.get(name)
         return place.shape if place else None
 
@@ -112,7 +109,7 @@ class GgufCheckpoint(Checkpoint):
         for tensor in self._file.tensors.values():
             if len(tensor.shape) == 3 and tensor.shape[0] > MAX_EXPERTS:
                 raise self._file.broken(f"tensor {tensor.name!r} has {tensor.shape[0]} experts")
-            names = hub_names(tensor.name, tensor.shape[0])
+            names = self._spelling.canonical(tensor.name, tensor.shape[0])
             for n, name in enumerate(names):
                 part = tensor.part(n) if len(tensor.shape) == 3 else tensor
                 middle = name.endswith("conv.conv.weight") and len(part.shape) == 2

@@ -10,20 +10,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from edge_lfm.architectures import GgufSpelling
 from edge_lfm.errors import UnsupportedModelError
 
-SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-"""Of LFM2's tokenizer.json; llama.cpp has it under the names of `_SPLITTERS`."""
-_SPLITTERS = ("lfm2", "llama-bpe", "llama3", "llama-v3")
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 _KEY = "tokenizer.ggml."
 _IDS = {"bos_token": "bos_token_id", "eos_token": "eos_token_id", "pad_token": "padding_token_id"}
 
 
-def hub_files(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]:
+def hub_files(metadata: Mapping[str, Any], spelling: GgufSpelling, where: str) -> dict[str, bytes]:
     """The tokenizer files of a checkpoint, by name, from a GGUF file's metadata; none if it has no vocabulary.
 
     Raises:
@@ -33,10 +28,10 @@ def hub_files(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]:
     if model in ("none", "no_vocab"):
         return {}
     splitter = metadata.get(f"{_KEY}pre")
-    if model != "gpt2" or splitter not in _SPLITTERS:
+    if model != "gpt2" or splitter not in spelling.splitters:
         raise UnsupportedModelError(
             f"{where}: the tokenizer {model!r:.40} with the splitter {splitter!r:.40} is not implemented",
-            hint=f"the family's is gpt2 with one of {', '.join(_SPLITTERS)}",
+            hint=f"the family's is gpt2 with one of {', '.join(spelling.splitters)}",
         )
     tokens: Any = metadata.get(f"{_KEY}tokens")
     merges: Any = metadata.get(f"{_KEY}merges")
@@ -50,7 +45,9 @@ def hub_files(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]:
     }
     adds_bos = bool(metadata.get(f"{_KEY}add_bos_token", True)) and "bos_token" in special
     files: dict[str, Any] = {
-        "tokenizer.json": _tokenizer_json(tokens, types, merges, special.get("bos_token") if adds_bos else None),
+        "tokenizer.json": _tokenizer_json(
+            tokens, types, merges, special.get("bos_token") if adds_bos else None, spelling.split
+        ),
         "tokenizer_config.json": {"add_bos_token": adds_bos, "add_eos_token": False} | special,
         "generation_config.json": {
             name: metadata[f"{_KEY}{name}"] for name in ("bos_token_id", "eos_token_id") if f"{_KEY}{name}" in metadata
@@ -65,7 +62,9 @@ def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
-def _tokenizer_json(tokens: list[str], types: list[int], merges: list[str], bos: str | None) -> dict[str, Any]:
+def _tokenizer_json(
+    tokens: list[str], types: list[int], merges: list[str], bos: str | None, split: str
+) -> dict[str, Any]:
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     used = [(n, token, kind) for n, (token, kind) in enumerate(zip(tokens, types, strict=True)) if kind != UNUSED]
     added = [
@@ -100,7 +99,7 @@ def _tokenizer_json(tokens: list[str], types: list[int], merges: list[str], bos:
         "pre_tokenizer": {
             "type": "Sequence",
             "pretokenizers": [
-                {"type": "Split", "pattern": {"Regex": SPLIT}, "behavior": "Isolated", "invert": False},
+                {"type": "Split", "pattern": {"Regex": split}, "behavior": "Isolated", "invert": False},
                 level,
             ],
         },
@@ -121,7 +120,7 @@ def _tokenizer_json(tokens: list[str], types: list[int], merges: list[str], bos:
     }
 
 
-def gguf_metadata(files: Mapping[str, bytes], vocab_size: int, where: str) -> dict[str, Any]:
+def gguf_metadata(files: Mapping[str, bytes], vocab_size: int, spelling: GgufSpelling, where: str) -> dict[str, Any]:
     """The keys of a GGUF file that say the same as a checkpoint's tokenizer files; none if there is no tokenizer.
 
     Raises:
@@ -131,9 +130,9 @@ def gguf_metadata(files: Mapping[str, bytes], vocab_size: int, where: str) -> di
         return {f"{_KEY}model": "no_vocab"}
     tokenizer, settings = json.loads(files["tokenizer.json"]), json.loads(files.get("tokenizer_config.json", b"{}"))
     model = tokenizer["model"]
-    if model.get("type") != "BPE" or json.dumps(SPLIT) not in json.dumps(tokenizer["pre_tokenizer"]):
+    if model.get("type") != "BPE" or json.dumps(spelling.split) not in json.dumps(tokenizer["pre_tokenizer"]):
         raise UnsupportedModelError(
-            f"{where}: tokenizer.json is not of the LFM2 family", hint="GGUF has no name for it"
+            f"{where}: tokenizer.json splits texts another way than its family", hint="GGUF has no name for it"
         )
     tokens, types = [f"[PAD{n}]" for n in range(vocab_size)], [UNUSED] * vocab_size
     for token, n in model["vocab"].items():
@@ -144,7 +143,7 @@ def gguf_metadata(files: Mapping[str, bytes], vocab_size: int, where: str) -> di
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     found: dict[str, Any] = {
         f"{_KEY}model": "gpt2",
-        f"{_KEY}pre": _SPLITTERS[0],
+        f"{_KEY}pre": spelling.splitters[0],
         f"{_KEY}tokens": tokens,
         f"{_KEY}token_type": types,
         f"{_KEY}merges": merges,

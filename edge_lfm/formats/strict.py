@@ -1,7 +1,7 @@
 """The one way in for small files: bytes, UTF-8 text, JSON and TOML, each within stated bounds. Knows no keys.
 
 What Python's own readers accept and nothing later is made for is refused here: NaN, names that stand twice, integers
-beyond 64 bits, numbers beyond a double, nesting beyond `MAX_DEPTH`, lone surrogates, files that are no regular files.
+of very many digits, numbers beyond a double, nesting beyond `MAX_DEPTH`, lone surrogates, what is no regular file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_FILE_BYTES = 64 << 20
 """Of a text file beside a model; the largest published tokenizer.json has 35 MB."""
 MAX_TOML_BYTES = 1 << 16
 MAX_DEPTH = 64
-_MAX_INTEGER_DIGITS = 20  # of 2**64
+_MAX_INTEGER_DIGITS = 40  # transformers writes 10**30 as the model_max_length of tokenizers that have none
 
 
 def read_bytes(path: Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:

@@ -117,9 +117,9 @@ def measure(
     own = backend if isinstance(backend, Runner) and pager is None else None  # a budget has no room for the stream
     stream = np.ones(_STREAM_BYTES if own else 0, np.uint8)
     storage = None if pager is None else storage_rate(pager)
-    config = model.config
-    limit = config.vocab_size
-    sizes = measure_sizes(config, list(model.pieces.values())) if isinstance(model, PackedModel) else None
+    shape = model.shape
+    limit = shape.vocab
+    sizes = measure_sizes(shape, list(model.pieces.values())) if isinstance(model, PackedModel) else None
     results = []
     for depth in depths or [0]:
         tests = [("pp", n) for n in prompts] + [("tg", n) for n in generates]
@@ -154,7 +154,7 @@ def measure(
         backend.name,
         backend.threads,
         sizes.bytes_per_token if sizes else 0,
-        2 * (sizes.active_parameters - config.vocab_size * config.hidden_size) if sizes else 0,
+        2 * (sizes.active_parameters - shape.vocab * shape.hidden) if sizes else 0,
         peak_memory_bytes() - stream.nbytes,
         storage,
         tuple(results),

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_lfm.config import ModelConfig
 from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, GROUP, scratch_bytes
+from edge_lfm.shape import Shape
 
 CACHE_LINE = 64
 """Bytes. Every buffer begins on a multiple of it."""
@@ -45,21 +45,21 @@ class Scratch:
         return sum(buffer.nbytes + CACHE_LINE for buffer in self.buffers)
 
 
-def plan_scratch(config: ModelConfig, chunk: int, threads: int) -> Scratch:
+def plan_scratch(shape: Shape, chunk: int, threads: int) -> Scratch:
     """The buffers of steps of up to `chunk` tokens on `threads` threads."""
-    ffn_width = max(config.intermediate_size if config.num_dense_layers else 0, config.moe_intermediate_size)
-    attention = config.num_attention_heads * config.head_dim
-    thread_bytes = scratch_bytes(max(config.hidden_size, attention, ffn_width))
-    activations = tuple(_activations(config, chunk))
+    ffn_width = max(layer.ffn.width for layer in shape.layers)
+    attention = max((a.heads * a.width for a in shape.attentions.values()), default=0)
+    thread_bytes = scratch_bytes(max(shape.hidden, attention, ffn_width))
+    activations = tuple(_activations(shape, chunk))
     return Scratch((*activations, Buffer("scratch", threads * thread_bytes, np.uint8)), thread_bytes)
 
 
-def _activations(config: ModelConfig, chunk: int) -> Iterator[Buffer]:
+def _activations(shape: Shape, chunk: int) -> Iterator[Buffer]:
     """What the threads share: x [T, H] and so on, as the fields of CONTEXT say."""
-    hidden, experts, pairs = config.hidden_size, config.max_experts, chunk * max(1, config.num_experts_per_tok)
+    hidden, experts, pairs = shape.hidden, max(1, shape.experts), chunk * max(1, shape.top_k)
     yield Buffer("x", chunk * hidden, np.float32)
     yield from _quantized("normed", chunk * hidden)
-    yield Buffer("wide", chunk * _widest_in_proj(config), np.float32)
+    yield Buffer("wide", chunk * _widest_in_proj(shape), np.float32)
     yield from _quantized("mixed", chunk * hidden)
     yield Buffer("router_logits", chunk * -(-experts // 16) * 16, np.float32)
     yield Buffer("chosen", pairs, np.int64)
@@ -69,8 +69,8 @@ def _activations(config: ModelConfig, chunk: int) -> Iterator[Buffer]:
     yield Buffer("pair_token", pairs, np.int64)
     yield Buffer("pair_weight", pairs, np.float32)
     yield from _quantized("pairs", pairs * hidden)
-    dense = chunk * config.intermediate_size if config.num_dense_layers else 0
-    yield from _quantized("gated", max(pairs * config.moe_intermediate_size, dense))
+    gated = (chunk * (layer.ffn.router.top_k if layer.ffn.router else 1) * layer.ffn.width for layer in shape.layers)
+    yield from _quantized("gated", max(gated))
 
 
 def _quantized(field: str, values: int) -> Iterator[Buffer]:
@@ -80,8 +80,7 @@ def _quantized(field: str, values: int) -> Iterator[Buffer]:
     yield Buffer(f"{field}_s", values // GROUP * ACTIVATION_BYTES, np.uint8)
 
 
-def _widest_in_proj(config: ModelConfig) -> int:
+def _widest_in_proj(shape: Shape) -> int:
     """Rows of the widest matrix before an operator: q, k and v, or the three parts of a short convolution."""
-    attention = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
-    layers = range(config.num_hidden_layers)
-    return max(attention if config.is_attention(n) else 3 * config.hidden_size for n in layers)
+    attentions = [(a.heads + 2 * a.kv_heads) * a.width for a in shape.attentions.values()]
+    return max(attentions + [3 * shape.hidden for _ in shape.convs])

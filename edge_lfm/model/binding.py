@@ -16,6 +16,7 @@ from edge_lfm.kernels.spec.schemes import FLOAT32
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.plan import dense_name, expert_name, head_name
 from edge_lfm.model.rotary import RotaryTables
+from edge_lfm.shape import Attention
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,14 @@ class Binding:
 def bind(model: PackedModel) -> Binding:
     """The records of every layer."""
     binder = _Binder(model)
-    layers = np.zeros(model.config.num_hidden_layers, LAYER)
+    layers = np.zeros(len(model.shape.layers), LAYER)
     for n in range(len(layers)):
         binder.bind_layer(layers[n : n + 1], n)
     embedding = binder.matrix("model.embed_tokens.weight")
-    head = binder.matrix(head_name(model.config))
+    head = binder.matrix(head_name(model.shape))
     final_norm = model.floats("model.embedding_norm.weight")
-    config = model.config
-    kinds = {n: (config.head_dim, config.rope_theta) for n in range(len(layers)) if config.is_attention(n)}
-    return Binding(layers, embedding, head, final_norm, binder.keep, binder.tables, RotaryTables(layers, kinds))
+    ropes = {n: attention.rope for n, attention in model.shape.attentions.items() if attention.rope is not None}
+    return Binding(layers, embedding, head, final_norm, binder.keep, binder.tables, RotaryTables(layers, ropes))
 
 
 class _Binder:
@@ -61,9 +61,9 @@ class _Binder:
         return self.address(self.model.floats(name)) if self.model.has(name) else 0
 
     def matrix(self, name: str, bias: str = "") -> NDArray[Any]:
-        shape = self.model.pieces[name].matrices[0]
+        matrix = self.model.pieces[name].matrices[0]
         record = np.zeros(1, MATRIX)
-        record["scheme"], record["rows"], record["cols"] = self.model.scheme_id(name), shape.rows, shape.cols
+        record["scheme"], record["rows"], record["cols"] = self.model.scheme_id(name), matrix.rows, matrix.cols
         record["address"] = self.address(self.model.bytes_of(name))
         record["bias"] = self.floats(bias) if bias else 0
         return record
@@ -72,11 +72,12 @@ class _Binder:
         at = f"model.layers.{n}"
         layer["operator_norm"] = self.floats(f"{at}.operator_norm.weight")
         layer["ffn_norm"] = self.floats(f"{at}.ffn_norm.weight")
-        config = self.model.config
-        if config.is_attention(n):
+        operator = self.model.shape.layers[n].operator
+        if isinstance(operator, Attention):
             layer["is_attention"] = 1
-            layer["heads"], layer["kv_heads"] = config.num_attention_heads, config.num_key_value_heads
-            layer["head_dim"] = layer["rope_width"] = config.head_dim
+            layer["heads"], layer["kv_heads"], layer["head_dim"] = operator.heads, operator.kv_heads, operator.width
+            layer["rope_width"] = operator.rope.width if operator.rope else 0
+            layer["window"] = operator.window or 0
             layer["in_proj"] = self.matrix(f"{at}.self_attn.qkv_proj.weight")
             layer["out_proj"] = self.matrix(f"{at}.self_attn.out_proj.weight")
             layer["q_norm"] = self.floats(f"{at}.self_attn.q_layernorm.weight")
@@ -90,17 +91,17 @@ class _Binder:
         self.bind_ffn(layer, n)
 
     def bind_ffn(self, layer: NDArray[Any], n: int) -> None:
-        config, at = self.model.config, f"model.layers.{n}.feed_forward"
+        router, at = self.model.shape.layers[n].ffn.router, f"model.layers.{n}.feed_forward"
         names = [dense_name(n)]
-        if config.is_moe(n):
-            names = [expert_name(n, e) for e in range(config.num_experts)]
+        if router is not None:
+            names = [expert_name(n, e) for e in range(router.experts)]
             layer["is_moe"] = 1
             layer["router"] = self.matrix(f"{at}.gate.weight")
             assert layer["router"]["scheme"] == FLOAT32.id
             layer["router_bias"] = self.floats(f"{at}.expert_bias")
         blocks = np.array([self.address(self.model.bytes_of(name)) for name in names], np.int64)
         layer["experts"] = self.address(blocks)
-        if config.is_moe(n):
+        if router is not None:
             self.tables[n] = blocks
         layer["expert_scheme"] = self.model.scheme_id(names[0])
         layer["expert_width"] = self.model.pieces[names[0]].matrices[1].cols

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.config import ModelConfig
 from edge_lfm.errors import ModelFileError, UnsupportedModelError
 from edge_lfm.formats.checkpoint import Checkpoint
 from edge_lfm.kernels.spec.ref import F32, Quantized
 from edge_lfm.kernels.spec.schemes import INT4_G32, INT8_G32, Scheme
 from edge_lfm.model.plan import Piece
+from edge_lfm.shape import Shape
 
 SCHEME_OF_KIND = {"Q4_0": INT4_G32, "Q8_0": INT8_G32}
 """ggml's types whose blocks hold the same numbers as a scheme's: float16 scales for 32 integers."""
@@ -31,20 +31,20 @@ class CheckpointWeights:
         UnsupportedModelError: tensors are missing, misshapen or unknown (the first five are named).
     """
 
-    def __init__(self, checkpoint: Checkpoint, config: ModelConfig, pieces: list[Piece]) -> None:
-        self.checkpoint, self.config = checkpoint, config
+    def __init__(self, checkpoint: Checkpoint, shape: Shape, pieces: list[Piece]) -> None:
+        self.checkpoint, self.shape = checkpoint, shape
         prefixed = any(name.startswith("model.") for name in checkpoint.names)
         self._prefix = "model." if prefixed else ""
         problems, used = [], set()
         for piece in pieces:
             for source in piece.sources:
-                stored, shape = self._stored(source.name, source.shape)
-                found = checkpoint.shape(stored)
+                stored, needed = self._stored(source.name, source.shape)
+                there = checkpoint.tensor_shape(stored)
                 used.add(stored)
-                if found is None:
+                if there is None:
                     problems.append(f"{stored} is missing")
-                elif found != shape:
-                    problems.append(f"{stored} is {list(found)}, config.json asks for {list(shape)}")
+                elif there != needed:
+                    problems.append(f"{stored} is {list(there)}, config.json asks for {list(needed)}")
         problems += [f"{name} is unknown" for name in checkpoint.names if name not in used and not self._ignored(name)]
         if problems:
             shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
@@ -59,15 +59,13 @@ class CheckpointWeights:
         self.checkpoint.forget(stored, expert)  # what is read again comes from the page cache
         if expert is None:
             return values
-        width = self.config.moe_intermediate_size
-        return {"w1": values[:width], "w3": values[width:], "w2": values}[part]
+        return _part_of(values, part)
 
     def stored(self, name: str) -> NDArray[Any]:
         """A tensor in its canonical shape as it is stored: uint16 (bfloat16), float16 or float32; a view."""
         stored, expert, part = self._locate(name)
         values = self.checkpoint.stored(stored, expert)
-        width = self.config.moe_intermediate_size
-        return values if expert is None else {"w1": values[:width], "w3": values[width:], "w2": values}[part]
+        return values if expert is None else _part_of(values, part)
 
     def raw(self, name: str) -> NDArray[np.uint8]:
         """The bytes that `stored` is made of."""
@@ -114,8 +112,14 @@ class CheckpointWeights:
         if expert is None:
             return stored, shape
         rows = shape[0] if part == "w2" else 2 * shape[0]
-        return stored, (self.config.num_experts, rows, shape[1])
+        return stored, (self.shape.experts, rows, shape[1])
 
     def _ignored(self, name: str) -> bool:
         """A tied head may be stored as well, and rotary frequencies are computed."""
-        return (name == "lm_head.weight" and self.config.tie_word_embeddings) or name.endswith("rotary_emb.inv_freq")
+        return (name == "lm_head.weight" and self.shape.tied) or name.endswith("rotary_emb.inv_freq")
+
+
+def _part_of(fused: NDArray[Any], part: str) -> NDArray[Any]:
+    """One matrix of an expert's part of a fused tensor: w1 lies over w3, w2 by itself."""
+    half = len(fused) // 2
+    return {"w1": fused[:half], "w3": fused[half:], "w2": fused}[part]

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from edge_lfm.config import ModelConfig
 from edge_lfm.devices.estimate import Demand
-from edge_lfm.model.plan import Piece
+from edge_lfm.model.plan import EXPERT_CLASS, Piece
 from edge_lfm.model.sizes import measure_sizes
+from edge_lfm.shape import Shape
 
 
-def demand_of(config: ModelConfig, pieces: list[Piece], kv_dtype: str = "float16") -> Demand:
+def demand_of(shape: Shape, pieces: list[Piece], kv_dtype: str = "float16") -> Demand:
     """The demand of a packed model, or of one that is yet to be packed."""
-    sizes = measure_sizes(config, pieces)
-    layers = range(config.num_hidden_layers)
-    attention = sum(config.is_attention(n) for n in layers)
-    per_head = config.head_dim + 4 if kv_dtype == "int8" else 2 * config.head_dim
-    experts = [piece for piece in pieces if piece.kind == "experts"]
+    sizes = measure_sizes(shape, pieces)
+    attentions = shape.attentions.values()
+    heads = sum(a.kv_heads * (a.width + 4 if kv_dtype == "int8" else 2 * a.width) for a in attentions)
+    experts = [piece for piece in pieces if piece.kind == EXPERT_CLASS]
     return Demand(
         file_bytes=sizes.file_bytes,
         bytes_per_token=sizes.bytes_per_token,
-        ops_per_token=2 * (sizes.active_parameters - config.vocab_size * config.hidden_size),
-        kv_bytes_per_token=attention * 2 * config.num_key_value_heads * per_head,
-        moe_layers=sum(config.is_moe(n) for n in layers),
-        experts=config.num_experts if experts else 0,
-        top_k=config.num_experts_per_tok if experts else 0,
+        ops_per_token=2 * (sizes.active_parameters - shape.vocab * shape.hidden),
+        kv_bytes_per_token=2 * heads,
+        moe_layers=len(shape.routers),
+        experts=shape.experts if experts else 0,
+        top_k=shape.top_k if experts else 0,
         expert_bytes=experts[0].nbytes if experts else 0,
     )

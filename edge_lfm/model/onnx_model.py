@@ -9,8 +9,9 @@ import hashlib
 from functools import cached_property
 from pathlib import Path
 
-from edge_lfm.config import ModelConfig
+from edge_lfm.architectures import read_shape
 from edge_lfm.errors import ModelFileError
+from edge_lfm.formats.strict import read_json
 
 GRAPH = "model.onnx"
 
@@ -35,7 +36,8 @@ class OnnxModel:
                 f"{folder} holds no {GRAPH}",
                 hint=f"export the packed model: edge-lfm export {folder} --format onnx -o OUT",
             )
-        self.config = ModelConfig.read(folder / "config.json")
+        self.raw_config = read_json(folder / "config.json")
+        self.shape = read_shape(self.raw_config, str(folder / "config.json"))
 
     @property
     def files(self) -> list[Path]:

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.config import ModelConfig, read_json
+from edge_lfm.architectures import read_shape
 from edge_lfm.errors import ModelFileError
 from edge_lfm.formats.file_list import check_unchanged
 from edge_lfm.formats.packed import PackedFile
+from edge_lfm.formats.strict import read_json
 from edge_lfm.kernels.spec.layout import LAYOUT_VERSION
 from edge_lfm.kernels.spec.ref import F32, Quantized
 from edge_lfm.kernels.spec.schemes import SCHEMES, Scheme
@@ -47,11 +48,13 @@ class PackedModel:
             raise ModelFileError(f"{folder} {what}", hint="give the folder that edge-lfm quantize made")
         raw = read_json(folder / "config.json")
         check_unchanged(folder / "config.json")
-        self.config = ModelConfig.from_dict(raw, str(folder / "config.json"))
+        self.shape = read_shape(raw, str(folder / "config.json"))
         self.schemes = _read_schemes(raw.get("quantization_config"), folder)
-        provenance = raw["quantization_config"].get("provenance", {})
+        provenance = raw.pop("quantization_config").get("provenance", {})
+        self.raw_config = raw
+        """What the checkpoint's own config said."""
         self.provenance: dict[str, Any] = provenance if isinstance(provenance, dict) else {}
-        pieces = plan_pieces(self.config, self.schemes)
+        pieces = plan_pieces(self.shape, self.schemes)
         self.pieces = {piece.name: piece for piece in pieces}
         self.file = PackedFile(folder / "model.safetensors")
         self._trunk: NDArray[np.uint8] | None = None

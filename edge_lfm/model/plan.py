@@ -1,4 +1,4 @@
-"""What an LFM2 model consists of: the tensors of its checkpoint, and the pieces that they are packed into.
+"""What a model consists of: the tensors of its checkpoint, and the pieces that they are packed into.
 
 One table serves the quantizer (which sources make a piece), the runtime (where a piece goes) and the
 sizes that are printed before any work. Knows names and shapes, no weights and no files.
@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from edge_lfm.config import ModelConfig
-from edge_lfm.errors import UnsupportedModelError
 from edge_lfm.kernels.spec.layout import GROUP, LAYOUT_VERSION
 from edge_lfm.kernels.spec.schemes import SCHEMES
+from edge_lfm.model.supported import check_supported
+from edge_lfm.shape import Attention, Ffn, Shape, ShortConv
 
 TENSOR_CLASSES = ("experts", "ffn", "conv", "attention", "embedding")
 """The classes of quantized tensors; a scheme is chosen for each. All others stay float32."""
@@ -99,16 +99,16 @@ class Schemes:
         }
 
 
-def plan_pieces(config: ModelConfig, schemes: Schemes) -> list[Piece]:
+def plan_pieces(shape: Shape, schemes: Schemes) -> list[Piece]:
     """Every piece of the packed model, in file order: the trunk first, then the experts layer by layer.
 
     Raises:
-        UnsupportedModelError: a shape that the packed layout cannot hold.
+        UnsupportedModelError: the model has something that the kernels cannot do.
     """
-    _check_packable(config)
-    pieces = list(_trunk(config, schemes))
-    for n in range(config.num_hidden_layers):
-        pieces += _ffn_blocks(config, schemes, n)
+    check_supported(shape)
+    pieces = list(_trunk(shape, schemes))
+    for n, layer in enumerate(shape.layers):
+        pieces += _ffn_blocks(layer.ffn, schemes, n, shape.hidden)
     return pieces
 
 
@@ -122,9 +122,9 @@ def dense_name(layer: int) -> str:
     return f"model.layers.{layer}.feed_forward.block"
 
 
-def head_name(config: ModelConfig) -> str:
+def head_name(shape: Shape) -> str:
     """The packed name of the matrix that makes logits."""
-    return "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
+    return "model.embed_tokens.weight" if shape.tied else "lm_head.weight"
 
 
 def _product(shape: tuple[int, ...]) -> int:
@@ -134,54 +134,56 @@ def _product(shape: tuple[int, ...]) -> int:
     return total
 
 
-def _trunk(config: ModelConfig, schemes: Schemes) -> Iterator[Piece]:
-    hidden, vocab = config.hidden_size, config.vocab_size
+def _trunk(shape: Shape, schemes: Schemes) -> Iterator[Piece]:
+    hidden, vocab = shape.hidden, shape.vocab
     yield _matrix("model.embed_tokens.weight", "embedding", schemes, (vocab, hidden))
-    if not config.tie_word_embeddings:
+    if not shape.tied:
         yield _matrix("lm_head.weight", "embedding", schemes, (vocab, hidden))
     yield _float("model.embedding_norm.weight", (hidden,))
-    for n in range(config.num_hidden_layers):
-        at = f"model.layers.{n}"
+    for n, layer in enumerate(shape.layers):
+        at, operator, router = f"model.layers.{n}", layer.operator, layer.ffn.router
         yield _float(f"{at}.operator_norm.weight", (hidden,))
         yield _float(f"{at}.ffn_norm.weight", (hidden,))
-        yield from (_attention if config.is_attention(n) else _conv)(config, schemes, at)
-        if config.is_moe(n):
-            name, shape = f"{at}.feed_forward.gate.weight", (config.num_experts, hidden)
-            yield Piece(name, ROUTER_CLASS, "float32", (Matrix((Source(name, shape),)),))
-            if config.use_expert_bias:
-                yield _float(f"{at}.feed_forward.expert_bias", (config.num_experts,))
+        if isinstance(operator, Attention):
+            yield from _attention(operator, schemes, at, hidden)
+        else:
+            yield from _conv(operator, schemes, at, hidden)
+        if router is not None:
+            source = Source(f"{at}.feed_forward.gate.weight", (router.experts, hidden))
+            yield Piece(source.name, ROUTER_CLASS, "float32", (Matrix((source,)),))
+            if router.selection_bias:
+                yield _float(f"{at}.feed_forward.expert_bias", (router.experts,))
 
 
-def _conv(config: ModelConfig, schemes: Schemes, at: str) -> Iterator[Piece]:
-    hidden = config.hidden_size
+def _conv(conv: ShortConv, schemes: Schemes, at: str, hidden: int) -> Iterator[Piece]:
     yield _matrix(f"{at}.conv.in_proj.weight", "conv", schemes, (3 * hidden, hidden))
     yield _matrix(f"{at}.conv.out_proj.weight", "conv", schemes, (hidden, hidden))
-    yield _float(f"{at}.conv.conv.weight", (hidden, 1, config.conv_L_cache))
-    if config.conv_bias:
+    yield _float(f"{at}.conv.conv.weight", (hidden, 1, conv.taps))
+    if conv.bias:
         yield _float(f"{at}.conv.in_proj.bias", (3 * hidden,))
         yield _float(f"{at}.conv.out_proj.bias", (hidden,))
         yield _float(f"{at}.conv.conv.bias", (hidden,))
 
 
-def _attention(config: ModelConfig, schemes: Schemes, at: str) -> Iterator[Piece]:
-    hidden, width = config.hidden_size, config.head_dim
-    kv = config.num_key_value_heads * width
+def _attention(attention: Attention, schemes: Schemes, at: str, hidden: int) -> Iterator[Piece]:
+    width = attention.width
+    q, kv = attention.heads * width, attention.kv_heads * width
     parts = tuple(
-        Source(f"{at}.self_attn.{p}_proj.weight", (rows, hidden)) for p, rows in (("q", hidden), ("k", kv), ("v", kv))
+        Source(f"{at}.self_attn.{p}_proj.weight", (rows, hidden)) for p, rows in (("q", q), ("k", kv), ("v", kv))
     )
     yield Piece(f"{at}.self_attn.qkv_proj.weight", "attention", schemes.by_class["attention"], (Matrix(parts),))
-    yield _matrix(f"{at}.self_attn.out_proj.weight", "attention", schemes, (hidden, hidden))
+    yield _matrix(f"{at}.self_attn.out_proj.weight", "attention", schemes, (hidden, q))
     yield _float(f"{at}.self_attn.q_layernorm.weight", (width,))
     yield _float(f"{at}.self_attn.k_layernorm.weight", (width,))
 
 
-def _ffn_blocks(config: ModelConfig, schemes: Schemes, n: int) -> list[Piece]:
-    at, hidden = f"model.layers.{n}.feed_forward", config.hidden_size
-    if not config.is_moe(n):
-        return [_block(dense_name(n), "ffn", schemes, at, hidden, config.intermediate_size)]
+def _ffn_blocks(ffn: Ffn, schemes: Schemes, n: int, hidden: int) -> list[Piece]:
+    at = f"model.layers.{n}.feed_forward"
+    if ffn.router is None:
+        return [_block(dense_name(n), "ffn", schemes, at, hidden, ffn.width)]
     return [
-        _block(expert_name(n, e), "experts", schemes, f"{at}.experts.{e}", hidden, config.moe_intermediate_size)
-        for e in range(config.num_experts)
+        _block(expert_name(n, e), EXPERT_CLASS, schemes, f"{at}.experts.{e}", hidden, ffn.width)
+        for e in range(ffn.router.experts)
     ]
 
 
@@ -197,18 +199,3 @@ def _matrix(name: str, kind: str, schemes: Schemes, shape: tuple[int, int]) -> P
 
 def _float(name: str, shape: tuple[int, ...]) -> Piece:
     return Piece(name, FLOAT_CLASS, "float32", floats=Source(name, shape))
-
-
-def _check_packable(config: ModelConfig) -> None:
-    """The kernels read inputs in groups of 32 and heads in whole vectors; the family's models all fit."""
-    widths = {"hidden_size": config.hidden_size, "head_dim": config.head_dim}
-    if config.num_dense_layers:
-        widths["intermediate_size (adjusted)"] = config.intermediate_size
-    if config.num_experts:
-        widths["moe_intermediate_size"] = config.moe_intermediate_size
-    for name, value in widths.items():
-        if value % GROUP:
-            raise UnsupportedModelError(
-                f"{name} is {value}, which is not a multiple of {GROUP}",
-                hint="every published model of the family is; is config.json right?",
-            )

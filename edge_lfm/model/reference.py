@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.config import ModelConfig
 from edge_lfm.kernels.spec import ref
 from edge_lfm.kernels.spec.ref import F32, Quantized
+from edge_lfm.kernels.spec.routing import route
+from edge_lfm.model.supported import check_supported
+from edge_lfm.shape import Attention, Router, Shape, ShortConv
 
 Weights = Callable[[str], "F32 | Quantized"]
 
@@ -33,24 +35,23 @@ class ReferenceState:
 
 
 class ReferenceModel:
-    """`ModelConfig` + weights by name -> logits. `kv_dtype`: what keys and values are rounded to when kept."""
+    """`Shape` + weights by name -> logits. `kv_dtype`: what keys and values are rounded to when kept."""
 
-    def __init__(self, config: ModelConfig, weights: Weights, kv_dtype: type[np.floating[Any]] = np.float32) -> None:
-        self.config, self.weights, self.kv_dtype = config, weights, kv_dtype
+    def __init__(self, shape: Shape, weights: Weights, kv_dtype: type[np.floating[Any]] = np.float32) -> None:
+        check_supported(shape)
+        self.shape, self.weights, self.kv_dtype = shape, weights, kv_dtype
 
     def logits(self, token_ids: NDArray[np.int64], state: ReferenceState | None = None) -> F32:
         """Logits [T, vocab] of a chunk of tokens; `state` moves on."""
-        config, state = self.config, state or ReferenceState()
+        shape, state = self.shape, state or ReferenceState()
         h = self._rows("model.embed_tokens.weight", token_ids)
-        for n in range(config.num_hidden_layers):
+        for n in range(len(shape.layers)):
             at = f"model.layers.{n}"
-            operator = self._attention if config.is_attention(n) else self._conv
-            h = h + operator(n, ref.rms_norm(h, self._f32(f"{at}.operator_norm.weight"), config.norm_eps), state)
-            normed = ref.rms_norm(h, self._f32(f"{at}.ffn_norm.weight"), config.norm_eps)
-            h = h + (self._experts if config.is_moe(n) else self._swiglu)(f"{at}.feed_forward", normed)
+            h = h + self._operator(n, ref.rms_norm(h, self._f32(f"{at}.operator_norm.weight"), shape.eps), state)
+            h = h + self._ffn(n, ref.rms_norm(h, self._f32(f"{at}.ffn_norm.weight"), shape.eps))
         state.position += len(token_ids)
-        h = ref.rms_norm(h, self._f32("model.embedding_norm.weight"), config.norm_eps)
-        return self._linear("model.embed_tokens" if config.tie_word_embeddings else "lm_head", h)
+        h = ref.rms_norm(h, self._f32("model.embedding_norm.weight"), shape.eps)
+        return self._linear("model.embed_tokens" if shape.tied else "lm_head", h)
 
     def _f32(self, name: str) -> F32:
         value = self.weights(name)
@@ -66,46 +67,45 @@ class ReferenceModel:
     def _linear(self, name: str, x: F32) -> F32:
         return ref.multiply(self.weights(f"{name}.weight"), x)
 
+    def _operator(self, n: int, x: F32, state: ReferenceState) -> F32:
+        operator = self.shape.layers[n].operator
+        if isinstance(operator, Attention):
+            return self._attention(n, operator, x, state)
+        return self._conv(n, operator, x, state)
+
+    def _ffn(self, n: int, x: F32) -> F32:
+        at, router = f"model.layers.{n}.feed_forward", self.shape.layers[n].ffn.router
+        return self._swiglu(at, x) if router is None else self._experts(at, router, x)
+
     def _swiglu(self, at: str, x: F32) -> F32:
         return self._linear(f"{at}.w2", ref.silu(self._linear(f"{at}.w1", x)) * self._linear(f"{at}.w3", x))
 
-    def _experts(self, at: str, x: F32) -> F32:
-        config = self.config
-        bias = self._f32(f"{at}.expert_bias") if config.use_expert_bias else None
-        chosen, weights = ref.route(
-            ref.multiply(self._f32(f"{at}.gate.weight"), x),
-            bias,
-            config.num_experts_per_tok,
-            config.norm_topk_prob,
-            config.routed_scaling_factor,
-        )
+    def _experts(self, at: str, router: Router, x: F32) -> F32:
+        bias = self._f32(f"{at}.expert_bias") if router.selection_bias else None
+        chosen, weights = route(ref.multiply(self._f32(f"{at}.gate.weight"), x), bias, router)
         out = np.zeros_like(x)
         for e in np.unique(chosen):
             token, slot = np.nonzero(chosen == e)
             out[token] += weights[token, slot, None] * self._swiglu(f"{at}.experts.{e}", x[token])
         return out
 
-    def _conv(self, n: int, x: F32, state: ReferenceState) -> F32:
-        config, at = self.config, f"model.layers.{n}.conv"
-        past = state.conv.get(n, np.zeros((config.conv_L_cache - 1, config.hidden_size), np.float32))
-        bias = (
-            {part: self._f32(f"{at}.{part}.bias") for part in ("in_proj", "conv", "out_proj")}
-            if config.conv_bias
-            else {}
-        )
+    def _conv(self, n: int, conv: ShortConv, x: F32, state: ReferenceState) -> F32:
+        at, parts = f"model.layers.{n}.conv", ("in_proj", "conv", "out_proj") if conv.bias else ()
+        past = state.conv.get(n, np.zeros((conv.taps - 1, self.shape.hidden), np.float32))
+        bias = {part: self._f32(f"{at}.{part}.bias") for part in parts}
         bcx = self._linear(f"{at}.in_proj", x) + bias.get("in_proj", np.float32(0))
         taps = self._f32(f"{at}.conv.weight")[:, 0].T
         y, state.conv[n] = ref.short_conv(bcx, taps, bias.get("conv"), past)
         return self._linear(f"{at}.out_proj", y) + bias.get("out_proj", np.float32(0))
 
-    def _attention(self, n: int, x: F32, state: ReferenceState) -> F32:
-        config, at = self.config, f"model.layers.{n}.self_attn"
-        width, kv = config.head_dim, config.num_key_value_heads
+    def _attention(self, n: int, attention: Attention, x: F32, state: ReferenceState) -> F32:
+        at, width, eps = f"model.layers.{n}.self_attn", attention.width, self.shape.eps
+        assert attention.rope is not None
         q, k, v = (self._linear(f"{at}.{p}_proj", x).reshape(len(x), -1, width) for p in "qkv")
-        rope = ref.rope_table(state.position + np.arange(len(x)), width, config.rope_theta)
-        q = ref.rotate(ref.rms_norm(q, self._f32(f"{at}.q_layernorm.weight"), config.norm_eps), rope)
-        k = ref.rotate(ref.rms_norm(k, self._f32(f"{at}.k_layernorm.weight"), config.norm_eps), rope)
-        nothing = np.zeros((0, kv, width), np.float32)
+        rope = ref.rope_table(state.position + np.arange(len(x)), attention.rope.width, attention.rope.theta)
+        q = ref.rotate(ref.rms_norm(q, self._f32(f"{at}.q_layernorm.weight"), eps), rope)
+        k = ref.rotate(ref.rms_norm(k, self._f32(f"{at}.k_layernorm.weight"), eps), rope)
+        nothing = np.zeros((0, attention.kv_heads, width), np.float32)
         k, v = (x.astype(self.kv_dtype).astype(np.float32) for x in (k, v))
         state.keys[n] = np.concatenate([state.keys.get(n, nothing), k])
         state.values[n] = np.concatenate([state.values.get(n, nothing), v])

@@ -12,17 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.kernels.spec.ref import F32, rope_table
-
-Kind = tuple[int, float]
-"""Width, and theta."""
+from edge_lfm.shape import Rope
 
 
 class RotaryTables:
-    """`kinds`: of each layer that turns its heads; their tables' addresses stand in `layers`, LAYER records."""
+    """`ropes`: of each layer that turns its heads; their tables' addresses stand in `layers`, LAYER records."""
 
-    def __init__(self, layers: NDArray[Any], kinds: Mapping[int, Kind]) -> None:
-        self._layers, self._kinds = layers, kinds
-        self._tables: dict[Kind, F32] = {}
+    def __init__(self, layers: NDArray[Any], ropes: Mapping[int, Rope]) -> None:
+        self._layers, self._ropes = layers, ropes
+        self._tables: dict[Rope, F32] = {}
         self._positions = 0
 
     def reserve(self, positions: int) -> None:
@@ -31,6 +29,6 @@ class RotaryTables:
             return
         self._positions = positions
         places = np.arange(positions)
-        self._tables = {kind: rope_table(places, *kind) for kind in set(self._kinds.values())}
-        for n, kind in self._kinds.items():
-            self._layers["rope"][n] = self._tables[kind].ctypes.data
+        self._tables = {rope: rope_table(places, rope.width, rope.theta) for rope in set(self._ropes.values())}
+        for n, rope in self._ropes.items():
+            self._layers["rope"][n] = self._tables[rope].ctypes.data

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge_lfm.config import ModelConfig
 from edge_lfm.formats.packed import Slot, packed_size
 from edge_lfm.kernels.spec.schemes import SCHEMES, TILE_ROWS
-from edge_lfm.model.plan import BLOCK_ALIGNMENT, Piece
+from edge_lfm.model.plan import BLOCK_ALIGNMENT, EXPERT_CLASS, Piece
+from edge_lfm.shape import Shape
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def slot_of(piece: Piece) -> Slot:
     return Slot(piece.name, "U8", (piece.nbytes,), BLOCK_ALIGNMENT if piece.aligned else 64)
 
 
-def measure_sizes(config: ModelConfig, pieces: list[Piece]) -> SizeReport:
+def measure_sizes(shape: Shape, pieces: list[Piece]) -> SizeReport:
     """The sizes of a plan; needs no weights."""
     by_class: dict[str, int] = {}
     weights: dict[str, int] = {}
@@ -38,9 +38,9 @@ def measure_sizes(config: ModelConfig, pieces: list[Piece]) -> SizeReport:
     for piece in pieces:
         by_class[piece.kind] = by_class.get(piece.kind, 0) + piece.nbytes
         weights[piece.kind] = weights.get(piece.kind, 0) + piece.weights
-        share = config.num_experts_per_tok / config.num_experts if piece.kind == "experts" else 1.0
-        if piece.name == "model.embed_tokens.weight" and not config.tie_word_embeddings:
-            per_token += SCHEMES[piece.scheme].matrix_bytes(TILE_ROWS, config.hidden_size)
+        share = shape.top_k / shape.experts if piece.kind == EXPERT_CLASS else 1.0
+        if piece.name == "model.embed_tokens.weight" and not shape.tied:
+            per_token += SCHEMES[piece.scheme].matrix_bytes(TILE_ROWS, shape.hidden)
         else:
             active += round(piece.weights * share)
             per_token += round(piece.nbytes * share)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.config import ModelConfig
 from edge_lfm.errors import ContextOverflowError, DoesNotFitError, UsageError
 from edge_lfm.kernels.spec.layout import STATE
+from edge_lfm.shape import Shape
 
 _FIRST_CAPACITY = 256
 KV_DTYPES = ("float16", "int8")
@@ -50,17 +50,16 @@ class Checkpoint:
 class State:
     """The state of one sequence. `capacity`: positions that the caches have room for, a multiple of 16."""
 
-    def __init__(self, config: ModelConfig, context: int, kv_dtype: str = "float16") -> None:
-        self.config, self.context, self.kv_dtype = config, context, check_kv_dtype(kv_dtype)
+    def __init__(self, shape: Shape, context: int, kv_dtype: str = "float16") -> None:
+        self.shape, self.context, self.kv_dtype = shape, context, check_kv_dtype(kv_dtype)
         self.position = 0
         self.capacity = 0
         self.noted: NDArray[np.int64] = np.zeros(0, np.int64)
         self._history: dict[int, NDArray[np.float32]] = {}
-        layers = range(config.num_hidden_layers)
-        conv_shape = (max(1, config.conv_L_cache - 1), config.hidden_size)
-        self.conv = {n: np.zeros(conv_shape, np.float32) for n in layers if not config.is_attention(n)}
+        rows = {n: max(1, conv.taps - 1) for n, conv in shape.convs.items()}
+        self.conv = {n: np.zeros((count, shape.hidden), np.float32) for n, count in rows.items()}
         self.caches: dict[tuple[int, str], NDArray[Any]] = {}  # (layer, field of its record)
-        self.records = np.zeros(config.num_hidden_layers, STATE)
+        self.records = np.zeros(len(shape.layers), STATE)
         self.records["is_int8"] = self.kv_int8
         self.address = self.records.ctypes.data
         for n, array in self.conv.items():
@@ -76,6 +75,11 @@ class State:
         """Bytes of all arrays."""
         return sum(array.nbytes for array in (*self.conv.values(), *self.caches.values()))
 
+    @property
+    def conv_width(self) -> int:
+        """Tokens before one that its widest convolution sees, at least 1."""
+        return max([1, *(conv.taps - 1 for conv in self.shape.convs.values())])
+
     def reserve(self, positions: int) -> None:
         """Make room for `positions` positions in all.
 
@@ -89,9 +93,8 @@ class State:
         wanted = min(max(positions, 2 * self.capacity), self.context)
         capacity = -(-wanted // 16) * 16
         try:
-            for n in range(self.config.num_hidden_layers):
-                if self.config.is_attention(n):
-                    self._grow(n, capacity)
+            for n in self.shape.attentions:
+                self._grow(n, capacity)
         except MemoryError:
             raise DoesNotFitError(
                 f"no memory for a KV cache of {capacity} positions", hint="use a smaller context, or an int8 cache"
@@ -129,7 +132,7 @@ class State:
         self.noted[list(tokens)] = np.arange(len(tokens))
         if any(len(self._history.get(n, ())) < len(tokens) for n in self.conv):
             for n in self.conv:
-                self._history[n] = np.zeros((len(tokens), self.config.hidden_size), np.float32)
+                self._history[n] = np.zeros((len(tokens), self.shape.hidden), np.float32)
                 self.records["history"][n] = self._history[n].ctypes.data
 
     def drop_notes(self) -> None:
@@ -145,7 +148,7 @@ class State:
     def checkpoint_after(self, before: Checkpoint, kept: int) -> Checkpoint:
         """The state after the first `kept` tokens fed last; `before` was taken before them.
 
-        Of the tokens kept, the last conv_L_cache - 1 must have been noted.
+        Of the tokens kept, as many as a convolution has taps before its newest must have been noted.
         """
         assert before.position <= before.position + kept <= self.position
         conv = {}
@@ -179,7 +182,7 @@ class State:
 
     def _grow(self, n: int, capacity: int) -> None:
         """Larger caches for layer n, with what the old ones hold."""
-        kv, width = self.config.num_key_value_heads, self.config.head_dim
+        kv, width = self.shape.attentions[n].kv_heads, self.shape.attentions[n].width
         kept = np.int8 if self.kv_int8 else np.float16
         fields: dict[str, tuple[tuple[int, ...], type]] = {
             "keys": ((kv, capacity // 16, width, 16), kept),

@@ -14,10 +14,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.config import ModelConfig
 from edge_lfm.kernels.spec import ref
 from edge_lfm.kernels.spec.ref import F32, I64, Quantized
+from edge_lfm.kernels.spec.routing import route
 from edge_lfm.model.reference import ReferenceModel, ReferenceState, Weights
+from edge_lfm.shape import Router, Shape
 
 
 class Observer(Protocol):
@@ -34,10 +35,10 @@ class Observer(Protocol):
 
 
 class StreamedModel(ReferenceModel):
-    """`ModelConfig` + weights by name -> hidden states and logits of whole texts."""
+    """`Shape` + weights by name -> hidden states and logits of whole texts."""
 
-    def __init__(self, config: ModelConfig, weights: Weights, observer: Observer | None = None) -> None:
-        super().__init__(config, weights)
+    def __init__(self, shape: Shape, weights: Weights, observer: Observer | None = None) -> None:
+        super().__init__(shape, weights)
         self.observer = observer
         self._kept: dict[str, F32] = {}
 
@@ -48,24 +49,22 @@ class StreamedModel(ReferenceModel):
 
         `progress` is called with 1 after every layer.
         """
-        config, bounds = self.config, np.cumsum([0, *(len(s) for s in sequences)])
+        shape, bounds = self.shape, np.cumsum([0, *(len(s) for s in sequences)])
         h = self._rows("model.embed_tokens.weight", np.concatenate(sequences))
-        for n in range(config.num_hidden_layers):
+        for n in range(len(shape.layers)):
             at, self._kept = f"model.layers.{n}", {}
-            operator = self._attention if config.is_attention(n) else self._conv
             weight = self._f32(f"{at}.operator_norm.weight")
             for first, last in pairwise(bounds):
                 part = h[first:last]
-                part += operator(n, ref.rms_norm(part, weight, config.norm_eps), ReferenceState())
-            normed = ref.rms_norm(h, self._f32(f"{at}.ffn_norm.weight"), config.norm_eps)
-            h += (self._experts if config.is_moe(n) else self._swiglu)(f"{at}.feed_forward", normed)
+                part += self._operator(n, ref.rms_norm(part, weight, shape.eps), ReferenceState())
+            h += self._ffn(n, ref.rms_norm(h, self._f32(f"{at}.ffn_norm.weight"), shape.eps))
             progress(1)
         self._kept = {}
-        return ref.rms_norm(h, self._f32("model.embedding_norm.weight"), config.norm_eps)
+        return ref.rms_norm(h, self._f32("model.embedding_norm.weight"), shape.eps)
 
     def head(self, hidden: F32) -> F32:
         """Logits [t, vocab] of hidden states [t, H]."""
-        return self._linear("model.embed_tokens" if self.config.tie_word_embeddings else "lm_head", hidden)
+        return self._linear("model.embed_tokens" if self.shape.tied else "lm_head", hidden)
 
     def _linear(self, name: str, x: F32) -> F32:
         if self.observer is not None:
@@ -82,13 +81,10 @@ class StreamedModel(ReferenceModel):
         value = self.weights(name)
         return value.values() if isinstance(value, Quantized) else value
 
-    def _experts(self, at: str, x: F32) -> F32:
-        config, layer = self.config, int(at.split(".")[2])
-        bias = self._f32(f"{at}.expert_bias") if config.use_expert_bias else None
-        logits = _product(x, self._f32(f"{at}.gate.weight"))
-        chosen, weights = ref.route(
-            logits, bias, config.num_experts_per_tok, config.norm_topk_prob, config.routed_scaling_factor
-        )
+    def _experts(self, at: str, router: Router, x: F32) -> F32:
+        layer = int(at.split(".")[2])
+        bias = self._f32(f"{at}.expert_bias") if router.selection_bias else None
+        chosen, weights = route(_product(x, self._f32(f"{at}.gate.weight")), bias, router)
         if self.observer is not None:
             self.observer.routed(layer, x, chosen, weights)
         out = np.zeros_like(x)

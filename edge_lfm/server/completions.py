@@ -109,8 +109,8 @@ def encode(model: Model, prompt: str | Sequence[int], suffix: str | None) -> lis
     if not isinstance(prompt, str):
         if suffix is not None:
             raise RequestError("suffix needs a prompt of text", "suffix")
-        if any(not 0 <= i < model.config.vocab_size for i in prompt):
-            raise RequestError(f"prompt has token ids beyond 0..{model.config.vocab_size - 1}", "prompt")
+        if any(not 0 <= i < model.shape.vocab for i in prompt):
+            raise RequestError(f"prompt has token ids beyond 0..{model.shape.vocab - 1}", "prompt")
         return list(prompt)
     try:
         if suffix is not None:

@@ -48,8 +48,8 @@ class Texts:
         wanted = await read(request, DetokenizeRequest)
         async with self._service.model_for(wanted.model) as model:
             tokenizer = tokenizer_of(model)
-            if any(not 0 <= i < model.config.vocab_size for i in wanted.tokens):
-                raise RequestError(f"tokens has ids beyond 0..{model.config.vocab_size - 1}", "tokens")
+            if any(not 0 <= i < model.shape.vocab for i in wanted.tokens):
+                raise RequestError(f"tokens has ids beyond 0..{model.shape.vocab - 1}", "tokens")
             text = await run_in_threadpool(tokenizer.decode, wanted.tokens, special=True)
             return JSONResponse({"content": text, "prompt": text})
 

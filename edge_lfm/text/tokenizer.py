@@ -15,8 +15,9 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as HfTokenizer
 
-from edge_lfm.config import as_ids, read_json
+from edge_lfm.architectures.reader import as_ids
 from edge_lfm.errors import ModelFileError, UsageError
+from edge_lfm.formats.strict import read_json
 
 
 def _byte_of_character() -> dict[str, int]:

@@ -138,13 +138,3 @@ def attention(q: F32, keys: F32, values: F32, position: int, window: int = 0) ->
     weights /= weights.sum(-1, keepdims=True)
     out: F32 = (weights @ values).transpose(1, 0, 2).reshape(tokens, -1).astype(np.float32)
     return out
-
-
-def route(logits: F32, bias: F32 | None, top_k: int, normalize: bool, scale: float) -> tuple[I64, F32]:
-    """The top-k experts of each token by sigmoid(logits) + bias, ties to the lower number; and their weights."""
-    scores = sigmoid(logits)
-    chosen = np.argsort(-(scores if bias is None else scores + bias), axis=1, kind="stable")[:, :top_k]
-    weights = np.take_along_axis(scores, chosen, axis=1)
-    if normalize:
-        weights = weights / (weights.sum(1, keepdims=True) + np.float32(1e-6))
-    return chosen.astype(np.int64), (weights * np.float32(scale)).astype(np.float32)

@@ -24,7 +24,7 @@ from demo import corpora
 from demo.render import pieces_of
 from demo.sample import CITIES, NAMES, word_lists
 from demo.tasks import samples
-from edge_lfm.formats.gguf_tokenizer import SPLIT
+from edge_lfm.architectures.lfm2_gguf import SPLIT
 
 SPECIAL = (
     "<|pad|>", "<|startoftext|>", "<|endoftext|>", "<|fim_pre|>", "<|fim_mid|>", "<|fim_suf|>", "<|im_start|>",

@@ -1,0 +1,80 @@
+"""What a file of `architectures/` gives: how its configs are read, and what its tensors are called in other formats.
+
+Canonical names are those of the packed file: `model.layers.N.self_attn.q_proj.weight` and so on (`model/plan.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edge_lfm.architectures.reader import ConfigReader
+from edge_lfm.shape import Shape
+
+LAYER = "model.layers."
+
+
+@dataclass(frozen=True)
+class GgufKeys:
+    """What the config of a GGUF file is made from. `get` reads a key of the architecture."""
+
+    metadata: Mapping[str, Any]
+    vocab: int
+    names: frozenset[str]
+    """Of its tensors."""
+    where: str
+
+    @property
+    def architecture(self) -> str:
+        return str(self.metadata.get("general.architecture"))
+
+    def get(self, key: str) -> Any:
+        return self.metadata.get(f"{self.architecture}.{key}")
+
+
+@dataclass(frozen=True)
+class GgufSpelling:
+    """A family's GGUF files, as llama.cpp writes and reads them."""
+
+    model_types: Mapping[str, str]
+    """GGUF's name of an architecture -> the hub's `model_type`."""
+    whole: Mapping[str, str]
+    """GGUF's name -> the canonical name, of tensors outside of layers; in the order of a file."""
+    layer: Mapping[str, str]
+    """The same of a layer's tensors, without `blk.N.` and `model.layers.N.`."""
+    experts: Mapping[str, str]
+    """The same of tensors that hold all experts of a layer; `{e}` stands for the expert."""
+    splitters: tuple[str, ...]
+    """llama.cpp's names of the tokenizer's splitting expression, its own first."""
+    split: str
+    """That expression, as `tokenizer.json` has it."""
+    read: Callable[[GgufKeys], dict[str, Any]]
+    """A file's `config.json`."""
+    keys: Callable[[Shape], dict[str, Any]]
+    """The metadata of a shape, without the architecture's name in front."""
+    refusals: Callable[[Shape], Iterator[str]]
+    """What a shape has that llama.cpp's code of the family cannot do."""
+
+    def canonical(self, name: str, experts: int) -> list[str]:
+        """The canonical names of what a GGUF tensor holds: one, or one for each expert; an unknown name stays."""
+        if name in self.whole:
+            return [self.whole[name]]
+        prefix, _, rest = name.partition(".")
+        number, _, part = rest.partition(".")
+        if prefix == "blk" and number.isdecimal():
+            at = f"{LAYER}{int(number)}."
+            if part in self.layer:
+                return [at + self.layer[part]]
+            if part in self.experts:
+                return [at + self.experts[part].format(e=e) for e in range(experts)]
+        return [name]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of models."""
+
+    model_types: tuple[str, ...]
+    read: Callable[[ConfigReader], Shape]
+    gguf: GgufSpelling
