@@ -20,6 +20,7 @@ from edge_lfm.kernels.spec.layout import (
     CONTEXT,
     LAYER,
     MATRIX,
+    PRODUCT,
     ROW,
     STATE,
     SYNC_BYTES,
@@ -57,8 +58,11 @@ def test_multiply(benchmark: Any, scheme: Scheme, tokens: int) -> None:
     s, out = np.zeros((tokens, HIDDEN // 32, 4), np.float32), np.zeros((tokens, rows), np.float32)
     step, area = Step(), np.zeros(scratch_bytes(HIDDEN) + 64, np.uint8)
     area = area[-area.ctypes.data % 64 :]  # a cache line's start, as in the runner
-    benchmark(lambda: kernels.multiply(step.address, matrix.ctypes.data, f.ctypes.data, q.ctypes.data, s.ctypes.data,
-                                       out.ctypes.data, rows * 4, tokens, 0, area.ctypes.data))  # fmt: skip
+    product = np.zeros(1, PRODUCT)
+    for name, array in (("matrix", matrix), ("f", f), ("q", q), ("s", s), ("out", out)):
+        product[name] = array.ctypes.data
+    product["out_stride"], product["tokens"] = rows * 4, tokens
+    benchmark(lambda: kernels.multiply(step.address, product.ctypes.data, area.ctypes.data))
     seconds = benchmark.stats["median"]
     benchmark.extra_info["GB/s"] = weights.nbytes / seconds / 1e9
     benchmark.extra_info["GOPS"] = 2 * rows * HIDDEN * tokens / seconds / 1e9

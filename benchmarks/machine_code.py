@@ -54,8 +54,7 @@ MODELS = (
     ("dotprod", "cortex-a55"), ("neon", "cortex-a72"),
 )  # fmt: skip
 """Tiers, and processors of theirs that the analyser knows."""
-LOOPS = {"int4_g32": "int4_tile", "codebook4_g32": "codebook_g32_tile", "codebook4_g16": "codebook_g16_tile",
-         "int8_g32": "int8_tile"}  # fmt: skip
+LOOPS = tuple(scheme.name for scheme in SCHEMES.values() if scheme.quantized)
 
 
 @dataclass(frozen=True)
@@ -99,9 +98,10 @@ def emit(scheme: str, isa: Isa, tokens: int, output: Path) -> None:
     from edge_lfm.kernels.build.compiler import compile_modules
     from edge_lfm.kernels.lang.register_tiles import store_tile
     from edge_lfm.kernels.lang.target import ir_of, kernel, modules_of
-    from edge_lfm.kernels.ops import matmul
+    from edge_lfm.kernels.ops.schemes import KERNELS
 
-    tile, store = getattr(matmul, LOOPS[scheme])(tokens), store_tile(tokens)
+    row = next(row for row in KERNELS if row.scheme.name == scheme)
+    tile, store = row.tile(tokens), store_tile(tokens)
 
     @kernel
     def probe(w, x, s, cols, out):  # type: ignore[no-untyped-def]
@@ -114,7 +114,7 @@ def emit(scheme: str, isa: Isa, tokens: int, output: Path) -> None:
 
 def group_loop(assembly: str) -> list[str]:
     """The instructions of the loop over groups: the longest run of lines from a label to a branch back to it."""
-    lines = [re.split(r"//|#(?!\w)", line)[0].rstrip() for line in assembly.splitlines()]
+    lines = [re.split(r"//|#(?![\w-])", line)[0].rstrip() for line in assembly.splitlines()]
     starts: dict[str, int] = {}
     longest: list[str] = []
     for n, line in enumerate(lines):
@@ -157,7 +157,7 @@ def prefill(tier: str, model: str, mca: str) -> Prefill:
     products = {}
     for scheme in LOOPS:
         cycles = cycles_of(group_loop(assembly_of(isa, scheme, tokens)), mca, isa, model)
-        products[scheme] = 16 * 32 * tokens / cycles
+        products[scheme] = 16 * SCHEMES[scheme].columns * tokens / cycles
     return Prefill(tier, model, tokens, products)
 
 

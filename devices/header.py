@@ -20,6 +20,7 @@ _RECORDS = {
     "state": layout.STATE,
     "row": layout.ROW,
     "context": layout.CONTEXT,
+    "product": layout.PRODUCT,
 }
 _CONSTANTS = ("LAYOUT_VERSION", "GROUP", "ACTIVATION_BYTES", "SYNC_BYTES", "COUNTER", "ERROR",
               "ATTENTION_SCRATCH_BYTES")  # fmt: skip
@@ -52,7 +53,8 @@ def header_text() -> str:
         lines.append(f"#define EDGE_LFM_{name}_BYTES(cols) ({fixed} + (cols) / EDGE_LFM_GROUP * {per_group})")
     lines.append("")
     for scheme in SCHEMES.values():
-        lines.append(f"/* a tile of {scheme.name}: header + cols / EDGE_LFM_GROUP * group bytes */")
+        columns = "EDGE_LFM_GROUP" if scheme.columns == layout.GROUP else scheme.columns
+        lines.append(f"/* a tile of {scheme.name}: header + cols / {columns} * group bytes */")
         lines.append(f"#define EDGE_LFM_{scheme.name.upper()} {scheme.id}")
         lines.append(f"#define EDGE_LFM_{scheme.name.upper()}_HEADER_BYTES {scheme.header_bytes}")
         lines.append(f"#define EDGE_LFM_{scheme.name.upper()}_GROUP_BYTES {scheme.group_bytes}\n")

@@ -8,16 +8,16 @@ is better, and a tenth of the tokens is held out to judge each matrix.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.kernels.load.library import Kernels
-from edge_lfm.kernels.spec.layout import CODEBOOK, CODEBOOK_SHIFT
+from edge_lfm.kernels.spec.definitions.codebook import Coded, nearest, unpack
 from edge_lfm.kernels.spec.ref import F32
-from edge_lfm.kernels.spec.schemes import SCHEMES, Scheme
-from edge_lfm.kernels.spec.tiles import Coded, pack_tiles, unpack_coded
+from edge_lfm.kernels.spec.schemes import SCHEMES, Codebook, Scheme
+from edge_lfm.kernels.spec.tiles import pack_tiles
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.plan import Piece
 from edge_lfm.model.streamed import gate
@@ -29,8 +29,6 @@ HELD_OUT = 10
 """One token of so many judges."""
 _COLUMNS = 128
 """Columns whose errors are spread over the rest together."""
-_MIDDLES = (np.array(CODEBOOK[:-1], np.float32) + np.array(CODEBOOK[1:], np.float32)) / 2
-_LEVELS = np.array(CODEBOOK, np.float32)
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class FeedbackPacker:
         expert = int(piece.name.rpartition(".")[2])
         assert piece.layer is not None
         seen = self.calibration.inputs_of(piece.layer, expert)
-        if not scheme.codebook or len(seen.x) < HELD_OUT:
+        if not isinstance(scheme.grid, Codebook) or len(seen.x) < HELD_OUT:
             return searched, ()
         w1, w3, w2 = (self.weights(source.name) for source in piece.sources)
         inputs = (seen.x, seen.x, gate(seen.x, w1, w3))
@@ -72,7 +70,7 @@ class FeedbackPacker:
             packed, _ = encode(w, scheme, self.kernels, importance=importance)
         except NotFiniteError:
             raise AssertionError("weights were checked before") from None
-        return unpack_coded(packed, scheme, *w.shape)
+        return unpack(packed, scheme, *w.shape)
 
 
 def with_feedback(w: F32, coded: Coded, x: F32, power: F32) -> Coded | None:
@@ -101,31 +99,29 @@ def _output_error(w: F32, coded: Coded, x: F32, power: F32) -> float:
 
 def _round_in_turn(w: F32, coded: Coded, hessian: F32, damping: float) -> Coded:
     """GPTQ on fixed scales; columns in falling order of their inputs' energy."""
-    block = w.shape[1] // coded.codes.shape[1]
     order = np.argsort(-np.diag(hessian), kind="stable")
-    scale = np.repeat(coded.quantized().scale, block, axis=1)[:, order]
-    shift = np.repeat((coded.codes & 1).astype(np.float32) * CODEBOOK_SHIFT, block, axis=1)[:, order]
+    scale, shift = (np.repeat(x, coded.block, axis=1)[:, order] for x in (coded.quantized().scale, coded.shift()))
     spread = _inverse_factor(hessian[np.ix_(order, order)], damping)
     left, index = w[:, order].copy(), np.empty(w.shape, np.uint8)
     for first in range(0, w.shape[1], _COLUMNS):
         last = min(first + _COLUMNS, w.shape[1])
         errors = np.empty((len(w), last - first), np.float32)
         for k in range(first, last):
-            index[:, k], rounded = _round(left[:, k], scale[:, k], shift[:, k])
+            index[:, k], rounded = _round(left[:, k], scale[:, k], shift[:, k], coded.grid)
             errors[:, k - first] = (left[:, k] - rounded) / spread[k, k]
             left[:, k + 1 : last] -= errors[:, k - first, None] * spread[k, k + 1 : last]
         left[:, last:] -= errors @ spread[first:last, last:]
     back = np.empty_like(order)
     back[order] = np.arange(len(order))
-    return Coded(index[:, back], coded.codes, coded.row_scale)
+    return replace(coded, index=index[:, back])
 
 
-def _round(x: F32, scale: F32, shift: F32) -> tuple[NDArray[np.uint8], F32]:
+def _round(x: F32, scale: F32, shift: F32, grid: Codebook) -> tuple[NDArray[np.uint8], F32]:
     """The nearest codebook entries of a column, and their values."""
     usable = scale != 0
     t = np.where(usable, x / np.where(usable, scale, np.float32(1)), np.float32(0)) - shift
-    index = np.searchsorted(_MIDDLES, t).astype(np.uint8)
-    return index, (_LEVELS[index] + shift) * scale
+    index = nearest(t, grid).astype(np.uint8)
+    return index, (np.array(grid.levels, np.float32)[index] + shift) * scale
 
 
 def _inverse_factor(hessian: F32, damping: float) -> F32:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from edge_lfm.errors import UnsupportedModelError
 from edge_lfm.kernels.load.library import Kernels
 from edge_lfm.kernels.spec.layout import BFLOAT16, FLOAT16, SCALE_TOO_LARGE, WEIGHTS_NOT_FINITE, encode_scratch_bytes
-from edge_lfm.kernels.spec.ref import F32, Quantized
-from edge_lfm.kernels.spec.schemes import FLOAT32, SCHEMES, TILE_ROWS, Scheme
+from edge_lfm.kernels.spec.ref import F32
+from edge_lfm.kernels.spec.schemes import SCHEMES, TILE_ROWS, Scheme
 from edge_lfm.kernels.spec.tiles import pack_tiles
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.plan import Matrix, Piece, Source
@@ -27,7 +27,7 @@ from edge_lfm.quantize.recipe import Recipe
 _ROWS_AT_A_TIME = 2048
 """Rows that are encoded by one call: long enough for a call to cost nothing, short enough for Ctrl-C."""
 
-_DTYPE_IDS = {np.dtype(np.uint16): BFLOAT16, np.dtype(np.float16): FLOAT16, np.dtype(np.float32): FLOAT32.id}
+_DTYPE_IDS = {np.dtype(np.uint16): BFLOAT16, np.dtype(np.float16): FLOAT16, np.dtype(np.float32): 0}
 
 
 @dataclass
@@ -89,7 +89,7 @@ def encode(
     rows, cols = values.shape
     padded = -(-rows // TILE_ROWS) * TILE_ROWS
     values = np.ascontiguousarray(values if padded == rows else np.pad(values, ((0, padded - rows), (0, 0))))
-    if scheme is FLOAT32:
+    if not scheme.quantized:
         exact = _floats(values)
         if not np.isfinite(exact).all():
             raise NotFiniteError
@@ -121,6 +121,7 @@ def encode(
                 f"{scheme.name} has no scale for weights of {np.abs(_floats(part)).max():.3g}",
                 hint="such weights are outliers beyond any use; is the checkpoint damaged?",
             )
+        assert status == 0, f"{scheme.name} has no encoder"
         total.add(*(float(n) for n in errors.sum(axis=(0, 2), dtype=np.float64)))
     return out, total
 
@@ -142,7 +143,7 @@ def _pack_matrix(
     parts = []
     for source in matrix.sources:
         try:
-            exact = weights.integers(source.name, scheme)
+            exact = weights.exact(source.name, scheme)
             if exact is not None:
                 packed, lost = _carry(exact, scheme)
             else:
@@ -158,8 +159,8 @@ def _pack_matrix(
     return np.concatenate(parts)  # sources have whole tiles of 16 rows, but for a lone embedding
 
 
-def _carry(exact: Quantized, scheme: Scheme) -> tuple[NDArray[np.uint8], ErrorSum]:
-    """Integers that the scheme holds as they are: nothing is rounded a second time."""
+def _carry(exact: Any, scheme: Scheme) -> tuple[NDArray[np.uint8], ErrorSum]:
+    """Weights that the scheme holds as they are: nothing is rounded a second time."""
     values = exact.values()
     return pack_tiles(exact, scheme), ErrorSum(0.0, float(np.vdot(values, values)))
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_lfm.errors import UsageError
-from edge_lfm.kernels.spec.schemes import INT8_G32, SCHEMES
-from edge_lfm.model.checkpoint_weights import SCHEME_OF_KIND, CheckpointWeights
+from edge_lfm.kernels.spec.schemes import INT8_G32, SCHEMES, scheme_like
+from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.plan import TENSOR_CLASSES, Piece, Schemes
 
 DEFAULT_RECIPE = "balanced"
@@ -68,8 +68,8 @@ def find_recipe(name: str) -> Recipe:
 def recipe_like(weights: CheckpointWeights, pieces: Sequence[Piece]) -> Recipe:
     """The recipe that loses nothing, or least, of a checkpoint's own quantization; the default for all else.
 
-    What most weights of a class are decides. Q4_0 and Q8_0 keep their integers; others are rounded a second time, those
-    of 4 bits or less as the default recipe does, those of more to 8 bits.
+    What most weights of a class are decides. Blocks that a scheme holds are kept as they are; others are rounded a
+    second time, those of 4 bits or less as the default recipe does, those of more to 8 bits.
     """
     usual = find_recipe(DEFAULT_RECIPE)
     by_class = dict(usual.schemes.by_class)
@@ -78,8 +78,9 @@ def recipe_like(weights: CheckpointWeights, pieces: Sequence[Piece]) -> Recipe:
         for source in (source for piece in pieces if piece.kind == kind for source in piece.sources):
             stored[weights.kind(source.name)] += math.prod(source.shape)
         most = stored.most_common(1)[0][0] if stored else ""
-        if most in SCHEME_OF_KIND:
-            by_class[kind] = SCHEME_OF_KIND[most].name
+        same = scheme_like(most)
+        if same:
+            by_class[kind] = same.name
         elif most.startswith(_LARGE_KINDS):
             by_class[kind] = INT8_G32.name
     if by_class == usual.schemes.by_class:

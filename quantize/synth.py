@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from edge_lfm.architectures import read_shape
 from edge_lfm.formats.packed import PackedWriter
-from edge_lfm.kernels.spec.layout import CODEBOOK, CODEBOOK_SHIFT
 from edge_lfm.kernels.spec.schemes import SCHEMES, TILE_ROWS
+from edge_lfm.kernels.spec.tiles import definition
 from edge_lfm.memory.budget import peak_memory_bytes
 from edge_lfm.model.plan import ROUTER_CLASS, Matrix, Piece, plan_pieces
 from edge_lfm.model.sizes import measure_sizes, slot_of
@@ -26,12 +26,6 @@ from edge_lfm.quantize.convert import METADATA, Progress, check_room
 from edge_lfm.quantize.output import check_output, staged_folder
 from edge_lfm.quantize.recipe import Recipe
 from edge_lfm.quantize.report import ConversionReport, write_metadata
-
-_INT4_SPREAD = 4.61  # standard deviation of a uniform -8..7
-_INT8_SPREAD = 73.9  # of a uniform -128..127
-_CODEBOOK_SPREAD = (
-    float(np.sqrt(np.mean(np.square(np.array(CODEBOOK, np.float64) + CODEBOOK_SHIFT / 2)))) * _INT8_SPREAD
-)
 
 
 def synthesize(
@@ -79,19 +73,9 @@ def random_piece(piece: Piece, rng: np.random.Generator) -> NDArray[Any]:
 
 def _random_matrix(matrix: Matrix, piece: Piece, rng: np.random.Generator) -> NDArray[np.uint8]:
     scheme, spread = SCHEMES[piece.scheme], matrix.cols**-0.5
-    tiles = -(-matrix.rows // TILE_ROWS)
-    if piece.scheme == "float32":
-        if piece.kind == ROUTER_CLASS:
-            spread *= 4  # logits wide enough to tell experts apart
-        return (rng.standard_normal(tiles * TILE_ROWS * matrix.cols, np.float32) * np.float32(spread)).view(np.uint8)
-    count = tiles * scheme.tile_bytes(matrix.cols)
-    raw = rng.bit_generator.random_raw(-(-count // 8)).view(np.uint8)[:count].reshape(tiles, -1)
-    if scheme.codebook:
-        raw[:, : scheme.header_bytes] = np.full(TILE_ROWS, spread / _CODEBOOK_SPREAD, np.float32).view(np.uint8)
-        return raw.reshape(-1)
-    blocks = raw.reshape(-1, scheme.group_bytes)
-    values = np.float16(spread / (_INT4_SPREAD if piece.scheme == "int4_g32" else _INT8_SPREAD))
-    # Random signs, for uniform nibbles have a mean of -0.5: their own last bytes give them.
-    signs = (blocks[:, -32::2] & 1).astype(np.uint16) << 15
-    blocks[:, -32:] = (signs | values.view(np.uint16)).view(np.uint8)
-    return blocks.reshape(-1)
+    if piece.kind == ROUTER_CLASS:
+        spread *= 4  # logits wide enough to tell experts apart
+    tiles: NDArray[np.uint8] = definition(scheme).random_tiles(
+        scheme, -(-matrix.rows // TILE_ROWS), matrix.cols, spread, rng
+    )
+    return tiles

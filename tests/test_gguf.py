@@ -31,6 +31,8 @@ from edge_lfm.formats.gguf_tokenizer import gguf_metadata, hub_files
 from edge_lfm.formats.open_checkpoint import open_checkpoint
 from edge_lfm.kernels.spec import ref
 from edge_lfm.kernels.spec.ref import F32
+from edge_lfm.kernels.spec.schemes import scheme_like
+from edge_lfm.kernels.spec.tiles import definition
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
 from edge_lfm.model.plan import plan_pieces
@@ -112,10 +114,13 @@ def test_decodes_every_common_type(tmp_path: Path) -> None:
     with GgufFile(tmp_path / "k.gguf") as file:
         for name, values in expected.items():
             assert np.array_equal(file.stored(file.tensors[name]), values), name
-            integers = file.integers(file.tensors[name])
-            assert (integers is not None) == (name in ("q8_0", "q4_0"))
-            if integers is not None:
-                assert np.array_equal(integers[0] * np.repeat(integers[1], 32, axis=1), values), name
+            kind, blocks = file.tensors[name].kind, file.raw(file.tensors[name])
+            scheme = scheme_like(kind)
+            assert (scheme is not None) == (name in ("q8_0", "q4_0"))
+            if scheme is not None:
+                exact = definition(scheme).from_ggml(blocks, kind, 4, 512)
+                assert np.array_equal(exact.values(), values), name
+                assert np.array_equal(definition(scheme).to_ggml(exact, kind).reshape(-1), blocks), name
 
 
 # In

@@ -17,6 +17,8 @@ from edge_lfm.errors import IsaError
 from edge_lfm.kernels.load.library import Kernels, load_kernels
 from edge_lfm.kernels.load.team import Team
 from edge_lfm.kernels.spec import ref
+from edge_lfm.kernels.spec.definitions import codebook
+from edge_lfm.kernels.spec.definitions.codebook import Coded
 from edge_lfm.kernels.spec.isa import TIERS, find_isa, runnable_tiers, select_isa
 from edge_lfm.kernels.spec.layout import (
     ATTENTION_SCRATCH_BYTES,
@@ -24,18 +26,19 @@ from edge_lfm.kernels.spec.layout import (
     ERROR,
     LAYER,
     MATRIX,
+    PRODUCT,
     ROW,
     STATE,
     SYNC_BYTES,
     scratch_bytes,
 )
 from edge_lfm.kernels.spec.routing import route
-from edge_lfm.kernels.spec.schemes import CODEBOOK4_G16, CODEBOOK4_G32, FLOAT32, INT4_G32, INT8_G32, Scheme
-from edge_lfm.kernels.spec.tiles import Coded, pack_tiles, unpack_coded, unpack_tiles
+from edge_lfm.kernels.spec.schemes import FLOAT32, INT8_G32, SCHEMES, Codebook, Scheme
+from edge_lfm.kernels.spec.tiles import pack_tiles, unpack_tiles
 from edge_lfm.shape import Router
 
 SUM_TOLERANCE = 3e-6
-SCHEMES = [FLOAT32, INT8_G32, INT4_G32, CODEBOOK4_G32, CODEBOOK4_G16]
+ALL, QUANTIZED = list(SCHEMES.values()), [scheme for scheme in SCHEMES.values() if scheme.quantized]
 
 
 @pytest.fixture(scope="module", params=[tier.name for tier in TESTED])
@@ -79,13 +82,14 @@ def matrix_record(
 
 
 def random_weights(rng: np.random.Generator, scheme: Scheme, rows: int, cols: int, extreme: bool = False):
-    if scheme is FLOAT32:
+    if scheme.grid is None:
         return rng.standard_normal((rows, cols)).astype(np.float32)
-    if scheme.codebook:
+    if isinstance(scheme.grid, Codebook):
         index = rng.choice([0, 15], (rows, cols)) if extreme else rng.integers(0, 16, (rows, cols))
         codes = rng.integers(0, 256, (rows, cols // scheme.block))
-        return Coded(index.astype(np.uint8), codes.astype(np.uint8), rng.standard_normal(rows).astype(np.float32))
-    low, high = (-8, 7) if scheme is INT4_G32 else (-127, 127)
+        row_scale = rng.standard_normal(rows).astype(np.float32)
+        return Coded(index.astype(np.uint8), codes.astype(np.uint8), row_scale, scheme.grid)
+    low, high = scheme.grid.low, scheme.grid.high
     q = rng.choice([low, high], (rows, cols)) if extreme else rng.integers(low, high + 1, (rows, cols))
     scale = rng.standard_normal((rows, cols // 32)).astype(np.float16).astype(np.float32)
     return ref.Quantized(q.astype(np.int8), scale)
@@ -112,24 +116,14 @@ def run_multiply(
     step = Step(threads)
     q, s = quantized(kernels, x)
     out = np.full((len(x), padded), np.nan, np.float32) if add is None else np.pad(add, ((0, 0), (0, padded - rows)))
-    record = matrix_record(packed, scheme, rows, cols, bias)
+    record, product = matrix_record(packed, scheme, rows, cols, bias), np.zeros(1, PRODUCT)
+    for name, array in (("matrix", record), ("f", x), ("q", q), ("s", s), ("out", out)):
+        product[name] = array.ctypes.data
+    product["out_stride"], product["tokens"], product["add"] = padded * 4, len(x), add is not None
     address = step.address
     areas = np.zeros((threads, scratch_bytes(cols)), np.uint8)
     with Team(threads) as team:
-        team.run(
-            lambda thread: kernels.multiply(
-                address,
-                record.ctypes.data,
-                x.ctypes.data,
-                q.ctypes.data,
-                s.ctypes.data,
-                out.ctypes.data,
-                padded * 4,
-                len(x),
-                int(add is not None),
-                areas[thread].ctypes.data,
-            )
-        )
+        team.run(lambda thread: kernels.multiply(address, product.ctypes.data, areas[thread].ctypes.data))
     return out[:, :rows]
 
 
@@ -142,7 +136,7 @@ def quantized(kernels: Kernels, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return q, s
 
 
-@pytest.mark.parametrize("scheme", SCHEMES, ids=attrgetter("name"))
+@pytest.mark.parametrize("scheme", ALL, ids=attrgetter("name"))
 @pytest.mark.parametrize(("rows", "cols"), [(1, 32), (16, 32), (17, 96), (48, 256), (100, 1536)])
 @pytest.mark.parametrize("tokens", [1, 2, 3, 5, 13, 67])
 def test_multiply(kernels: Kernels, scheme: Scheme, rows: int, cols: int, tokens: int) -> None:
@@ -153,7 +147,7 @@ def test_multiply(kernels: Kernels, scheme: Scheme, rows: int, cols: int, tokens
     assert np.abs(found - expected).max() <= SUM_TOLERANCE * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("scheme", SCHEMES[1:], ids=attrgetter("name"))
+@pytest.mark.parametrize("scheme", QUANTIZED, ids=attrgetter("name"))
 def test_multiply_is_exact_at_the_corners_of_int8(kernels: Kernels, scheme: Scheme) -> None:
     """Weights at both ends against activations of +-127: where vpmaddubsw would saturate. One group, so
     that the integer sum times two powers of two is exact in float32."""
@@ -171,7 +165,7 @@ def test_multiply_is_exact_at_the_corners_of_int8(kernels: Kernels, scheme: Sche
     assert np.array_equal(run_multiply(kernels, weights, scheme, x), expected)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES, ids=attrgetter("name"))
+@pytest.mark.parametrize("scheme", ALL, ids=attrgetter("name"))
 def test_multiply_adds_and_biases(kernels: Kernels, scheme: Scheme) -> None:
     rng = np.random.default_rng(7)
     weights, x = random_weights(rng, scheme, 48, 64), rng.standard_normal((5, 64)).astype(np.float32)
@@ -181,7 +175,7 @@ def test_multiply_adds_and_biases(kernels: Kernels, scheme: Scheme) -> None:
     assert np.abs(found - expected).max() <= SUM_TOLERANCE * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("scheme", SCHEMES, ids=attrgetter("name"))
+@pytest.mark.parametrize("scheme", ALL, ids=attrgetter("name"))
 def test_multiply_depends_neither_on_threads_nor_on_the_batch(kernels: Kernels, scheme: Scheme) -> None:
     rng = np.random.default_rng(8)
     weights, x = random_weights(rng, scheme, 700, 128), rng.standard_normal((61, 128)).astype(np.float32)
@@ -191,7 +185,7 @@ def test_multiply_depends_neither_on_threads_nor_on_the_batch(kernels: Kernels, 
     assert np.array_equal(whole, np.stack(one_by_one))
 
 
-@pytest.mark.parametrize("scheme", SCHEMES, ids=attrgetter("name"))
+@pytest.mark.parametrize("scheme", ALL, ids=attrgetter("name"))
 def test_unpack_row(kernels: Kernels, scheme: Scheme) -> None:
     rng = np.random.default_rng(9)
     weights = random_weights(rng, scheme, 37, 96)
@@ -203,14 +197,14 @@ def test_unpack_row(kernels: Kernels, scheme: Scheme) -> None:
         assert np.array_equal(out, expected[row])
 
 
-@pytest.mark.parametrize("scheme", SCHEMES, ids=attrgetter("name"))
+@pytest.mark.parametrize("scheme", ALL, ids=attrgetter("name"))
 def test_tiles_round_trip(scheme: Scheme) -> None:
     weights = random_weights(np.random.default_rng(1), scheme, 33, 64)
     back = unpack_tiles(pack_tiles(weights, scheme), scheme, 33, 64)
     if scheme is FLOAT32:
         assert np.array_equal(back, weights)
     elif isinstance(weights, Coded):
-        stored = unpack_coded(pack_tiles(weights, scheme), scheme, 33, 64)
+        stored = codebook.unpack(pack_tiles(weights, scheme), scheme, 33, 64)
         for name in ("index", "codes", "row_scale"):
             assert np.array_equal(getattr(stored, name), getattr(weights, name))
         assert np.array_equal(back.values(), weights.quantized().values())
@@ -522,5 +516,5 @@ def test_measuring_kernels(kernels: Kernels) -> None:
     data = np.arange(1024, dtype=np.int32)
     assert kernels.read_bytes(data.ctypes.data, data.nbytes) == data.sum()
     lines = np.ones(256, np.uint8)
-    products = 16 * {"avx512vnni": 12, "ssse3": 3, "portable": 3}.get(kernels.isa.name, 6) * 16
+    products = 16 * kernels.isa.peak_tile * 16
     assert kernels.dot_many(lines.ctypes.data, 3) == 3 * products

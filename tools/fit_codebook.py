@@ -3,22 +3,25 @@
     python tools/fit_codebook.py                    # from the levels in use
     python tools/fit_codebook.py --levels=-32,-26,-21,-16,-12,-9,-6,-3,0,3,6,9,13,17,22,28 --shift 1 --steps 0
 
-The score is the signal to noise, in dB, of `ref_rounding.codebook` in blocks of 32 on normal and Student-t samples (12
+The score is the signal to noise, in dB, of the codebook's rounding in blocks of 32 on normal and Student-t samples (12
 and 6 degrees of freedom: heavier tails); other samples, in both block sizes, are printed at the end. Takes minutes.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.kernels.spec import ref_rounding
-from edge_lfm.kernels.spec.layout import CODEBOOK, CODEBOOK_SHIFT
+from edge_lfm.kernels.spec.definitions.codebook import round_weights
+from edge_lfm.kernels.spec.schemes import CODEBOOK4_G32, Codebook
 
 F32 = NDArray[np.float32]
 WIDEST = 63  # of 6 bits
+assert isinstance(CODEBOOK4_G32.grid, Codebook)
+GRID = CODEBOOK4_G32.grid
 
 
 def samples(seed: int, rows: int) -> dict[str, F32]:
@@ -28,13 +31,8 @@ def samples(seed: int, rows: int) -> dict[str, F32]:
 
 
 def decibels(levels: list[int], shift: int, x: F32, block: int) -> float:
-    table = np.array(levels, np.float32)
-    ref_rounding._LEVELS, ref_rounding._MIDDLES = table, (table[:-1] + table[1:]) / 2
-    ref_rounding.CODEBOOK_SHIFT = shift
-    coded = ref_rounding.codebook(x, block)
-    level = table[coded.index] + np.repeat((coded.codes & 1).astype(np.float32) * shift, block, axis=1)
-    scale = (coded.codes.astype(np.float32) - ref_rounding.MOST_SCALE) * coded.row_scale[:, None]
-    error = x - level * np.repeat(scale, block, axis=1)
+    grid = replace(GRID, levels=tuple(levels), shift=shift)
+    error = x - round_weights(x, replace(CODEBOOK4_G32, grid=grid, block=block)).values()
     return float(10 * np.log10(np.square(x).sum() / np.square(error).sum()))
 
 
@@ -46,8 +44,8 @@ def neighbours(levels: list[int], shift: int) -> list[tuple[list[int], int]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--levels", default=",".join(map(str, CODEBOOK)))
-    parser.add_argument("--shift", type=int, default=CODEBOOK_SHIFT)
+    parser.add_argument("--levels", default=",".join(map(str, GRID.levels)))
+    parser.add_argument("--shift", type=int, default=GRID.shift)
     parser.add_argument("--steps", type=int, default=1000, help="the most steps upwards")
     args = parser.parse_args()
     best, data = ([int(v) for v in args.levels.split(",")], args.shift), samples(1, 64)

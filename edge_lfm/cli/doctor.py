@@ -83,7 +83,7 @@ def _kernels() -> Finding:
     except EdgeLfmError as error:
         return Finding("kernels", "error", error.message, error.hint)
     value = f"{kernels.isa.name}, {kernels.origin}{'' if ready else ' just now'}"
-    if kernels.isa.name in ("portable", "ssse3", "neon"):
+    if kernels.isa.is_fallback:
         return Finding("kernels", "warning", value, "this processor has no integer dot product: prefill is slow")
     return Finding("kernels", "ok", value)
 

@@ -27,14 +27,13 @@ from edge_lfm.formats.gguf_names import gguf_tensors
 from edge_lfm.formats.gguf_tokenizer import gguf_metadata
 from edge_lfm.formats.packed import sync_folder
 from edge_lfm.kernels.spec.ref import F32, Quantized
-from edge_lfm.kernels.spec.schemes import FLOAT32, INT4_G32, INT8_G32
+from edge_lfm.kernels.spec.tiles import definition
 from edge_lfm.quantize.convert import check_room
 from edge_lfm.quantize.output import working_folder
 from edge_lfm.quantize.pack import ErrorSum
 
 TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 _FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}
-_SAME = {INT4_G32: "q4_0", INT8_G32: "q8_0", FLOAT32: "f16"}
 _QUANTIZATION_VERSION = 2
 
 
@@ -137,7 +136,7 @@ def _type_of(source: ExportSource, shape: tuple[int, ...], name: str, wanted: st
     if piece.floats is not None or piece.kind == "router":
         return "f32"
     if wanted is None:
-        return _SAME.get(source.scheme(name), "q8_0")
+        return source.scheme(name).gguf_type.lower()
     if wanted == "q4_0" and piece.kind == "embedding":
         return "q8_0"
     return wanted
@@ -158,17 +157,19 @@ def _encode(
 ) -> NDArray[Any]:
     """One source's bytes in the target's type; adds what rounding lost to `errors`."""
     found = source.weights(name)
-    if isinstance(found, Quantized) and _SAME.get(source.scheme(name)) == target.type:
+    scheme, kind = source.scheme(name), target.type.upper()
+    if isinstance(found, Quantized) and kind in scheme.ggml:
         errors.setdefault(target.kind, ErrorSum()).add(0.0, float(np.vdot(found.scale, found.scale)))
-        return _blocks(found, target.type)
+        blocks: NDArray[np.uint8] = definition(scheme).to_ggml(found, kind)
+        return blocks
     values = (found.values() if isinstance(found, Quantized) else found).reshape(target.shape[-2:])
     if target.type == "f32":
         return values
     if target.type == "f16":
         return _halves(values, name)
-    kind = gguf.GGMLQuantizationType[target.type.upper()]
-    data: NDArray[Any] = gguf.quants.quantize(values, kind)
-    lost = values - gguf.quants.dequantize(data, kind)
+    number = gguf.GGMLQuantizationType[kind]
+    data: NDArray[Any] = gguf.quants.quantize(values, number)
+    lost = values - gguf.quants.dequantize(data, number)
     errors.setdefault(target.kind, ErrorSum()).add(float(np.vdot(lost, lost)), float(np.vdot(values, values)))
     return data
 
@@ -179,17 +180,6 @@ def _halves(values: F32, name: str) -> NDArray[np.float16]:
     if not np.isfinite(halves).all():
         raise UnsupportedModelError(f"tensor {name} has values beyond float16", hint="use --type bf16 or f32")
     return halves
-
-
-def _blocks(found: Quantized, type_name: str) -> NDArray[np.uint8]:
-    """Integers and scales as block_q4_0 or block_q8_0: a float16 scale, then 32 values (ggml-common.h)."""
-    q = found.q.reshape(-1, 32)
-    scales = found.scale.astype(np.float16).reshape(-1, 1).view(np.uint8)
-    values = q.view(np.uint8)
-    if type_name == "q4_0":
-        nibbles = (q + 8).astype(np.uint8)
-        values = nibbles[:, :16] | nibbles[:, 16:] << np.uint8(4)
-    return np.concatenate([scales, values], axis=1).reshape(len(found.q), -1)
 
 
 def add_keys(writer: Any, keys: dict[str, Any]) -> None:

@@ -17,9 +17,8 @@ from edge_lfm.errors import UnsupportedModelError, UsageError
 from edge_lfm.export.onnx_data import ExternalData
 from edge_lfm.export.onnx_graph import ROPE_POSITIONS, ModelGraph
 from edge_lfm.export.onnx_nodes import onnx_package
-from edge_lfm.export.onnx_weights import bits_of
 from edge_lfm.export.source import ExportSource
-from edge_lfm.kernels.spec.schemes import FLOAT32
+from edge_lfm.kernels.spec.schemes import SCHEMES
 from edge_lfm.model.onnx_model import GRAPH
 from edge_lfm.quantize.convert import check_room
 from edge_lfm.quantize.output import check_output, staged_folder, write_json
@@ -85,7 +84,7 @@ def _check(source: ExportSource) -> None:
         raise UnsupportedModelError(
             f"{source.path} is not a packed model", hint=f"pack it first: edge-lfm quantize {source.path} -o OUT"
         )
-    if any(p.kind == "experts" and p.scheme == FLOAT32.name for p in source.pieces.values()):
+    if any(p.kind == "experts" and not SCHEMES[p.scheme].quantized for p in source.pieces.values()):
         raise UnsupportedModelError(
             f"{source.path} has float32 experts", hint="no operator of onnxruntime routes those; use an int8 recipe"
         )
@@ -97,7 +96,7 @@ def _data_bytes(source: ExportSource) -> int:
         scheme = source.scheme(name)
         shape = next(s.shape for s in piece.sources if s.name == name)
         count = int(np.prod(shape, dtype=object))
-        total += 4 * count if scheme is FLOAT32 else count * bits_of(scheme) // 8 + 4 * count // scheme.block
+        total += count * scheme.integer_bits // 8 + 4 * count // scheme.block if scheme.quantized else 4 * count
     return total
 
 
@@ -106,7 +105,7 @@ def _classes(source: ExportSource) -> dict[str, str]:
     for name, piece in source.pieces.items():
         scheme = source.scheme(name)
         operator = "QMoE" if piece.kind == "experts" else "MatMulNBits"
-        held = "float32" if scheme is FLOAT32 else f"{operator}, {bits_of(scheme)} bits, blocks of {scheme.block}"
+        held = f"{operator}, {scheme.integer_bits} bits, blocks of {scheme.block}" if scheme.quantized else "float32"
         found[piece.kind] = held
     return found
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edge_lfm.export.onnx_nodes import FLOAT, INT32, INT64, MICROSOFT, GraphNodes
-from edge_lfm.export.onnx_weights import Blocks, bits_of, interleave_rows
+from edge_lfm.export.onnx_weights import Blocks, interleave_rows
 from edge_lfm.kernels.spec.ref import Quantized, rope_table
 from edge_lfm.shape import Attention, Router, ShortConv
 
@@ -165,7 +165,7 @@ class ModelGraph(GraphNodes):
             [flat, selection, *up, "", *down, *[""] * 7, scores],
             domain=MICROSOFT,
             k=router.top_k,
-            expert_weight_bits=bits_of(self.source.scheme(f"{at}.experts.0.w1.weight")),
+            expert_weight_bits=self.source.scheme(f"{at}.experts.0.w1.weight").integer_bits,
             block_size=self.source.scheme(f"{at}.experts.0.w1.weight").block,
             activation_type="swiglu",
             swiglu_fusion=1,

@@ -17,7 +17,6 @@ from edge_lfm.export.onnx_data import ExternalData
 from edge_lfm.export.onnx_weights import Blocks, to_blocks
 from edge_lfm.export.source import ExportSource
 from edge_lfm.kernels.spec.ref import F32, Quantized
-from edge_lfm.kernels.spec.schemes import FLOAT32
 
 MICROSOFT = "com.microsoft"
 FLOAT, INT64, INT32 = 1, 7, 6
@@ -52,7 +51,7 @@ class GraphNodes:
 
     def matmul(self, name: str, x: str, bias: str = "") -> str:
         """x times a matrix transposed."""
-        if self.source.scheme(name) is FLOAT32:
+        if not self.source.scheme(name).quantized:
             weights = self.initializer(f"{name}.transposed", self.source.values(name).T)
             out = self.node("MatMul", [x, weights])
             return self.node("Add", [out, bias]) if bias else out

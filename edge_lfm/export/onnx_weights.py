@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.kernels.spec.ref import F32, Quantized
-from edge_lfm.kernels.spec.schemes import INT4_G32, Scheme
+from edge_lfm.kernels.spec.schemes import Scheme
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,9 @@ class Blocks:
         return int(self.scales.shape[1]) * self.block
 
 
-def bits_of(scheme: Scheme) -> int:
-    """Bits of an integer that holds every value of a scheme."""
-    return 4 if scheme is INT4_G32 else 8
-
-
 def to_blocks(weights: Quantized, scheme: Scheme) -> Blocks:
     """Integers and scales, byte j of 4-bit data holding columns 2j (low) and 2j + 1."""
-    bits, block = bits_of(scheme), scheme.block
+    bits, block = scheme.integer_bits, scheme.block
     data = (weights.q.view(np.uint8) + np.uint8(1 << (bits - 1))).reshape(len(weights.q), -1, block)
     if bits == 4:
         data = data[..., 0::2] | data[..., 1::2] << np.uint8(4)

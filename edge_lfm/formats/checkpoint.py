@@ -75,10 +75,6 @@ class Checkpoint(ABC):
         """The bytes of a tensor in the file, [bytes]; `index` as in `stored`."""
         return np.ascontiguousarray(self.stored(name, index)).reshape(-1).view(np.uint8)
 
-    def integers(self, name: str) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
-        """A tensor stored as integers in groups of 32: int8 [rows, cols], scales [rows, cols / 32]; or None."""
-        return None
-
     def kind(self, name: str) -> str:
         """How a tensor is stored: BF16, F16, F32, or ggml's name of a quantized type."""
         return "F32"

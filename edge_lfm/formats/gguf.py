@@ -98,22 +98,6 @@ class GgufFile(FileMap):
             ) from None
         return values.reshape(tensor.shape)
 
-    def integers(self, tensor: GgufTensor) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
-        """Q4_0 and Q8_0 as they are: values [rows, cols], -8..7 or -128..127, and a scale for each 32 of a row.
-
-        None for every other type. Layouts: ggml-common.h's block_q4_0 and block_q8_0.
-        """
-        if tensor.kind not in ("Q4_0", "Q8_0"):
-            return None
-        blocks = self.raw(tensor).reshape(-1, 18 if tensor.kind == "Q4_0" else 34)
-        scales = np.ascontiguousarray(blocks[:, :2]).view(np.float16).astype(np.float32)
-        values = blocks[:, 2:].view(np.int8)
-        if tensor.kind == "Q4_0":
-            nibbles = np.concatenate([blocks[:, 2:] & 15, blocks[:, 2:] >> 4], axis=1)  # byte j: weights j and j + 16
-            values = nibbles.astype(np.int8) - np.int8(8)
-        rows, cols = int(np.prod(tensor.shape[:-1])), tensor.shape[-1]
-        return values.reshape(rows, cols), scales.reshape(rows, cols // 32)
-
     @cached_property
     def data_start(self) -> int:
         """Where the first tensor begins."""

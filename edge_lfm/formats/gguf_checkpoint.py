@@ -77,9 +77,6 @@ class GgufCheckpoint(Checkpoint):
     def raw(self, name: str, index: int | None = None) -> NDArray[np.uint8]:
         return self._file.raw(self._place(name).tensor)
 
-    def integers(self, name: str) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
-        return self._file.integers(self._place(name).tensor)
-
     def kind(self, name: str) -> str:
         return self._place(name).tensor.kind
 

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from edge_lfm.errors import ModelFileError, UnsupportedModelError
 from edge_lfm.formats.checkpoint import Checkpoint
-from edge_lfm.kernels.spec.ref import F32, Quantized
-from edge_lfm.kernels.spec.schemes import INT4_G32, INT8_G32, Scheme
+from edge_lfm.kernels.spec.ref import F32
+from edge_lfm.kernels.spec.schemes import Scheme
+from edge_lfm.kernels.spec.tiles import definition
 from edge_lfm.model.plan import Piece
 from edge_lfm.shape import Shape
 
-SCHEME_OF_KIND = {"Q4_0": INT4_G32, "Q8_0": INT8_G32}
-"""ggml's types whose blocks hold the same numbers as a scheme's: float16 scales for 32 integers."""
 _EXPERT = re.compile(r"(.*\.feed_forward\.experts)\.(\d+)\.(w1|w2|w3)\.weight")
 
 
@@ -72,15 +71,14 @@ class CheckpointWeights:
         stored, expert, _ = self._locate(name)
         return self.checkpoint.raw(stored) if expert is None else self.stored(name).reshape(-1).view(np.uint8)
 
-    def integers(self, name: str, scheme: Scheme) -> Quantized | None:
-        """A matrix whose stored integers the scheme can hold as they are; None: it must be rounded."""
+    def exact(self, name: str, scheme: Scheme) -> Any:
+        """A matrix as the scheme keeps it, where its stored blocks can be taken over; None: it must be rounded."""
         stored, expert, _ = self._locate(name)
-        if expert is not None or SCHEME_OF_KIND.get(self.checkpoint.kind(stored)) is not scheme:
+        kind, shape = self.checkpoint.kind(stored), self.checkpoint.shape(stored)
+        if expert is not None or kind not in scheme.ggml or shape is None:
             return None
-        found = self.checkpoint.integers(stored)
-        if found is None or found[0].min(initial=0) < -127 or not np.isfinite(found[1]).all():
-            return None  # ggml never writes -128 into Q8_0, and kernels do not expect it
-        return Quantized(*found)
+        rows, cols = int(np.prod(shape[:-1])), shape[-1]
+        return definition(scheme).from_ggml(self.checkpoint.raw(stored), kind, rows, cols)
 
     def kind(self, name: str) -> str:
         """How a tensor is stored: BF16, F16, F32, or ggml's name of a quantized type."""

@@ -27,8 +27,9 @@ static int check(const char *name, int scheme, double least_db) {
         return 1;
     sync_area[EDGE_LFM_COUNTER / 8] = 0; /* rows that are given out so far */
     edge_lfm_quantize_row(ADDRESS(&ctx), ADDRESS(x), ADDRESS(q), ADDRESS(s), COLS);
-    edge_lfm_multiply(ADDRESS(&ctx), ADDRESS(&matrix), 0, ADDRESS(q), ADDRESS(s), ADDRESS(out), ROWS * 4, 1, 0,
-                      ADDRESS(area));
+    edge_lfm_product product = {.matrix = ADDRESS(&matrix), .q = ADDRESS(q), .s = ADDRESS(s), .out = ADDRESS(out),
+                                .out_stride = ROWS * 4, .tokens = 1};
+    edge_lfm_multiply(ADDRESS(&ctx), ADDRESS(&product), ADDRESS(area));
     double worst = 0, lost = 0, size = 0;
     for (int row = 0; row < ROWS; row++) {
         double want = 0;

@@ -98,6 +98,12 @@ def compile_modules(modules: list[str], exported: set[str], isa: Isa) -> tuple[b
         if not variable.is_declaration:
             variable.linkage = "internal"
     builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
+    inliner = llvm.create_new_module_pass_manager()
+    inliner.add_always_inliner_pass()
+    inliner.add_sroa_pass()
+    inliner.add_sccp_pass()
+    inliner.add_simplify_cfg_pass()  # one block, or else instructions sink to where the block of a callee was
+    inliner.run(module, builder)
     builder.getModulePassManager().run(module, builder)
     return machine.emit_object(module), lambda: machine.emit_assembly(module)
 

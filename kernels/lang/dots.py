@@ -1,7 +1,7 @@
 """The integer dot product of every tier: 16 rows of weights with the activations of some tokens.
 
-One branch per tier; every one is exact, none saturates. Knows vectors of integers, neither scales nor layouts.
-Compile-time only, like `lowering.py`.
+One branch per instruction (`Isa.dot`); every one is exact, none saturates. Knows vectors of integers, neither scales
+nor layouts. Compile-time only, like `lowering.py`.
 """
 
 from __future__ import annotations
@@ -14,25 +14,14 @@ from llvmlite import ir
 
 from edge_lfm.kernels.lang.lowering import I8, I16, I32, ISA, call, join, part
 
-_UNSIGNED_WEIGHTS = ISA.name in ("avx512vnni", "avxvnni")
-SIGNED_ZERO_POINT = 128 if _UNSIGNED_WEIGHTS else 0
+SIGNED_ZERO_POINT = 128 if ISA.dot == "vpdpbusd" else 0
 """What is added to signed weights: `vpdpbusd` multiplies unsigned by signed bytes, so it reads them
 as w + 128, and 128 * sum of the activations must be taken off."""
 
-_LANES = {"avx512vnni": 16, "avxvnni": 8, "avx2": 8}.get(ISA.name, 4)
-"""int32 lanes of a vector register."""
-_PAIRWISE = ISA.name in ("avx2", "ssse3")
-_SHORT_OF_REGISTERS = ISA.name not in ("avx512vnni", "ssse3", "portable")
-"""Where LLVM's own order of instructions, one token after another with all unpacked weights at hand, costs more in
-registers kept in memory than `_after` does: on a Zen 3 core int4 prefills at 133 GOPS with it, at 171 in our order."""
-_TOKEN_BY_TOKEN = ISA.name in ("avx2", "dotprod")
-"""Where it pays to order the tokens of a tile, too: 9 % for the codebook with four tokens on that core."""
-
-_TOGETHER = 2 if ISA.name in ("avx2", "ssse3", "neon") else 1
+_LANES = ISA.register_lanes
+_ORDER_ALL, _ORDER_LOOKED_UP = ISA.ordered == "all", ISA.ordered != "none"
+_TOGETHER = 2 if ISA.dot in ("pmaddubsw", "smull") else 1
 """Fours of levels (0..63) whose products are added up in int16, pairs of two of them: 2 * 2 * 63 * 127 = 32,004."""
-
-LANE_ROWS = {"avx2": 4, "ssse3": 2}.get(ISA.name, 0)
-"""Rows whose sums with 16 tokens stay in registers (`lanes.py`); 0: the tier has no use for it."""
 
 Step = Callable[[ir.IRBuilder, Any, list[Any], list[Any]], Any]
 """`(builder, sums, weights, activations)` -> sums: of one register of rows, and of as many fours as go together."""
@@ -46,14 +35,14 @@ def dot_block(
     sums: int32 x 16. Byte 4r + b of weights[j], int8 x 64, is row r's column 4j + b; `signed` ones are -127..127 (plus
     SIGNED_ZERO_POINT as read), others 0..63. Activations are -127..127.
     """
-    if signed and _UNSIGNED_WEIGHTS:
+    if signed and SIGNED_ZERO_POINT:
         weights = [b.xor(w, ir.Constant(w.type, [-128] * 64)) for w in weights]  # w + 128
-    ordered = ISA.name == "avx2" or (looked_up and _SHORT_OF_REGISTERS)
+    ordered = _ORDER_ALL or (looked_up and _ORDER_LOOKED_UP)
 
     def step(b: ir.IRBuilder, a: Any, ws: list[Any], xs: list[Any]) -> Any:
         return _dot(b, a, ws, xs, signed)
 
-    by_token, together = ordered and _TOKEN_BY_TOKEN, 1 if signed else _TOGETHER
+    by_token, together = ordered and ISA.token_by_token, 1 if signed else _TOGETHER
     return _by_registers(b, sums, weights, xs, step, ordered, by_token, together)
 
 
@@ -133,23 +122,21 @@ def _four_bytes(b: ir.IRBuilder, address: Any, j: int) -> Any:
 
 
 def _dot(b: ir.IRBuilder, a: Any, ws: list[Any], xs: list[Any], signed: bool) -> Any:
-    if _PAIRWISE:
+    if ISA.dot == "pmaddubsw":
         return _dot_pairs(b, a, ws, xs, signed)
-    if ISA.name == "neon":
+    if ISA.dot == "smull":
         return b.add(a, _sums_of_neon(b, *_products(b, ws, xs)))
     (w,), (x,) = ws, xs
-    if ISA.name == "avx512vnni":
-        return call(b, "llvm.x86.avx512.vpdpbusd.512", a.type, a, w, x)
-    if ISA.name == "avxvnni":
-        return call(b, "llvm.x86.avx512.vpdpbusd.256", a.type, a, w, x)
-    if ISA.name in ("dotprod", "i8mm"):
+    if ISA.dot == "vpdpbusd":
+        return call(b, f"llvm.x86.avx512.vpdpbusd.{32 * _LANES}", a.type, a, w, x)
+    if ISA.dot == "sdot":
         return call(b, "llvm.aarch64.neon.sdot.v4i32.v16i8", a.type, a, w, x)
     return _dot_plain(b, a, w, x)
 
 
 _SIGN, _PAIRS, _SUMS = (
     ("llvm.x86.ssse3.psign.b.128", "llvm.x86.ssse3.pmadd.ub.sw.128", "llvm.x86.sse2.pmadd.wd")
-    if ISA.name == "ssse3"
+    if _LANES == 4
     else tuple(f"llvm.x86.avx2.{name}" for name in ("psign.b", "pmadd.ub.sw", "pmadd.wd"))
 )
 
@@ -202,15 +189,15 @@ def _add_pairs(b: ir.IRBuilder, v: Any) -> Any:
 # Weights of 0..15. Where there is no 4-way dot product, the products of a group's 32 columns fit int16 (pairs of them:
 # 8 * 2 * 15 * 127 = 30,480), and are widened once a group: half of the instructions.
 
-SMALL_SUMS = ("i16", 32) if _PAIRWISE else ("i16", 64) if ISA.name == "neon" else ("i32", 16)
+SMALL_SUMS = {"pmaddubsw": ("i16", 32), "smull": ("i16", 64)}.get(ISA.dot, ("i32", 16))
 """What 16 rows' sums of small weights are held in: values of one kind, so and so many."""
 
 
 def dot_small_block(b: ir.IRBuilder, sums: list[Any], weights: list[Any], xs: list[Any]) -> list[Any]:
     """`dot_block` for weights of 0..15, with sums as `SMALL_SUMS` says, for two blocks at most."""
-    if _PAIRWISE:
-        return _by_registers(b, sums, weights, xs, _add_pairwise, ordered=ISA.name == "avx2")
-    if ISA.name == "neon":
+    if ISA.dot == "pmaddubsw":
+        return _by_registers(b, sums, weights, xs, _add_pairwise, ordered=_ORDER_ALL)
+    if ISA.dot == "smull":
         return _by_registers(b, sums, weights, xs, _add_products, ordered=False)
     return dot_block(b, sums, weights, xs, signed=False, looked_up=False)
 
@@ -225,8 +212,8 @@ def _add_products(b: ir.IRBuilder, a: Any, ws: list[Any], xs: list[Any]) -> Any:
 
 def widen_small(b: ir.IRBuilder, sums: Any) -> Any:
     """The sums of small weights as int32 x 16."""
-    if _PAIRWISE:
+    if ISA.dot == "pmaddubsw":
         return join(b, [_sums_of_pairs(b, part(b, sums, n, 2 * _LANES)) for n in range(0, 32, 2 * _LANES)])
-    if ISA.name == "neon":
+    if ISA.dot == "smull":
         return join(b, [_sums_of_neon(b, part(b, sums, n, 8), part(b, sums, n + 8, 8)) for n in range(0, 64, 16)])
     return sums

@@ -1,7 +1,7 @@
 """What differs between processors, but for the dot product (`dots.py`): look-ups, float16, the pause of a spin loop.
 
-One function per operation, with one branch per tier; everything else is plain LLVM vector code that its
-back ends lower well by themselves.
+One function per operation, with a branch for each value of the trait that it depends on (`Isa`); everything else is
+plain LLVM vector code that its back ends lower well by themselves.
 Compile-time only. The tier is that of this process: `EDGE_LFM_BUILD_ISA`, set by `compiler.py`.
 """
 
@@ -42,7 +42,7 @@ def join(b: ir.IRBuilder, parts: list[Any]) -> Any:
 def lookup_nibbles(b: ir.IRBuilder, table: tuple[int, ...], q: Any, high: bool) -> Any:
     """table[nibble] for the low or the high nibbles of int8 x 64; the table's entries are bytes of either sign."""
     signed = [(v + 128) % 256 - 128 for v in table]
-    if ISA.name == "avx512vnni":
+    if ISA.shuffle_bytes == 64:
         # vpermb reads six bits of an index: four copies of the table make the two above a nibble not matter.
         if high:
             halves = ir.VectorType(I16, 32)
@@ -50,14 +50,14 @@ def lookup_nibbles(b: ir.IRBuilder, table: tuple[int, ...], q: Any, high: bool) 
         return call(b, "llvm.x86.avx512.permvar.qi.512", q.type, ir.Constant(q.type, signed * 4), q)
     fifteen, four = (ir.Constant(q.type, [n] * 64) for n in (15, 4))
     index = b.lshr(q, four) if high else b.and_(q, fifteen)
-    size = 32 if ISA.name in ("avxvnni", "avx2") else 16
+    size = ISA.shuffle_bytes or 16
     return join(b, [_shuffle_bytes(b, signed, part(b, index, first, size)) for first in range(0, 64, size)])
 
 
 def _shuffle_bytes(b: ir.IRBuilder, table: list[int], index: Any) -> Any:
-    if ISA.name == "portable":
+    if ISA.shuffle_bytes == 0:
         return _steps(b, table, index)
-    x86 = "llvm.x86.ssse3.pshuf.b.128" if ISA.name == "ssse3" else "llvm.x86.avx2.pshuf.b"
+    x86 = "llvm.x86.ssse3.pshuf.b.128" if ISA.shuffle_bytes == 16 else "llvm.x86.avx2.pshuf.b"
     name = x86 if ISA.machine == "x86_64" else "llvm.aarch64.neon.tbl1.v16i8"
     return call(b, name, index.type, ir.Constant(index.type, table * (index.type.count // 16)), index)
 
@@ -74,9 +74,9 @@ def _steps(b: ir.IRBuilder, table: list[int], index: Any) -> Any:
 
 def lookup_floats(b: ir.IRBuilder, table: tuple[float, ...], index: Any) -> Any:
     """table[index] for int32 x 16 of 0..15."""
-    if ISA.name == "avx512vnni":
+    if ISA.register_lanes == 16:
         return call(b, "llvm.x86.avx512.permvar.sf.512", F32X, ir.Constant(F32X, list(table)), index)
-    if ISA.name in ("avxvnni", "avx2"):
+    if ISA.register_lanes == 8:
         return join(b, [_lookup_eight(b, table, part(b, index, first, 8)) for first in (0, 8)])
     value = ir.Constant(F32X, ir.Undefined)
     kept = cgutils.alloca_once_value(b, ir.Constant(ir.ArrayType(ir.FloatType(), 16), list(table)))
@@ -98,7 +98,6 @@ def _lookup_eight(b: ir.IRBuilder, table: tuple[float, ...], index: Any) -> Any:
 # float16: hardware conversions where they exist. x86-64 without F16C (v3) has none, and LLVM would call a
 # library function per value that not every machine has, so there the bits are converted by integers.
 
-_HAS_F16 = ISA.name not in ("portable", "ssse3")
 F16X, I16X, I32X, F32X = (ir.VectorType(t, 16) for t in (ir.HalfType(), I16, I32, ir.FloatType()))
 
 
@@ -108,7 +107,7 @@ def _splat(value: float, t: ir.VectorType) -> ir.Constant:
 
 def half_to_float(b: ir.IRBuilder, bits: Any) -> Any:
     """16 float16, given as int16 bits, to float32; exact, subnormals included."""
-    if _HAS_F16:
+    if ISA.has_float16:
         return b.fpext(b.bitcast(bits, F16X), F32X)
     wide = b.zext(bits, I32X)
     sign = b.shl(b.and_(wide, _splat(0x8000, I32X)), _splat(16, I32X))
@@ -122,7 +121,7 @@ def half_to_float(b: ir.IRBuilder, bits: Any) -> Any:
 
 def float_to_half(b: ir.IRBuilder, value: Any) -> Any:
     """16 float32 to float16 as int16 bits, halves to even, overflow to infinity."""
-    if _HAS_F16:
+    if ISA.has_float16:
         return b.bitcast(b.fptrunc(value, F16X), I16X)
     bits = b.bitcast(value, I32X)
     sign = b.and_(b.lshr(bits, _splat(16, I32X)), _splat(0x8000, I32X))

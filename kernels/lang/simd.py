@@ -21,6 +21,7 @@ from numba.core.datamodel.models import PrimitiveModel
 from numba.extending import intrinsic, lower_builtin, register_model, type_callable
 
 from edge_lfm.kernels.lang import lowering
+from edge_lfm.kernels.lang.target import inlined as inlined
 from edge_lfm.kernels.lang.target import kernel as kernel
 
 LANES = 16

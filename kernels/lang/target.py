@@ -15,12 +15,23 @@ from numba.core import codegen
 from numba.core.registry import CPUDispatcher, CPUTarget, cpu_target
 
 
+class _Library(codegen.AOTCodeLibrary):
+    """One function's module: Numba's own copy the code of everything that they call into it, again and again."""
+
+    def finalize(self) -> None:
+        self._finalized = True
+
+
+class _Codegen(codegen.AOTCPUCodegen):
+    _library_class = _Library
+
+
 class _IrTarget(CPUTarget):
     """The typing rules of Numba's CPU target, with a code generator that keeps modules as they are."""
 
     @cached_property
     def _toplevel_target_context(self) -> Any:
-        plain = codegen.AOTCPUCodegen("edge_lfm", "generic")
+        plain = _Codegen("edge_lfm", "generic")
         return cpu_target.target_context.subtarget(_internal_codegen=plain)
 
     @property
@@ -42,7 +53,7 @@ class _Kernel(CPUDispatcher):
 
     targetdescr = _IrTarget("cpu")
 
-    def __init__(self, function: Any) -> None:
+    def __init__(self, function: Any, inlined: bool = False) -> None:
         # No fastmath: it would remove the NaN tests.
         super().__init__(
             function,
@@ -52,6 +63,7 @@ class _Kernel(CPUDispatcher):
                 "boundscheck": False,
                 "no_cpython_wrapper": True,
                 "no_cfunc_wrapper": True,
+                "forceinline": inlined,
             },
         )
         compiler: Any = vars(self)["_compiler"]
@@ -74,6 +86,14 @@ def _stop_at_ir(flags: Any) -> Any:
 def kernel(function: Any) -> Any:
     """Make a Python function a kernel."""
     return _Kernel(function)
+
+
+def inlined(function: Any) -> Any:
+    """Make a Python function a kernel that becomes a part of its callers before anything is optimised.
+
+    For the pieces of inner loops: LLVM then sees one function, whose instructions stand in the order of the source.
+    """
+    return _Kernel(function, inlined=True)
 
 
 def ir_of(function: Any, argument_types: tuple[Any, ...]) -> tuple[Any, str]:

@@ -33,7 +33,7 @@ from edge_lfm.paths import cache_folder
 
 _KERNELS = Path(__file__).parents[1]
 _PACKAGED = _KERNELS / "prebuilt"
-_COMPILED = ("spec/layout.py", "spec/schemes.py", "spec/isa.py", "spec/entry.py", "lang/*.py", "ops/*.py")
+_COMPILED = ("spec/layout.py", "spec/schemes.py", "spec/isa.py", "spec/entry.py", "lang/*.py", "ops/**/*.py")
 """What compiled code is made of. The NumPy definitions, the compiler and the thread team are not: editing those
 recompiles nothing."""
 _DIGEST_BYTES = 32
@@ -62,7 +62,7 @@ def source_hash() -> str:
     """SHA-256 over the sources of compiled code, names included."""
     digest = hashlib.sha256()
     for path in sorted(found for pattern in _COMPILED for found in _KERNELS.glob(pattern)):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+        digest.update(path.relative_to(_KERNELS).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 

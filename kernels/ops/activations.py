@@ -21,8 +21,9 @@ from edge_lfm.kernels.lang.simd import (
     sum_i32,
 )
 from edge_lfm.kernels.lang.sync import raise_error
-from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, GROUP
+from edge_lfm.kernels.spec.layout import ACTIVATION, ACTIVATION_BYTES, GROUP, offsets
 
+REC = offsets(ACTIVATION)
 INFINITY_BITS = 0x7F800000
 NOT_FINITE = 1
 """The error code of a NaN or an infinity in the activations."""
@@ -30,7 +31,7 @@ NOT_FINITE = 1
 
 @kernel
 def quantize_group(ctx, low, high, q, s):
-    """32 values in two vectors -> 32 int8 at q; the record of the group at s (`layout.ACTIVATION_BYTES`)."""
+    """32 float32 in two vectors -> 32 int8 at q, and the group's record at s (`layout.ACTIVATION`)."""
     magnitude = splat_i32(int32(0x7FFFFFFF))
     # As integers, the bits of |x| are ordered like |x|, with NaN above infinity.
     bits = largest_i32(max_i32(bits_of(low) & magnitude, bits_of(high) & magnitude))
@@ -45,10 +46,10 @@ def quantize_group(ctx, low, high, q, s):
     store_i32_as_i8(q + 16, b)
     scale = largest / float32(127.0) if inverse != float32(0.0) else float32(0.0)
     first, last = sum_i32(a), sum_i32(b)
-    set_f32(s, scale)
-    set_f32(s + 4, scale * float32(first + last))
-    set_f32(s + 8, scale * float32(first))
-    set_f32(s + 12, scale * float32(last))
+    set_f32(s + REC.scale, scale)
+    set_f32(s + REC.sum, scale * float32(first + last))
+    set_f32(s + REC.first_sum, scale * float32(first))
+    set_f32(s + REC.last_sum, scale * float32(last))
 
 
 @kernel

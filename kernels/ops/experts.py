@@ -12,10 +12,10 @@ from numba import int64
 from edge_lfm.kernels.lang.simd import copy_bytes, f32, fma, i64, kernel, load_f32, smaller, splat_f32, store_f32
 from edge_lfm.kernels.lang.sync import claim, claim_run
 from edge_lfm.kernels.ops.activations import quantize_group
-from edge_lfm.kernels.ops.lanes import pack_tokens
 from edge_lfm.kernels.ops.maths import silu
-from edge_lfm.kernels.ops.matmul import multiply_tile
-from edge_lfm.kernels.ops.weights import tile_bytes
+from edge_lfm.kernels.ops.matmul import multiply_tile, pack_tokens
+from edge_lfm.kernels.ops.operands import Inputs, Outputs, from_token
+from edge_lfm.kernels.ops.schemes import tile_bytes
 from edge_lfm.kernels.spec.layout import (
     ACTIVATION_BYTES,
     CONTEXT,
@@ -55,33 +55,21 @@ def gather_pairs(ctx):
 
 
 @kernel
-def gate_up_rows(ctx, layer, block, first, last, row, x, x_q, x_s, shared, scratch):
+def gate_up_rows(ctx, layer, block, first, last, row, x, shared, scratch):
     """32 rows of silu(w1 x) * w3 x for pairs [first, last) of one expert -> gated and its int8 form.
 
-    `shared`: every pair has the same input, the one token of a decode step.
+    x: `operands.Inputs` of all pairs; `shared`: they have the same input, the one token of a decode step.
     """
     scheme, width, hidden = i64(layer + LAY.expert_scheme), i64(layer + LAY.expert_width), i64(ctx + CTX.hidden)
     size = tile_bytes(scheme, hidden)
     w, area = block + (row // 16) * 2 * size, scratch + EXPERT_SCRATCH_BYTES
     for p in range(first, last, TOKEN_BATCH):
-        count, at = smaller(int64(TOKEN_BATCH), last - p), int64(0) if shared else p * hidden
-        x_s_at = x_s + at // GROUP * ACTIVATION_BYTES
-        blocks = pack_tokens(scheme, x_q + at, x_s_at, hidden, count, area)
+        count = smaller(int64(TOKEN_BATCH), last - p)
+        inputs = from_token(x, int64(0) if shared else p, hidden)
+        packed = pack_tokens(scheme, inputs, hidden, count, area)
         for tile in range(4):
-            multiply_tile(
-                scheme,
-                w + tile * size,
-                x + at * 4,
-                x_q + at,
-                x_s_at,
-                hidden,
-                scratch + tile * 64,
-                int64(256),
-                count,
-                int64(0),
-                area,
-                blocks,
-            )
+            out = Outputs(scratch + tile * 64, int64(256), int64(0))
+            multiply_tile(scheme, w + tile * size, inputs, hidden, out, count, packed)
         for m in range(count):
             s = scratch + m * 256
             a = silu(load_f32(s)) * load_f32(s + 64)
@@ -100,9 +88,10 @@ def gate_up(ctx, layer, scratch):
     segments, experts = i64(ctx + CTX.segments), layer_experts(ctx, layer)
     width = i64(layer + LAY.expert_width)
     direct = i64(layer + LAY.is_moe) == 0 or i64(ctx + CTX.tokens) == 1
-    x = i64(ctx + CTX.normed) if direct else i64(ctx + CTX.pairs)
-    x_q = i64(ctx + CTX.normed_q) if direct else i64(ctx + CTX.pairs_q)
-    x_s = i64(ctx + CTX.normed_s) if direct else i64(ctx + CTX.pairs_s)
+    if direct:
+        x = Inputs(i64(ctx + CTX.normed), i64(ctx + CTX.normed_q), i64(ctx + CTX.normed_s))
+    else:
+        x = Inputs(i64(ctx + CTX.pairs), i64(ctx + CTX.pairs_q), i64(ctx + CTX.pairs_s))
     shared = i64(ctx + CTX.tokens) == 1
     items, e, begin = width // GROUP, int64(0), int64(0)  # items of expert e: [begin, begin + items)
     active_experts = int64(0)
@@ -127,8 +116,6 @@ def gate_up(ctx, layer, scratch):
                 i64(segments + 8 * (e + 1)),
                 (item - begin) * GROUP,
                 x,
-                x_q,
-                x_s,
                 shared,
                 scratch,
             )
@@ -154,7 +141,8 @@ def down(ctx, layer, scratch):
     scheme, width, hidden = i64(layer + LAY.expert_scheme), i64(layer + LAY.expert_width), i64(ctx + CTX.hidden)
     segments, experts = i64(ctx + CTX.segments), layer_experts(ctx, layer)
     gate_bytes, size = 2 * (width // 16) * tile_bytes(scheme, hidden), tile_bytes(scheme, width)
-    gated, gated_q, gated_s = i64(ctx + CTX.gated), i64(ctx + CTX.gated_q), i64(ctx + CTX.gated_s)
+    gated = Inputs(i64(ctx + CTX.gated), i64(ctx + CTX.gated_q), i64(ctx + CTX.gated_s))
+    out = Outputs(scratch, int64(64), int64(0))
     area = scratch + EXPERT_SCRATCH_BYTES
     while True:
         first, run = claim_run(ctx, hidden // 16)
@@ -166,24 +154,10 @@ def down(ctx, layer, scratch):
             begin, end = i64(segments + 8 * e), i64(segments + 8 * (e + 1))
             w = i64(i64(layer + LAY.experts) + 8 * e) + gate_bytes
             for p in range(begin, end, TOKEN_BATCH):
-                count, at = smaller(int64(TOKEN_BATCH), end - p), p * width
-                q, s = gated_q + at, gated_s + at // GROUP * ACTIVATION_BYTES
-                blocks = pack_tokens(scheme, q, s, width, count, area)
+                count, inputs = smaller(int64(TOKEN_BATCH), end - p), from_token(gated, p, width)
+                packed = pack_tokens(scheme, inputs, width, count, area)
                 for tile in range(first, smaller(first + run, hidden // 16)):
-                    multiply_tile(
-                        scheme,
-                        w + tile * size,
-                        gated + at * 4,
-                        q,
-                        s,
-                        width,
-                        scratch,
-                        int64(64),
-                        count,
-                        int64(0),
-                        area,
-                        blocks,
-                    )
+                    multiply_tile(scheme, w + tile * size, inputs, width, out, count, packed)
                     add_weighted(ctx, scratch, p, count, tile * 16)
 
 

@@ -14,8 +14,9 @@ from edge_lfm.kernels.lang.sync import barrier
 from edge_lfm.kernels.ops.attention import attend_tokens, prepare_heads
 from edge_lfm.kernels.ops.embedding import embed_tokens
 from edge_lfm.kernels.ops.experts import down, gate_up, gather_pairs
-from edge_lfm.kernels.ops.matmul import multiply
+from edge_lfm.kernels.ops.matmul import multiply_matrix
 from edge_lfm.kernels.ops.norm import norm_asked, norm_tokens
+from edge_lfm.kernels.ops.operands import Inputs, Outputs
 from edge_lfm.kernels.ops.router import route
 from edge_lfm.kernels.ops.short_conv import conv_tokens
 from edge_lfm.kernels.spec.layout import CONTEXT, EXPERT_SCRATCH_BYTES, LAYER, offsets
@@ -25,23 +26,19 @@ LAYER_BYTES = LAYER.itemsize
 
 
 @kernel
+def normed_inputs(ctx):
+    """What the last norm wrote, as inputs of a matrix."""
+    return Inputs(i64(ctx + CTX.normed), i64(ctx + CTX.normed_q), i64(ctx + CTX.normed_s))
+
+
+@kernel
 def apply_operator(ctx, layer, n, scratch):
     """x += out_proj(short conv or attention of norm(x)); `n`: the layer's number."""
     tokens, hidden, area = i64(ctx + CTX.tokens), i64(ctx + CTX.hidden), scratch + EXPERT_SCRATCH_BYTES
     norm_tokens(ctx, i64(layer + LAY.operator_norm))
     barrier(ctx)
-    multiply(
-        ctx,
-        layer + LAY.in_proj,
-        i64(ctx + CTX.normed),
-        i64(ctx + CTX.normed_q),
-        i64(ctx + CTX.normed_s),
-        i64(ctx + CTX.wide),
-        i64(layer + LAY.in_proj_rows) * 4,
-        tokens,
-        int64(0),
-        area,
-    )
+    wide = Outputs(i64(ctx + CTX.wide), i64(layer + LAY.in_proj_rows) * 4, int64(0))
+    multiply_matrix(ctx, layer + LAY.in_proj, normed_inputs(ctx), wide, tokens, area)
     barrier(ctx)
     if i64(layer + LAY.is_attention) != 0:
         prepare_heads(ctx, layer, n)
@@ -50,18 +47,9 @@ def apply_operator(ctx, layer, n, scratch):
     else:
         conv_tokens(ctx, layer, n)
     barrier(ctx)
-    multiply(
-        ctx,
-        layer + LAY.out_proj,
-        i64(ctx + CTX.mixed),
-        i64(ctx + CTX.mixed_q),
-        i64(ctx + CTX.mixed_s),
-        i64(ctx + CTX.x),
-        hidden * 4,
-        tokens,
-        int64(1),
-        area,
-    )
+    mixed = Inputs(i64(ctx + CTX.mixed), i64(ctx + CTX.mixed_q), i64(ctx + CTX.mixed_s))
+    added = Outputs(i64(ctx + CTX.x), hidden * 4, int64(1))
+    multiply_matrix(ctx, layer + LAY.out_proj, mixed, added, tokens, area)
     barrier(ctx)
 
 
@@ -72,18 +60,8 @@ def choose_experts(ctx, layer, thread):
     norm_tokens(ctx, i64(layer + LAY.ffn_norm))
     barrier(ctx)
     if i64(layer + LAY.is_moe) != 0:
-        multiply(
-            ctx,
-            layer + LAY.router,
-            i64(ctx + CTX.normed),
-            int64(0),
-            int64(0),
-            i64(ctx + CTX.router_logits),
-            ((i64(ctx + CTX.experts) + 15) // 16) * 64,
-            tokens,
-            int64(0),
-            int64(0),
-        )
+        logits = Outputs(i64(ctx + CTX.router_logits), ((i64(ctx + CTX.experts) + 15) // 16) * 64, int64(0))
+        multiply_matrix(ctx, layer + LAY.router, normed_inputs(ctx), logits, tokens, int64(0))
         barrier(ctx)
     if thread == 0:
         route(ctx, layer)
@@ -114,18 +92,8 @@ def compute_logits(ctx, scratch):
     norm_asked(ctx, i64(ctx + CTX.final_norm))
     barrier(ctx)
     rows = (i64(ctx + CTX.head_rows) + 15) // 16 * 16
-    multiply(
-        ctx,
-        ctx + CTX.head,
-        i64(ctx + CTX.normed),
-        i64(ctx + CTX.normed_q),
-        i64(ctx + CTX.normed_s),
-        i64(ctx + CTX.logits),
-        rows * 4,
-        count,
-        int64(0),
-        scratch + EXPERT_SCRATCH_BYTES,
-    )
+    logits = Outputs(i64(ctx + CTX.logits), rows * 4, int64(0))
+    multiply_matrix(ctx, ctx + CTX.head, normed_inputs(ctx), logits, count, scratch + EXPERT_SCRATCH_BYTES)
     barrier(ctx)
 
 

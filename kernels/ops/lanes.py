@@ -1,17 +1,17 @@
 """Weights times many activations: 16 tokens in the lanes of a register, on tiers without a dot product of fours.
 
-There the tiles of `matmul.py` spend a third of their instructions on unpacking weights for four tokens and on repeating
-activations all over registers. Here weights are unpacked once for a batch, and a repeated four of weights serves 16
-tokens; int8, which needs no unpacking and whose products are four instructions, gains nothing. Every output is
-summed as in `matmul.py`, to the bit.
+There the tiles of `integer_tiles.py` spend a third of their instructions on unpacking weights for four tokens and on
+repeating activations all over registers. Here weights are unpacked once for a batch, and a repeated four of weights
+serves 16 tokens; signed bytes, which need no unpacking and whose products are four instructions, gain nothing. Every
+output is summed as there, to the bit.
 
 A block of 16 tokens: for each group of 32 columns 512 bytes of activations, byte 4t + b of vector j being token t's
-column 4j + b; then for each group four float32 x 16, the tokens' records of that group.
+column 4j + b; then for each group four float32 x 16, the tokens' records of that group (`layout.ACTIVATION`).
 """
 
 from numba import float32, int64
 
-from edge_lfm.kernels.lang.dots import LANE_ROWS
+from edge_lfm.kernels.lang.lowering import ISA
 from edge_lfm.kernels.lang.register_tiles import (
     interleave,
     lane_dot_tile,
@@ -21,170 +21,175 @@ from edge_lfm.kernels.lang.register_tiles import (
     zero_int_tile,
     zero_small_tile,
 )
-from edge_lfm.kernels.lang.simd import (
-    high_nibbles,
-    kernel,
-    load_column,
-    load_f16,
-    load_f32,
-    load_i8,
-    load_u8,
-    low_nibbles,
-    splat_f32,
-    store_f32,
-    store_i8,
-)
-from edge_lfm.kernels.ops.weights import (
-    CODEBOOK4_G16,
-    CODEBOOK4_G32,
-    CODEBOOK_G16_BYTES,
-    CODEBOOK_G32_BYTES,
-    CODEBOOK_HEADER,
-    INT4_BYTES,
-    INT4_G32,
-    INT4_ZERO_POINT,
-    NIBBLE_BYTES,
-    block_scale,
-    block_shift,
-    high_levels,
-    low_levels,
-    prefetch_group,
-)
-from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, GROUP, LANE_TOKENS, LANES_WORK_BYTES
+from edge_lfm.kernels.lang.simd import inlined, kernel, load_column, load_f32, splat_f32, store_f32, store_i8
+from edge_lfm.kernels.ops.integer_tiles import SUMS, same
+from edge_lfm.kernels.ops.weights import in_turn, prefetch_group
+from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, GROUP, LANE_TOKENS, LANES, offsets
 
-PANEL, SCALES, TOTALS, TOTALS_BYTES = 0, 512, 1024, 1024
-"""In a thread's work memory: an unpacked group; scales and offsets of its 16 rows, twice where its halves have their
-own; sums [16 rows][16 tokens] of every block of tokens."""
-BLOCK_BYTES = LANE_TOKENS * (GROUP + ACTIVATION_BYTES) // GROUP  # a column's
+WORK = offsets(LANES)
+WORK_BYTES = LANES.itemsize
+TOTALS_BYTES = 16 * LANE_TOKENS * 4  # of a block of tokens
+VALUES_BYTES, RECORDS_BYTES = LANE_TOKENS * GROUP, LANE_TOKENS * ACTIVATION_BYTES  # of 32 columns of a block of tokens
+BLOCK_BYTES = (VALUES_BYTES + RECORDS_BYTES) // GROUP  # a column's
+SUM, FIRST_SUM, LAST_SUM = (LANE_TOKENS * at for at in (SUMS.sum, SUMS.first_sum, SUMS.last_sum))
 
 
 @kernel
-def pack_tokens(scheme, q, s, cols, count, area):
-    """As many whole blocks of 16 tokens as `count` has, at `area + LANES_WORK_BYTES`; returns their number."""
-    if LANE_ROWS == 0 or scheme not in (INT4_G32, CODEBOOK4_G32, CODEBOOK4_G16):
-        return int64(0)
-    groups, to = cols // GROUP, area + LANES_WORK_BYTES
+def pack_blocks(q, s, cols, count, area):
+    """As many whole blocks of 16 tokens as `count` has, beside the work memory at `area`; returns their number.
+
+    q: int8 [count, cols]; s: their ACTIVATION records [count, cols / 32].
+    """
+    groups, to = cols // GROUP, area + WORK_BYTES
     for n in range(count // LANE_TOKENS):
         x, r = q + n * LANE_TOKENS * cols, s + n * LANE_TOKENS * groups * ACTIVATION_BYTES
         for g in range(groups):
-            interleave(x + g * GROUP, cols, to + g * 512)
-            interleave(x + g * GROUP + 16, cols, to + g * 512 + 256)
-            interleave(r + g * ACTIVATION_BYTES, groups * ACTIVATION_BYTES, to + cols * LANE_TOKENS + g * 256)
+            values = to + g * VALUES_BYTES
+            interleave(x + g * GROUP, cols, values)
+            interleave(x + g * GROUP + 16, cols, values + VALUES_BYTES // 2)
+            records = to + cols * LANE_TOKENS + g * RECORDS_BYTES
+            interleave(r + g * ACTIVATION_BYTES, groups * ACTIVATION_BYTES, records)
         to += cols * BLOCK_BYTES
     return count // LANE_TOKENS
 
 
 @kernel
-def unpack_int4(w, work):
-    """A group -> bytes as dot products read them, scales and offsets, in the work memory."""
-    for j in range(4):
-        nibbles = load_i8(w + 64 * j)
-        store_i8(work + PANEL + 64 * j, low_nibbles(nibbles))
-        store_i8(work + PANEL + 256 + 64 * j, high_nibbles(nibbles))
-    scale = load_f16(w + NIBBLE_BYTES)
-    store_f32(work + SCALES, scale)
-    store_f32(work + SCALES + 64, scale * splat_f32(float32(-INT4_ZERO_POINT)))
+def pack_none(q, s, cols, count, area):
+    """For schemes that are multiplied by register tiles only."""
+    return int64(0)
 
 
-@kernel
-def unpack_levels(w, work):
-    for j in range(4):
-        nibbles = load_i8(w + 64 * j)
-        store_i8(work + PANEL + 64 * j, low_levels(nibbles))
-        store_i8(work + PANEL + 256 + 64 * j, high_levels(nibbles))
+@inlined
+def store_four(at, a, b, c, d):
+    store_i8(at, a)
+    store_i8(at + 64, b)
+    store_i8(at + 128, c)
+    store_i8(at + 192, d)
 
 
-@kernel
-def unpack_scales(w, work):
-    codes = load_u8(w)
-    scale = block_scale(codes)
-    store_f32(work, scale)
-    store_f32(work + 64, scale * block_shift(codes))
+def store_scales(block):
+    """A kernel `(w, at)`: the scales of 16 rows, then their offsets."""
+    scale_of, offset_of = block.scale, block.offset
+
+    @inlined
+    def store(w, at):
+        scale = scale_of(w)
+        store_f32(at, scale)
+        store_f32(at + 64, offset_of(w, scale))
+
+    return store
 
 
-@kernel
-def unpack_codebook_g32(w, work):
-    unpack_levels(w, work)
-    unpack_scales(w + NIBBLE_BYTES, work + SCALES)
+def unpack_part(blocks):
+    """A kernel `(stored, w, work)`: 32 columns of a group -> `panel` and `scales` of the work memory."""
+    first, last = [columns for block in blocks for columns in block.columns]
+    first_scales, last_scales, halves = store_scales(blocks[0]), store_scales(blocks[-1]), len(blocks) == 2
+
+    @inlined
+    def unpack(stored, w, work):
+        a, b, c, d = first(stored)
+        e, f, g, h = last(stored)
+        panel, scales = work + WORK.panel, work + WORK.scales
+        store_four(panel, a, b, c, d)
+        store_four(panel + 256, e, f, g, h)
+        first_scales(w, scales)
+        if halves:
+            last_scales(w, scales + 128)
+
+    return unpack
 
 
-@kernel
-def unpack_codebook_g16(w, work):
-    unpack_levels(w, work)
-    unpack_scales(w + NIBBLE_BYTES, work + SCALES)
-    unpack_scales(w + NIBBLE_BYTES + 16, work + SCALES + 128)
+def part_step(integers, part):
+    """A kernel `(work, stored, w, x, s, blocks, cols)` -> work: part `part` of a group, 32 columns, added to `totals`.
+
+    x, s: where the activations and the records of the group begin in the first block of tokens.
+    """
+    blocks_of_columns = integers.parts[part]
+    rows = ISA.lane_rows
+    unpack, halves, fold = unpack_part(blocks_of_columns), len(blocks_of_columns) == 2, lane_fold(rows)
+    if integers.levels == "small":
+        zeros, dot, widened = zero_small_tile(rows), lane_small_dot_tile(rows), widen_tile(rows)
+    else:
+        zeros, dot, widened = zero_int_tile(rows), lane_dot_tile(rows), same
+
+    @inlined
+    def step(work, stored, w, x, s, blocks, cols):
+        unpack(stored, w, work)
+        for n in range(blocks):
+            first = x + part * VALUES_BYTES + n * cols * BLOCK_BYTES
+            record = s + part * RECORDS_BYTES + n * cols * BLOCK_BYTES
+            last = first + VALUES_BYTES // 2
+            for r in range(0, 16, rows):
+                totals = work + WORK.totals + n * TOTALS_BYTES + 64 * r
+                panel, scales = work + WORK.panel + 4 * r, work + WORK.scales + 4 * r
+                sums = dot(zeros(), panel, first)
+                if halves:
+                    fold(totals, widened(sums), scales, record, record + FIRST_SUM)
+                    sums = dot(zeros(), panel + 256, last)
+                    fold(totals, widened(sums), scales + 128, record, record + LAST_SUM)
+                else:
+                    sums = dot(sums, panel + 256, last)
+                    fold(totals, widened(sums), scales, record, record + SUM)
+        return work
+
+    return step
 
 
-def lanes_tile(unpack, group_bytes, header, zeros, dot, widened, halves=False):
-    """The kernel of 16 rows x some blocks of tokens. `halves`: a group's two halves have scales of their own."""
-    fold = lane_fold(LANE_ROWS)
+def lanes_of(integers):
+    """A kernel `(w, x, blocks, cols, work)`: a tile of weights times blocks of tokens at x, left in `totals` of `work`.
+
+    None where the tier, or weights of this kind, have no use for it.
+    """
+    if ISA.lane_rows == 0 or integers.levels == "signed":
+        return None
+    scheme = integers.scheme
+    header, columns, nbytes = scheme.header_bytes, scheme.columns, scheme.group_bytes
+    load, fetch = integers.load, prefetch_group(nbytes)
+    group = in_turn([part_step(integers, n) for n in range(len(integers.parts))])
+    values, records = columns // GROUP * VALUES_BYTES, columns // GROUP * RECORDS_BYTES
 
     @kernel
-    def tile(w, x, blocks, cols, work):
-        """w: the row tile; x: the blocks. Leaves the sums at `work + TOTALS`."""
+    def lanes(w, x, blocks, cols, work):
         for r in range(16 * blocks):
-            store_f32(work + TOTALS + 64 * r, splat_f32(float32(0.0)))
+            store_f32(work + WORK.totals + 64 * r, splat_f32(float32(0.0)))
         w += header
         s = x + cols * LANE_TOKENS
-        for _g in range(cols // GROUP):
-            prefetch_group(w)
-            unpack(w, work)
-            for n in range(blocks):
-                x_n, s_n = x + n * cols * BLOCK_BYTES, s + n * cols * BLOCK_BYTES
-                for r in range(0, 16, LANE_ROWS):
-                    totals = work + TOTALS + n * TOTALS_BYTES + 64 * r
-                    values, scales = work + PANEL + 4 * r, work + SCALES + 4 * r
-                    acc = dot(zeros(), values, x_n)
-                    if halves:
-                        fold(totals, widened(acc), scales, s_n, s_n + 128)
-                        fold(totals, widened(dot(zeros(), values + 256, x_n + 256)), scales + 128, s_n, s_n + 192)
-                    else:
-                        fold(totals, widened(dot(acc, values + 256, x_n + 256)), scales, s_n, s_n + 64)
-            w += group_bytes
-            x += 512
-            s += 256
+        for _g in range(cols // columns):
+            fetch(w)
+            group(work, load(w), w, x, s, blocks, cols)
+            w += nbytes
+            x += values
+            s += records
 
-    return tile
+    return lanes
+
+
+def blocks_of(kernels):
+    """A kernel `(w, packed, cols, out)`: a tile of weights times packed blocks; nothing where the scheme has no lanes.
+
+    packed, out: `operands.Packed`, `operands.Outputs`.
+    """
+    lanes, has_row_scales = kernels.lanes, kernels.scheme.header_bytes != 0
+    if lanes is None:
+        return skip_blocks
+
+    @kernel
+    def multiply_blocks(w, packed, cols, out):
+        area, at = packed.area, out.at
+        lanes(w, area + WORK_BYTES, packed.blocks, cols, area)
+        for m in range(LANE_TOKENS * packed.blocks):
+            totals = area + WORK.totals + m // LANE_TOKENS * TOTALS_BYTES + m % LANE_TOKENS * 4
+            value = load_column(totals, int64(64))
+            if has_row_scales:
+                value = value * load_f32(w)
+            if out.add != 0:
+                value = value + load_f32(at)
+            store_f32(at, value)
+            at += out.stride
+
+    return multiply_blocks
 
 
 @kernel
-def same(acc):
-    return acc
-
-
-if LANE_ROWS:
-    small = zero_small_tile(LANE_ROWS), lane_small_dot_tile(LANE_ROWS), widen_tile(LANE_ROWS)
-    large = zero_int_tile(LANE_ROWS), lane_dot_tile(LANE_ROWS), same
-    int4_lanes = lanes_tile(unpack_int4, INT4_BYTES, 0, *small)
-    codebook_g32_lanes = lanes_tile(unpack_codebook_g32, CODEBOOK_G32_BYTES, CODEBOOK_HEADER, *large)
-    codebook_g16_lanes = lanes_tile(unpack_codebook_g16, CODEBOOK_G16_BYTES, CODEBOOK_HEADER, *large, halves=True)
-
-    @kernel
-    def sum_blocks(scheme, w, x, blocks, cols, work):
-        """16 rows x `blocks` blocks at x -> the sums at `work + TOTALS`."""
-        if scheme == INT4_G32:
-            int4_lanes(w, x, blocks, cols, work)
-        elif scheme == CODEBOOK4_G32:
-            codebook_g32_lanes(w, x, blocks, cols, work)
-        else:
-            codebook_g16_lanes(w, x, blocks, cols, work)
-
-else:
-
-    @kernel
-    def sum_blocks(scheme, w, x, blocks, cols, work):
-        pass
-
-
-@kernel
-def multiply_blocks(scheme, w, area, blocks, cols, out, out_stride, add):
-    """16 rows x `blocks` packed blocks; outputs of token t at out + t * out_stride, overwritten or added to."""
-    sum_blocks(scheme, w, area + LANES_WORK_BYTES, blocks, cols, area)
-    for m in range(LANE_TOKENS * blocks):
-        value = load_column(area + TOTALS + m // LANE_TOKENS * TOTALS_BYTES + m % LANE_TOKENS * 4, int64(64))
-        if scheme != INT4_G32:
-            value = value * load_f32(w)
-        if add != 0:
-            value = value + load_f32(out)
-        store_f32(out, value)
-        out += out_stride
+def skip_blocks(w, packed, cols, out):
+    pass

@@ -6,9 +6,7 @@ from edge_lfm.kernels.lang.lowering import ISA
 from edge_lfm.kernels.lang.register_tiles import dot_tile, sum_tile, zero_int_tile
 from edge_lfm.kernels.lang.simd import bits_of, kernel, load_f32, load_i8, sum_i32, zero_i32
 
-PEAK_TILE = {"avx512vnni": 12, "ssse3": 3, "portable": 3}.get(ISA.name, 6)
-"""Tokens whose accumulators stay in registers: 12 of AVX-512's 32 and of 16 elsewhere on x86, 24 of ARM's 32."""
-zeros, dot, total = zero_int_tile(PEAK_TILE), dot_tile(PEAK_TILE, signed=False), sum_tile(PEAK_TILE)
+zeros, dot, total = zero_int_tile(ISA.peak_tile), dot_tile(ISA.peak_tile, signed=False), sum_tile(ISA.peak_tile)
 
 
 @kernel
@@ -25,7 +23,7 @@ def read_bytes(address, count):
 
 @kernel
 def dot_many(address, rounds):
-    """`rounds` times 16 rows x PEAK_TILE tokens x 16 columns from 4 cache lines: the sum, for ones the products."""
+    """`rounds` times 16 rows x ISA.peak_tile tokens x 16 columns from 4 cache lines: the sum, for ones the products."""
     acc = zeros()
     for n in range(rounds):
         line = address + 64 * (n % 4)  # or else a compiler takes what does not change out of the loop

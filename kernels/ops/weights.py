@@ -1,58 +1,90 @@
-"""What the weights of each scheme look like in memory, and to a dot product: levels, scales, offsets.
+"""What kernels need to know of a weight scheme: the compiled side of a row of the table (`spec/schemes.py`).
 
-Knows the layout of a group (`matmul.py` tells it whole), no activations and no products.
+A family of schemes says how its bytes become levels, scales and offsets (`Integers`); tiles for few tokens
+(`integer_tiles.py`) and for many (`lanes.py`) are made from that. Knows no scheme.
 """
 
-from numba import float32
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-from edge_lfm.kernels.lang.simd import kernel, lookup_nibbles, prefetch, splat_f32, to_f32, where_odd
-from edge_lfm.kernels.spec import schemes
-from edge_lfm.kernels.spec.layout import CODEBOOK, CODEBOOK_SHIFT, GROUP, MOST_SCALE
+from edge_lfm.kernels.lang.simd import inlined, load_i8, prefetch
+from edge_lfm.kernels.spec.schemes import Scheme
 
-INT8_G32, INT4_G32 = schemes.INT8_G32.id, schemes.INT4_G32.id
-CODEBOOK4_G32, CODEBOOK4_G16 = schemes.CODEBOOK4_G32.id, schemes.CODEBOOK4_G16.id
-INT4_BYTES, INT8_BYTES = schemes.INT4_G32.group_bytes, schemes.INT8_G32.group_bytes
-CODEBOOK_G32_BYTES, CODEBOOK_G16_BYTES = schemes.CODEBOOK4_G32.group_bytes, schemes.CODEBOOK4_G16.group_bytes
-CODEBOOK_HEADER, NIBBLE_BYTES = schemes.CODEBOOK4_G32.header_bytes, schemes.CODEBOOK4_G32.value_bytes
-INT4_ZERO_POINT = 8
+Kernel = Any
 AHEAD = 10240
 """Bytes that weights are prefetched ahead: past the page that hardware prefetchers do not leave. On one core of a
 Sapphire Rapids, single tokens read codebook weights at 16.2 GB/s with 4096, 18.0 with 10240; int8 at 15.4 and 18.1."""
 
-LEVEL_ZERO_POINT = -CODEBOOK[0]
-LEVELS = tuple(level + LEVEL_ZERO_POINT for level in CODEBOOK)
-low_levels, high_levels = lookup_nibbles(LEVELS, high=False), lookup_nibbles(LEVELS, high=True)
-"""The codebook's levels as dot products read them: 0..63."""
+
+@dataclass(frozen=True)
+class Block:
+    """16 rows of columns that share a scale, 32 or 16 of them."""
+
+    columns: tuple[Kernel, ...]
+    """For each 16 columns `(stored)` -> four vectors of bytes, levels as the dot product reads them: byte 4r + b of
+    vector j is row r, column 4j + b. `stored`: what `Integers.load` gave for the group."""
+    scale: Kernel
+    """`(w)` -> float32 x 16, the scales of the rows: weight = scale * level + offset."""
+    offset: Kernel | None
+    """`(w, scale)` -> float32 x 16, or None where it is 0."""
 
 
-@kernel
-def prefetch_group(w):
-    """What lies `AHEAD` of a group of nibbles with its scales."""
-    for j in range(5):
-        prefetch(w + AHEAD + 64 * j)
+@dataclass(frozen=True)
+class Integers:
+    """How groups of a scheme become integers that a dot product takes."""
+
+    scheme: Scheme
+    levels: str
+    """What levels are. `small`: 0..15; `looked_up`: 0..63 out of a table; `signed`: -127..127, plus
+    `dots.SIGNED_ZERO_POINT` as read."""
+    load: Kernel
+    """`(w)` -> whatever a group's levels are made of: its vectors; or w, where each is used once."""
+    parts: tuple[tuple[Block, ...], ...]
+    """A group, 32 columns after the other: one block of 32 columns, or two of 16."""
 
 
-@kernel
-def block_scale(codes):
-    """The scales of 16 rows, as multiples of their row scales, from their scale bytes, int32 x 16."""
-    return to_f32(codes) - splat_f32(float32(MOST_SCALE))
+@dataclass(frozen=True)
+class SchemeKernels:
+    """The compiled side of a scheme."""
+
+    scheme: Scheme
+    tile: Callable[[int], Kernel]
+    """`(count)` -> `(w, x, s, cols)` -> float32 register tile of 16 rows x `count` tokens. w: the address of a tile of
+    weights; x: activations [count, cols], int8, or float32 for float32 weights; s: records [count, cols / 32]."""
+    value: Kernel
+    """`(w, r, k)` -> float32: row r, column k of a tile at w."""
+    lanes: Kernel | None = None
+    """`(w, x, blocks, cols, work)`: a tile times blocks of 16 tokens (`lanes.py`), or None."""
+    encode: Kernel | None = None
+    """`(plain, x, importance, cols, row_peak, out, scratch, errors)` -> 0 or an error code: one tile (`encode.py`)."""
 
 
-@kernel
-def block_shift(codes):
-    """What the levels of 16 rows have to be raised by, beside what a look-up carries."""
-    return where_odd(codes, float32(CODEBOOK_SHIFT - LEVEL_ZERO_POINT), float32(-LEVEL_ZERO_POINT))
+def in_turn(steps):
+    """A kernel `(value, *arguments)` that passes a value through kernels of that signature, one after the other."""
+    if len(steps) == 1:
+        return steps[0]
+    step, rest = steps[0], in_turn(steps[1:])
+
+    @inlined
+    def run(value, *arguments):
+        return rest(step(value, *arguments), *arguments)
+
+    return run
 
 
-@kernel
-def tile_bytes(scheme, cols):
-    """Bytes of 16 rows."""
-    if scheme == INT4_G32:
-        return cols // GROUP * INT4_BYTES
-    if scheme == INT8_G32:
-        return cols // GROUP * INT8_BYTES
-    if scheme == CODEBOOK4_G32:
-        return cols // GROUP * CODEBOOK_G32_BYTES + CODEBOOK_HEADER
-    if scheme == CODEBOOK4_G16:
-        return cols // GROUP * CODEBOOK_G16_BYTES + CODEBOOK_HEADER
-    return cols * 64
+@inlined
+def load_nibbles(w):
+    """Four vectors: 16 rows x 32 columns of four bits each."""
+    return load_i8(w), load_i8(w + 64), load_i8(w + 128), load_i8(w + 192)
+
+
+def prefetch_group(nbytes):
+    """A kernel `(w)` that fetches what lies `AHEAD` of a group of so many bytes."""
+
+    @inlined
+    def fetch(w):
+        for at in range(0, nbytes, 64):
+            prefetch(w + AHEAD + at)
+
+    return fetch

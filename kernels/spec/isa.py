@@ -1,7 +1,7 @@
 """The instruction-set tiers that the kernels are compiled for: names, LLVM targets, CPU requirements.
 
-Knows which processor features a tier needs and how wide its register tiles are. Does not know how an
-operation is lowered (`dots.py`, `lowering.py`) nor how a kernel is compiled (`compiler.py`). Imports no Numba.
+The one place that tells tiers apart: kernels and their lowering read the fields of `Isa`, never its name. Does not know
+how an operation is lowered (`dots.py`, `lowering.py`) nor how a kernel is compiled (`compiler.py`). Imports no Numba.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edge_lfm.errors import IsaError
 
 @dataclass(frozen=True)
 class Isa:
-    """One tier: `requires` are the flags of /proc/cpuinfo without which it must not run."""
+    """One tier: what LLVM compiles for, what a processor must have, and the traits that kernels are built by."""
 
     name: str
     machine: str  # platform.machine()
@@ -26,30 +26,78 @@ class Isa:
     cpu: str
     features: str
     requires: frozenset[str]
+    """Flags of /proc/cpuinfo without which the tier must not run."""
     token_tiles: tuple[int, ...]
     """Tokens per register tile of a matmul, largest first. Each needs a float32 and an int32
     accumulator of 16 lanes per token: 2 x 12 of AVX-512's 32 registers. With AVX2 the float32 ones of four tokens go
     to memory once a group, which costs less than unpacking weights for fewer tokens."""
+    peak_tile: int
+    """Tokens whose int32 accumulators stay in registers, for measuring the peak: 12 of AVX-512's 32 and of 16 elsewhere
+    on x86, 24 of ARM's 32."""
+    register_lanes: int
+    """int32 lanes of a vector register."""
+    dot: str
+    """The instruction that products of bytes are made of: `vpdpbusd` and `sdot` add four products to int32 at once;
+    `pmaddubsw` and `smull` leave int16, pairs or single ones; `widen`: plain multiplications of int16."""
+    shuffle_bytes: int
+    """Entries of the table of one byte shuffle: 64 is `vpermb`, 32 two tables of 16; 0: there is none."""
+    has_float16: bool
+    """Conversions between float16 and float32 in hardware."""
+    ordered: str = "none"
+    """Which dot products are computed in our order, four columns after the other, not in LLVM's: `none`, those of
+    `looked_up` weights, or `all`. Where registers are few, LLVM's order, one token after another with all unpacked
+    weights at hand, keeps some in memory: on a Zen 3 core int4 prefills at 133 GOPS with it, at 171 in our order."""
+    token_by_token: bool = False
+    """Order the tokens of a tile, too: 9 % for the codebook with four tokens on a Zen 3 core."""
+    lane_rows: int = 0
+    """Rows whose sums with 16 tokens stay in registers (`lanes.py`); 0: the tier has no use for it."""
+    is_fallback: bool = False
+    """Better tiers need instructions that this processor lacks; its prefill is slow."""
 
 
 # Ice Lake, Zen 4 and later. Cascade Lake has VNNI without VBMI's byte permutation and takes the avx2 tier.
-_AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512_vnni", "avx512vbmi")
+_AVX512 = frozenset(("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512_vnni", "avx512vbmi"))
 _X86 = ("x86_64", "x86_64-unknown-linux-gnu")
 _ARM = ("aarch64", "aarch64-unknown-linux-gnu")
 # From Cortex-A55 and A75 on, all of them together; LLVM then uses LSE atomics and load-acquire RCpc, too.
-_ARM82 = ("asimddp", "atomics", "lrcpc")
+_ARM82 = frozenset(("asimddp", "atomics", "lrcpc"))
 
 TIERS: tuple[Isa, ...] = (
-    Isa("avx512vnni", *_X86, "x86-64-v4", "+avx512vnni,+avx512vbmi", frozenset(_AVX512), (12, 8, 4, 2, 1)),
-    Isa("avxvnni", *_X86, "x86-64-v3", "+avxvnni", frozenset({"avx2", "fma", "f16c", "avx_vnni"}), (4, 2, 1)),
-    Isa("avx2", *_X86, "x86-64-v3", "", frozenset({"avx2", "fma", "f16c", "bmi2"}), (4, 2, 1)),
-    Isa("ssse3", *_X86, "x86-64-v2", "", frozenset({"ssse3", "sse4_1"}), (2, 1)),
-    Isa("portable", *_X86, "x86-64", "", frozenset(), (2, 1)),
+    Isa(
+        "avx512vnni", *_X86, "x86-64-v4", "+avx512vnni,+avx512vbmi", _AVX512, (12, 8, 4, 2, 1), 12,
+        register_lanes=16, dot="vpdpbusd", shuffle_bytes=64, has_float16=True,
+    ),
+    Isa(
+        "avxvnni", *_X86, "x86-64-v3", "+avxvnni", frozenset({"avx2", "fma", "f16c", "avx_vnni"}), (4, 2, 1), 6,
+        register_lanes=8, dot="vpdpbusd", shuffle_bytes=32, has_float16=True, ordered="looked_up",
+    ),
+    Isa(
+        "avx2", *_X86, "x86-64-v3", "", frozenset({"avx2", "fma", "f16c", "bmi2"}), (4, 2, 1), 6,
+        register_lanes=8, dot="pmaddubsw", shuffle_bytes=32, has_float16=True,
+        ordered="all", token_by_token=True, lane_rows=4,
+    ),
+    Isa(
+        "ssse3", *_X86, "x86-64-v2", "", frozenset({"ssse3", "sse4_1"}), (2, 1), 3,
+        register_lanes=4, dot="pmaddubsw", shuffle_bytes=16, has_float16=False, lane_rows=2, is_fallback=True,
+    ),
+    Isa(
+        "portable", *_X86, "x86-64", "", frozenset(), (2, 1), 3,
+        register_lanes=4, dot="widen", shuffle_bytes=0, has_float16=False, is_fallback=True,
+    ),
     # Not SVE: Apple's M2 and later have i8mm without it.
-    Isa("i8mm", *_ARM, "cortex-x2", "+i8mm,+dotprod,-sve", frozenset({*_ARM82, "i8mm"}), (3, 2, 1)),
-    Isa("dotprod", *_ARM, "cortex-a76", "+dotprod", frozenset(_ARM82), (3, 2, 1)),
-    Isa("neon", *_ARM, "cortex-a53", "", frozenset({"asimd"}), (2, 1)),
-)
+    Isa(
+        "i8mm", *_ARM, "cortex-x2", "+i8mm,+dotprod,-sve", _ARM82 | {"i8mm"}, (3, 2, 1), 6,
+        register_lanes=4, dot="sdot", shuffle_bytes=16, has_float16=True, ordered="looked_up",
+    ),
+    Isa(
+        "dotprod", *_ARM, "cortex-a76", "+dotprod", _ARM82, (3, 2, 1), 6,
+        register_lanes=4, dot="sdot", shuffle_bytes=16, has_float16=True, ordered="looked_up", token_by_token=True,
+    ),
+    Isa(
+        "neon", *_ARM, "cortex-a53", "", frozenset({"asimd"}), (2, 1), 6,
+        register_lanes=4, dot="smull", shuffle_bytes=16, has_float16=True, ordered="looked_up", is_fallback=True,
+    ),
+)  # fmt: skip
 """Every tier, best first within a machine. `portable` runs on any x86-64, `neon` on any AArch64."""
 
 

@@ -147,53 +147,70 @@ HEAD_TILE = 4
 TOKEN_BATCH = 48
 """Tokens that pass through a thread's scratch at a time: four of AVX-512's register tiles, three blocks of lanes."""
 
-LANE_TOKENS, LANES_WORK_BYTES = 16, 1024 + TOKEN_BATCH * 64
-"""Tokens side by side in `lanes.py`, and its memory beside them."""
+LANE_TOKENS = 16
+"""Tokens side by side in `lanes.py`."""
+
+LANES = np.dtype(
+    [
+        ("panel", "u1", (2, 4, 64)),  # 16 rows x 32 columns of weights as dot products read them
+        ("scales", "f4", (2, 2, 16)),  # of each block of columns the scales of 16 rows, then their offsets
+        ("totals", "f4", (TOKEN_BATCH // LANE_TOKENS, 16, LANE_TOKENS)),  # sums [row, token] of every block of tokens
+    ]
+)
+"""A thread's work memory beside the tokens that lie in lanes."""
 
 EXPERT_SCRATCH_BYTES = TOKEN_BATCH * 64 * 4
 
 ATTENTION_SCRATCH_BYTES = HEAD_TILE * SCORE_BLOCK * 4 + HEAD_TILE * 8
 """Scores of a block, then the running maximum and total, per head."""
 
-ACTIVATION_BYTES = 16
-"""A group of int8 activations is described by four float32: its scale, then scale * sum of all of its bytes, of the
-first 16 and of the last 16. The sums undo the offsets of weights (`matmul.py`)."""
+ACTIVATION = np.dtype([("scale", "f4"), ("sum", "f4"), ("first_sum", "f4"), ("last_sum", "f4")])
+"""What is known of a group of int8 activations: its scale, then scale * sum of all of its bytes, of the first 16 and of
+the last 16. The sums undo the offsets of weights (`integer_tiles.py`)."""
+ACTIVATION_BYTES = ACTIVATION.itemsize
 
-CODEBOOK = (-35, -26, -20, -16, -12, -9, -6, -3, 0, 3, 6, 9, 13, 17, 22, 28)
-"""The levels of the codebook schemes (`tools/fit_codebook.py`). As unsigned numbers they have six bits: four products
-with activations fit the int16 of processors without 4-way dot products (ADR 11)."""
-
-CODEBOOK_SHIFT = 2
-"""A block may use the codebook as it is or all of it 2 higher, whichever leaves less error: 0.3 dB for one bit."""
-
-MOST_SCALE = 127
-"""A block's scale is its row's float32 scale times c - 127, where c is the block's scale byte; odd bytes also say that
-the codebook is shifted."""
+PRODUCT = np.dtype(
+    [
+        ("matrix", "i8"),  # a MATRIX record
+        ("f", "i8"),  # float32 [T, cols], for float32 weights
+        ("q", "i8"),
+        ("s", "i8"),  # int8 [T, cols] and the ACTIVATION records of its groups [T, cols / 32], for others
+        ("out", "i8"),  # float32: 16 rows are written at a time, token t's at out + t * out_stride
+        ("out_stride", "i8"),  # bytes
+        ("tokens", "i8"),
+        ("add", "i8"),  # 1: add to `out`, 0: overwrite it
+    ]
+)
+"""A matrix times activations, as callers from outside ask for it."""
 
 BFLOAT16, FLOAT16 = 1, 2
 """Ids of the dtypes of weights to be encoded; 0 is float32."""
 
-ABOUT_HALF = 0.4999
-"""Candidates for a scale byte lie around half of its multiple. The largest scale of a row is 127 exactly, whose half
-is as near to 63 as to 64: here it is 63, on every processor."""
-CODEBOOK_CANDIDATES, CODEBOOK_STEP = 7, 0.5
-LINEAR_CANDIDATES, LINEAR_STEP = 19, 0.1
-INT8_CANDIDATES, INT8_STEP = 5, 0.25
-"""Scales tried around an end of a grid, and how far they are apart."""
+WEIGHTS_NOT_FINITE, SCALE_TOO_LARGE, NO_ENCODER = 1, 2, 3
+"""What can be wrong with weights to be encoded: NaN or infinity; a scale beyond float16; nothing to encode them."""
 
-WEIGHTS_NOT_FINITE, SCALE_TOO_LARGE = 1, 2
-"""What can be wrong with weights to be encoded: NaN or infinity; a scale beyond float16."""
+ENCODER = np.dtype(
+    [
+        ("weight", "f4", (GROUP, 16)),  # how much each error of a block [columns, 16 rows] counts
+        ("best", "f4", 16),
+        ("scale", "f4", 16),
+        ("shift", "f4", 16),  # the best candidate so far: what it explains, its scale and shift
+        ("stored", "f4", 16),  # the scale as it can be read back
+        ("level", "i4", (GROUP, 16)),  # a group's weights before they are packed
+    ]
+)
+"""Scratch memory of the encoder, for one tile; the scales of its blocks follow, float32 [blocks, 16]."""
 
 
 def scratch_bytes(cols: int) -> int:
     """Scratch memory of a thread, for matrices of up to `cols` columns: outputs of experts, or scores; then tokens in
     lanes, int8 with their records."""
-    return EXPERT_SCRATCH_BYTES + LANES_WORK_BYTES + TOKEN_BATCH * cols * (GROUP + ACTIVATION_BYTES) // GROUP
+    return EXPERT_SCRATCH_BYTES + LANES.itemsize + TOKEN_BATCH * cols * (GROUP + ACTIVATION_BYTES) // GROUP
 
 
 def encode_scratch_bytes(cols: int) -> int:
-    """Scratch memory of the encoder: a tile as float32, the same turned, and a block's search."""
-    return 2 * 64 * cols + 2176 + 2048 + 64 + 64 * (cols // 16)
+    """Scratch memory of the encoder: a tile as float32, the same turned, and what a tile needs."""
+    return 2 * 64 * cols + ENCODER.itemsize + 64 * (cols // 16)
 
 
 def offsets(dtype: np.dtype[Any]) -> Any:

@@ -1,7 +1,12 @@
-"""The weight schemes as declared objects: id, sizes, blocks. What a file, a recipe and a kernel agree on.
+"""The table of weight schemes: one row for each way in which the weights of a matrix are stored.
 
-Bytes are those of `matmul.py`'s layout. A scheme is encoded by `encode.py`, decoded by `tiles.py`, and multiplied by
-the kernel of its id. Imports no Numba.
+What a file, a recipe and a kernel agree on. A row names its family; the family's two files hold the rest:
+
+    spec/definitions/FAMILY.py  in NumPy: packing, unpacking, rounding, random weights, blocks of other formats
+    ops/schemes/FAMILY.py       compiled: what the dot product reads, look-up of a row, the encoder
+
+Everything that depends on the scheme is generated from this table. A new scheme is a row here, and a family's two files
+unless it belongs to one that exists. Imports no Numba.
 """
 
 from __future__ import annotations
@@ -15,24 +20,93 @@ TILE_ROWS = 16
 
 
 @dataclass(frozen=True)
+class Linear:
+    """A weight is one of the integers `low`..`high` times its block's scale, a float16."""
+
+    low: int
+    high: int
+    ends: tuple[float, ...]
+    """Ends of the grid near which the search for a scale puts a block's largest weight."""
+    candidates: int
+    """Scales that are tried around each end ..."""
+    step: float
+    """... and how far apart they are, in units of the grid."""
+    plain: bool = False
+    """Whether `plain` rounding, ggml's without a search, is known: the block's largest weight lies on `low`."""
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """A weight is one of 16 levels, all `shift` higher or not, times a multiple of its row's scale, a float32."""
+
+    levels: tuple[int, ...]
+    """Rising. As unsigned numbers they have six bits: four products with activations fit the int16 of processors
+    without 4-way dot products (ADR 11). Found by `tools/fit_codebook.py`."""
+    shift: int
+    """A block may use the levels as they are or all of them this much higher, whichever leaves less error: 0.3 dB for
+    one bit."""
+    candidates: int
+    step: float
+
+    @property
+    def low(self) -> int:
+        return self.levels[0]
+
+    @property
+    def high(self) -> int:
+        return self.levels[-1] + self.shift
+
+
+MAX_SCALE = 127
+"""A codebook block's scale is its row's scale times c - 127, where c is the block's scale byte; odd bytes also say that
+the levels are shifted."""
+
+ABOUT_HALF = 0.4999
+"""Candidates for a scale byte lie around half of its multiple. The largest scale of a row is 127 exactly, whose half
+is as near to 63 as to 64: here it is 63, on every processor."""
+
+
+@dataclass(frozen=True)
 class Scheme:
-    """How a matrix [rows, cols] is stored: tiles of 16 rows, each a header and a run of groups of 32 columns."""
+    """How a matrix [rows, cols] is stored: tiles of 16 rows, each a header and a run of groups of columns."""
 
     id: int
     name: str
-    header_bytes: int  # of a tile
-    value_bytes: int  # of 16 x 32 weights
-    scale_bytes: int  # of 16 x 32 weights
-    block: int = GROUP  # columns that share a scale
-    codebook: bool = False
+    family: str
+    header_bytes: int
+    """Of a tile: 16 float32 scales of rows, or nothing."""
+    value_bytes: int
+    """Of the weights of a group, 16 x `columns`; they come first."""
+    scale_bytes: int
+    """Of the scales of a group; they come last."""
+    grid: Linear | Codebook | None = None
+    """The values that a weight can have; None: float32, or the family knows."""
+    block: int = GROUP
+    """Columns that share a scale."""
+    columns: int = GROUP
+    """Columns that are stored together, a multiple of 32."""
+    ggml: tuple[str, ...] = ()
+    """ggml's types whose blocks hold the same numbers: taken over, and written, without rounding."""
+    gguf_type: str = "Q8_0"
+    """The type of ggml that loses least when a GGUF file is written."""
 
     @property
     def group_bytes(self) -> int:
         return self.value_bytes + self.scale_bytes
 
+    @property
+    def quantized(self) -> bool:
+        """Whether weights are rounded, and multiplied by int8 activations."""
+        return self.family != "floats"
+
+    @property
+    def integer_bits(self) -> int:
+        """Bits of a signed integer that holds every value before its scale: 4 or 8."""
+        return 4 if self.grid and self.grid.low >= -8 and self.grid.high <= 7 else 8
+
     def tile_bytes(self, cols: int) -> int:
-        """Bytes of 16 rows; `cols` is a multiple of 32."""
-        return self.header_bytes + cols // GROUP * self.group_bytes
+        """Bytes of 16 rows; `cols` is a multiple of `columns`."""
+        return self.header_bytes + cols // self.columns * self.group_bytes
 
     def matrix_bytes(self, rows: int, cols: int) -> int:
         """Bytes of a matrix, its rows padded to 16."""
@@ -43,13 +117,26 @@ class Scheme:
 
 
 _WEIGHTS = TILE_ROWS * GROUP
-FLOAT32 = Scheme(0, "float32", 0, 4 * _WEIGHTS, 0)
-INT8_G32 = Scheme(1, "int8_g32", 0, _WEIGHTS, 2 * TILE_ROWS)
-INT4_G32 = Scheme(2, "int4_g32", 0, _WEIGHTS // 2, 2 * TILE_ROWS)
-CODEBOOK4_G32 = Scheme(3, "codebook4_g32", 4 * TILE_ROWS, _WEIGHTS // 2, TILE_ROWS, codebook=True)
-CODEBOOK4_G16 = Scheme(4, "codebook4_g16", 4 * TILE_ROWS, _WEIGHTS // 2, 2 * TILE_ROWS, block=16, codebook=True)
+_INT8 = Linear(-127, 127, ends=(127.0,), candidates=5, step=0.25)
+_INT4 = Linear(-8, 7, ends=(-8.0, 7.0), candidates=19, step=0.1, plain=True)
+_CODEBOOK4 = Codebook(
+    (-35, -26, -20, -16, -12, -9, -6, -3, 0, 3, 6, 9, 13, 17, 22, 28), shift=2, candidates=7, step=0.5
+)
+
+FLOAT32 = Scheme(0, "float32", "floats", 0, 4 * _WEIGHTS, 0, gguf_type="F16")
+INT8_G32 = Scheme(1, "int8_g32", "linear", 0, _WEIGHTS, 2 * TILE_ROWS, _INT8, ggml=("Q8_0",))
+INT4_G32 = Scheme(2, "int4_g32", "linear", 0, _WEIGHTS // 2, 2 * TILE_ROWS, _INT4, ggml=("Q4_0",), gguf_type="Q4_0")
+CODEBOOK4_G32 = Scheme(3, "codebook4_g32", "codebook", 4 * TILE_ROWS, _WEIGHTS // 2, TILE_ROWS, _CODEBOOK4)
+CODEBOOK4_G16 = Scheme(
+    4, "codebook4_g16", "codebook", 4 * TILE_ROWS, _WEIGHTS // 2, 2 * TILE_ROWS, _CODEBOOK4, block=16
+)
 
 SCHEMES: dict[str, Scheme] = {
     scheme.name: scheme for scheme in (FLOAT32, INT8_G32, INT4_G32, CODEBOOK4_G32, CODEBOOK4_G16)
 }
 """Every scheme by the name that files carry."""
+
+
+def scheme_like(kind: str) -> Scheme | None:
+    """The scheme that holds exactly what blocks of ggml's type `kind` hold."""
+    return next((scheme for scheme in SCHEMES.values() if kind in scheme.ggml), None)

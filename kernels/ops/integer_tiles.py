@@ -1,0 +1,102 @@
+"""A register tile of 16 rows of integer weights x a few tokens, for any scheme.
+
+The integer dot products of a block of columns are scaled by the block's and the activations' scales. What weights carry
+on top of their levels is one number a block, and comes off as that number times the sum of the activations: a fused
+multiply-add per block and token.
+"""
+
+from edge_lfm.kernels.lang.register_tiles import (
+    dot_small_tile,
+    dot_tile,
+    fma_tile,
+    scale_rows_tile,
+    scale_tile,
+    widen_tile,
+    zero_int_tile,
+    zero_small_tile,
+    zero_tile,
+)
+from edge_lfm.kernels.lang.simd import inlined, kernel, load_f32
+from edge_lfm.kernels.ops.weights import in_turn, prefetch_group
+from edge_lfm.kernels.spec.layout import ACTIVATION, ACTIVATION_BYTES, GROUP, offsets
+
+SUMS = offsets(ACTIVATION)
+
+
+@inlined
+def same(value, *arguments):
+    return value
+
+
+def products(levels, count):
+    """(zero sums, their dot product, their conversion to int32) for `count` tokens."""
+    if levels == "small":
+        return zero_small_tile(count), dot_small_tile(count), widen_tile(count)
+    looked_up = levels == "looked_up"
+    return zero_int_tile(count), dot_tile(count, signed=levels == "signed", looked_up=looked_up), same
+
+
+def integer_tile(integers):
+    """The maker of register tiles of a scheme (`weights.SchemeKernels.tile`)."""
+    scheme = integers.scheme
+    header, columns, nbytes = scheme.header_bytes, scheme.columns, scheme.group_bytes
+    records = columns // GROUP * ACTIVATION_BYTES
+    fetch = prefetch_group(nbytes)
+
+    def make(count):
+        zeros, by_rows = zero_tile(count), scale_rows_tile(count) if header else same
+        load, group = integers.load, in_turn(group_steps(integers, count))
+
+        @kernel
+        def tile(w, x, s, cols):
+            total, first = zeros(), w
+            stride = cols // GROUP * ACTIVATION_BYTES
+            w += header
+            for _g in range(cols // columns):
+                fetch(w)
+                total = group(total, load(w), w, x, s, cols, stride)
+                w += nbytes
+                x += columns
+                s += records
+            return by_rows(total, load_f32(first))
+
+        return tile
+
+    return make
+
+
+def group_steps(integers, count):
+    """For each block of a group a kernel `(total, stored, w, x, s, cols, stride)` -> total."""
+    steps, column = [], 0
+    for part, blocks in enumerate(integers.parts):
+        sums = (SUMS.sum,) if len(blocks) == 1 else (SUMS.first_sum, SUMS.last_sum)
+        for block, at_sum in zip(blocks, sums, strict=True):
+            steps.append(block_step(integers, block, count, column, part * ACTIVATION_BYTES, at_sum))
+            column += 16 * len(block.columns)
+    return steps
+
+
+def block_step(integers, block, count, column, record, at_sum):
+    """A block whose activations lie `column` bytes, and their record `record` bytes, from those of the group.
+
+    at_sum: where in the record the sum of the block's activations stands.
+    """
+    zeros, dot, widened = products(integers.levels, count)
+    scaled, plus, scale_of, offset_of = scale_tile(count), fma_tile(count), block.scale, block.offset
+    has_offset = offset_of is not None
+    first, last, is_wide = block.columns[0], block.columns[-1], len(block.columns) == 2
+
+    @inlined
+    def step(total, stored, w, x, s, cols, stride):
+        a, b, c, d = first(stored)
+        sums = dot(zeros(), a, b, c, d, x + column, cols)
+        if is_wide:
+            a, b, c, d = last(stored)
+            sums = dot(sums, a, b, c, d, x + column + 16, cols)
+        scale = scale_of(w)
+        total = scaled(total, widened(sums), scale, s + record, stride)
+        if has_offset:
+            total = plus(total, offset_of(w, scale), s + record + at_sum, stride)
+        return total
+
+    return step

@@ -1,0 +1,129 @@
+"""Codebook weights: entries of 16 levels, in blocks that a byte scales: `codebook4_g32` and `codebook4_g16`.
+
+Stored weights are `Coded`.
+
+A tile begins with 16 float32 scales of rows. A group of 16 x 32 is four vectors of nibbles, entries of the codebook (as
+int4's, `linear.py`), then the scale bytes: 16 of its 32 columns, or 16 of its first 16 columns and 16 of its last 16.
+
+    weight = row scale * (c - 127) * (levels[entry] + (shift where c is odd))       c: the block's scale byte
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_lfm.kernels.spec.definitions.linear import BYTE_SPREAD
+from edge_lfm.kernels.spec.layout import GROUP
+from edge_lfm.kernels.spec.ref import F32, Quantized
+from edge_lfm.kernels.spec.ref_rounding import blocks_of, reciprocal, search_scales, weights_of
+from edge_lfm.kernels.spec.schemes import ABOUT_HALF, MAX_SCALE, TILE_ROWS, Codebook, Scheme
+from edge_lfm.kernels.spec.vectors import (
+    U8,
+    by_row,
+    by_tile,
+    from_nibbles,
+    from_vectors,
+    padded,
+    to_nibbles,
+    to_vectors,
+)
+
+
+@dataclass(frozen=True)
+class Coded:
+    """Codebook weights as they are stored."""
+
+    index: U8  # [N, K], 0..15
+    codes: U8  # [N, K / block]: the scale as a multiple of the row's, plus 127; odd where shifted
+    row_scale: F32  # [N]
+    grid: Codebook
+
+    @property
+    def block(self) -> int:
+        return int(self.index.shape[1] // self.codes.shape[1])
+
+    def shift(self) -> F32:
+        """What each block adds to its levels, [N, K / block]."""
+        return (self.codes & 1).astype(np.float32) * np.float32(self.grid.shift)
+
+    def quantized(self) -> Quantized:
+        """The same weights as levels and block scales."""
+        shift = np.repeat(self.shift().astype(np.int8), self.block, axis=1)
+        multiple = self.codes.astype(np.float32) - np.float32(MAX_SCALE)
+        levels = np.array(self.grid.levels, np.int8)
+        return Quantized(levels[self.index] + shift, multiple * self.row_scale[:, None])
+
+    def values(self) -> F32:
+        """float32 [N, K]."""
+        return self.quantized().values()
+
+
+def pack(weights: Coded, scheme: Scheme) -> U8:
+    groups = weights.index.shape[1] // GROUP
+    values = to_nibbles(to_vectors(padded(weights.index))).reshape(-1, groups, scheme.value_bytes)
+    codes = by_tile(weights.codes).reshape(len(values), groups, -1)
+    row_scale = np.pad(weights.row_scale.astype(np.float32), (0, -len(weights.row_scale) % 16)).reshape(-1, 16)
+    body = np.concatenate([values, codes], axis=2).reshape(len(values), -1)
+    return np.concatenate([row_scale.view(np.uint8), body], axis=1).reshape(-1)
+
+
+def unpack(packed: U8, scheme: Scheme, rows: int, cols: int) -> Coded:
+    groups = cols // GROUP
+    row_scale, rest = np.split(packed.reshape(-1, scheme.tile_bytes(cols)), [scheme.header_bytes], axis=1)
+    values, codes = np.split(rest.reshape(len(rest), groups, -1), [scheme.value_bytes], axis=2)
+    index = from_vectors(from_nibbles(values.reshape(-1, groups, 4, 64)), cols)
+    codes = by_row(codes.reshape(-1, cols // scheme.block, 16))
+    scales = np.ascontiguousarray(row_scale).view(np.float32).reshape(-1)
+    return Coded(index[:rows], codes[:rows], scales[:rows], _grid(scheme))
+
+
+def round_weights(x: F32, scheme: Scheme, importance: F32 | None = None, plain: bool = False) -> Coded:
+    """The best of some scales around both ends, shifted or not; the best of 6 scale bytes near it; nearest entries."""
+    grid, block = _grid(scheme), scheme.block
+
+    def level(t: F32, shift: float) -> F32:
+        out: F32 = np.array(grid.levels, np.float32)[nearest(t - np.float32(shift), grid)] + np.float32(shift)
+        return out
+
+    ends = [(float(grid.levels[end]) + shift, float(shift)) for shift in (0, grid.shift) for end in (0, -1)]
+    scale = search_scales(x, block, importance, level, ends, grid.candidates, grid.step)
+    row = np.abs(scale).max(axis=1) / np.float32(MAX_SCALE)
+    target, blocks, weights = scale * reciprocal(row)[:, None], blocks_of(x, block), weights_of(x, block, importance)
+    best = np.full(scale.shape, np.float32(3e38))
+    codes = np.zeros(scale.shape, np.float32)
+    for bit in (0, 1):
+        middle = np.rint((target - (1 - bit)) * np.float32(ABOUT_HALF))
+        for move in (-1, 0, 1):
+            multiple = 2 * np.clip(middle + move, bit - 64, bit + 63) + (1 - bit)
+            stored = (multiple * row[:, None])[..., None]
+            e = blocks - stored * level(blocks * reciprocal(stored), bit * grid.shift)
+            error = (weights * e * e).sum(-1)
+            codes = np.where(error < best, multiple + MAX_SCALE, codes)
+            best = np.minimum(error, best)
+    stored = ((codes - MAX_SCALE) * row[:, None])[..., None]
+    index = nearest(blocks * reciprocal(stored) - (codes % 2)[..., None] * grid.shift, grid)
+    return Coded(index.reshape(x.shape).astype(np.uint8), codes.astype(np.uint8), row.astype(np.float32), grid)
+
+
+def nearest(t: F32, grid: Codebook) -> NDArray[np.int64]:
+    """The entries whose levels are nearest to t; on a tie, the lower one."""
+    levels = np.array(grid.levels, np.float32)
+    return np.searchsorted((levels[:-1] + levels[1:]) / 2, t).astype(np.int64)
+
+
+def random_tiles(scheme: Scheme, tiles: int, cols: int, spread: float, rng: np.random.Generator) -> U8:
+    """Random bytes, with row scales that give weights the spread asked for."""
+    count, grid = tiles * scheme.tile_bytes(cols), _grid(scheme)
+    raw = rng.bit_generator.random_raw(-(-count // 8)).view(np.uint8)[:count].reshape(tiles, -1)
+    levels = np.array(grid.levels, np.float64) + grid.shift / 2
+    of_bytes = float(np.sqrt(np.mean(np.square(levels)))) * BYTE_SPREAD
+    raw[:, : scheme.header_bytes] = np.full(TILE_ROWS, spread / of_bytes, np.float32).view(np.uint8)
+    return raw.reshape(-1)
+
+
+def _grid(scheme: Scheme) -> Codebook:
+    assert isinstance(scheme.grid, Codebook)
+    return scheme.grid

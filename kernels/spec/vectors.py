@@ -1,0 +1,49 @@
+"""How 16 rows x 32 columns lie in vectors of 64 bytes, in NumPy: what the definitions of schemes are built of.
+
+Legend: N rows, K columns, G groups of 32 columns.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_lfm.kernels.spec.layout import GROUP
+
+U8 = NDArray[np.uint8]
+
+
+def to_vectors(q: NDArray[Any]) -> NDArray[Any]:
+    """[N, K] -> [tiles, G, 8 vectors, 64]: byte 4r + b of vector j is row r, column 4j + b."""
+    groups = q.shape[1] // GROUP
+    return q.reshape(-1, 16, groups, 8, 4).transpose(0, 2, 3, 1, 4).reshape(-1, groups, 8, 64)
+
+
+def from_vectors(vectors: NDArray[Any], cols: int) -> NDArray[Any]:
+    return vectors.reshape(-1, cols // GROUP, 8, 16, 4).transpose(0, 3, 1, 2, 4).reshape(-1, cols)
+
+
+def to_nibbles(q: U8) -> U8:
+    """Eight vectors of 0..15 as four of bytes: the first four are the low halves."""
+    return q[:, :, :4] | q[:, :, 4:] << np.uint8(4)
+
+
+def from_nibbles(packed: U8) -> U8:
+    return np.concatenate([packed & 15, packed >> 4], axis=2)
+
+
+def padded(x: NDArray[Any]) -> NDArray[Any]:
+    """Rows padded with zeros to a multiple of 16."""
+    return np.pad(x, ((0, -len(x) % 16), (0, 0)))
+
+
+def by_tile(x: NDArray[Any]) -> NDArray[Any]:
+    """[N, blocks], a number for each row and block -> [tiles, blocks, 16]."""
+    return padded(x).reshape(-1, 16, x.shape[1]).transpose(0, 2, 1)
+
+
+def by_row(x: NDArray[Any]) -> NDArray[Any]:
+    """The inverse of `by_tile`: [tiles, blocks, 16] -> [N, blocks]."""
+    return x.transpose(0, 2, 1).reshape(-1, x.shape[1])
