@@ -34,7 +34,7 @@ from edge_lfm.shape import Shape
 STATISTICS = "statistics.safetensors"
 PRIOR_TOKENS = 64
 """An expert's own statistics weigh as much as its layer's when it saw this many tokens: importance weights reach their
-full gain with about 64 (quantization facts, section 6)."""
+full gain with about 64."""
 FEW_TOKENS = 64
 """Experts that saw fewer tokens are reported."""
 _FLOOR = 1e-3

@@ -2,7 +2,7 @@
 
 Every weight is rounded in turn, and its error is made up for by the weights not yet rounded (Frantar et al. 2023,
 arXiv 2210.17323; damping and activation order after IST-DASLab/MoE-Quant). Scales stay those of the search. Which
-damping is safe depends on how many tokens an expert saw (quantization facts, section 6): with too few, plain search
+damping is safe depends on how many tokens an expert saw: with too few, plain search
 is better, and a tenth of the tokens is held out to judge each matrix.
 """
 

@@ -15,7 +15,8 @@ from edge_lfm.architectures import read_shape
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import EdgeLfmError, ModelFileError, UsageError
 from edge_lfm.formats.checkpoint import HubCheckpoint
-from edge_lfm.kernels.spec.ref_rounding import codebook
+from edge_lfm.kernels.spec.definitions.codebook import round_weights
+from edge_lfm.kernels.spec.schemes import CODEBOOK4_G16
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.plan import plan_pieces
 from edge_lfm.model.reference import ReferenceModel
@@ -137,7 +138,7 @@ def test_feedback_lowers_the_output_error_of_tokens_it_never_saw() -> None:
     rng = np.random.default_rng(0)
     w, everything = rng.standard_normal((48, 128)).astype(np.float32), correlated(rng, 3000, 128)
     x, new = everything[:2000], everything[2000:]
-    searched = codebook(w, 16, np.square(x).mean(0))
+    searched = round_weights(w, CODEBOOK4_G16, np.square(x).mean(0))
     fed = with_feedback(w, searched, x, np.ones(len(x), np.float32))
     assert fed is not None
     assert output_error(w, fed, new) < 0.75 * output_error(w, searched, new)
@@ -147,7 +148,7 @@ def test_feedback_lowers_the_output_error_of_tokens_it_never_saw() -> None:
 def test_feedback_is_not_tried_with_few_tokens_and_not_kept_where_it_hurts() -> None:
     rng = np.random.default_rng(1)
     w = rng.standard_normal((16, 128)).astype(np.float32)
-    searched = codebook(w, 16)
+    searched = round_weights(w, CODEBOOK4_G16)
     few = correlated(rng, 100, 128)
     assert with_feedback(w, searched, few, np.ones(100, np.float32)) is None
     # Tokens that judge have nothing to do with those that were seen: what was learnt cannot help.

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from edge_lfm import paths
 from edge_lfm.cli.main import main
@@ -61,6 +62,30 @@ def test_first_starts_at_once_make_one_demo_model(tmp_path: Path) -> None:
     starts = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=settings) for _ in range(4)]
     assert {start.communicate(timeout=120)[0] for start in starts} == {"The capital of France is Paris.\n"}
     assert [path.name for path in (tmp_path / "models").iterdir()] == [packed_demo().name]
+
+
+def test_only_what_is_compiled_is_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A changed docstring of a NumPy definition or of the thread team recompiles nothing."""
+    shutil.copytree(ROOT / "kernels", tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__", "prebuilt"))
+    monkeypatch.setattr(library, "_KERNELS", tmp_path / "kernels")
+
+    def hash_after(name: str) -> str:
+        with (tmp_path / "kernels" / name).open("a", encoding="utf-8") as file:
+            file.write("# changed\n")
+        return library.source_hash.__wrapped__()
+
+    before = library.source_hash.__wrapped__()
+    for name in ("spec/definitions/codebook.py", "spec/vectors.py", "spec/tiles.py", "spec/ref.py", "load/team.py"):
+        assert hash_after(name) == before, name
+    names = (
+        "spec/schemes.py",
+        "spec/isa.py",
+        "spec/layout.py",
+        "lang/dots.py",
+        "ops/matmul.py",
+        "ops/schemes/linear.py",
+    )
+    assert len({before, *(hash_after(name) for name in names)}) == len(names) + 1
 
 
 @pytest.fixture

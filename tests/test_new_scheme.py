@@ -1,0 +1,32 @@
+"""Adding a weight scheme touches its own files and the table only: signs are added to a copy of the kernels."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import ROOT
+
+ROW = """
+SIGNS_G64 = Scheme(5, "signs_g64", "signs", 4 * TILE_ROWS, 128, 0, columns=64)
+SCHEMES[SIGNS_G64.name] = SIGNS_G64
+"""
+
+
+def test_a_scheme_is_a_row_and_its_files(tmp_path: Path) -> None:
+    ignored = shutil.ignore_patterns("__pycache__", "demo_model", "prebuilt")
+    for folder in ("edge_lfm", "kernels", "quantize", "devices"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, symlinks=True, ignore=ignored)
+    here = ROOT / "tests" / "new_scheme"
+    shutil.copy(here / "definition.py", tmp_path / "kernels" / "spec" / "definitions" / "signs.py")
+    shutil.copy(here / "kernels.py", tmp_path / "kernels" / "ops" / "schemes" / "signs.py")
+    with (tmp_path / "kernels" / "spec" / "schemes.py").open("a", encoding="utf-8") as table:
+        table.write(ROW)
+    path = os.pathsep.join([str(tmp_path), str(ROOT / "tests")])
+    settings = os.environ | {"PYTHONPATH": path, "EDGE_LFM_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-P", str(here / "check.py")]
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
