@@ -74,7 +74,7 @@ class CheckpointWeights:
     def exact(self, name: str, scheme: Scheme) -> Any:
         """A matrix as the scheme keeps it, where its stored blocks can be taken over; None: it must be rounded."""
         stored, expert, _ = self._locate(name)
-        kind, shape = self.checkpoint.kind(stored), self.checkpoint.shape(stored)
+        kind, shape = self.checkpoint.kind(stored), self.checkpoint.tensor_shape(stored)
         if expert is not None or kind not in scheme.ggml or shape is None:
             return None
         rows, cols = int(np.prod(shape[:-1])), shape[-1]
