@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 import pickle
+import re
 import subprocess
 import sys
 import textwrap
@@ -19,11 +21,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import edge_lfm
-from edge_lfm import AnswerOptions, EdgeLfmError, LoadOptions, Model, SamplingOptions, Session, UsageError, api, errors
-from edge_lfm.api.options import SamplingArguments, TurnOptions
+from edge_lfm import (
+    AnswerOptions,
+    EdgeLfmError,
+    LoadOptions,
+    Model,
+    SamplingArguments,
+    SamplingOptions,
+    Session,
+    UsageError,
+    api,
+    errors,
+)
+from edge_lfm.api.options import TurnOptions
 
 ROOT = Path(__file__).parents[1]
-PARIS = "The capital of France is Paris."
+DOCUMENTS = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/api.md")]
+BLOCKS = [block for text in DOCUMENTS for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]
 
 
 @pytest.fixture(scope="module")
@@ -88,21 +102,34 @@ BAD = {
 def test_an_editor_refuses_what_is_wrong_and_takes_what_is_right(tmp_path: Path) -> None:
     """mypy --strict on a user's file: an error on each line of the bad one, none in the good one."""
     pytest.importorskip("mypy")
-    (tmp_path / "good.py").write_text(textwrap.dedent(GOOD), encoding="utf-8")
+    good = {"good.py": textwrap.dedent(GOOD)}
+    good |= {f"good_{path.name}": path.read_text(encoding="utf-8") for path in (ROOT / "examples").glob("*.py")}
+    good |= {f"good_block_{n}.py": block for n, block in enumerate(BLOCKS)}
+    for name, text in good.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
     head = "from edge_lfm import LoadOptions, Model, SamplingOptions\nmodel = Model.load()\n"
     (tmp_path / "bad.py").write_text(head + "\n".join(BAD), encoding="utf-8")
     command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--hide-error-context", "--cache-dir"]
     done = subprocess.run(
-        [*command, str(tmp_path / "cache"), "--follow-imports", "silent", "good.py", "bad.py"],
+        [*command, str(tmp_path / "cache"), "--follow-imports", "silent", *good, "bad.py"],
         cwd=tmp_path,
         env={"PATH": "/usr/bin:/bin", "MYPYPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
-    assert "good.py" not in done.stdout, done.stdout + done.stderr
+    assert "good" not in done.stdout, done.stdout + done.stderr
     said = {int(line.split(":")[1]): line for line in done.stdout.splitlines() if ": error:" in line}
     for number, (line, expected) in enumerate(BAD.items(), 3):
         assert expected in said.get(number, f"nothing about {line}\n{done.stdout}{done.stderr}")
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=["README", "api"])
+def test_the_examples_of_the_documents_run(demo: dict[str, Path], tmp_path: Path, block: str) -> None:
+    (tmp_path / "lfm2-24b").symlink_to(demo["int4"])
+    done = subprocess.run(
+        [sys.executable, "-P", "-W", "error", "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and done.stdout.count("\n") >= 2, done.stderr
 
 
 def test_the_options_of_sampling_are_the_fields_of_sampling_options() -> None:
@@ -286,7 +313,7 @@ def test_wrong_options_raise_our_errors_only(model: Model, name: str) -> None:
 @pytest.mark.parametrize("name", [f.name for f in fields(LoadOptions)])
 def test_wrong_load_options_raise_our_errors_only(tmp_path: Path, name: str) -> None:
     for value in WRONG:
-        if name in ("path", "_"):
+        if name == "path":
             only_ours(lambda value=value: Model.load(tmp_path if value is None else _inside(tmp_path, value)))  # type: ignore[misc]
         else:
             only_ours(lambda value=value: LoadOptions(**{name: value}))  # type: ignore[misc]
@@ -345,7 +372,7 @@ def test_every_public_name_is_documented() -> None:
     for name in sorted({*edge_lfm.__all__, *api.__all__}):
         value = getattr(edge_lfm, name, None) or getattr(api, name)
         assert name in document, f"docs/api.md does not name {name}"
-        if isinstance(value, type) or callable(value):
+        if isinstance(value, type) or inspect.isfunction(value):
             assert (getattr(value, "__doc__", None) or "").strip(), f"{name} has no docstring"
     for kind in (Model, Session, api.Generation, api.AsyncGeneration, api.Retry):
         public = [n for n in dir(kind) if not n.startswith("_")]

@@ -20,16 +20,17 @@ from edge_lfm.api.asking_again import MAX_TRIES, Check, Retry, json_check
 from edge_lfm.api.generation import AsyncGeneration, Generation
 from edge_lfm.api.load_options import LoadOptions
 from edge_lfm.api.model import Activity, Model
-from edge_lfm.api.options import AnswerOptions, SamplingArguments, TurnOptions
+from edge_lfm.api.options import AnswerOptions, TurnOptions
 from edge_lfm.api.requests import MAX_TOP_LOGPROBS
 from edge_lfm.api.session import Session
 from edge_lfm.engine.answering import Request
 from edge_lfm.engine.events import Completion, Done, Event, Progress, Reasoning, Text, ToolCall
 from edge_lfm.engine.generate import Timings
-from edge_lfm.engine.sampling import SamplingOptions, TokenLogprobs
+from edge_lfm.engine.sampling import SamplingArguments, SamplingOptions, TokenLogprobs
 from edge_lfm.engine.written_forms import csv_grammar, table_grammar, xml_grammar
 from edge_lfm.machine.thermal import temperatures
 from edge_lfm.memory.paging import PagingStats
+from edge_lfm.shape import Shape
 from edge_lfm.text.documents import Citation, Document
 from edge_lfm.text.template import ChatTemplate
 from edge_lfm.text.tokenizer import Tokenizer
@@ -58,6 +59,7 @@ __all__ = [
     "SamplingArguments",
     "SamplingOptions",
     "Session",
+    "Shape",
     "Text",
     "Timings",
     "TokenLogprobs",

@@ -40,10 +40,12 @@ def check_messages(messages: Any) -> Messages:
     for n, message in enumerate(messages):
         if not isinstance(message, Mapping):
             raise TemplateError(f"message {n} is {shown(message)}", hint=_FORM)
-        role, content = message.get("role"), message.get("content")
+        role, content, calls = message.get("role"), message.get("content"), message.get("tool_calls")
         if not isinstance(role, str) or role not in ROLES:
             raise TemplateError(f"message {n} has the unknown role {shown(role)}", hint=f"use {', '.join(ROLES)}")
-        if content is None and not message.get("tool_calls"):
+        if not isinstance(calls, list | tuple | Mapping | None):
+            raise TemplateError(f"the tool_calls of message {n} are {shown(calls)}", hint="give a list")
+        if content is None and not calls:
             raise TemplateError(f"message {n} has no content", hint=_FORM)
         if not isinstance(content, str | list | tuple | Mapping | None):
             raise TemplateError(f"the content of message {n} is {shown(content)}", hint="give a text")

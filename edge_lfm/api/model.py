@@ -176,7 +176,7 @@ class Model(OpenModel):
 
         Args:
             queue_limit: how many requests may wait before this one; None: any number.
-            on_end: told the text and the completion when the answer ends; None in its place when it was stopped.
+            on_end: called with the text and the completion when the answer ends, or with None when it was stopped.
 
         Raises:
             BusyError: `queue_limit` requests are waiting already.

@@ -6,11 +6,12 @@ Ranges, and what excludes what, are checked in `requests.py` and by `SamplingOpt
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_lfm.engine.sampling import SamplingArguments
 from edge_lfm.text.documents import Document
 
 Message = Mapping[str, Any]
@@ -19,25 +20,6 @@ Prompt = str | Sequence[int] | NDArray[np.integer[Any]] | Sequence[Message]
 Tools = Sequence[Mapping[str, Any]]
 Examples = Sequence[tuple[str, str]]
 Overflow = Literal["refuse", "drop_oldest"]
-
-
-class SamplingArguments(TypedDict, total=False):
-    """How tokens are drawn: the fields of `SamplingOptions`. None, or left out: as the model's own files say."""
-
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    repeat_penalty: float | None
-    presence_penalty: float | None
-    frequency_penalty: float | None
-    dry_multiplier: float | None
-    dry_base: float | None
-    dry_allowed_length: int | None
-    xtc_probability: float | None
-    xtc_threshold: float | None
-    logit_bias: Mapping[int, float] | None
-    seed: int | None
 
 
 class TurnOptions(SamplingArguments, total=False):

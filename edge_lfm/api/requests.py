@@ -17,12 +17,12 @@ import numpy as np
 from edge_lfm.api.checking import check_whole, shown
 from edge_lfm.api.fitting import drop_oldest
 from edge_lfm.api.messages import as_messages, trim, with_documents, with_examples
-from edge_lfm.api.options import AnswerOptions, Messages, Prompt, SamplingArguments, Tools
+from edge_lfm.api.options import AnswerOptions, Messages, Prompt, Tools
 from edge_lfm.engine.answering import Engine, Request
 from edge_lfm.engine.call_grammar import call_grammar, chosen_tool, functions_of
 from edge_lfm.engine.generate import check_length
 from edge_lfm.engine.grammar import Compiled, Grammar, grammar_of
-from edge_lfm.engine.sampling import SamplingOptions
+from edge_lfm.engine.sampling import SamplingArguments, SamplingOptions
 from edge_lfm.errors import TemplateError, UsageError
 from edge_lfm.text.answer import CALL_END
 from edge_lfm.text.documents import Document, citation_grammar, read_documents
@@ -100,8 +100,8 @@ class Requests:
         if cite and (not documents or options.get("lark") is not None):
             raise UsageError("there is nothing to cite, or another grammar", hint="give documents, and no lark")
 
-        def fill(told: Messages, texts: Sequence[Document]) -> list[int]:
-            whole = with_examples(told, examples)
+        def fill(turns: Messages, texts: Sequence[Document]) -> list[int]:
+            whole = with_examples(turns, examples)
             return self.encode(with_documents(whole, texts, cite) if texts else whole, tools=tools)
 
         if options.get("trim_documents") and documents:
@@ -112,7 +112,7 @@ class Requests:
         dropped, ids = 0, fill(messages, documents)
         if len(ids) >= self.context and options.get("overflow") == "drop_oldest":
             room = self.context - self.context // HEADROOM
-            _, ids, dropped = drop_oldest(messages, lambda told: fill(list(told), documents), room)
+            _, ids, dropped = drop_oldest(messages, lambda turns: fill(turns, documents), room)
         made = self._request(ids, options)
         return replace(made, documents=tuple(documents), trimmed_documents=tuple(trimmed), dropped_messages=dropped)
 
@@ -120,8 +120,8 @@ class Requests:
         """A checked request for a prompt's token ids."""
         check_length(len(token_ids), self.context)
         choice, strangers = options.get("tool_choice", "auto"), options.get("strangers", False)
-        wanted = grammar_of(options.get("schema"), options.get("regex"), options.get("lark"), options.get("choices"))
-        grammar = self._grammar(wanted, strangers)
+        form = grammar_of(options.get("schema"), options.get("regex"), options.get("lark"), options.get("choices"))
+        grammar = self._grammar(form, strangers)
         functions = [] if choice == "none" else functions_of(options.get("tools") or [])
         if functions and grammar is not None:
             raise UsageError("tools and a grammar exclude each other", hint="give one of them, or tool_choice none")

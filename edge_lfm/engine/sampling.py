@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,25 @@ from edge_lfm.engine.constraints import Constraint
 from edge_lfm.errors import GrammarError, NumericalError, UsageError
 
 MOST_BIASED = 4096
+
+
+class SamplingArguments(TypedDict, total=False):
+    """The fields of `SamplingOptions` as keyword arguments. None, or left out: as the model's own files say."""
+
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repeat_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    dry_multiplier: float | None
+    dry_base: float | None
+    dry_allowed_length: int | None
+    xtc_probability: float | None
+    xtc_threshold: float | None
+    logit_bias: Mapping[int, float] | None
+    seed: int | None
 
 
 @dataclass(frozen=True)
@@ -82,7 +101,7 @@ class SamplingOptions:
         }
         return cls(**{ours: raw[theirs] for ours, theirs in names.items() if raw.get(theirs) is not None})
 
-    def changed(self, **values: Any) -> SamplingOptions:
+    def changed(self, **values: Unpack[SamplingArguments]) -> SamplingOptions:
         """These options with the values that are not None.
 
         Raises:
@@ -92,7 +111,8 @@ class SamplingOptions:
         for name in values:
             if name not in known:
                 raise UsageError(f"unknown sampling option '{name}'", hint=f"known are {', '.join(sorted(known))}")
-        return replace(self, **{name: value for name, value in values.items() if value is not None})
+        given: Mapping[str, Any] = values
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
 
 
 _RANGES: dict[str, tuple[float, float, bool]] = {
