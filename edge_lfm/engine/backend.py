@@ -98,8 +98,9 @@ class Backend(ABC):
             raise UsageError("a state is fed twice in one step", hint="join its feeds")
         vocab = self.shape.vocab
         for feed, count in zip(feeds, counts, strict=True):
-            ids = np.asarray(feed.token_ids)
-            if not 0 <= int(ids.min()) <= int(ids.max()) < vocab:
+            ids = feed.token_ids
+            low, high = (ids.min(), ids.max()) if isinstance(ids, np.ndarray) else (min(ids), max(ids))
+            if not 0 <= low <= high < vocab:
                 raise UsageError(f"token ids must be 0..{vocab - 1}", hint="does the tokenizer belong to this model?")
             feed.state.check_room(feed.state.position + count)
 

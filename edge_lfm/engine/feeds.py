@@ -38,7 +38,7 @@ class Feed:
     @property
     def logit_rows(self) -> int:
         """Rows of logits that the step gives this feed."""
-        return {"none": 0, "last": 1, "all": len(self.token_ids)}[self.logits]
+        return len(self.token_ids) if self.logits == "all" else int(self.logits == "last")
 
 
 Steps = Generator[Feed, Logits, T]

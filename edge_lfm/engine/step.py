@@ -26,11 +26,12 @@ class Step:
         self._feeds: tuple[Feed, ...] = ()
         self._context = np.zeros(1, CONTEXT)
         self._sync = np.zeros(SYNC_BYTES // 8, np.int64)
-        self._rows = np.zeros(chunk, ROW)
+        rows = np.zeros(chunk, ROW)
+        self._rows = {name: rows[name] for name in rows.dtype.names or ()}
         self._logits: Logits = np.zeros((0, -(-shape.vocab // 16) * 16), np.float32)
         self._describe(shape, binding)
         self._scratch = self._make_scratch(chunk, threads)
-        self._context["rows"] = self._rows.ctypes.data
+        self._context["rows"] = rows.ctypes.data
         self._context["threads"], self._context["sync"] = threads, self._sync.ctypes.data
         self.address = self._context.ctypes.data
         self.tokens = 0
@@ -38,20 +39,21 @@ class Step:
 
     def begin(self, feeds: Sequence[Feed]) -> None:
         """Describe a step. Its states have room for it, and know what they are to note."""
-        first = asked = 0
+        rows, first, asked = self._rows, 0, 0
         for feed in feeds:
-            count, wanted, state = len(feed.token_ids), feed.logit_rows, feed.state
-            rows = self._rows[first : first + count]
-            rows["token_id"], rows["states"] = feed.token_ids, state.address
-            rows["position"] = np.arange(state.position, state.position + count)
-            rows["noted"] = state.noted if state.noted.size else -1
-            rows["logits"] = -1
-            rows["logits"][count - wanted :] = np.arange(asked, asked + wanted)
-            first, asked = first + count, asked + wanted
+            state, last, wanted = feed.state, first + len(feed.token_ids), feed.logit_rows
+            rows["token_id"][first:last] = feed.token_ids
+            rows["position"][first:last] = np.arange(state.position, state.position + last - first)
+            rows["states"][first:last] = state.address
+            rows["noted"][first:last] = state.noted if state.noted.size else -1
+            rows["logits"][first : last - wanted] = -1
+            rows["logits"][last - wanted : last] = np.arange(asked, asked + wanted)
+            first, asked = last, asked + wanted
         if len(self._logits) < asked:
             self._logits = np.zeros((asked, self._logits.shape[1]), np.float32)
-        context, self.tokens, self._feeds = self._context, first, tuple(feeds)
-        context["tokens"], context["logit_rows"], context["logits"] = first, asked, self._logits.ctypes.data
+            self._context["logits"] = self._logits.ctypes.data
+        self._context["tokens"], self._context["logit_rows"] = first, asked
+        self.tokens, self._feeds = first, tuple(feeds)
         self._sync[:] = 0
         self.show_all()
 
