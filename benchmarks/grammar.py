@@ -15,11 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from edge_lfm.demo import packed_demo
-from edge_lfm.engine.call_grammar import call_grammar, functions_of
 from edge_lfm.engine.grammar import Grammar, GrammarCompiler, choice_grammar, json_grammar
 from edge_lfm.engine.sampling import Sampler, SamplingOptions
+from edge_lfm.text.dialects import PYTHONIC
 from edge_lfm.text.documents import citation_grammar, read_documents
 from edge_lfm.text.tokenizer import Tokenizer
+from edge_lfm.text.tool_binding import bind_tool
+from edge_lfm.text.tools import read_tools
 
 PERSON = {
     "type": "object",
@@ -46,7 +48,7 @@ def main() -> None:
     folder = args.model or Path(packed_demo())
     tokenizer = Tokenizer(folder)
     started = time.perf_counter()
-    compiler = GrammarCompiler(folder / "tokenizer.json", tokenizer.size, tokenizer.eos_ids)
+    compiler = GrammarCompiler(tokenizer.as_json, tokenizer.size, tokenizer.eos_ids)
     compiler.compile(choice_grammar(["a"]))
     print(f"{tokenizer.size} entries; tables of the tokenizer, once: {time.perf_counter() - started:.2f} s\n")
     print(
@@ -60,7 +62,7 @@ def main() -> None:
     for name, grammar, sample, last in (
         ("JSON schema", json_grammar(PERSON), text, []),
         ("any JSON object", json_grammar({"type": "object"}), text, []),
-        ("tool call", call_grammar(functions_of([TOOL]), end, True), call, [end]),
+        ("tool call", Grammar("lark", PYTHONIC.grammar([bind_tool(read_tools([TOOL])[0])], end, True)), call, [end]),
         ("citations", Grammar("lark", citation_grammar(documents)), prose, []),
         ("regex", Grammar("regex", r"([^\n.]+\. ?)+"), prose, []),
     ):

@@ -129,7 +129,7 @@ def test_arguments_without_names_take_the_schemas(demo: dict[str, Path]) -> None
     "text",
     [
         "", "f", "[f(", "[f(a=g())]", "[f(a=__import__('os').system('x'))]", "[f(a=b'x')]", "[f(a=1j)]", "[f(a=...)]",
-        "[f(**{'a': 1})]", "[f(a=1e999)]", "[f(a=x)]", "[lambda: 1]", "[f()()]", "(" * 5000, "[f(a=" + "[" * 3000, "x"
+        "[f(**{'a': 1})]", "[f(a=1e9999)]", "[f(a=x)]", "[lambda: 1]", "[f()()]", "(" * 5000, "[f(a=" + "[" * 3000, "x"
         * 200_000, '{"name": 3}', '{"name": "f", "arguments": [1]}', "[f(a=1, a=2)]", "[f(a=f'{x}')]", "\0",
     ],
 )  # fmt: skip

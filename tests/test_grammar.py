@@ -215,7 +215,7 @@ def test_a_class_that_describes_itself(model: Model) -> None:
 BAD: list[dict[str, Any]] = [
     {"schema": {"type": "foo"}}, {"schema": {"$ref": "http://example.com/x"}}, {"schema": {"$ref": "#/nowhere"}},
     {"schema": {"type": "string", "pattern": "(a"}}, {"schema": {"type": "integer", "minimum": 3, "maximum": 1}},
-    {"schema": {"enum": []}}, {"schema": {"type": "string", "not": {"const": "a"}}}, {"schema": {"x": {1, 2}}},
+    {"schema": {"enum": []}}, {"schema": {"type": "string", "not": {"pattern": "a"}}}, {"schema": {"x": {1, 2}}},
     {"schema": {"minimum": float("nan")}}, {"schema": {"const": 1 << 60}},
     {"schema": 7}, {"schema": False}, {"schema": True, "regex": "a"},
     {"regex": "(a"}, {"regex": "^+["}, {"regex": 7}, {"regex": "a" * 2_000_000}, {"lark": ""}, {"lark": "start: x"},
@@ -321,3 +321,16 @@ def test_a_grammar_outlives_what_is_kept(model: Model) -> None:
     compiled = compiler.compile(json_grammar({"const": "x"}))
     compiler._kept.clear()
     assert compiled.start().allowed() is not None and not compiler._kept
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"schema": {"const": "a<|im_end|>b"}}, '"a<|im_end|>b"'),
+        ({"choices": ["x <|im_start|> y"]}, "x <|im_start|> y"),
+        ({"regex": r"<\|pad\|>ok"}, "<|pad|>ok"),
+    ],
+)
+def test_a_grammar_that_spells_a_control_token_forces_text(model: Model, options: dict[str, Any], text: str) -> None:
+    answer = model.generate("x", max_tokens=40, **options)
+    assert answer.text == text and not any(map(model.tokenizer.is_control, answer.token_ids[:-1]))

@@ -14,19 +14,20 @@ from typing import Any
 
 import numpy as np
 
+from edge_lfm.api.calling import bind_calls
 from edge_lfm.api.checking import check_whole, shown
 from edge_lfm.api.fitting import drop_oldest
 from edge_lfm.api.messages import as_messages, trim, with_documents, with_examples
 from edge_lfm.api.options import AnswerOptions, Messages, Prompt, Tools
 from edge_lfm.engine.answering import Engine, Request
-from edge_lfm.engine.call_grammar import call_grammar, chosen_tool, functions_of
 from edge_lfm.engine.generate import check_length
 from edge_lfm.engine.grammar import Compiled, Grammar, grammar_of
 from edge_lfm.engine.sampling import SamplingArguments, SamplingOptions
 from edge_lfm.errors import TemplateError, UsageError
-from edge_lfm.text.answer import CALL_END
+from edge_lfm.text.dialects import PYTHONIC
 from edge_lfm.text.documents import Document, citation_grammar, read_documents
 from edge_lfm.text.template import ChatTemplate
+from edge_lfm.text.tools import read_tools
 
 DEFAULT_TOKENS = 512
 MAX_DRAFTS, MAX_TOP_LOGPROBS = 64, 20
@@ -122,10 +123,11 @@ class Requests:
         choice, strangers = options.get("tool_choice", "auto"), options.get("strangers", False)
         form = grammar_of(options.get("schema"), options.get("regex"), options.get("lark"), options.get("choices"))
         grammar = self._grammar(form, strangers)
-        functions = [] if choice == "none" else functions_of(options.get("tools") or [])
-        if functions and grammar is not None:
+        dialect = self.template.dialect if self.template is not None else PYTHONIC
+        tools, parallel = read_tools(options.get("tools") or []), options.get("parallel_tool_calls", True)
+        calling = bind_calls(self.engine, dialect, tools, choice, parallel, strangers)
+        if calling.parameters and grammar is not None:
             raise UsageError("tools and a grammar exclude each other", hint="give one of them, or tool_choice none")
-        calls, must_call = self._calls(functions, choice, options.get("parallel_tool_calls", True), strangers)
         max_tokens = options.get("max_tokens", DEFAULT_TOKENS)
         sampling = self.sampling.changed(**_sampling_of(options))
         return Request(
@@ -139,11 +141,13 @@ class Requests:
             prompt_logprobs=options.get("prompt_logprobs", False),
             lookup=check_whole("lookup", options.get("lookup", 0), 0, MAX_DRAFTS),
             markers=not options.get("raw", False),
-            parameters={str(f["name"]): _parameters(f) for f in functions},
+            dialect=dialect,
+            parameters=calling.parameters,
+            checks=calling.checks,
             breakers=self._breakers if sampling.dry_multiplier else frozenset(),
             grammar=grammar,
-            calls=calls,
-            must_call=must_call,
+            calls=calling.grammar,
+            must_call=calling.must_call,
             reasoning_budget=_whole_or_none("reasoning_budget", options.get("reasoning_budget"), _MAX_COUNT),
         )
 
@@ -153,21 +157,6 @@ class Requests:
         if self.engine.grammars is None:
             raise UsageError(f"{self.where} has no tokenizer.json", hint="grammars need the model's tokenizer")
         return self.engine.grammars.compile(grammar, apart=strangers)
-
-    def _calls(
-        self, functions: list[Mapping[str, Any]], choice: Any, parallel: bool, strangers: bool
-    ) -> tuple[Compiled | None, bool]:
-        """The grammar of calls to these functions, and whether the answer must be calls."""
-        wanted = chosen_tool(choice, functions)
-        must = choice not in (None, "auto", "none")
-        grammars, tokenizer = self.engine.grammars, self.engine.tokenizer
-        end = tokenizer.special_id(CALL_END) if tokenizer else None
-        if not functions or grammars is None or end is None or not (grammars.available or must):
-            if must:
-                raise UsageError("tool_choice needs tools, and a model that knows calls", hint="give tools")
-            return None, False
-        grammar = call_grammar([wanted] if wanted is not None else functions, end, parallel)
-        return self._grammar(grammar, strangers), must
 
     @cached_property
     def _breakers(self) -> frozenset[int]:
@@ -195,10 +184,3 @@ def _check_stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
             "stop must be texts", hint=f"give at most {_MAX_STOPS}, of 1..{_MAX_STOP_TEXT} characters each"
         )
     return stops
-
-
-def _parameters(function: Mapping[str, Any]) -> list[str]:
-    """The names of a function's parameters in order."""
-    parameters = function.get("parameters") or {}
-    properties = parameters.get("properties") if isinstance(parameters, Mapping) else None
-    return list(properties) if isinstance(properties, Mapping) else []

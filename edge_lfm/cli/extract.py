@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,12 @@ def extract(model: Model, prompt: str, schema: dict[str, Any], soft: int | None,
         answer = model.generate(prompt, schema=schema, **options)
         if answer.finish_reason == "length":
             raise CheckError("an answer was cut off", hint="allow more tokens (-n), or limit lengths in the schema")
-    return json.dumps(json.loads(answer.text), ensure_ascii=False)
+    return one_line(answer.text)
+
+
+def one_line(text: str) -> str:
+    """JSON without its line breaks, which no string of it can hold; numbers stay as the model wrote them."""
+    return " ".join(line.strip(" \t\r") for line in text.strip().split("\n"))
 
 
 def default_prompt(schema: dict[str, Any]) -> str:

@@ -24,7 +24,8 @@ from edge_lfm.engine.scheduler import Job
 from edge_lfm.engine.score import score as score_continuations
 from edge_lfm.engine.sequence import TokenSequence
 from edge_lfm.errors import CancelledError, ToolCallError
-from edge_lfm.text.answer import CALL_START, THINK_END, THINK_START, AnswerParser, Piece, opens_reasoning
+from edge_lfm.text.answer import AnswerParser, Part, opens_reasoning
+from edge_lfm.text.dialects import PYTHONIC, Dialect
 from edge_lfm.text.documents import Document, find_citations
 from edge_lfm.text.tokenizer import Tokenizer
 from edge_lfm.text.tool_calls import parse_calls
@@ -56,6 +57,8 @@ class Request:
     prompt_logprobs: tell them for the prompt's tokens too, which are then all computed anew.
     markers: sort the answer into text, reasoning and tool calls.
     parameters: the names of each tool's parameters in order.
+    dialect: how the model writes calls and reasoning.
+    checks: what is wrong with the arguments of a call, for tools that the grammar does not bind in full.
     calls: the grammar of tool calls. must_call: the answer is to be calls.
     reasoning_budget: the most tokens of reasoning.
     breakers: tokens that DRY does not reach across.
@@ -72,6 +75,8 @@ class Request:
     lookup: int = 0
     markers: bool = True
     parameters: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    dialect: Dialect = PYTHONIC
+    checks: Mapping[str, Callable[[Any], str | None]] = field(default_factory=dict)
     breakers: frozenset[int] = frozenset()
     grammar: Compiled | None = None
     calls: Compiled | None = None
@@ -132,9 +137,10 @@ def _constraint(engine: Engine, request: Request) -> Constraint | None:
     if request.grammar is not None:
         found = request.grammar.start()
     elif request.calls is not None:
-        calls, start = request.calls, tokenizer.special_id(CALL_START)
+        calls, start = request.calls, tokenizer.special_id(request.dialect.call_start)
         found = InCalls(calls.start, start, vocab, request.must_call) if start is not None else None
-    begin, end = tokenizer.special_id(THINK_START), tokenizer.special_id(THINK_END)
+    dialect = request.dialect
+    begin, end = tokenizer.special_id(dialect.think_start), tokenizer.special_id(dialect.think_end)
     if begin is None or end is None or not request.markers or (found is None and request.reasoning_budget is None):
         return found
     opened = opens_reasoning(request.token_ids, begin, end)
@@ -210,7 +216,14 @@ class _Draft:
     def __init__(self, engine: Engine, request: Request) -> None:
         self._engine, self._request = engine, request
         self._parser = (
-            AnswerParser(engine.tokenizer, request.token_ids, request.stop, request.markers, list(request.parameters))
+            AnswerParser(
+                engine.tokenizer,
+                request.token_ids,
+                request.stop,
+                request.markers,
+                list(request.parameters),
+                request.dialect,
+            )
             if engine.tokenizer is not None
             else None
         )
@@ -218,7 +231,8 @@ class _Draft:
         self._reasoning: list[str] = []
         self._calls: list[ToolCall] = []
         self._logprobs: list[TokenLogprobs] = []
-        self._told = 0  # log probabilities that went out with some text
+        self._told: list[TokenLogprobs] = []  # those of the tokens that went out as text
+        self._problem = ""
 
     @property
     def stopped(self) -> bool:
@@ -245,6 +259,8 @@ class _Draft:
             reasoning="".join(self._reasoning),
             tool_calls=tuple(self._calls),
             logprobs=tuple(self._logprobs),
+            text_logprobs=tuple(self._told),
+            problem=self._problem,
             prompt_logprobs=prompt_logprobs,
             reasoning_tokens=self._parser.reasoning_tokens if self._parser is not None else 0,
             citations=tuple(find_citations("".join(self._text), self._request.documents)),
@@ -252,31 +268,37 @@ class _Draft:
             dropped_messages=self._request.dropped_messages,
         )
 
-    def _events(self, pieces: Sequence[Piece]) -> Events:
+    def _events(self, parts: Sequence[Part]) -> Events:
         events: list[Event] = []
-        for piece in pieces:
-            if piece.kind == "reasoning":
-                self._reasoning.append(piece.text)
-                events.append(Reasoning(piece.text))
-            elif piece.kind == "call":
-                events += self._read_call(piece.text)
+        for part in parts:
+            if part.kind == "reasoning":
+                self._reasoning.append(part.text)
+                events.append(Reasoning(part.text))
+            elif part.kind == "call":
+                events += self._read_call(part)
             else:
-                events.append(self._say(piece.text))
+                events.append(self._say(part))
         return tuple(events)
 
-    def _say(self, text: str) -> Text:
-        self._text.append(text)
-        new, self._told = tuple(self._logprobs[self._told :]), len(self._logprobs)
-        return Text(text, new)
+    def _say(self, part: Part) -> Text:
+        self._text.append(part.text)
+        shown = tuple(self._logprobs[n] for n in part.tokens if n < len(self._logprobs))
+        self._told += shown
+        return Text(part.text, shown)
 
-    def _read_call(self, text: str) -> list[Event]:
-        """The calls of a text; one that is none, or that names an unknown tool, is shown as it is."""
-        known = self._request.parameters
+    def _read_call(self, part: Part) -> list[Event]:
+        """The calls of a text; what is none, names an unknown tool or breaks its schema is shown as it is."""
+        request = self._request
         try:
-            calls = [ToolCall(c.name, c.arguments) for c in parse_calls(text, known)]
+            calls = [ToolCall(c.name, c.arguments) for c in parse_calls(part.text, request.parameters, request.dialect)]
         except ToolCallError:
-            return [self._say(text)]
-        if known and any(call.name not in known for call in calls):
-            return [self._say(text)]
+            return [self._say(part)]
+        if request.parameters and any(call.name not in request.parameters for call in calls):
+            return [self._say(part)]
+        for call in calls:
+            problem = request.checks[call.name](call.arguments) if call.name in request.checks else None
+            if problem is not None:
+                self._problem = f"{call.name}: {problem}"
+                return [self._say(part)]
         self._calls += calls
         return [*calls]

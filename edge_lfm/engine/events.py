@@ -21,7 +21,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Text:
-    """The next part of the answer; never half a character. logprobs: of the tokens since the last one, if asked for."""
+    """The next part of the answer; never half a character. logprobs: of the tokens that it is made of."""
 
     text: str
     logprobs: tuple[TokenLogprobs, ...] = ()
@@ -49,7 +49,9 @@ class Completion:
     finish_reason: "stop" (the model ended, or a stop string came), "tool_calls", or "length" (the limit or the context
         was reached).
     logprobs: of every token of the answer, the one that ended it included, if asked for.
+    text_logprobs: of the tokens that the text is made of, if asked for; those of calls and stop strings are not.
     prompt_logprobs: of every token of the prompt but the first, if asked for.
+    problem: what was wrong with a call that broke its tool's schema, and is shown as text for that.
     citations: the documents that the text cites, and where.
     trimmed_documents: ids of documents that were cut because the context was full.
     dropped_messages: old messages that were left out because the context was full.
@@ -63,7 +65,9 @@ class Completion:
     tool_calls: tuple[ToolCall, ...] = ()
     citations: tuple[Citation, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
+    text_logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    problem: str = ""
     reasoning_tokens: int = 0
     dropped_messages: int = 0
     trimmed_documents: tuple[str, ...] = ()

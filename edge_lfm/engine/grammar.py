@@ -19,17 +19,15 @@ from numpy.typing import NDArray
 
 from edge_lfm.engine.apart import run_apart
 from edge_lfm.errors import GrammarError, MissingExtraError
+from edge_lfm.text.schemas.json_style import JSON_STYLE
+from edge_lfm.text.schemas.rewriting import bind
 
 Kind = Literal["json", "regex", "lark"]
-MAX_TEXT, MAX_DEPTH, MAX_KEPT = 1_000_000, 100, 64
+MAX_TEXT, MAX_KEPT = 1_000_000, 64
 MAX_KEPT_TEXT = 2_000_000
 """Characters of all grammars kept: compiled, an enumeration takes 24 bytes for each, which makes 48 MB."""
 MAX_FORCED = 64
 """Tokens that are skipped ahead in one step."""
-_EXACT = 1 << 53
-JSON_STYLE: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""Python's own way to write JSON, which models have read most; free whitespace lets a hot model write spaces for
-ever."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +42,13 @@ def json_grammar(schema: Mapping[str, Any] | bool) -> Grammar:
     """JSON that a schema accepts.
 
     Raises:
-        GrammarError: it is no JSON, or nested too deeply.
+        GrammarError: it is no schema, or has a keyword that cannot be bound.
     """
-    try:
-        _check(schema)
-        return Grammar("json", json.dumps(schema, allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise GrammarError(f"the schema is no JSON: {error}", hint="give a JSON schema") from None
+    bound = bind(schema)
+    if bound.lost:
+        keywords = ", ".join(dict.fromkeys(loss.keyword for loss in bound.lost))
+        raise GrammarError(f"the JSON schema cannot be bound: {keywords:.200}", hint="see docs/abilities.md, Grammars")
+    return Grammar("json", json.dumps(bound.whole))
 
 
 def any_json() -> Grammar:
@@ -167,7 +165,7 @@ class GrammarCompiler:
         make = llguidance.LLMatcher
         try:
             if grammar.kind == "json":
-                source = make.grammar_from_json_schema(grammar.source, overrides=JSON_STYLE)
+                source = make.grammar_from_json_schema(grammar.source, overrides=JSON_STYLE)  # type: ignore[arg-type]
             else:
                 source = getattr(make, f"grammar_from_{grammar.kind}")(grammar.source)
             problem = run_apart("grammar", source) if apart else ""
@@ -233,16 +231,3 @@ def _refusal(grammar: Grammar, why: str) -> GrammarError:
 def _first(why: str) -> str:
     """The telling part of one of llguidance's messages, on one line."""
     return " ".join(why.partition("<state>")[0].split())[:300]
-
-
-def _check(schema: Any) -> None:
-    """Refuse what llguidance would take for something else: endless nesting, integers that a float64 cannot hold."""
-    stack = [(schema, 1)]
-    while stack:
-        item, depth = stack.pop()
-        if depth > MAX_DEPTH:
-            raise GrammarError(f"the schema is nested more than {MAX_DEPTH} levels deep", hint="make it flatter")
-        if isinstance(item, int) and abs(item) > _EXACT:
-            raise GrammarError("the schema has an integer beyond 2**53", hint="write it as a pattern of a string")
-        inner = item.values() if isinstance(item, Mapping) else item if isinstance(item, list | tuple) else ()
-        stack += [(child, depth + 1) for child in inner]

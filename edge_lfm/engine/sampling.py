@@ -19,7 +19,9 @@ from edge_lfm.engine import sampling_steps as steps
 from edge_lfm.engine.constraints import Constraint
 from edge_lfm.errors import GrammarError, NumericalError, UsageError
 
-MOST_BIASED = 4096
+MAX_BIASED = 4096
+GREEDY_BELOW = 1e-6
+"""A temperature below this takes the most likely token, as 0 does: a logit divided by it could overflow."""
 
 
 class SamplingArguments(TypedDict, total=False):
@@ -45,7 +47,7 @@ class SamplingArguments(TypedDict, total=False):
 class SamplingOptions:
     """How tokens are drawn. The defaults are greedy; a model's own come from its generation_config.json.
 
-    temperature: 0 takes the most likely token; otherwise logits are divided by it.
+    temperature: 0, or less than 1e-6, takes the most likely token; otherwise logits are divided by it.
     top_k: keep the k most likely tokens; 0 keeps all.
     top_p: keep the fewest most likely tokens whose probabilities reach p.
     min_p: keep tokens at least min_p times as likely as the most likely one.
@@ -77,8 +79,8 @@ class SamplingOptions:
             value = getattr(self, name)
             if value is not None:
                 _check(name, value, low, high, whole)
-        if not isinstance(self.logit_bias, Mapping) or len(self.logit_bias) > MOST_BIASED:
-            raise UsageError("logit_bias is no map of token ids", hint=f"give at most {MOST_BIASED} ids with numbers")
+        if not isinstance(self.logit_bias, Mapping) or len(self.logit_bias) > MAX_BIASED:
+            raise UsageError("logit_bias is no map of token ids", hint=f"give at most {MAX_BIASED} ids with numbers")
         for token, value in self.logit_bias.items():
             _check("a token of logit_bias", token, 0, 1 << 31, whole=True)
             _check(f"logit_bias of token {token}", value, -100, 100)
@@ -219,12 +221,13 @@ class Sampler:
 
     def _choose(self, logits: NDArray[np.float32]) -> int:
         o = self.options
-        if self._plain and o.temperature == 0:
+        greedy = o.temperature < GREEDY_BELOW
+        if self._plain and greedy:
             return int(logits.argmax())
         values = logits.astype(np.float64)
         if not self._plain:
             self._penalize(values)
-        if o.temperature == 0:
+        if greedy:
             return int(values.argmax())
         return self._draw(values / o.temperature)
 

@@ -1,35 +1,39 @@
 """The tokens of an answer as they come, sorted into text, reasoning and tool calls.
 
 Markers are recognized by their token ids, never by spelling: text that merely looks like a marker stays text. Knows
-the family's markers; does not read what a tool call says (`tool_calls.py`).
+the marks of a dialect; does not read what a tool call says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from edge_lfm.text.dialects import PYTHONIC, Dialect
 from edge_lfm.text.stops import StopStrings
 from edge_lfm.text.tokenizer import Decoder, Tokenizer
 
-CALL_START, CALL_END = "<|tool_call_start|>", "<|tool_call_end|>"
-THINK_START, THINK_END = "<think>", "</think>"
+Kind = Literal["text", "reasoning", "call"]
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Some text of an answer; a `call` comes whole, the other kinds as they grow."""
+class Part:
+    """Some text of an answer; a `call` comes whole, the other kinds as they grow.
 
-    kind: Literal["text", "reasoning", "call"]
+    tokens: which tokens of the answer it shows, by number; a token that shows in two parts counts for the first.
+    """
+
+    kind: Kind
     text: str
+    tokens: tuple[int, ...] = ()
 
 
 class AnswerParser:
     """Feed it tokens. `markers`: sort by markers; if not, all is text.
 
     prompt: the ids before the answer, which may have opened the reasoning. stops: stop strings, heeded in text only.
-    tools: names of tools: an answer that is nothing but `[name(...)]`, without markers, is a call too.
+    tools: names of tools: an answer that is nothing but a call, without markers, is a call too.
     """
 
     def __init__(
@@ -39,17 +43,20 @@ class AnswerParser:
         stops: Sequence[str] = (),
         markers: bool = True,
         tools: Sequence[str] = (),
+        dialect: Dialect = PYTHONIC,
     ) -> None:
-        self._decoder = Decoder(tokenizer)
-        self._stops = StopStrings(stops)
-        names = (CALL_START, CALL_END, THINK_START, THINK_END)
+        self._tokenizer, self._decoder = tokenizer, Decoder(tokenizer)
+        self._shown = _Shown(stops)
+        names = (dialect.call_start, dialect.call_end, dialect.think_start, dialect.think_end)
         ids = [tokenizer.special_id(name) if markers else None for name in names]
         self._call_start, self._call_end, self._think_start, self._think_end = ids
-        self._kind: Literal["text", "reasoning", "call"] = "text"
-        self._call: list[str] = []
+        self._kind: Kind = "text"
+        self._call = Part("call", "")
         self._trim = False  # the whitespace that a marker leaves at the start of the text after it
-        self._openings = tuple(f"[{name}(" for name in tools)
-        self._bare: str | None = "" if tools else None  # text that may turn out to be a call without markers
+        self._openings = dialect.openings(tools)
+        self._bare = Part("call", "") if tools else None  # text that may turn out to be a call without markers
+        self._count = 0
+        self._halves: tuple[int, ...] = ()  # tokens of a character that is not complete
         self.reasoning_tokens = 0
         if opens_reasoning(prompt, self._think_start, self._think_end):
             self._kind, self._trim = "reasoning", True
@@ -57,59 +64,114 @@ class AnswerParser:
     @property
     def stopped(self) -> bool:
         """Whether a stop string has ended the answer."""
-        return self._stops.found is not None
+        return self._shown.stopped
 
-    def feed(self, token_id: int) -> list[Piece]:
+    def feed(self, token_id: int) -> list[Part]:
         """What this token completes."""
+        number, self._count = self._count, self._count + 1
         if self._kind == "reasoning":
             self.reasoning_tokens += 1
-        if token_id is not None and token_id in (self._call_start, self._call_end, self._think_start, self._think_end):
+        if self._is_mark(token_id):
             return self._cross(token_id)
-        return self._add(self._decoder.feed(token_id))
+        text = self._decoder.feed(token_id)
+        if not self._tokenizer.is_special(token_id):
+            self._halves += (number,)
+        return self._add(text, self._take_halves()) if text else []
 
-    def finish(self) -> list[Piece]:
+    def finish(self) -> list[Part]:
         """What is left at the end: held-back text, half a character, a tool call that was cut off (as text)."""
-        pieces = self._add(self._decoder.finish())
-        if self._kind == "call" and self._call:
-            pieces.append(Piece("text", "".join(self._call)))
-        if self._bare:
-            pieces.append(Piece("call" if self._bare.strip().startswith(self._openings) else "text", self._bare))
-        rest = self._stops.finish()
-        return [*pieces, Piece("text", rest)] if rest else pieces
+        parts = self._end_character()
+        if self._kind == "call" and self._call.text:
+            parts.append(replace(self._call, kind="text"))
+        if self._bare is not None and self._bare.text:
+            is_call = self._bare.text.strip().startswith(self._openings)
+            parts.append(replace(self._bare, kind="call" if is_call else "text"))
+        return [*parts, *self._shown.finish()]
 
-    def _cross(self, marker: int) -> list[Piece]:
-        pieces = self._add(self._decoder.finish())
-        if self._bare:  # other things come: it was text
-            pieces.append(Piece("text", self._bare))
+    def _is_mark(self, token_id: int) -> bool:
+        """Whether a token is one of the marks; while the model reasons, only the end of that is."""
+        if self._kind == "reasoning":
+            return token_id == self._think_end
+        return token_id in (self._call_start, self._call_end, self._think_start, self._think_end)
+
+    def _cross(self, mark: int) -> list[Part]:
+        parts = self._end_character()
+        if self._bare is not None and self._bare.text:  # other things come: it was text
+            parts.append(replace(self._bare, kind="text"))
         self._bare = None
-        if self._kind == "call" and self._call:
-            pieces.append(Piece("call" if marker == self._call_end else "text", "".join(self._call)))
-        self._call.clear()
-        self._kind = {self._call_start: "call", self._think_start: "reasoning"}.get(marker, "text")  # type: ignore[assignment]
-        self._trim = marker in (self._think_start, self._think_end)
-        return pieces
+        if self._kind == "call" and self._call.text:
+            parts.append(self._call if mark == self._call_end else replace(self._call, kind="text"))
+        self._call = Part("call", "")
+        kinds: dict[int | None, Kind] = {self._call_start: "call", self._think_start: "reasoning"}
+        self._kind = kinds.get(mark, "text")
+        self._trim = mark in (self._think_start, self._think_end)
+        return parts
 
-    def _add(self, text: str) -> list[Piece]:
+    def _end_character(self) -> list[Part]:
+        """U+FFFD for a character that was not completed."""
+        text = self._decoder.finish()
+        return self._add(text, self._take_halves()) if text else []
+
+    def _take_halves(self) -> tuple[int, ...]:
+        taken, self._halves = self._halves, ()
+        return taken
+
+    def _add(self, text: str, tokens: tuple[int, ...]) -> list[Part]:
         if self._trim:
             text = text.lstrip()
             self._trim = not text
-        if self._kind == "call":
-            self._call.append(text)
+        if not text:
             return []
-        if self._kind == "text":
-            text = self._stops.feed(self._hold(text))
-        return [Piece(self._kind, text)] if text else []
+        part = Part(self._kind, text, tokens)
+        if self._kind == "call":
+            self._call = _joined(self._call, part)
+            return []
+        return [part] if self._kind == "reasoning" else self._shown.add(self._hold(part))
 
-    def _hold(self, text: str) -> str:
+    def _hold(self, part: Part) -> Part:
         """Keep text back while all of it may be a call without markers."""
         if self._bare is None:
-            return text
-        self._bare += text
-        begun = self._bare.lstrip()
+            return part
+        held = _joined(self._bare, part)
+        begun = held.text.lstrip()
         if any(opening.startswith(begun) or begun.startswith(opening) for opening in self._openings):
-            return ""
-        text, self._bare = self._bare, None
-        return text
+            self._bare = held
+            return Part("text", "")
+        self._bare = None
+        return replace(held, kind="text")
+
+
+class _Shown:
+    """Text on its way out, which a stop string may end, and the tokens that it is made of."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = StopStrings(stops)
+        self._entered = self._left = 0
+        self._waiting: list[tuple[int, int]] = []  # where the text of each token begins, and its number
+
+    @property
+    def stopped(self) -> bool:
+        return self._stops.found is not None
+
+    def add(self, part: Part) -> list[Part]:
+        self._waiting += [(self._entered, token) for token in part.tokens]
+        self._entered += len(part.text)
+        return self._leave(self._stops.feed(part.text))
+
+    def finish(self) -> list[Part]:
+        return self._leave(self._stops.finish())
+
+    def _leave(self, text: str) -> list[Part]:
+        if not text:
+            return []
+        self._left += len(text)
+        shown = tuple(token for start, token in self._waiting if start < self._left)
+        self._waiting = [(start, token) for start, token in self._waiting if start >= self._left]
+        return [Part("text", text, shown)]
+
+
+def _joined(one: Part, other: Part) -> Part:
+    return Part(one.kind, one.text + other.text, one.tokens + other.tokens)
 
 
 def opens_reasoning(prompt: Sequence[int], start_id: int | None, end_id: int | None) -> bool:

@@ -15,8 +15,9 @@ from typing import Any
 import jinja2
 
 from edge_lfm.errors import TemplateError
-from edge_lfm.text.answer import CALL_END, CALL_START
 from edge_lfm.text.deadline import deadline
+from edge_lfm.text.dialects import dialect_of
+from edge_lfm.text.json_values import read_json
 from edge_lfm.text.tokenizer import Tokenizer
 from edge_lfm.text.tool_calls import Call, write_calls
 from edge_lfm.text.written import TemplateEnvironment, Written, parts_of
@@ -42,6 +43,7 @@ class ChatTemplate:
         environment.globals |= {"raise_exception": _raise, "strftime_now": _now}
         self._names = {name: Written.literal(text) for name, text in {**(names or {}), "bos_token": bos}.items()}
         self.source = source
+        self.dialect = dialect_of(source)
         self.renders_calls = "tool_calls" in source
         """Whether it writes an assistant's calls itself; older ones leave that to the content."""
         try:
@@ -119,9 +121,9 @@ class ChatTemplate:
         if self.renders_calls:
             functions = [{"name": call.name, "arguments": call.arguments} for call in calls]
             return {**rest, "tool_calls": [{"type": "function", "function": f} for f in functions]}
-        start, end = Written.literal(CALL_START), Written.literal(CALL_END)
+        start, end = Written.literal(self.dialect.call_start), Written.literal(self.dialect.call_end)
         content = rest["content"] if isinstance(rest["content"], str) else _to_json(rest["content"])
-        return {**rest, "content": start + write_calls(calls) + end + content}
+        return {**rest, "content": start + write_calls(calls, self.dialect) + end + content}
 
 
 def _encode(text: Written, tokenizer: Tokenizer) -> list[int]:
@@ -147,7 +149,7 @@ def _read_calls(value: Any) -> list[Call]:
         function = item.get("function", item) if isinstance(item, Mapping) else None
         try:
             arguments = function["arguments"]  # type: ignore[index]
-            arguments = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments
+            arguments = read_json(arguments or "{}", strict=False) if isinstance(arguments, str) else arguments
             calls.append(Call(str(function["name"]), dict(arguments)))  # type: ignore[index]
         except (TypeError, KeyError, ValueError):
             raise TemplateError(

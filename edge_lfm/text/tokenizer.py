@@ -7,6 +7,7 @@ encoded without special tokens, so that a spelled-out `<|im_end|>` stays text. K
 from __future__ import annotations
 
 import codecs
+import json
 import re
 import threading
 from collections.abc import Sequence
@@ -61,8 +62,19 @@ class Tokenizer:
         return 1 + max(self._inner.get_vocab(with_added_tokens=True).values())
 
     def as_json(self) -> str:
-        """The text of the `tokenizer.json` that was loaded, whatever has become of the file."""
-        return str(self._inner.to_str())
+        """For grammars: the `tokenizer.json` that was loaded, with names for control tokens that no text can spell.
+
+        Else a grammar that forces a text which spells one would force the token.
+        """
+        raw = json.loads(self._inner.to_str())
+        vocabulary = raw["model"].get("vocab")
+        for token in raw["added_tokens"]:
+            if token["id"] in self._control:
+                name = f"\ue000{token['id']}\ue001"
+                if isinstance(vocabulary, dict) and token["content"] in vocabulary:
+                    vocabulary[name] = vocabulary.pop(token["content"])
+                token |= {"content": name, "special": True}
+        return json.dumps(raw | {"post_processor": None}, ensure_ascii=False)
 
     def special_id(self, token: str) -> int | None:
         """The id of a special token by its spelling, or None."""

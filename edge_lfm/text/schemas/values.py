@@ -1,0 +1,184 @@
+"""Whether a schema accepts a value, in bounded time: every step is counted. None stands for "not found out"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any, Literal
+
+from edge_lfm.text.schemas.document import KEYWORDS_OF, Document, Schema, same, type_of
+
+MAX_STEPS, MAX_DEPTH = 20_000, 60
+
+
+class Checker:
+    """Checks values against the schemas of one document.
+
+    patterns: "unknown": what they say is not found out, for a hostile one keeps Python's `re` busy for ever; "bound":
+        they hold, for a grammar has seen to it; "tried": by `re`.
+    """
+
+    def __init__(self, document: Document, patterns: Literal["unknown", "bound", "tried"] = "unknown") -> None:
+        self._document, self._patterns = document, patterns
+        self._steps = 0
+
+    def accepts(self, schema: Schema, value: Any) -> bool | None:
+        """Whether a schema accepts a value; None if that is not found out."""
+        self._steps = 0
+        return self._accepts(schema, value, 0)
+
+    def problem(self, schema: Schema, value: Any) -> str | None:
+        """The keyword that a value breaks, and where; None if it breaks none."""
+        self._steps = 0
+        return self._problem(schema, value, "the arguments", 0)
+
+    def _problem(self, schema: Schema, value: Any, where: str, depth: int) -> str | None:
+        if self._accepts(schema, value, depth) is True:
+            return None
+        if isinstance(schema, bool):
+            return f"{where} must not be there"
+        for name, part in schema.get("properties", {}).items() if isinstance(value, dict) else ():
+            if name in value and (found := self._problem(part, value[name], name, depth + 1)) is not None:
+                return found
+        for key, told in schema.items():
+            if self._keyword(key, told, value, schema, depth) is not True:
+                return f"{where} must satisfy {key} {told!r:.120}"
+        return None
+
+    def _accepts(self, schema: Schema, value: Any, depth: int) -> bool | None:
+        if isinstance(schema, bool):
+            return schema
+        return _all([self._keyword(key, told, value, schema, depth) for key, told in schema.items()])
+
+    def _keyword(self, key: str, told: Any, value: Any, schema: dict[str, Any], depth: int) -> bool | None:
+        self._steps += 1
+        if depth > MAX_DEPTH or self._steps > MAX_STEPS:
+            return None
+        kind = type_of(value)
+        owner = next((t for t, keys in KEYWORDS_OF.items() if key in keys), None)
+        if owner == "object" == kind:
+            return self._of_object(key, told, value, schema, depth + 1)
+        if owner == "array" == kind:
+            return self._of_array(key, told, value, schema, depth + 1)
+        if owner == "string" == kind:
+            return self._of_string(key, told, value)
+        if owner == "number" and kind in ("integer", "number"):
+            return _of_number(key, told, value)
+        return self._of_any(key, told, value, schema, depth + 1) if owner is None else True
+
+    def _of_any(self, key: str, told: Any, value: Any, schema: dict[str, Any], depth: int) -> bool | None:
+        match key:
+            case "type":
+                kind = type_of(value)
+                return kind in told or (kind == "integer" and "number" in told)
+            case "enum":
+                return any(same(value, v) for v in told)
+            case "$ref":
+                return self._accepts(self._document.target(told), value, depth)
+            case "allOf":
+                return _all([self._accepts(part, value, depth) for part in told])
+            case "anyOf":
+                return _not(_all([_not(self._accepts(part, value, depth)) for part in told]))
+            case "oneOf":
+                verdicts = [self._accepts(part, value, depth) for part in told]
+                return False if verdicts.count(True) > 1 else None if None in verdicts else verdicts.count(True) == 1
+            case "not":
+                return _not(self._accepts(told, value, depth))
+            case "if":
+                holds = self._accepts(told, value, depth)
+                branch = schema.get("then" if holds else "else", True)
+                return None if holds is None else self._accepts(branch, value, depth)
+        return True  # then and else, which `if` has heeded
+
+    def _of_object(self, key: str, told: Any, value: Any, schema: dict[str, Any], depth: int) -> bool | None:
+        match key:
+            case "minProperties":
+                return bool(len(value) >= told)
+            case "maxProperties":
+                return bool(len(value) <= told)
+            case "required":
+                return all(name in value for name in told)
+            case "properties":
+                return _all([self._accepts(part, value[k], depth) for k, part in told.items() if k in value])
+            case "patternProperties" if self._patterns == "bound":
+                return True
+            case "patternProperties":
+                pairs = [(self._search(p, k), part, v) for k, v in value.items() for p, part in told.items()]
+                return _all([self._accepts(s, v, depth) if hit else _not(hit) for hit, s, v in pairs])
+            case "additionalProperties":
+                return _all([self._other(k, v, told, schema, depth) for k, v in value.items()])
+            case "propertyNames":
+                return _all([self._accepts(told, k, depth) for k in value])
+            case "dependentRequired":
+                return all(name in value for k, names in told.items() if k in value for name in names)
+            case "dependentSchemas":
+                return _all([self._accepts(part, value, depth) for k, part in told.items() if k in value])
+        return True if told is True else None
+
+    def _other(self, name: str, value: Any, told: Schema, schema: dict[str, Any], depth: int) -> bool | None:
+        """additionalProperties, of one property."""
+        hits = [self._search(pattern, name) for pattern in schema.get("patternProperties", ())]
+        if name in schema.get("properties", ()) or (True in hits):
+            return True
+        return None if None in hits else self._accepts(told, value, depth)
+
+    def _of_array(self, key: str, told: Any, value: Any, schema: dict[str, Any], depth: int) -> bool | None:
+        match key:
+            case "minItems":
+                return bool(len(value) >= told)
+            case "maxItems":
+                return bool(len(value) <= told)
+            case "items":
+                return _all([self._accepts(told, v, depth) for v in value[len(schema.get("prefixItems", ())) :]])
+            case "prefixItems":
+                return _all([self._accepts(part, v, depth) for part, v in zip(told, value, strict=False)])
+            case "uniqueItems":
+                self._steps += len(value) ** 2
+                if self._steps > MAX_STEPS:
+                    return None
+                return not any(same(one, other) for n, one in enumerate(value) for other in value[:n])
+            case "contains":
+                verdicts = [self._accepts(told, v, depth) for v in value]
+                low, high = schema.get("minContains", 1), schema.get("maxContains", len(value))
+                return None if None in verdicts else low <= verdicts.count(True) <= high
+            case "minContains" | "maxContains":
+                return True
+        return True if told is True else None
+
+    def _of_string(self, key: str, told: Any, value: str) -> bool | None:
+        if key == "pattern":
+            return self._search(told, value)
+        return key == "format" or (len(value) >= told if key == "minLength" else len(value) <= told)
+
+    def _search(self, pattern: str, text: str) -> bool | None:
+        if self._patterns != "tried":
+            return True if self._patterns == "bound" else None
+        try:
+            return re.search(pattern, text) is not None
+        except (re.error, RecursionError):
+            return None
+
+
+def _of_number(key: str, told: Any, value: Any) -> bool | None:
+    match key:
+        case "minimum":
+            return bool(value >= told)
+        case "maximum":
+            return bool(value <= told)
+        case "exclusiveMinimum":
+            return bool(value > told)
+        case "exclusiveMaximum":
+            return bool(value < told)
+    try:
+        return Decimal(str(value)) % Decimal(str(told)) == 0 if told > 0 else None
+    except ArithmeticError:
+        return None
+
+
+def _all(verdicts: Sequence[bool | None]) -> bool | None:
+    return False if False in verdicts else None if None in verdicts else True
+
+
+def _not(verdict: bool | None) -> bool | None:
+    return None if verdict is None else not verdict
