@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_lfm.api import Model
+from edge_lfm.engine.feeds import Feed
 from edge_lfm.engine.runner import Runner
 from edge_lfm.errors import UsageError
 from edge_lfm.kernels.load.library import load_kernels
@@ -73,18 +75,42 @@ def test_a_team_can_run_on_some_of_its_threads() -> None:
             assert sorted(ran) == list(range(threads or 3))
 
 
+def last_logits(runner: Runner, tokens: list[int]) -> np.ndarray:
+    return runner.run([Feed(runner.new_state(64), tokens)])[0]
+
+
 def test_more_threads_than_processors_compute_the_same(demo: dict[str, Path]) -> None:
     """Four threads on one processor: at every barrier some must sleep, and none may be forgotten there."""
-    tokens = np.arange(40) % 7
+    prompts = [[n % 7 for n in range(40)], [0]]
     with PackedModel(demo["balanced"]) as model:
         with Runner(model, load_kernels(), 1) as runner:
-            expected = [runner.run(tokens, runner.new_state(64)), runner.run(tokens[:1], runner.new_state(64))]
+            expected = [last_logits(runner, tokens) for tokens in prompts]
         cpus = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {min(cpus)})  # of this thread, and of those that it starts
         try:
             with Runner(model, load_kernels(), 4) as runner:
                 for _ in range(30):
-                    found = [runner.run(tokens, runner.new_state(64)), runner.run(tokens[:1], runner.new_state(64))]
+                    found = [last_logits(runner, tokens) for tokens in prompts]
                     assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
         finally:
             os.sched_setaffinity(0, cpus)
+
+
+def test_threads_follow_the_processors_that_there_are(demo: dict[str, Path]) -> None:
+    """A quota that is lowered and raised while a model is in use."""
+    granted = [3]
+    with (
+        PackedModel(demo["balanced"]) as model,
+        Runner(model, load_kernels(), 3, processors=lambda: granted[0]) as runner,
+    ):
+        expected = last_logits(runner, [1, 2, 3])
+        for granted[0], threads in ((1, 1), (2, 2), (8, 3)):
+            assert runner.threads == threads
+            assert np.array_equal(last_logits(runner, [1, 2, 3]), expected)
+
+
+def test_a_stated_number_is_the_most(demo: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """More threads than processors would wait for each other: a quota of one CPU made two of them 66 times slower."""
+    monkeypatch.setattr("edge_lfm.machine.processors.granted_processors", lambda: 1)
+    with Model.load(demo["balanced"], threads=2) as model:
+        assert model.threads == 1

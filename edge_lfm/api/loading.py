@@ -15,7 +15,13 @@ from edge_lfm.engine.paged import kv_cache_bytes, paged_runner
 from edge_lfm.engine.runner import Runner
 from edge_lfm.errors import UsageError
 from edge_lfm.kernels.load.library import load_kernels
-from edge_lfm.machine.processors import choose_threads
+from edge_lfm.machine.processors import (
+    GrantedProcessors,
+    choose_threads,
+    granted_processors,
+    physical_cores,
+    stated_threads,
+)
 from edge_lfm.memory.budget import Budget
 from edge_lfm.model.onnx_model import OnnxModel, is_onnx
 from edge_lfm.model.packed_model import PackedModel
@@ -81,15 +87,16 @@ def _demo(backend: str | None) -> Path:
 def _load_packed(packed: PackedModel, wanted: LoadOptions) -> Loaded:
     """Wholly in memory if it fits, with experts paged otherwise."""
     _check_context(wanted.context, packed.shape)
-    threads, positions = choose_threads(wanted.threads), packed.shape.context
-    if wanted.threads is None:
+    threads, positions = stated_threads(wanted.threads), packed.shape.context
+    if threads is None:
         sizes = measure_sizes(packed.shape, list(packed.pieces.values()))
-        threads = min(threads, 1 + sizes.bytes_per_token // _BYTES_PER_THREAD)
+        threads = min(physical_cores(), 1 + sizes.bytes_per_token // _BYTES_PER_THREAD)
     budget, needed = Budget.of(wanted.ram), packed.nbytes + _OVERHEAD_BYTES
     token_bytes = kv_cache_bytes(packed.shape, 1, wanted.kv_dtype)
     context, parallel, kv_bytes = _conversations(wanted, packed.shape, budget, needed, token_bytes)
     if needed + kv_bytes + (wanted.cache_bytes or 0) <= budget.nbytes:
-        runner, cache_bytes = Runner(packed, load_kernels(), threads), _cache_bytes(wanted, budget, needed)
+        runner = Runner(packed, load_kernels(), threads, processors=GrantedProcessors())
+        cache_bytes = _cache_bytes(wanted, budget, needed)
         return Loaded(packed, runner, context, wanted.kv_dtype, cache_bytes, parallel)
     if not packed.shape.experts:
         needed += kv_bytes + (wanted.cache_bytes or 0)
@@ -99,7 +106,16 @@ def _load_packed(packed: PackedModel, wanted: LoadOptions) -> Loaded:
     cache_bytes = kv_bytes if wanted.cache_bytes is None else wanted.cache_bytes
     parallel = wanted.parallel or 1
     kept_bytes = kv_bytes * parallel + cache_bytes
-    runner = paged_runner(packed, load_kernels(), threads, budget, kept_bytes, wanted.paging, wanted.cached_ratio)
+    runner = paged_runner(
+        packed,
+        load_kernels(),
+        threads,
+        budget,
+        kept_bytes,
+        wanted.paging,
+        wanted.cached_ratio,
+        processors=GrantedProcessors(),
+    )
     return Loaded(packed, runner, context, wanted.kv_dtype, cache_bytes, parallel)
 
 
@@ -137,7 +153,8 @@ def _load_onnx(folder: Path, wanted: LoadOptions) -> Loaded:
     if needed + kv_bytes + (wanted.cache_bytes or 0) > budget.nbytes:
         needed += kv_bytes + (wanted.cache_bytes or 0)
         raise budget.refuse(needed, "a smaller --context, or the packed model, whose experts can be paged")
-    runner, cache_bytes = OnnxRunner(files, choose_threads(wanted.threads)), _cache_bytes(wanted, budget, needed)
+    threads = min(choose_threads(wanted.threads), granted_processors())
+    runner, cache_bytes = OnnxRunner(files, threads), _cache_bytes(wanted, budget, needed)
     return Loaded(files, runner, context, "float32", cache_bytes, parallel)
 
 

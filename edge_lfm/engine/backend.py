@@ -33,9 +33,13 @@ class Backend(ABC):
     """Rows of a step at most."""
     name: str
     """The ISA tier of the kernels, or the runtime, for people."""
-    threads: int
     pager: ExpertPager | None = None
     """Brings experts into memory; None: all are there."""
+
+    @property
+    @abstractmethod
+    def threads(self) -> int:
+        """How many run a step now."""
 
     @abstractmethod
     def new_state(self, context: int, kv_dtype: str = "float16") -> State:

@@ -109,7 +109,7 @@ class OnnxRunner(Backend):
 
     def __init__(self, model: OnnxModel, threads: int) -> None:
         ort = onnxruntime_package()
-        self.model, self.shape, self.threads, self.chunk = model, model.shape, threads, CHUNK
+        self.model, self.shape, self._threads, self.chunk = model, model.shape, threads, CHUNK
         self.name = f"onnxruntime {ort.__version__}"
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -127,6 +127,10 @@ class OnnxRunner(Backend):
         if not expected <= set(self._outputs):
             raise ModelFileError(f"{model.folder / GRAPH} was not exported by edge-lfm", hint="export the model again")
         self._turn = threading.Lock()
+
+    @property
+    def threads(self) -> int:
+        return self._threads
 
     def new_state(self, context: int, kv_dtype: str = "float16") -> State:
         return OnnxState(self.shape, context)

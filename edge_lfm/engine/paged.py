@@ -6,6 +6,7 @@ Decides nothing about budgets (`memory/budget.py`) and nothing about which exper
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,12 +52,14 @@ def paged_runner(
     way: str = "auto",
     cached_ratio: float | None = None,
     guessing: bool = True,
+    processors: Callable[[], int] | None = None,
 ) -> PagedRunner:
     """A runner within a budget that does not hold all experts.
 
     way: how experts come: "read" past the system's cache, "map" through it, or "auto" (`choose_way`).
     cached_ratio: of `cached_routing`; None: the router's choice.
     guessing: whether the next layer's likely experts are read ahead.
+    processors: as of `Runner`.
 
     Raises:
         DoesNotFitError: the budget does not even hold what every token needs.
@@ -74,7 +77,7 @@ def paged_runner(
         binding = bind(model)
         pager = make_pager(model, binding, reader, plan, layers, way)
         lookahead = Lookahead(model) if guessing else None
-        return PagedRunner(model, binding, kernels, threads, pager, lookahead, cached_ratio)
+        return PagedRunner(model, binding, kernels, threads, pager, lookahead, cached_ratio, processors=processors)
     except BaseException:
         reader.close()
         raise

@@ -32,7 +32,11 @@ more time. A step of one token would lose more to the stops, and is over in 50 m
 
 
 class Runner(Backend):
-    """A model bound to kernels and a team. `binding`: of the model, if it has been made already."""
+    """A model bound to kernels and a team.
+
+    threads: the most that run a step; processors: how many can run at once now (default: any number).
+    binding: of the model, if it has been made already.
+    """
 
     def __init__(
         self,
@@ -41,9 +45,10 @@ class Runner(Backend):
         threads: int,
         chunk: int = CHUNK,
         binding: Binding | None = None,
+        processors: Callable[[], int] | None = None,
     ) -> None:
         self.model, self.kernels, self.chunk = model, kernels, chunk
-        self.shape, self.name, self.threads = model.shape, kernels.isa.name, threads
+        self.shape, self.name = model.shape, kernels.isa.name
         self.binding = binding or bind(model)
         self.expert_layers = list(model.shape.routers)
         self.stages = 2 + 3 * len(model.shape.layers)
@@ -51,6 +56,11 @@ class Runner(Backend):
         self.turn = threading.Lock()
         self._guard = MapGuard(kernels, *model.span)
         self.team = Team(threads)
+        self._processors = processors
+
+    @property
+    def threads(self) -> int:
+        return self.team.count if self._processors is None else min(self.team.count, self._processors())
 
     def new_state(self, context: int, kv_dtype: str = "float16") -> State:
         return State(self.shape, context, kv_dtype)
@@ -92,8 +102,9 @@ class Runner(Backend):
 
     def run_stages(self, first: int, last: int) -> None:
         """Stages [first, last) of the step, by the whole team."""
-        address, forward = self.step.address, self.kernels.forward
-        self.team.run(lambda n: forward(address, n, first, last))
+        address, forward, threads = self.step.address, self.kernels.forward, self.threads
+        self.step.run_on(threads)
+        self.team.run(lambda n: forward(address, n, first, last), threads)
 
     def show_routing(self, n: int, routing: Routing) -> None:
         """Call `routing` with the experts that layer n has chosen, and take what it gives instead."""

@@ -19,7 +19,7 @@ from edge_lfm.shape import Shape
 
 
 class Step:
-    """`chunk`: rows at most. What kernels write is read through the properties."""
+    """`chunk`: rows at most; `threads`: threads at most. What kernels write is read through the properties."""
 
     def __init__(self, shape: Shape, binding: Binding, chunk: int, threads: int) -> None:
         self._shape = shape
@@ -31,8 +31,7 @@ class Step:
         self._logits: Logits = np.zeros((0, -(-shape.vocab // 16) * 16), np.float32)
         self._describe(shape, binding)
         self._scratch = self._make_scratch(chunk, threads)
-        self._context["rows"] = rows.ctypes.data
-        self._context["threads"], self._context["sync"] = threads, self._sync.ctypes.data
+        self._context["rows"], self._context["sync"] = rows.ctypes.data, self._sync.ctypes.data
         self.address = self._context.ctypes.data
         self.tokens = 0
         """Rows of the step under way."""
@@ -54,7 +53,7 @@ class Step:
             self._context["logits"] = self._logits.ctypes.data
         self._context["tokens"], self._context["logit_rows"] = first, asked
         self.tokens, self._feeds = first, tuple(feeds)
-        self._sync[:] = 0
+        self._sync[ERROR // 8] = 0
         self.show_all()
 
     def logits(self) -> list[Logits]:
@@ -68,8 +67,15 @@ class Step:
 
     @property
     def failed(self) -> bool:
-        """Whether a NaN or an infinity appeared. One flag for the whole step: it does not tell in which row."""
-        return bool(self._sync[ERROR // 8])
+        """Whether a NaN or an infinity appeared, in activations or logits. One answer for the whole step: it does not
+        tell in which row."""
+        asked = self._logits[: int(self._context["logit_rows"][0]), : self._shape.vocab]
+        finite = not asked.size or bool(np.isfinite(asked.min()) and np.isfinite(asked.max()))
+        return bool(self._sync[ERROR // 8]) or not finite
+
+    def run_on(self, threads: int) -> None:
+        """Tell the next stages how many threads run them."""
+        self._context["threads"] = threads
 
     @property
     def hidden(self) -> NDArray[np.float32]:

@@ -30,6 +30,19 @@ NOT_FINITE = 1
 
 
 @kernel
+def check_below(ctx, x, count, limit_bits):
+    """Raise an error if one of `count` float32 is NaN, or not below a limit, which is given by its bits.
+
+    For values that nothing quantizes: comparisons, and so the softmax's maximum, lose a NaN.
+    """
+    magnitude, top = splat_i32(int32(0x7FFFFFFF)), splat_i32(int32(0))
+    for i in range(0, count, 16):
+        top = max_i32(top, bits_of(load_f32(x + 4 * i)) & magnitude)
+    if largest_i32(top) >= int32(limit_bits):
+        raise_error(ctx, int64(NOT_FINITE))
+
+
+@kernel
 def quantize_group(ctx, low, high, q, s):
     """32 float32 in two vectors -> 32 int8 at q, and the group's record at s (`layout.ACTIVATION`)."""
     magnitude = splat_i32(int32(0x7FFFFFFF))

@@ -40,7 +40,7 @@ from edge_lfm.kernels.lang.simd import (
     zero_f32,
 )
 from edge_lfm.kernels.lang.sync import claim, raise_error
-from edge_lfm.kernels.ops.activations import INFINITY_BITS, NOT_FINITE, quantize_row
+from edge_lfm.kernels.ops.activations import INFINITY_BITS, NOT_FINITE, check_below, quantize_row
 from edge_lfm.kernels.ops.maths import exp
 from edge_lfm.kernels.ops.norm import rms_norm
 from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, CONTEXT, GROUP, LAYER, ROW, SCORE_BLOCK, STATE, offsets
@@ -48,6 +48,10 @@ from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, CONTEXT, GROUP, LAYER
 CTX, LAY, STA, RW = offsets(CONTEXT), offsets(LAYER), offsets(STATE), offsets(ROW)
 ROW_BYTES, STATE_BYTES = ROW.itemsize, STATE.itemsize
 LOWEST = -3.0e38
+NO_SCORE_BITS = 0x5D000000
+"""Of 2**59: below it no dot product of a query and a key of up to 1,024 values overflows."""
+NO_HALF_BITS = 0x477FF000
+"""Of 65520, the first number that is infinity as float16."""
 
 
 @kernel
@@ -62,8 +66,10 @@ def rotate(x, rope, width):
 
 
 @kernel
-def keep_float16(key, value, keys, values, position, width):
-    """One key and one value, float32 [width], into the caches of their kv head."""
+def keep_float16(ctx, key, value, keys, values, position, width):
+    """One key and one value, float32 [width], into the caches of their kv head; an error is raised if they overflow."""
+    check_below(ctx, key, width, NO_HALF_BITS)
+    check_below(ctx, value, width, NO_HALF_BITS)
     block = keys + (position // 16) * width * 32 + (position % 16) * 2
     for i in range(0, width, 16):
         set_f16_column(block + i * 32, load_f32(key + 4 * i))
@@ -104,7 +110,7 @@ def keep(ctx, key, value, state, h, position, width):
         key_scales, value_scales = i64(state + STA.key_scales) + at * 4, i64(state + STA.value_scales) + at * 4
         keep_int8(ctx, key, value, keys + at * width, values + at * width, key_scales, value_scales, position, width)
     else:
-        keep_float16(key, value, keys + at * width * 2, values + at * width * 2, position, width)
+        keep_float16(ctx, key, value, keys + at * width * 2, values + at * width * 2, position, width)
 
 
 @kernel
@@ -127,10 +133,12 @@ def prepare_heads(ctx, layer, n):
         for h in range(heads):
             rms_norm(row + h * hd * 4, q_norm, row + h * hd * 4, hd, eps)
             rotate(row + h * hd * 4, rope, rope_width)
+        check_below(ctx, row, heads * hd, NO_SCORE_BITS)
         for h in range(kv):
             key, value = row + (heads + h) * hd * 4, row + (heads + kv + h) * hd * 4
             rms_norm(key, k_norm, key, hd, eps)
             rotate(key, rope, rope_width)
+            check_below(ctx, key, hd, NO_SCORE_BITS)
             keep(ctx, key, value, state, h, position, hd)
 
 

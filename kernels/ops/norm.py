@@ -23,7 +23,9 @@ def rms_norm(x, weight, out, width, eps):
     for i in range(0, width, 16):
         v = load_f32(x + 4 * i)
         total = fma(v, v, total)
-    scale = splat_f32(float32(1.0) / float32(sqrt(sum_f32(total) / float32(width) + eps)))
+    mean = sum_f32(total) / float32(width)
+    # The last term is 0, or NaN where the squares overflow: their row would else become zeros, and no error.
+    scale = splat_f32(float32(1.0) / float32(sqrt(mean + eps)) + mean * float32(0.0))
     for i in range(0, width, 16):
         store_f32(out + 4 * i, load_f32(x + 4 * i) * scale * load_f32(weight + 4 * i))
 

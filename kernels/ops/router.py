@@ -64,6 +64,16 @@ def choose(ctx, logits, bias, experts, top_k, normalize, scale, chosen, weights)
 
 
 @kernel
+def check_bias(ctx, bias, experts):
+    """Raise an error if a bias is not finite: comparing scores loses a NaN, and never takes an expert of -inf."""
+    zero = float32(0.0)
+    for e in range(experts):
+        zero += f32(bias + 4 * e) * float32(0.0)
+    if zero != float32(0.0):
+        raise_error(ctx, int64(NOT_FINITE))
+
+
+@kernel
 def sort_pairs(chosen, weights, tokens, top_k, experts, segments, pair_token, pair_weight):
     """The (token, expert) pairs in order of expert, then token; segments int64 [experts + 1]."""
     for e in range(experts + 1):
@@ -104,6 +114,8 @@ def route(ctx, layer):
         one_segment(tokens, segments, pair_token, pair_weight)
         return
     chosen, weights = i64(ctx + CTX.chosen), i64(ctx + CTX.chosen_weight)
+    if i64(layer + LAY.router_bias) != 0:
+        check_bias(ctx, i64(layer + LAY.router_bias), experts)
     for t in range(tokens):
         choose(
             ctx,
