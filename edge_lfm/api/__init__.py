@@ -24,6 +24,7 @@ from edge_lfm.api.options import AnswerOptions, TurnOptions
 from edge_lfm.api.requests import MAX_TOP_LOGPROBS
 from edge_lfm.api.session import Session
 from edge_lfm.engine.answering import Request
+from edge_lfm.engine.apart import run_apart
 from edge_lfm.engine.events import Completion, Done, Event, Progress, Reasoning, Text, ToolCall
 from edge_lfm.engine.generate import Timings
 from edge_lfm.engine.sampling import SamplingArguments, SamplingOptions, TokenLogprobs
@@ -31,6 +32,7 @@ from edge_lfm.engine.written_forms import csv_grammar, table_grammar, xml_gramma
 from edge_lfm.machine.thermal import temperatures
 from edge_lfm.memory.paging import PagingStats
 from edge_lfm.shape import Shape
+from edge_lfm.text.deadline import within
 from edge_lfm.text.documents import Citation, Document
 from edge_lfm.text.template import ChatTemplate
 from edge_lfm.text.tokenizer import Tokenizer
@@ -68,7 +70,9 @@ __all__ = [
     "TurnOptions",
     "csv_grammar",
     "json_check",
+    "run_apart",
     "table_grammar",
     "temperatures",
+    "within",
     "xml_grammar",
 ]

@@ -5,16 +5,15 @@ Knows messages and checks; does not know who asks, so that threads, asyncio and 
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edge_lfm.api.checking import check_whole, checked
 from edge_lfm.api.options import Message, Messages
-from edge_lfm.errors import CheckError, MissingExtraError, UsageError
+from edge_lfm.engine.json_checks import Check as Check
+from edge_lfm.engine.json_checks import make_check
+from edge_lfm.errors import CheckError
 
-Check = Callable[[str], "str | None"]
 MAX_TRIES = 10
 
 
@@ -60,46 +59,4 @@ def json_check(schema: Mapping[str, Any] | bool, patterns: bool = True) -> Check
         MissingExtraError: jsonschema is not installed.
         UsageError: the schema is none; from the check: it refers to what it does not hold, or to itself for ever.
     """
-    try:
-        import jsonschema
-        import referencing
-    except ImportError:
-        raise MissingExtraError("checking JSON needs jsonschema", hint="pip install 'edge-lfm[grammar]'") from None
-    try:
-        jsonschema.Draft202012Validator.check_schema(schema)
-    except jsonschema.SchemaError as error:
-        raise UsageError(f"the schema is none: {error.message:.200}", hint="give a JSON schema") from None
-    except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
-        raise UsageError(f"the schema is none: {error!s:.200}", hint="give a JSON schema") from None
-    if not patterns and _has_pattern(schema):
-        raise UsageError(
-            "a schema with a pattern is checked while it binds only", hint="leave out soft, or the pattern"
-        )
-    validator = jsonschema.Draft202012Validator(schema, registry=referencing.Registry())
-
-    @checked
-    def check(text: str) -> str | None:
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            return f"it is not JSON ({error})."
-        try:
-            problem = next(validator.iter_errors(value), None)
-        except (referencing.exceptions.Unresolvable, re.error, TypeError, ArithmeticError, RecursionError) as error:
-            raise UsageError(f"the schema cannot be checked: {error!s:.200}", hint="mend the schema") from None
-        return None if problem is None else f"{problem.message:.300}."
-
-    return check
-
-
-def _has_pattern(schema: Any) -> bool:
-    stack = [schema]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, Mapping):
-            if isinstance(item.get("pattern"), str) or isinstance(item.get("patternProperties"), Mapping):
-                return True
-            stack += item.values()
-        elif isinstance(item, list):
-            stack += item
-    return False
+    return make_check(schema, patterns)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edge_lfm.api.messages import system_messages
+from edge_lfm.api.messages import ids_within, system_messages
 from edge_lfm.api.options import Messages
 from edge_lfm.errors import ContextOverflowError
 
@@ -21,26 +21,25 @@ def drop_oldest(
     Raises:
         ContextOverflowError: not even the last turn has room.
     """
-    kept = [list(messages), *_shortened(messages)]
-    low, high = 0, len(kept) - 1  # the fewest drops that fit lie in here, if any
+    head = system_messages(messages)
+    starts = [head, *(n for n, m in enumerate(messages) if n > head and m.get("role") == "user")]
+
+    def without(turns: int) -> Messages:
+        return [*messages[:head], *messages[starts[turns] :]]
+
+    low, high = 0, len(starts) - 1  # the fewest turns whose leaving out fits lie in here, if any
     fitting: list[int] | None = None
     while low <= high:
         middle = (low + high) // 2
-        ids = encode(kept[middle])
-        if len(ids) <= room:
+        ids = ids_within(lambda n=middle: encode(without(n)), room)  # type: ignore[misc]
+        if ids is not None:
             fitting, high = ids, middle - 1
         else:
             low = middle + 1
-    if low >= len(kept) or fitting is None:
+    if low >= len(starts) or fitting is None:
         raise ContextOverflowError(
-            f"the last turn alone has {len(encode(kept[-1]))} tokens, there is room for {room}",
+            f"the last turn alone has {len(encode(without(len(starts) - 1)))} tokens, there is room for {room}",
             hint="shorten it, or load the model with a larger context",
         )
-    return kept[low], fitting, len(messages) - len(kept[low])
-
-
-def _shortened(messages: Messages) -> list[Messages]:
-    """The conversation without its first turn, its first two, and so on; the last turn is in all of them."""
-    head = system_messages(messages)
-    starts = [n for n, m in enumerate(messages) if n > head and m.get("role") == "user"]
-    return [[*messages[:head], *messages[n:]] for n in starts]
+    kept = without(low)
+    return kept, fitting, len(messages) - len(kept)

@@ -74,6 +74,15 @@ def with_documents(messages: Messages, documents: Sequence[Document], cite: bool
     return [{"role": "system", "content": f"{before}\n\n{text}" if head else text}, *messages[head:]]
 
 
+def ids_within(encode: Callable[[], list[int]], room: int) -> list[int] | None:
+    """The ids of a prompt if they are at most `room`; None if they are more, or too many to be made at all."""
+    try:
+        ids = encode()
+    except ContextOverflowError:
+        return None
+    return ids if len(ids) <= room else None
+
+
 def trim(
     documents: Sequence[Document], fill: Callable[[Sequence[Document]], list[int]], room: int
 ) -> tuple[list[Document], list[str]]:
@@ -82,14 +91,15 @@ def trim(
     Raises:
         ContextOverflowError: it does not fit even without their texts.
     """
-    if len(fill(documents)) <= room:
+    if ids_within(lambda: fill(documents), room) is not None:
         return list(documents), []
     low, high = 0, max(len(d.text) for d in documents)  # low fits, high does not
-    if len(fill(shortened(documents, 0)[0])) > room:
+    if ids_within(lambda: fill(shortened(documents, 0)[0]), room) is None:
         raise ContextOverflowError("the question does not fit beside the documents", hint="give fewer documents")
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if len(fill(shortened(documents, middle)[0])) <= room else (low, middle)
+        fits = ids_within(lambda n=middle: fill(shortened(documents, n)[0]), room) is not None  # type: ignore[misc]
+        low, high = (middle, high) if fits else (low, middle)
     return shortened(documents, low)
 
 

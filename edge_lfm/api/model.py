@@ -35,6 +35,7 @@ from edge_lfm.memory.budget import Budget
 from edge_lfm.memory.paging import PagingStats
 
 _LOGIT_ROWS = 64
+MAX_LABELS = 1000
 
 
 @dataclass(frozen=True)
@@ -225,11 +226,16 @@ class Model(OpenModel):
         """
         if self.tokenizer is None or not labels or len(set(labels)) < len(labels) or not all(labels):
             raise UsageError("labels must be different texts", hint='give some, like ["yes", "no"]')
+        if len(labels) > MAX_LABELS:
+            raise UsageError(f"there are {len(labels)} labels", hint=f"give at most {MAX_LABELS}: each costs a step")
         ids = self.requests.prepare(prompt, {"system": system, "examples": examples}).token_ids
         end = (self.tokenizer.eos_ids or self.stop_ids)[:1]  # a turn's end, of the tokens that may end an answer
         answers = [[*self.tokenizer.encode(label), *end] for label in labels]
         job: Job[float] = self.scheduler.submit(lambda job: score(self.engine, ids, answers, job))
-        values = np.array(list(job))
+        try:
+            values = np.array(list(job))
+        finally:
+            job.cancel()  # whoever is interrupted while waiting wants no more of it
         return dict(zip(labels, softmax(values).tolist(), strict=True))
 
     @checked

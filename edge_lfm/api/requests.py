@@ -17,7 +17,7 @@ import numpy as np
 from edge_lfm.api.calling import bind_calls
 from edge_lfm.api.checking import check_whole, shown
 from edge_lfm.api.fitting import drop_oldest
-from edge_lfm.api.messages import as_messages, trim, with_documents, with_examples
+from edge_lfm.api.messages import as_messages, ids_within, trim, with_documents, with_examples
 from edge_lfm.api.options import AnswerOptions, Messages, Prompt, Tools
 from edge_lfm.engine.answering import Engine, Request
 from edge_lfm.engine.generate import check_length
@@ -78,11 +78,12 @@ class Requests:
         if raw:
             if not isinstance(prompt, str):
                 raise UsageError("a raw prompt is a text", hint="give a string")
+            tokenizer.check_room(prompt, self.context)
             written = bool(tokenizer.bos) and prompt.startswith(tokenizer.bos)
             return tokenizer.encode(prompt, bos=not written, special=True)
         if self.template is None:
             raise TemplateError(f"{self.where} has no chat template", hint="use raw text (--raw)")
-        return self.template.encode(as_messages(prompt, system), tokenizer, tools=tools)
+        return self.template.encode(as_messages(prompt, system), tokenizer, tools=tools, room=self.context)
 
     def prepare(self, prompt: Prompt, options: AnswerOptions) -> Request:
         """A checked request; options as in `Model.generate`.
@@ -110,10 +111,12 @@ class Requests:
             documents, trimmed = trim(documents, lambda texts: fill(messages, texts), room)
         if cite:
             options = {**options, "lark": citation_grammar(documents)}
-        dropped, ids = 0, fill(messages, documents)
-        if len(ids) >= self.context and options.get("overflow") == "drop_oldest":
+        dropped, ids = 0, ids_within(lambda: fill(messages, documents), self.context - 1)
+        if ids is None and options.get("overflow") == "drop_oldest":
             room = self.context - self.context // HEADROOM
             _, ids, dropped = drop_oldest(messages, lambda turns: fill(turns, documents), room)
+        elif ids is None:
+            ids = fill(messages, documents)  # as long as the context, or refused
         made = self._request(ids, options)
         return replace(made, documents=tuple(documents), trimmed_documents=tuple(trimmed), dropped_messages=dropped)
 

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Logits = NDArray[np.float64]
+_DRY_POWERS = 50
+"""Beyond, a token is out in any case, and repetitions are not followed: 2,000 equal tokens took half a second."""
 _FIRST_GUESS = 1024
 """Tokens that are sorted for top-p before all are: at 65,536 a sort takes 4.9 ms, of the largest 1,024 0.2 ms."""
 
@@ -45,17 +47,20 @@ def penalize_sequences(
     """
     if not seen or seen[-1] in breakers:
         return
-    ids = np.asarray(seen, np.int64)
-    longest: dict[int, int] = {}
-    for end in np.flatnonzero(ids[:-1] == ids[-1]):
-        n = 1
-        while n <= end and ids[end - n] == ids[-1 - n] and int(ids[end - n]) not in breakers:
-            n += 1
-        follower = int(ids[end + 1])
-        longest[follower] = max(n, longest.get(follower, 0))
-    for token, n in longest.items():
-        if n >= allowed and token < len(logits):
-            logits[token] -= multiplier * base ** min(n - allowed, 50)  # beyond 50 the token is out in any case
+    ids, most = np.asarray(seen, np.int64), allowed + _DRY_POWERS
+    ends = np.flatnonzero(ids[:-1] == ids[-1])
+    lengths = np.ones(len(ends), np.int64)
+    longer = np.arange(len(ends))  # those of `ends` whose repetition is longer than n
+    for n in range(1, min(most, len(ids))):
+        if not len(longer) or int(ids[-1 - n]) in breakers:
+            break
+        before = ends[longer] - n
+        longer = longer[(before >= 0) & (ids[before] == ids[-1 - n])]
+        lengths[longer] = n + 1
+    longest = np.zeros(max(len(logits), int(ids.max()) + 1), np.int64)
+    np.maximum.at(longest, ids[ends + 1], lengths)
+    tokens = np.flatnonzero(longest[: len(logits)] >= allowed)
+    logits[tokens] -= multiplier * float(base) ** np.minimum(longest[tokens] - allowed, _DRY_POWERS)
 
 
 def keep_top_k(logits: Logits, top_k: int) -> NDArray[np.int64]:

@@ -12,6 +12,9 @@ from edge_lfm.engine.generate import check_length, prefill
 from edge_lfm.engine.sampling import token_logprobs
 from edge_lfm.engine.sequence import TokenSequence
 
+_ROWS = 64
+"""Tokens of a step, which gives all their logits: 16 MB at 65,536 entries."""
+
 
 def score(
     runner: Backend,
@@ -32,8 +35,11 @@ def score(
     first = yield from prefill(runner, sequence, prompt, turns)
     for ids in continuations:
         total = token_logprobs(first, vocab, ids[0], 0).logprob
-        if len(ids) > 1:
-            before, rows = yield from sequence.draft(ids[:-1])
-            sequence.undo(before)
-            total += sum(token_logprobs(row, vocab, i, 0).logprob for row, i in zip(rows, ids[1:], strict=True))
+        start = None
+        for n in range(0, len(ids) - 1, _ROWS):
+            before, rows = yield from sequence.draft(ids[n : min(n + _ROWS, len(ids) - 1)])
+            start = start or before
+            total += sum(token_logprobs(row, vocab, i, 0).logprob for row, i in zip(rows, ids[n + 1 :], strict=False))
+        if start is not None:
+            sequence.undo(start)
         give(float(np.float64(total)))

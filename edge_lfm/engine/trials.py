@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 
 def grammar(source: str) -> str:
@@ -15,11 +17,22 @@ def grammar(source: str) -> str:
     return str(llguidance.LLMatcher.validate_grammar(source))
 
 
+def json_fault(schema: Any, text: str) -> list[str | None]:
+    """What is wrong with a text that should be JSON of a schema, and what with the schema; None: nothing."""
+    from edge_lfm.engine.json_checks import make_check
+    from edge_lfm.errors import UsageError
+
+    try:
+        return [make_check(schema, patterns=True)(text), None]
+    except UsageError as error:
+        return [None, str(error)]
+
+
 def main(job: str, nbytes: int) -> None:
     """Read arguments from standard input, write the result to standard output."""
     _limit(nbytes)
-    result = {"grammar": grammar}[job](*json.load(sys.stdin))
-    json.dump(result, sys.stdout)
+    jobs: dict[str, Callable[..., object]] = {"grammar": grammar, "json_fault": json_fault}
+    json.dump(jobs[job](*json.load(sys.stdin)), sys.stdout)
 
 
 def _limit(nbytes: int) -> None:

@@ -10,8 +10,6 @@ from dataclasses import asdict
 from typing import Any
 
 import msgspec
-from msgspec import structs
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -27,11 +25,12 @@ from edge_lfm.api import (
     Tokenizer,
     TokenLogprobs,
     ToolCall,
-    json_check,
+    run_apart,
 )
 from edge_lfm.api import Request as EngineRequest
+from edge_lfm.server.failures import RequestError
 from edge_lfm.server.schemas import ChatRequest, finite
-from edge_lfm.server.service import Service, read, timings_of, usage_of
+from edge_lfm.server.service import Service, timings_of, usage_of
 from edge_lfm.server.sse import EventStream, unless_disconnected
 
 Json = dict[str, Any]
@@ -44,26 +43,26 @@ class Chat:
         self._service = service
 
     async def __call__(self, request: Request) -> Response:
-        chat = await read(request, ChatRequest)
-        chat.check()
+        chat, nbytes = await self._service.read(request, ChatRequest)
+        await self._service.work.run(chat.check, nbytes=nbytes)
         if not chat.stream:
-            return JSONResponse(await unless_disconnected(request, self._whole(chat)))
-        events = self._stream(chat)
+            return JSONResponse(await unless_disconnected(request, self._whole(chat, nbytes)))
+        events = self._stream(chat, nbytes)
         await anext(events)  # whatever can be refused is refused before the stream begins
         return EventStream(events, stall_s=self._service.settings.stall_s)
 
-    async def _whole(self, chat: ChatRequest) -> Json:
+    async def _whole(self, chat: ChatRequest, nbytes: int) -> Json:
         async with self._service.model_for(chat.model) as model:
-            prompt = await run_in_threadpool(prepare, model, chat)
+            prompt = await self._service.work.run(prepare, model, chat, nbytes=nbytes)
             head, choices, completions = self._head("chat.completion"), [], []
             for n in range(chat.n or 1):
                 if chat.soft_tries is not None:
-                    completions.append(await self._checked(model, chat))
+                    completions.append(await self._checked(model, chat, nbytes))
                 else:
                     async with self._service.start(model, choice_of(prompt, chat, n)) as generation:
                         completions.append(await generation.result())
                 choices.append(_choice(completions[n], n, model))
-            choices[0] |= await _labels(model, chat, prompt)
+            choices[0] |= await self._labels(model, chat, prompt)
             return head | {
                 "choices": choices,
                 "usage": usage_of(completions, chat.n or 1),
@@ -72,23 +71,36 @@ class Chat:
                 "trimmed_documents": completions[0].trimmed_documents,
             }
 
-    async def _checked(self, model: Model, chat: ChatRequest) -> Completion:
+    async def _checked(self, model: Model, chat: ChatRequest, nbytes: int) -> Completion:
         """The soft way to a JSON schema: an answer that passes it, asked for again with what was wrong."""
-        schema = chat.form().get("schema")
-        wanted = schema if isinstance(schema, dict) else {"type": "object"}
-        check = await run_in_threadpool(json_check, wanted, patterns=False)
+        work, schema = self._service.work, chat.form().get("schema", True)
+
+        def check(text: str) -> str | None:
+            wrong, refused = run_apart("json_fault", schema if schema is not True else {"type": "object"}, text)
+            if refused is not None:
+                raise RequestError(refused, "response_format")
+            return None if wrong is None else str(wrong)
+
+        await work.run(check, "null")  # a schema that is none is told before anything is answered
         retry = Retry(chat.plain_messages(), check, chat.soft_tries or 1)
-        free = structs.replace(chat, response_format=None)
+        free = chat.unbound()
         while True:
-            prompt = await run_in_threadpool(prepare, model, free, retry.messages)
+            prompt = await work.run(prepare, model, free, retry.messages, nbytes=nbytes)
             async with self._service.start(model, prompt) as generation:
                 answer = await generation.result()
-            if await run_in_threadpool(retry.passes, answer.text):
+            if await work.run(retry.passes, answer.text):
                 return answer
 
-    async def _stream(self, chat: ChatRequest) -> AsyncIterator[Json | None]:
+    async def _labels(self, model: Model, chat: ChatRequest, prompt: EngineRequest) -> Json:
+        """For a choice with log probabilities: how likely each label is as the answer to this prompt."""
+        if not chat.labels:
+            return {}
+        work = self._service.work
+        return {"label_probabilities": await work.run(model.classify, list(prompt.token_ids), chat.labels)}
+
+    async def _stream(self, chat: ChatRequest, nbytes: int) -> AsyncIterator[Json | None]:
         async with self._service.model_for(chat.model) as model:
-            prompt = await run_in_threadpool(prepare, model, chat)
+            prompt = await self._service.work.run(prepare, model, chat, nbytes=nbytes)
             head, completions = self._head("chat.completion.chunk"), []
             for n in range(chat.n or 1):
                 async with self._service.start(model, choice_of(prompt, chat, n)) as generation:
@@ -107,7 +119,7 @@ class Chat:
                     end = _delta(n, {}, finish_reason=completions[n].finish_reason)
                     found = [asdict(citation) for citation in completions[n].citations]
                     more = {"citations": found} if found else {}
-                    more |= await _labels(model, chat, prompt) if n == 0 else {}
+                    more |= await self._labels(model, chat, prompt) if n == 0 else {}
                     yield head | end | more | {"timings": timings_of(completions[n])}
             if chat.stream_options is not None and chat.stream_options.include_usage:
                 yield head | {"choices": [], "usage": usage_of(completions, chat.n or 1)}
@@ -136,14 +148,6 @@ def prepare(model: Model, chat: ChatRequest, messages: Sequence[Mapping[str, Any
         **chat.form(),
         **chat.options(),
     )
-
-
-async def _labels(model: Model, chat: ChatRequest, prompt: EngineRequest) -> Json:
-    """For a choice with log probabilities: how likely each label is as the answer to this prompt."""
-    labels = chat.labels
-    if not labels:
-        return {}
-    return {"label_probabilities": await run_in_threadpool(model.classify, prompt.token_ids, labels)}
 
 
 def choice_of(prompt: EngineRequest, chat: ChatRequest, n: int) -> EngineRequest:

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -18,7 +17,7 @@ from edge_lfm.errors import UsageError
 from edge_lfm.server.chat import progress_json
 from edge_lfm.server.failures import RequestError
 from edge_lfm.server.schemas import CompletionRequest, finite
-from edge_lfm.server.service import Service, read, timings_of, tokenizer_of, usage_of
+from edge_lfm.server.service import Service, timings_of, tokenizer_of, usage_of
 from edge_lfm.server.sse import EventStream, unless_disconnected
 
 Json = dict[str, Any]
@@ -31,17 +30,17 @@ class Completions:
         self._service = service
 
     async def __call__(self, request: Request) -> Response:
-        wanted = await read(request, CompletionRequest)
+        wanted, nbytes = await self._service.read(request, CompletionRequest)
         wanted.check()
         if not wanted.stream:
-            return JSONResponse(await unless_disconnected(request, self._whole(wanted)))
-        events = self._stream(wanted)
+            return JSONResponse(await unless_disconnected(request, self._whole(wanted, nbytes)))
+        events = self._stream(wanted, nbytes)
         await anext(events)
         return EventStream(events, stall_s=self._service.settings.stall_s)
 
-    async def _whole(self, wanted: CompletionRequest) -> Json:
+    async def _whole(self, wanted: CompletionRequest, nbytes: int) -> Json:
         async with self._service.model_for(wanted.model) as model:
-            requests = await run_in_threadpool(prepare, model, wanted)
+            requests = await self._service.work.run(prepare, model, wanted, nbytes=nbytes)
             choices, completions = [], []
             for n, request in enumerate(requests):
                 async with self._service.start(model, request) as generation:
@@ -50,9 +49,9 @@ class Completions:
             usage = usage_of(completions, wanted.n or 1)
             return self._head() | {"choices": choices, "usage": usage, "timings": timings_of(completions[0])}
 
-    async def _stream(self, wanted: CompletionRequest) -> AsyncIterator[Json | None]:
+    async def _stream(self, wanted: CompletionRequest, nbytes: int) -> AsyncIterator[Json | None]:
         async with self._service.model_for(wanted.model) as model:
-            requests = await run_in_threadpool(prepare, model, wanted)
+            requests = await self._service.work.run(prepare, model, wanted, nbytes=nbytes)
             head, tokenizer, completions = self._head(), tokenizer_of(model), []
             for n, request in enumerate(requests):
                 async with self._service.start(model, request) as generation:

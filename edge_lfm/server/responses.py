@@ -10,7 +10,6 @@ from typing import Literal
 
 import msgspec
 from msgspec import Struct
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -20,7 +19,7 @@ from edge_lfm.server.chat import tool_call_json
 from edge_lfm.server.failures import RequestError
 from edge_lfm.server.response_items import Json, Named, Told, output_of
 from edge_lfm.server.schemas import Call, Called, Part, ResponsesRequest, check_tools, join_parts
-from edge_lfm.server.service import Service, read
+from edge_lfm.server.service import Service
 from edge_lfm.server.sse import EventStream, unless_disconnected
 
 MAX_KEPT, MAX_KEPT_BYTES = 512, 32 << 20
@@ -48,11 +47,11 @@ class Responses:
 
     async def create(self, request: Request) -> Response:
         """POST /v1/responses"""
-        wanted = await read(request, ResponsesRequest)
-        _check(wanted)
+        wanted, nbytes = await self._service.read(request, ResponsesRequest)
+        await self._service.work.run(_check, wanted, nbytes=nbytes)
         if not wanted.stream:
-            return JSONResponse(await unless_disconnected(request, self._whole(wanted)))
-        events = self._stream(wanted)
+            return JSONResponse(await unless_disconnected(request, self._whole(wanted, nbytes)))
+        events = self._stream(wanted, nbytes)
         await anext(events)
         return EventStream(events, done=None, stall_s=self._service.settings.stall_s)
 
@@ -66,20 +65,20 @@ class Responses:
             return JSONResponse({"id": number, "object": "response", "deleted": True})
         return Response(self._kept[number][0], media_type="application/json")
 
-    async def _whole(self, wanted: ResponsesRequest) -> Json:
+    async def _whole(self, wanted: ResponsesRequest, nbytes: int) -> Json:
         async with self._service.model_for(wanted.model) as model:
-            messages = self._messages(wanted)
-            prompt = await run_in_threadpool(_prepare, model, wanted, messages)
+            messages = await self._service.work.run(self._messages, wanted, nbytes=nbytes)
+            prompt = await self._service.work.run(_prepare, model, wanted, messages, nbytes=nbytes)
             async with self._service.start(model, prompt) as generation:
                 completion = await generation.result()
             response = self._head(wanted) | _ending(completion) | {"output": output_of(completion)}
-            self._keep(wanted, response, messages, completion)
+            self._remember(wanted, response, [*messages, _answer_of(completion)])
             return response
 
-    async def _stream(self, wanted: ResponsesRequest) -> AsyncIterator[Named | None]:
+    async def _stream(self, wanted: ResponsesRequest, nbytes: int) -> AsyncIterator[Named | None]:
         async with self._service.model_for(wanted.model) as model:
-            messages = self._messages(wanted)
-            prompt = await run_in_threadpool(_prepare, model, wanted, messages)
+            messages = await self._service.work.run(self._messages, wanted, nbytes=nbytes)
+            prompt = await self._service.work.run(_prepare, model, wanted, messages, nbytes=nbytes)
             async with self._service.start(model, prompt) as generation:
                 yield None
                 told = Told(self._head(wanted))
@@ -92,7 +91,7 @@ class Responses:
             for named in told.close_item():
                 yield named
             response = told.head | _ending(completion) | {"output": told.output}
-            self._keep(wanted, response, messages, completion)
+            self._remember(wanted, response, [*messages, _answer_of(completion)])
             kind = "response.completed" if response["status"] == "completed" else "response.incomplete"
             yield told.event(kind, response=response)
 
@@ -137,13 +136,10 @@ class Responses:
             "usage": None,
         }
 
-    def _keep(self, wanted: ResponsesRequest, response: Json, messages: list[Json], completion: Completion) -> None:
+    def _remember(self, wanted: ResponsesRequest, response: Json, messages: list[Json]) -> None:
         if wanted.store is False:
             return
-        answer: Json = {"role": "assistant", "content": completion.text}
-        if completion.tool_calls:
-            answer["tool_calls"] = [tool_call_json(call) for call in completion.tool_calls]
-        kept = msgspec.json.encode(response), msgspec.json.encode([*messages, answer])
+        kept = msgspec.json.encode(response), msgspec.json.encode(messages)
         self._kept[response["id"]] = kept
         self._kept_bytes += sum(map(len, kept))
         while len(self._kept) > MAX_KEPT or self._kept_bytes > MAX_KEPT_BYTES:
@@ -151,6 +147,14 @@ class Responses:
 
     def _forget(self, number: str) -> None:
         self._kept_bytes -= sum(map(len, self._kept.pop(number)))
+
+
+def _answer_of(completion: Completion) -> Json:
+    """An answer as a message of the conversation."""
+    answer: Json = {"role": "assistant", "content": completion.text}
+    if completion.tool_calls:
+        answer["tool_calls"] = [tool_call_json(call) for call in completion.tool_calls]
+    return answer
 
 
 def _check(wanted: ResponsesRequest) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from edge_lfm.api import MAX_TOP_LOGPROBS
 from edge_lfm.server.failures import RequestError
@@ -215,6 +215,10 @@ class ChatRequest(Sampling, kw_only=True):
     def labels(self) -> list[str]:
         """The choices whose probabilities are told."""
         return (self.form().get("choices") or []) if self.logprobs else []
+
+    def unbound(self) -> ChatRequest:
+        """The same without a form."""
+        return structs.replace(self, **dict.fromkeys(Bound.__struct_fields__))
 
     def check(self) -> None:
         """Refuse what excludes each other, or is not supported together."""

@@ -9,7 +9,6 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from edge_lfm.api import AsyncGeneration, Completion, Model, Tokenizer
@@ -19,6 +18,7 @@ from edge_lfm.server.hosting import Hosting
 from edge_lfm.server.metrics import Metrics
 from edge_lfm.server.schemas import S, decode
 from edge_lfm.server.settings import Settings
+from edge_lfm.server.work import LARGE_BYTES, Work
 
 
 class Service:
@@ -26,7 +26,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.hosting = settings, Hosting(settings)
-        self.metrics = Metrics(settings.name, self.hosting)
+        self.metrics, self.work = Metrics(settings.name, self.hosting), Work()
 
     @contextlib.asynccontextmanager
     async def model_for(self, name: str | None) -> AsyncIterator[Model]:
@@ -53,11 +53,12 @@ class Service:
         """
         return model.start_async(request, queue_limit=self.settings.queue, on_end=self.metrics.note)
 
-
-async def read(request: Request, kind: type[S]) -> S:
-    """The checked body of a request."""
-    body = await request.body()
-    return await run_in_threadpool(decode, body, kind) if len(body) > 100_000 else decode(body, kind)
+    async def read(self, request: Request, kind: type[S]) -> tuple[S, int]:
+        """The checked body of a request, and its bytes."""
+        body = await request.body()
+        if len(body) < LARGE_BYTES:
+            return decode(body, kind), len(body)
+        return await self.work.run(decode, body, kind, nbytes=len(body)), len(body)
 
 
 def tokenizer_of(model: Model) -> Tokenizer:

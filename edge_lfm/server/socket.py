@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from edge_lfm.api import AsyncGeneration, Done, Event, Progress, Reasoning, Text, ToolCall
@@ -35,7 +34,7 @@ class Socket:
             while True:
                 text = await inbox.take()
                 try:
-                    await self._answer(socket, inbox, decode(text, ChatRequest))
+                    await self._answer(socket, inbox, text)
                 except WebSocketDisconnect:
                     raise
                 except Exception as error:
@@ -45,12 +44,14 @@ class Socket:
         finally:
             inbox.next.cancel()
 
-    async def _answer(self, socket: WebSocket, inbox: _Inbox, chat: ChatRequest) -> None:
-        chat.check()
+    async def _answer(self, socket: WebSocket, inbox: _Inbox, text: bytes) -> None:
+        work, nbytes = self._service.work, len(text)
+        chat = await work.run(decode, text, ChatRequest, nbytes=nbytes)
+        await work.run(chat.check, nbytes=nbytes)
         if (chat.n or 1) != 1:
             raise RequestError("a socket gives one choice", "n")
         async with self._service.model_for(chat.model) as model:
-            prompt = await run_in_threadpool(prepare, model, chat)
+            prompt = await work.run(prepare, model, chat, nbytes=nbytes)
             async with self._service.start(model, prompt) as generation:
                 talking = asyncio.ensure_future(self._tell(socket, generation))
                 try:

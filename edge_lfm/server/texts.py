@@ -6,7 +6,7 @@ import html
 from importlib.resources import files
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
+import msgspec
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
@@ -14,8 +14,10 @@ from edge_lfm.api import ChatTemplate, Model
 from edge_lfm.errors import TemplateError
 from edge_lfm.server.failures import RequestError
 from edge_lfm.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest, check_tools
-from edge_lfm.server.service import Service, read, tokenizer_of
+from edge_lfm.server.service import Service, tokenizer_of
 
+MAX_TEXT = 1 << 20
+"""Characters to be tokenized: eight times the longest context of these families, and a second or two of work."""
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:"
 )
@@ -38,20 +40,15 @@ class Texts:
 
     async def tokenize(self, request: Request) -> Response:
         """POST /tokenize"""
-        wanted = await read(request, TokenizeRequest)
+        wanted, nbytes = await self._service.read(request, TokenizeRequest)
         async with self._service.model_for(wanted.model) as model:
-            ids = await run_in_threadpool(_tokenize, model, wanted)
-            return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": model.context})
+            return await self._service.work.run(_tokenized, model, wanted, nbytes=nbytes)
 
     async def detokenize(self, request: Request) -> Response:
         """POST /detokenize"""
-        wanted = await read(request, DetokenizeRequest)
+        wanted, nbytes = await self._service.read(request, DetokenizeRequest)
         async with self._service.model_for(wanted.model) as model:
-            tokenizer = tokenizer_of(model)
-            if any(not 0 <= i < model.shape.vocab for i in wanted.tokens):
-                raise RequestError(f"tokens has ids beyond 0..{model.shape.vocab - 1}", "tokens")
-            text = await run_in_threadpool(tokenizer.decode, wanted.tokens, special=True)
-            return JSONResponse({"content": text, "prompt": text})
+            return await self._service.work.run(_detokenized, model, wanted, nbytes=nbytes)
 
     async def tokenizer_info(self, _request: Request) -> Response:
         """GET /tokenizer_info: what evaluation harnesses ask for"""
@@ -64,12 +61,9 @@ class Texts:
 
     async def apply_template(self, request: Request) -> Response:
         """POST /apply-template"""
-        wanted = await read(request, TemplateRequest)
-        check_tools(wanted.tools)
+        wanted, nbytes = await self._service.read(request, TemplateRequest)
         async with self._service.model_for(wanted.model) as model:
-            messages = [message.plain(n) for n, message in enumerate(wanted.messages)]
-            template = _template_of(model)
-            return JSONResponse({"prompt": await run_in_threadpool(template.render, messages, tools=wanted.tools)})
+            return await self._service.work.run(_templated, model, wanted, nbytes=nbytes)
 
     async def health(self, _request: Request) -> Response:
         """GET /health"""
@@ -92,14 +86,37 @@ class Texts:
         return card | ({"max_model_len": model.context} if model is not None else {})
 
 
-def _tokenize(model: Model, wanted: TokenizeRequest) -> list[int]:
+def _tokenized(model: Model, wanted: TokenizeRequest) -> Response:
     tokenizer = tokenizer_of(model)
     if wanted.messages is not None:
         messages = [message.plain(n) for n, message in enumerate(wanted.messages)]
-        return _template_of(model).encode(messages, tokenizer)
-    if wanted.text is None:
+        ids = _template_of(model).encode(messages, tokenizer, room=MAX_TEXT)
+    elif wanted.text is None:
         raise RequestError("there is no content", "content")
-    return tokenizer.encode(wanted.text, bos=wanted.add_special or wanted.add_special_tokens, special=True)
+    elif len(wanted.text) > MAX_TEXT:
+        raise RequestError(f"content has {len(wanted.text)} characters, at most {MAX_TEXT} are taken", "content")
+    else:
+        ids = tokenizer.encode(wanted.text, bos=wanted.add_special or wanted.add_special_tokens, special=True)
+    return _json({"tokens": ids, "count": len(ids), "max_model_len": model.context})
+
+
+def _detokenized(model: Model, wanted: DetokenizeRequest) -> Response:
+    tokenizer = tokenizer_of(model)
+    if any(not 0 <= i < model.shape.vocab for i in wanted.tokens):
+        raise RequestError(f"tokens has ids beyond 0..{model.shape.vocab - 1}", "tokens")
+    text = tokenizer.decode(wanted.tokens, special=True)
+    return _json({"content": text, "prompt": text})
+
+
+def _templated(model: Model, wanted: TemplateRequest) -> Response:
+    check_tools(wanted.tools)
+    messages = [message.plain(n) for n, message in enumerate(wanted.messages)]
+    return _json({"prompt": _template_of(model).render(messages, tools=wanted.tools)})
+
+
+def _json(told: dict[str, Any]) -> Response:
+    """A response that was written where it was made: megabytes of it would hold the loop."""
+    return Response(msgspec.json.encode(told), media_type="application/json")
 
 
 def _template_of(model: Model) -> ChatTemplate:

@@ -1,42 +1,50 @@
-"""A time limit for Python code that may loop: a chat template comes with a model, and can be hostile."""
+"""A time limit for Python code that may take for ever: a template comes with a model, a request from a stranger."""
 
 from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class _TimeUpError(BaseException):
     """Raised inside the code that takes too long; no `except Exception` there can hold it."""
 
 
-@contextmanager
-def deadline(seconds: float) -> Iterator[None]:
-    """Run the block for at most so long; it is interrupted between two of its own instructions.
+def within(seconds: float, function: Callable[[], T], given_up: threading.Event | None = None) -> T:
+    """What a function gives, if it does within so long; else it is interrupted between two of its own instructions.
+
+    The clock starts inside the `try`, and an interruption on its way is taken back before it ends: none gets out,
+    however busy the interpreter is. A context manager could not promise that.
+
+    Args:
+        given_up: set by who waits for the result no longer; the function is then interrupted at once.
 
     Raises:
-        TimeoutError: it took longer.
+        TimeoutError: it took longer, or was given up.
     """
     thread = ctypes.c_ulong(threading.get_ident())
-    lock, done = threading.Lock(), False
+    lock, done, wake = threading.Lock(), False, given_up if given_up is not None else threading.Event()
 
     def interrupt() -> None:
+        wake.wait(seconds)
         with lock:
             if not done:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(_TimeUpError))
 
-    timer = threading.Timer(seconds, interrupt)
-    timer.daemon = True
-    timer.start()
+    watch = threading.Thread(target=interrupt, name="edge-lfm-deadline", daemon=True)
     try:
         try:
-            yield
+            watch.start()
+            return function()
         finally:
             with lock:
                 done = True
-            timer.cancel()
+            wake.set()
             ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, None)  # one that is still on its way
     except _TimeUpError:
+        wake.set()
         raise TimeoutError(f"it took longer than {seconds:g} s") from None

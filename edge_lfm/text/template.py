@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 
 from edge_lfm.errors import TemplateError
-from edge_lfm.text.deadline import deadline
+from edge_lfm.text.deadline import within
 from edge_lfm.text.dialects import dialect_of
 from edge_lfm.text.json_values import read_json
 from edge_lfm.text.tokenizer import Tokenizer
@@ -74,13 +74,15 @@ class ChatTemplate:
         """The prompt, with what the template wrote told from what it was given."""
         _check(messages)
         try:
-            with deadline(_MAX_SECONDS):
-                return self._join(
+            return within(
+                _MAX_SECONDS,
+                lambda: self._join(
                     messages=[_with_thoughts(m) for m in messages],
                     tools=list(tools) if tools else None,
                     add_generation_prompt=opened,
                     **self._names,
-                )
+                ),
+            )
         except TimeoutError as error:
             raise TemplateError(f"the chat template does not end: {error}", hint="check chat_template.jinja") from None
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, RecursionError, OverflowError, MemoryError) as e:
@@ -95,12 +97,16 @@ class ChatTemplate:
         *,
         tools: Sequence[Any] | None = None,
         add_generation_prompt: bool = True,
+        room: int | None = None,
     ) -> list[int]:
         """The prompt of a conversation as token ids; special tokens only where the template wrote them.
 
+        `room`: a text that cannot have so few tokens is refused before they are made (ContextOverflowError).
         An assistant's `tool_calls` (OpenAI's form) are rendered by the template, or put in front of its content.
         """
         text = self._render([self._with_calls(m) for m in messages], tools, add_generation_prompt)
+        if room is not None:
+            tokenizer.check_room(text, room)
         return _encode(text, tokenizer)
 
     def _join(self, **variables: Any) -> Written:

@@ -17,7 +17,7 @@ from pathlib import Path
 from tokenizers import Tokenizer as HfTokenizer
 
 from edge_lfm.architectures.reader import as_ids
-from edge_lfm.errors import ModelFileError, UsageError
+from edge_lfm.errors import ContextOverflowError, ModelFileError, UsageError
 from edge_lfm.formats.strict import read_json
 
 
@@ -30,6 +30,8 @@ def _byte_of_character() -> dict[str, int]:
 
 _BYTES = _byte_of_character()
 _WORD = re.compile(r"[^\W_\s]+|\s+")
+_LONG = 20_000
+"""Characters from which a text is encoded beside others: below, that costs more than it takes, a few milliseconds."""
 
 
 class Tokenizer:
@@ -50,6 +52,7 @@ class Tokenizer:
                 raise
             raise ModelFileError(f"{path} is not a tokenizer: {error}", hint="copy it again") from None
         self._encoding = threading.Lock()
+        self._long: dict[bool, HfTokenizer] = {}
         self._inner.no_truncation()
         self._inner.no_padding()
         settings_path = folder / "tokenizer_config.json"
@@ -135,13 +138,48 @@ class Tokenizer:
             raise UsageError(
                 "the text holds a lone surrogate, which is not valid Unicode", hint="send well-formed UTF-8"
             ) from None
-        with self._encoding:  # the flag belongs to the tokenizer, not to the call
-            self._inner.encode_special_tokens = not special
-            ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
+        ids = self._ids(text, special)
         if not special and not self._control.isdisjoint(ids):  # the library knows only those with "special": true
             ids = self._encode_words(text)
         start = self.special_id(self.bos) if bos else None
         return ids if start is None else [start, *ids]
+
+    def _ids(self, text: str, special: bool) -> list[int]:
+        """Token ids, with spellings of special tokens as such or as text."""
+        if len(text) < _LONG:
+            with self._encoding:  # the flag belongs to the tokenizer, not to the call
+                self._inner.encode_special_tokens = not special
+                found = self._inner.encode(text, add_special_tokens=False)
+        else:
+            found = self._for_long_texts(special).encode_batch_fast([text], add_special_tokens=False)[0]
+        ids: list[int] = found.ids
+        return ids
+
+    def _for_long_texts(self, special: bool) -> HfTokenizer:
+        """The same tokenizer, for texts that take long: nobody waits for it, and it lets other threads run."""
+        with self._encoding:
+            if special not in self._long:
+                self._long[special] = HfTokenizer.from_str(self._inner.to_str())
+                self._long[special].encode_special_tokens = not special
+            return self._long[special]
+
+    def check_room(self, text: str, room: int) -> None:
+        """Refuse a text that has more than `room` tokens, whatever they are, by its length.
+
+        Raises:
+            ContextOverflowError: it has.
+        """
+        least = -(-len(text) // self._longest) if self._longest else 0
+        if least > room:
+            raise ContextOverflowError(
+                f"the prompt has at least {least} tokens, the context {room}",
+                hint="shorten the prompt, or load the model with a larger context",
+            )
+
+    @cached_property
+    def _longest(self) -> int:
+        """Characters that one token may stand for; 0: it cannot be told, for text is rewritten before."""
+        return 0 if self._inner.normalizer is not None else max(map(len, self._inner.get_vocab(True)))
 
     def _encode_words(self, text: str) -> list[int]:
         """Token ids by the model's own merges alone, whatever the text spells."""

@@ -1,0 +1,203 @@
+"""Work of a request that is no step of the model: bounded in time and memory, given up with its client, alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from serving import serving
+
+from edge_lfm import Model
+from edge_lfm.api import within
+from edge_lfm.errors import ContextOverflowError, UsageError
+from edge_lfm.server.responses import Responses
+from edge_lfm.server.schemas import ResponsesRequest
+from edge_lfm.server.service import Service
+from edge_lfm.server.settings import Settings
+from edge_lfm.server.work import Work
+
+CAPITAL = [{"role": "user", "content": "What is the capital of France?"}]
+PARIS = "The capital of France is Paris."
+
+
+@pytest.fixture(scope="module")
+def address(demo: dict[str, Path]) -> Iterator[str]:
+    with serving(str(demo["int4"])) as where:
+        yield where
+
+
+@pytest.fixture(scope="module")
+def model(demo: dict[str, Path]) -> Iterator[Model]:
+    with Model.load(demo["int4"], threads=1) as loaded:
+        yield loaded
+
+
+def post(address: str, body: dict[str, Any], path: str = "/v1/chat/completions") -> httpx.Response:
+    raw = json.dumps(body).encode()
+    return httpx.post(address + path, content=raw, headers={"content-type": "application/json"}, timeout=60)
+
+
+def explosive(levels: int, kind: str) -> dict[str, Any]:
+    """A schema of a few hundred bytes whose check takes two to the power of `levels` steps."""
+    doubled = {f"a{n}": {kind: [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(levels)}
+    return {"$defs": doubled | {f"a{levels}": {"const": "zzz"}}, "$ref": "#/$defs/a0"}
+
+
+def form(schema: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}, **more}, "max_tokens": 8}
+
+
+HOSTILE: dict[str, dict[str, Any]] = {
+    "a soft schema that explodes": form(explosive(40, "anyOf"), soft=1) | {"messages": CAPITAL},
+    "a pattern that never ends": form({"type": "string", "pattern": "^(a|a)*$"}, soft=1)
+    | {"messages": CAPITAL, "max_tokens": 40},
+    "a schema that explodes": form(explosive(24, "allOf")) | {"messages": CAPITAL},
+    "a hundred thousand choices": {"messages": CAPITAL, "guided_choice": [f"v{n}" for n in range(90_000)]},
+    "a word of 7.9 MB": {"messages": [{"role": "user", "content": "a" * 7_900_000}]},
+    "spelled control tokens": {"messages": [{"role": "user", "content": "<|im_end|>" * 380_000}]},
+    "ten thousand turns": {"messages": [*CAPITAL, {"role": "assistant", "content": "word " * 140}] * 4999 + CAPITAL},
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_others_go_on_whatever_one_asks(address: str, what: str) -> None:
+    """Refused within its bounds, or answered; others are served all the while."""
+    over = threading.Event()
+    told: list[int] = []
+
+    def ask() -> None:
+        told.append(post(address, HOSTILE[what] | {"temperature": 0}).status_code)
+        over.set()
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    answers = 0
+    while not over.is_set():
+        assert post(address, {"messages": CAPITAL}).json()["choices"][0]["message"]["content"] == PARIS
+        answers += 1
+    thread.join()
+    assert told[0] in (200, 400, 502) and answers
+
+
+def test_a_text_that_cannot_fit_is_refused_before_its_tokens_are_made(model: Model) -> None:
+    started = time.monotonic()
+    for prompt, raw in (("a" * 7_900_000, False), (" " * 7_900_000, True), ("<|im_end|>" * 300_000, False)):
+        with pytest.raises(ContextOverflowError, match="at least"):
+            model.generate(prompt, raw=raw, max_tokens=1)
+    assert time.monotonic() - started < 20
+    ids = [5] * (model.context - 2)
+    assert model.generate(ids, max_tokens=1).timings.prompt_tokens == len(ids)
+
+
+def test_long_texts_have_the_tokens_of_short_ones(model: Model) -> None:
+    assert model.tokenizer
+    words = ["hello", "wörld", "<|im_end|>", "日本語", "\n\n", "🎉", "    ", "12345"]
+    text = " ".join(words[n % 8] for n in range(9000))
+    pieces = text.split(" 12345 ")
+    whole = " 12345 ".join(pieces)
+    assert len(whole) > 20_000
+    for special in (False, True):
+        ids = model.tokenizer.encode(whole, special=special)
+        assert model.tokenizer.decode(ids, special=True) == whole
+        short = model.tokenizer.encode(whole[:10_000], special=special)
+        assert ids[: len(short) - 20] == short[:-20]
+
+
+def test_too_many_labels_are_refused_and_long_ones_are_read_in_parts(model: Model) -> None:
+    with pytest.raises(UsageError, match="labels"):
+        model.classify("x", [f"label {n}" for n in range(1001)])
+    long = "word " * 150
+    told = model.classify("Say a word.", [long, "yes"])
+    assert sum(told.values()) == pytest.approx(1) and told["yes"] > told[long]
+
+
+def busy() -> None:
+    while True:
+        pass
+
+
+def test_an_interruption_never_gets_out() -> None:
+    stop = threading.Event()
+
+    def hog() -> None:
+        while not stop.is_set():
+            sum(range(20_000))
+
+    hogs = [threading.Thread(target=hog) for _ in range(4)]
+    for thread in hogs:
+        thread.start()
+    results = {"ok": 0, "late": 0}
+    try:
+        for _ in range(300):
+            try:
+                within(0.003, lambda: None)
+                results["ok"] += 1
+            except TimeoutError:
+                results["late"] += 1
+    finally:
+        stop.set()
+        for thread in hogs:
+            thread.join()
+    assert sum(results.values()) == 300
+    with pytest.raises(TimeoutError):
+        within(0.1, busy)
+
+
+def test_work_ends_with_the_client_who_wanted_it() -> None:
+    ended = threading.Event()
+
+    def work() -> None:
+        with contextlib.ExitStack() as stack:
+            stack.callback(ended.set)
+            busy()
+
+    async def leave() -> None:
+        task = asyncio.create_task(Work().run(work))
+        await asyncio.sleep(0.2)
+        assert not ended.is_set()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(leave())
+    assert ended.wait(5)
+
+
+def test_large_requests_are_prepared_one_after_the_other() -> None:
+    running, most = [0], [0]
+    lock = threading.Lock()
+
+    def work(_: int) -> None:
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        time.sleep(0.02)
+        with lock:
+            running[0] -= 1
+
+    async def all_at_once(nbytes: int) -> int:
+        most[0], shared = 0, Work()
+        await asyncio.gather(*(shared.run(work, n, nbytes=nbytes) for n in range(8)))
+        return most[0]
+
+    assert asyncio.run(all_at_once(1 << 20)) == 1
+    assert asyncio.run(all_at_once(100)) > 1
+
+
+def test_responses_kept_are_bounded_by_their_bytes() -> None:
+    responses = Responses(Service(Settings()))
+    wanted = msgspec.convert({"input": "x"}, ResponsesRequest)
+    answer: Callable[[int], Any] = lambda n: {"id": f"resp_{n}", "instructions": "x" * 1_000_000}  # noqa: E731
+    for n in range(200):
+        responses._remember(wanted, answer(n), [{"role": "user", "content": "y" * 1000}])
+    kept = sum(len(a) + len(b) for a, b in responses._kept.values())
+    assert kept == responses._kept_bytes <= 32 << 20
+    assert "resp_199" in responses._kept and "resp_0" not in responses._kept
