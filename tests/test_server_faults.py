@@ -125,10 +125,10 @@ def test_hostile_values_of_every_field(address: str, field: str) -> None:
         ({"tool_choice": {"type": "function", "function": {"name": "g"}}, "tools": [{"name": "f"}]}, "no tool"),
         ({"tools": [{"name": "f"}, {"name": "f"}]}, "same name"),
         ({"tools": [{"name": "f", "parameters": {"properties": {"a": {"type": "foo"}}}}]}, "foo"),
-        ({"tools": [{"name": "f", "parameters": {"properties": {}, "required": ["a"]}}]}, "requires"),
+        ({"tools": [{"name": "f", "parameters": {"properties": {"a": False}, "required": ["a"]}}]}, "tool f"),
         ({"functions": [{}]}, "functions"),
         ({"modalities": ["audio"]}, "modalities"),
-        ({"messages": [{"role": "assistant", "content": None}]}, "content"),
+        ({"messages": [{"role": "user", "content": None}]}, "content"),
         ({"messages": [{"role": "assistant", "tool_calls": [{"function": 3}]}]}, "tool_calls"),
     ],
 )

@@ -12,11 +12,12 @@ checking.py      arguments against their annotations, when a program runs
 open_model.py    what Model and Session share: files, engine, scheduler
 loading.py       opening a model: does it fit, is it paged
 requests.py      from what an application asks to a checked request
+calling.py       tools: a grammar, names and checks
 messages.py      conversations as lists of messages
 fitting.py       what is done when a conversation is longer than the context
 """
 
-from edge_lfm.api.asking_again import MAX_TRIES, Check, Retry, json_check
+from edge_lfm.api.asking_again import CALL_TRIES, MAX_TRIES, Check, Retry, json_check
 from edge_lfm.api.generation import AsyncGeneration, Generation
 from edge_lfm.api.load_options import LoadOptions
 from edge_lfm.api.model import Activity, Model
@@ -38,6 +39,7 @@ from edge_lfm.text.template import ChatTemplate
 from edge_lfm.text.tokenizer import Tokenizer
 
 __all__ = [
+    "CALL_TRIES",
     "MAX_TOP_LOGPROBS",
     "MAX_TRIES",
     "Activity",

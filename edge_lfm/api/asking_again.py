@@ -15,6 +15,8 @@ from edge_lfm.engine.json_checks import make_check
 from edge_lfm.errors import CheckError
 
 MAX_TRIES = 10
+CALL_TRIES = 3
+"""Of a call that broke a schema which cannot be bound in full."""
 
 
 class Retry:

@@ -15,7 +15,7 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.api.asking_again import Check, Retry
+from edge_lfm.api.asking_again import CALL_TRIES, Check, Retry
 from edge_lfm.api.checking import called_as, check_path, checked
 from edge_lfm.api.generation import AsyncGeneration, Generation, OnEnd
 from edge_lfm.api.load_options import LoadOptions
@@ -23,6 +23,7 @@ from edge_lfm.api.loading import load_model
 from edge_lfm.api.messages import as_messages
 from edge_lfm.api.open_model import OpenModel
 from edge_lfm.api.options import AnswerOptions, Examples, Message, Overflow, Prompt, Tools
+from edge_lfm.api.requests import are_ids
 from edge_lfm.api.session import Session
 from edge_lfm.engine.answering import Request, score
 from edge_lfm.engine.events import Completion
@@ -151,8 +152,9 @@ class Model(OpenModel):
 
         Raises:
             EdgeLfmError: an option is unknown or out of range, or the prompt does not fit into the context.
+            CheckError: the calls of several answers broke a tool's schema that cannot be bound in full.
         """
-        return self._start(prompt, options).result()
+        return self._whole(prompt, options)
 
     @checked
     def stream(self, prompt: Prompt, **options: Unpack[AnswerOptions]) -> Generation:
@@ -187,7 +189,17 @@ class Model(OpenModel):
     @checked
     def chat(self, messages: Sequence[Message], **options: Unpack[AnswerOptions]) -> Completion:
         """As `generate`, for a list of messages."""
-        return self._start(messages, options).result()
+        return self._whole(messages, options)
+
+    def _whole(self, prompt: Prompt, options: AnswerOptions) -> Completion:
+        """The whole answer, asked for again while its calls break a schema that the grammar could not bind in full."""
+        answer = self._start(prompt, options).result()
+        if not answer.problem or are_ids(prompt):
+            return answer
+        retry = Retry(as_messages(prompt, options.pop("system", None)), lambda _: answer.problem or None, CALL_TRIES)
+        while not retry.passes(answer.text):
+            answer = self._start(retry.messages, options).result()
+        return answer
 
     @checked
     def ask_until(

@@ -68,9 +68,9 @@ class Requests:
         self, prompt: Prompt, system: str | None = None, raw: bool = False, tools: Tools | None = None
     ) -> list[int]:
         """Token ids of a prompt; see `Model.encode_prompt`."""
-        if system is not None and (raw or _are_ids(prompt)):
+        if system is not None and (raw or are_ids(prompt)):
             raise UsageError("a system message needs a chat", hint="leave out raw, and give text or messages")
-        if _are_ids(prompt):
+        if are_ids(prompt):
             return self.check_ids(prompt)
         tokenizer = self.engine.tokenizer
         if tokenizer is None:
@@ -94,7 +94,7 @@ class Requests:
         raw, cite, system = options.get("raw", False), options.get("cite", False), options.get("system")
         tools = None if options.get("tool_choice") == "none" else options.get("tools")
         examples, documents = options.get("examples") or (), read_documents(options.get("documents") or ())
-        if raw or _are_ids(prompt):
+        if raw or are_ids(prompt):
             if documents or examples or cite:
                 raise UsageError("documents and examples need a chat", hint="leave out raw, and give text or messages")
             return self._request(self.encode(prompt, system, raw, tools), options)
@@ -167,7 +167,7 @@ class Requests:
         return self.engine.tokenizer.ids_with(_DRY_BREAKERS) if self.engine.tokenizer else frozenset()
 
 
-def _are_ids(prompt: Prompt) -> bool:
+def are_ids(prompt: Prompt) -> bool:
     """Whether a prompt is token ids, as a list or an array."""
     return not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], Integral)
 

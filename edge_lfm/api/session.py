@@ -179,6 +179,8 @@ def _without(messages: list[dict[str, Any]], dropped: int) -> list[dict[str, Any
 
 def _answer_of(completion: Completion) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": completion.text}
+    if completion.reasoning:  # the template keeps it between a call and its result, and drops it later
+        message["thinking"] = completion.reasoning
     if completion.tool_calls:
         calls = completion.tool_calls
         message["tool_calls"] = [

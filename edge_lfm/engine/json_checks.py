@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from edge_lfm.errors import MissingExtraError, UsageError
+from edge_lfm.text.json_values import read_json
 
 Check = Callable[[str], "str | None"]
 
@@ -33,7 +33,7 @@ def make_check(schema: Mapping[str, Any] | bool, patterns: bool) -> Check:
 
     def check(text: str) -> str | None:
         try:
-            value = json.loads(text)
+            value = read_json(text)
         except (ValueError, RecursionError) as error:
             return f"it is not JSON ({error})."
         try:

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from edge_lfm.api import (
+    CALL_TRIES,
     Completion,
     Done,
     Event,
@@ -61,6 +62,8 @@ class Chat:
                 else:
                     async with self._service.start(model, choice_of(prompt, chat, n)) as generation:
                         completions.append(await generation.result())
+                if completions[n].problem:
+                    completions[n] = await self._asked_again(model, chat, completions[n], nbytes)
                 choices.append(_choice(completions[n], n, model))
             choices[0] |= await self._labels(model, chat, prompt)
             return head | {
@@ -90,6 +93,15 @@ class Chat:
                 answer = await generation.result()
             if await work.run(retry.passes, answer.text):
                 return answer
+
+    async def _asked_again(self, model: Model, chat: ChatRequest, answer: Completion, nbytes: int) -> Completion:
+        """An answer whose calls do not break a schema that the grammar could not bind in full."""
+        retry = Retry(chat.plain_messages(), lambda _: answer.problem or None, CALL_TRIES)
+        while not retry.passes(answer.text):
+            prompt = await self._service.work.run(prepare, model, chat, retry.messages, nbytes=nbytes)
+            async with self._service.start(model, prompt) as generation:
+                answer = await generation.result()
+        return answer
 
     async def _labels(self, model: Model, chat: ChatRequest, prompt: EngineRequest) -> Json:
         """For a choice with log probabilities: how likely each label is as the answer to this prompt."""
@@ -134,7 +146,7 @@ def prepare(model: Model, chat: ChatRequest, messages: Sequence[Mapping[str, Any
     return model.prepare(
         messages if messages is not None else chat.plain_messages(),
         tools=chat.shown_tools,
-        tool_choice=chat.tool_choice or "auto",
+        tool_choice=chat.choice,
         parallel_tool_calls=chat.parallel_tool_calls is not False,
         reasoning_budget=chat.reasoning_budget,
         overflow="drop_oldest" if chat.truncation == "auto" else "refuse",
@@ -179,11 +191,11 @@ def _choice(completion: Completion, n: int, model: Model) -> Json:
         message["tool_calls"] = [tool_call_json(call) for call in completion.tool_calls]
     if completion.citations:
         message["citations"] = [asdict(citation) for citation in completion.citations]
-    told = [t for t in completion.logprobs if t.token_id not in model.stop_ids]
+    told, asked = completion.text_logprobs, bool(completion.logprobs)
     return {
         "index": n,
         "message": message,
-        "logprobs": {"content": logprobs_json(told, model.tokenizer)} if told and model.tokenizer else None,
+        "logprobs": {"content": logprobs_json(told, model.tokenizer)} if asked and model.tokenizer else None,
         "finish_reason": completion.finish_reason,
     }
 

@@ -122,13 +122,14 @@ def encode(model: Model, prompt: str | Sequence[int], suffix: str | None) -> lis
 def _choice(
     n: int, request: EngineRequest, completion: Completion, wanted: CompletionRequest, tokenizer: Tokenizer
 ) -> Json:
-    text, logprobs = ("", ()) if wanted.limit == 0 else (completion.text, completion.logprobs)
+    text, logprobs = ("", ()) if wanted.limit == 0 else (completion.text, completion.text_logprobs)
     told: list[tuple[int, TokenLogprobs | None]] = [(t.token_id, t) for t in logprobs]
+    before: list[tuple[int, TokenLogprobs | None]] = []
     if wanted.echo:
         text = tokenizer.decode(request.token_ids) + text
         first, *rest = request.token_ids
-        told = [(first, None), *zip(rest, completion.prompt_logprobs, strict=False), *told]
-    shown = _Told(tokenizer).json(told) if wanted.logprobs is not None else None
+        before = [(first, None), *zip(rest, completion.prompt_logprobs, strict=False)]
+    shown = _Told(tokenizer).json(told, before) if wanted.logprobs is not None else None
     return {"index": n, "text": text, "logprobs": shown, "finish_reason": completion.finish_reason}
 
 
@@ -136,17 +137,27 @@ class _Told:
     """Tokens of a choice, told as the completions interface tells log probabilities, with their places in the text."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer, self._offset = tokenizer, 0
+        self._tokenizer, self._decoder, self._offset = tokenizer, tokenizer.decoder(), 0
 
-    def json(self, told: Sequence[tuple[int, TokenLogprobs | None]]) -> Json:
+    def json(
+        self,
+        told: Sequence[tuple[int, TokenLogprobs | None]],
+        before: Sequence[tuple[int, TokenLogprobs | None]] = (),
+    ) -> Json:
+        """The tokens of the next part of the answer; those of the prompt stand `before` it."""
         name = self._name
+        offsets = [self._advance(token) for token, _ in before]
+        if before:
+            self._offset += len(self._decoder.finish())  # half a character at the prompt's end is one of its own
+        offsets += [self._advance(token) for token, _ in told]
+        told = [*before, *told]
         return {
             "tokens": [name(token) for token, _ in told],
             "token_logprobs": [t and finite(t.logprob) for _, t in told],
             "top_logprobs": [
                 t and {name(i): finite(value) for i, value in (*t.top, (t.token_id, t.logprob))} for _, t in told
             ],
-            "text_offset": [self._advance(self._tokenizer.decode([token])) for token, _ in told],
+            "text_offset": offsets,
         }
 
     def _name(self, token: int) -> str:
@@ -157,8 +168,9 @@ class _Told:
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
-    def _advance(self, text: str) -> int:
-        before, self._offset = self._offset, self._offset + len(text)
+    def _advance(self, token: int) -> int:
+        """Where a token's text begins, in characters; a part of a character begins where that does."""
+        before, self._offset = self._offset, self._offset + len(self._decoder.feed(token))
         return before
 
 

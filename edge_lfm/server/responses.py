@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Literal
 
 import msgspec
@@ -18,7 +18,7 @@ from edge_lfm.api import Request as EngineRequest
 from edge_lfm.server.chat import tool_call_json
 from edge_lfm.server.failures import RequestError
 from edge_lfm.server.response_items import Json, Named, Told, output_of
-from edge_lfm.server.schemas import Call, Called, Part, ResponsesRequest, check_tools, join_parts
+from edge_lfm.server.schemas import Call, Called, Part, ResponsesRequest, allowed, check_tools, join_parts
 from edge_lfm.server.service import Service
 from edge_lfm.server.sse import EventStream, unless_disconnected
 
@@ -26,9 +26,11 @@ MAX_KEPT, MAX_KEPT_BYTES = 512, 32 << 20
 
 
 class _Item(Struct):
-    """An item of a response's input: a message, a call that was made, its result, or thoughts, which are left out."""
+    """An item of a response's input: a message, a call, its result, thoughts, or the id of an item that is kept."""
 
-    type: Literal["message", "function_call", "function_call_output", "reasoning"] = "message"
+    type: Literal["message", "function_call", "function_call_output", "reasoning", "item_reference"] = "message"
+    id: str | None = None
+    summary: list[Part] | None = None
     role: Literal["system", "developer", "user", "assistant"] | None = None
     content: str | list[Part] | None = None
     name: str | None = None
@@ -44,6 +46,7 @@ class Responses:
         self._service = service
         self._kept: OrderedDict[str, tuple[bytes, bytes]] = OrderedDict()
         self._kept_bytes = 0
+        self._places: dict[str, str] = {}  # of an item's id: the response that it belongs to
 
     async def create(self, request: Request) -> Response:
         """POST /v1/responses"""
@@ -109,7 +112,13 @@ class Responses:
                 )
             self._kept.move_to_end(wanted.previous_response_id)
             before = msgspec.json.decode(kept[1])
-        return [*before, *_read_input(wanted.input)]
+        return [*before, *_read_input(wanted.input, self._item)]
+
+    def _item(self, number: str) -> Json | None:
+        """An item of a response that is kept."""
+        kept = self._kept.get(self._places.get(number, ""))
+        items: list[Json] = msgspec.json.decode(kept[0])["output"] if kept is not None else []
+        return next((item for item in items if item["id"] == number), None)
 
     def _head(self, wanted: ResponsesRequest) -> Json:
         return {
@@ -139,6 +148,7 @@ class Responses:
     def _remember(self, wanted: ResponsesRequest, response: Json, messages: list[Json]) -> None:
         if wanted.store is False:
             return
+        self._places |= {item["id"]: response["id"] for item in response["output"]}
         kept = msgspec.json.encode(response), msgspec.json.encode(messages)
         self._kept[response["id"]] = kept
         self._kept_bytes += sum(map(len, kept))
@@ -146,12 +156,17 @@ class Responses:
             self._forget(next(iter(self._kept)))
 
     def _forget(self, number: str) -> None:
-        self._kept_bytes -= sum(map(len, self._kept.pop(number)))
+        kept = self._kept.pop(number)
+        self._kept_bytes -= sum(map(len, kept))
+        for item in msgspec.json.decode(kept[0])["output"]:
+            self._places.pop(item["id"], None)
 
 
 def _answer_of(completion: Completion) -> Json:
     """An answer as a message of the conversation."""
     answer: Json = {"role": "assistant", "content": completion.text}
+    if completion.reasoning:
+        answer["thinking"] = completion.reasoning
     if completion.tool_calls:
         answer["tool_calls"] = [tool_call_json(call) for call in completion.tool_calls]
     return answer
@@ -177,12 +192,12 @@ def _shown_format(wanted: ResponsesRequest) -> Json:
 
 def _prepare(model: Model, wanted: ResponsesRequest, messages: list[Json]) -> EngineRequest:
     system = [{"role": "system", "content": wanted.instructions}] if wanted.instructions else []
-    tools = [] if wanted.tool_choice == "none" else wanted.tools or []
+    tools, choice = allowed([] if wanted.tool_choice == "none" else wanted.tools or [], wanted.tool_choice)
     return model.prepare(
         [*system, *messages],
         tools=[{"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}} for tool in tools],
         overflow="drop_oldest" if wanted.truncation == "auto" else "refuse",
-        tool_choice=wanted.tool_choice or "auto",
+        tool_choice=choice or "auto",
         parallel_tool_calls=wanted.parallel_tool_calls is not False,
         max_tokens=wanted.max_output_tokens,
         strangers=True,
@@ -191,34 +206,58 @@ def _prepare(model: Model, wanted: ResponsesRequest, messages: list[Json]) -> En
     )
 
 
-def _read_input(value: str | list[Json]) -> list[Json]:
-    """Messages from a text, or from input items: messages, calls that were made, and their results."""
+def _read_input(value: str | list[Json], find: Callable[[str], Json | None] = lambda _: None) -> list[Json]:
+    """Messages from a text, or from input items: messages, calls and their results, thoughts before them.
+
+    `find` gives an item that is kept, by its id.
+    """
     if isinstance(value, str):
         return [{"role": "user", "content": value}]
     messages: list[Json] = []
+    thoughts: list[str] = []  # of the assistant's turn that comes next
     for n, raw in enumerate(value):
         where = f"input[{n}]"
-        try:
-            item = msgspec.convert(raw, _Item)
-        except msgspec.ValidationError as error:
-            raise RequestError(f"{where}: {error!s:.300}", where) from None
-        if item.type == "message":
-            messages.append(_read_message(item, where))
-        elif item.type == "function_call":
-            if item.name is None:
-                raise RequestError(f"{where} has no name", f"{where}.name")
-            call = Call(Called(item.name, item.arguments)).plain()
-            if messages and messages[-1].get("tool_calls"):  # calls of one turn belong together
-                messages[-1]["tool_calls"].append(call)
-            else:
-                messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
-        elif item.type == "function_call_output":
-            messages.append({"role": "tool", "content": join_parts(item.output, f"{where}.output")})
+        item = _read_item(raw, where)
+        if item.type == "item_reference":
+            kept = find(item.id or "")
+            if kept is None:
+                raise RequestError(f"{where} refers to {item.id!r:.60}, which is not kept", f"{where}.id")
+            item = _read_item(kept, where)
+        if item.type == "reasoning":
+            thoughts.append(join_parts(item.content or item.summary, f"{where}.content"))
+            continue
+        _add_item(messages, item, where)
+        if thoughts and messages[-1]["role"] == "assistant":
+            messages[-1]["thinking"] = "\n".join(thoughts)
+        thoughts = []
     return messages
 
 
+def _read_item(raw: Json, where: str) -> _Item:
+    try:
+        return msgspec.convert(raw, _Item)
+    except msgspec.ValidationError as error:
+        raise RequestError(f"{where}: {error!s:.300}", where) from None
+
+
+def _add_item(messages: list[Json], item: _Item, where: str) -> None:
+    """One item more; a call joins the assistant's turn that it belongs to."""
+    if item.type == "message":
+        messages.append(_read_message(item, where))
+    elif item.type == "function_call_output":
+        messages.append({"role": "tool", "content": join_parts(item.output, f"{where}.output")})
+    else:
+        if item.name is None:
+            raise RequestError(f"{where} has no name", f"{where}.name")
+        call = Call(Called(item.name, item.arguments)).plain()
+        if messages and messages[-1].get("tool_calls"):
+            messages[-1]["tool_calls"].append(call)
+        else:
+            messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
+
+
 def _read_message(item: _Item, where: str) -> Json:
-    if item.role is None or item.content is None:
+    if item.role is None or (item.content is None and item.role != "assistant"):
         missing = "role" if item.role is None else "content"
         raise RequestError(f"{where} has no {missing}", f"{where}.{missing}")
     role = "system" if item.role == "developer" else item.role

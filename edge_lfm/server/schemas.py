@@ -81,6 +81,7 @@ class Part(Struct):
 
     type: str
     text: str | None = None
+    refusal: str | None = None
 
 
 class Called(Struct):
@@ -108,6 +109,8 @@ class Message(Struct):
     tool_calls: list[Call] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
     prefix: bool | None = None
     partial: bool | None = None
     function_call: Any = None
@@ -117,16 +120,17 @@ class Message(Struct):
         role = "system" if self.role == "developer" else self.role
         if role not in ("system", "user", "assistant", "tool"):
             raise RequestError(f"messages[{n}] has the unknown role {role!r:.40}", f"messages[{n}].role")
-        if self.content is None and not self.tool_calls:
+        if self.content is None and role in ("system", "user"):
             raise RequestError(f"messages[{n}] has no content", f"messages[{n}].content")
         for name in ("prefix", "partial", "function_call"):
             if getattr(self, name):
                 raise RequestError(f"messages[{n}].{name} is not supported", f"messages[{n}].{name}")
-        message: dict[str, Any] = {"role": role, "content": join_parts(self.content, f"messages[{n}].content")}
+        content = join_parts(self.content, f"messages[{n}].content") or self.refusal or ""
+        message: dict[str, Any] = {"role": role, "content": content}
         if self.tool_calls and role == "assistant":
             message["tool_calls"] = [call.plain() for call in self.tool_calls]
-        if self.reasoning_content and role == "assistant":
-            message["thinking"] = self.reasoning_content
+        if role == "assistant" and (thinking := self.reasoning_content or self.reasoning):
+            message["thinking"] = thinking
         return message
 
 
@@ -204,7 +208,12 @@ class ChatRequest(Sampling, kw_only=True):
     @property
     def shown_tools(self) -> list[dict[str, Any]]:
         """The tools that the model is told of."""
-        return [] if self.tool_choice == "none" else self.tools or []
+        return [] if self.tool_choice == "none" else allowed(self.tools or [], self.tool_choice)[0]
+
+    @property
+    def choice(self) -> Any:
+        """How they may be called: auto, none, required, or the name of one."""
+        return allowed(self.tools or [], self.tool_choice)[1] or "auto"
 
     @property
     def soft_tries(self) -> int | None:
@@ -382,9 +391,36 @@ def join_parts(content: str | Sequence[Part] | None, where: str) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     for part in content:
-        if part.type not in ("text", "input_text", "output_text") or part.text is None:
+        if part.type not in _TEXT_PARTS or (part.refusal if part.type == "refusal" else part.text) is None:
             raise RequestError(f"the model reads text only, not {part.type!r:.40}", where)
-    return "\n".join(part.text or "" for part in content)
+    return "\n".join(part.text or part.refusal or "" for part in content)
+
+
+_TEXT_PARTS = ("text", "input_text", "output_text", "reasoning_text", "summary_text", "refusal")
+
+
+def allowed(tools: list[dict[str, Any]], choice: Any) -> tuple[list[dict[str, Any]], Any]:
+    """The tools that may be called, and how: OpenAI's tool_choice of type allowed_tools names some of them and a mode.
+
+    Raises:
+        RequestError: it names one that is not there, or is malformed.
+    """
+    if not isinstance(choice, dict) or choice.get("type") != "allowed_tools":
+        return tools, choice
+    told = choice.get("allowed_tools", choice)
+    named = told.get("tools") if isinstance(told, dict) else None
+    if not isinstance(named, list) or told.get("mode", "auto") not in ("auto", "required"):
+        raise RequestError("tool_choice of type allowed_tools has no tools and mode", "tool_choice")
+    names = {_name_of(tool) for tool in named}
+    kept = [tool for tool in tools if _name_of(tool) in names]
+    if len(kept) < len(names):
+        raise RequestError("tool_choice allows a tool that is not among the tools", "tool_choice")
+    return kept, told.get("mode", "auto")
+
+
+def _name_of(tool: Any) -> Any:
+    function = tool.get("function", tool) if isinstance(tool, dict) else None
+    return function.get("name") if isinstance(function, dict) else None
 
 
 def _token_id(token: str) -> int:

@@ -208,6 +208,10 @@ class Tokenizer:
         decoder = Decoder(self, special=special)
         return "".join(decoder.feed(token_id) for token_id in token_ids) + decoder.finish()
 
+    def decoder(self) -> Decoder:
+        """What turns a stream of token ids into text, without control tokens."""
+        return Decoder(self)
+
     def bytes_of(self, token_id: int) -> bytes:
         """The bytes that a token stands for; empty for ids that the vocabulary does not have."""
         added = self._added.get(token_id)
