@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
+from pathlib import Path
 
-from edge_lfm.architectures import read_shape
+import numpy as np
+import pytest
+from conftest import FLOAT_SCHEMES, GOLDEN_CASES, goldens_tool, write_checkpoint
+
+from edge_lfm import architectures
+from edge_lfm.architectures import lfm2, read_shape
 from edge_lfm.errors import EdgeLfmError, UnsupportedModelError
+from edge_lfm.formats.checkpoint import HubCheckpoint
+from edge_lfm.kernels.spec.routing import route
+from edge_lfm.model.checkpoint_weights import CheckpointWeights
+from edge_lfm.model.plan import plan_pieces
+from edge_lfm.model.supported import check_supported
 from edge_lfm.quantize.families import FAMILY, family_config
 from edge_lfm.shape import Attention, Ffn, Layer, Rope, Router, Shape, ShortConv
-from tests.conftest import GOLDEN_CASES
 
 BROKEN_CONFIGS = {
     "other type": ({"model_type": "llama"}, "llama"),
@@ -136,3 +146,95 @@ def test_published_shapes_can_be_read(name: str) -> None:
     shape = read_shape(family_config(name))
     assert {attention.width for attention in shape.attentions.values()} == {64}
     assert bool(shape.experts) == ("-a" in name)
+
+
+def test_a_family_may_call_its_tensors_otherwise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The same weights under other names, per expert and fused, are the same model."""
+    raw = GOLDEN_CASES["moe"]
+    names = {
+        "model.embedding_norm.weight": "model.norm.weight",
+        "operator_norm.weight": "input_layernorm.weight",
+        "feed_forward.gate.weight": "mlp.gate.weight",
+        "feed_forward.experts.{e}.w1.weight": "mlp.experts.{e}.gate_proj.weight",
+        "feed_forward.experts.{e}.w2.weight": "mlp.experts.{e}.down_proj.weight",
+        "feed_forward.experts.{e}.w3.weight": "mlp.experts.{e}.up_proj.weight",
+    }
+    toy = replace(lfm2.FAMILY, model_types=("toy",), names=names)
+    monkeypatch.setitem(architectures._FAMILIES, "toy", toy)
+    shape = read_shape(raw)
+    tensors = plan_pieces(shape, FLOAT_SCHEMES)
+    values = {s.name: goldens_tool.random_weights(s.name, s.shape) for t in tensors for s in t.sources}
+    renamed = {toy.hub_name(name): value for name, value in values.items()}
+    assert renamed.keys() & set(names.values()) == {"model.norm.weight"}
+    assert "model.layers.2.mlp.experts.5.up_proj.weight" in renamed
+    fused = {name: value for name, value in renamed.items() if ".experts." not in name}
+    for n, router in shape.routers.items():
+        at, experts = f"model.layers.{n}.mlp.experts", range(router.experts)
+        one = {w: [renamed[f"{at}.{e}.{w}_proj.weight"] for e in experts] for w in ("gate", "up", "down")}
+        fused[f"{at}.gate_up_proj"] = np.stack(
+            [np.concatenate(both) for both in zip(one["gate"], one["up"], strict=True)]
+        )
+        fused[f"{at}.down_proj"] = np.stack(one["down"])
+    for name, stored in (("renamed", renamed), ("fused", fused)):
+        folder = write_checkpoint(tmp_path / name, raw | {"model_type": "toy"}, stored)
+        with HubCheckpoint(folder) as checkpoint:
+            weights = CheckpointWeights(checkpoint, checkpoint.describe(), tensors)
+            assert all(np.array_equal(weights(name), value) for name, value in values.items())
+
+
+def changed(shape: Shape, n: int, **fields: object) -> Shape:
+    """A shape whose layer n has other values in its operator or its router."""
+    layer = shape.layers[n]
+    operator, router = layer.operator, layer.ffn.router
+    if fields.keys() <= vars(operator).keys():
+        other = replace(layer, operator=replace(operator, **fields))
+    else:
+        assert router is not None
+        other = replace(layer, ffn=replace(layer.ffn, router=replace(router, **fields)))
+    return replace(shape, layers=(*shape.layers[:n], other, *shape.layers[n + 1 :]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"rope": None}, "layer 1 has attention without rotary positions"),
+        ({"rope": Rope(1e6, 16)}, "rotary positions in 16 of a head's 32 values"),
+        ({"qk_norm": "all"}, "the norm 'all' of queries and keys"),
+        ({"qk_norm": "none"}, "the norm 'none'"),
+        ({"window": 8}, "a window of 8 positions"),
+        ({"heads": 4}, "4 heads of width 32 at a hidden size of 64"),
+        ({"width": 40}, "a head's width is 40, not a multiple of 32"),
+        ({"score": "softmax"}, "a router with softmax scores"),
+        ({"guard": 0.0}, "adds 0.0 to the sum"),
+    ],
+)
+def test_what_the_kernels_cannot_do_is_refused_by_name(fields: dict, problem: str) -> None:
+    shape = read_shape(
+        GOLDEN_CASES["moe"] | {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"], "num_dense_layers": 1}
+    )
+    with pytest.raises(UnsupportedModelError, match=problem):
+        plan_pieces(changed(shape, 1, **fields), FLOAT_SCHEMES)
+    plan_pieces(shape, FLOAT_SCHEMES)
+
+
+@pytest.mark.parametrize(
+    ("n", "fields", "kind"),
+    [(3, {"kv_heads": 1}, "attention"), (2, {"taps": 4}, "short convolution"), (2, {"top_k": 1}, "router")],
+)
+def test_layers_of_several_kinds_are_refused(n: int, fields: dict, kind: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=f"the layers have 2 kinds of {kind}"):
+        check_supported(changed(read_shape(GOLDEN_CASES["moe"]), n, **fields))
+
+
+def test_the_routers_rule() -> None:
+    """By hand: scores, the choice with a bias, ties to the lower number, weights without the bias."""
+    logits = np.log(np.array([[1.0, 3.0, 3.0, 1.0]], np.float32))
+    sigmoid = Router(4, 2, "sigmoid", selection_bias=True, normalize=False, guard=1e-6, scale=2.0)
+    chosen, weights = route(logits, np.array([1, 0, 0, 0], np.float32), sigmoid)
+    assert chosen.tolist() == [[0, 1]]
+    assert weights == pytest.approx(np.array([[1.0, 1.5]]))
+    softmax = replace(sigmoid, score="softmax", normalize=True, guard=0.5, scale=1.0)
+    chosen, weights = route(logits, None, softmax)
+    assert chosen.tolist() == [[1, 2]]
+    assert weights == pytest.approx(np.array([[0.3, 0.3]]))
+    assert np.isfinite(route(np.array([[1e4, -1e4, 0, 0]], np.float32), None, softmax)[1]).all()

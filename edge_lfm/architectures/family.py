@@ -5,14 +5,16 @@ Canonical names are those of the packed file: `model.layers.N.self_attn.q_proj.w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from edge_lfm.architectures.reader import ConfigReader
 from edge_lfm.shape import Shape
 
 LAYER = "model.layers."
+_EXPERT = re.compile(r"(?<=\.experts\.)\d+(?=\.)")
 
 
 @dataclass(frozen=True)
@@ -78,3 +80,15 @@ class Family:
     model_types: tuple[str, ...]
     read: Callable[[ConfigReader], Shape]
     gguf: GgufSpelling
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Canonical name -> the hub's, of those that differ; of a layer's tensors without `model.layers.N.`. `{e}` stands
+    for the number of an expert."""
+
+    def hub_name(self, name: str) -> str:
+        """What the hub's checkpoints call a tensor."""
+        if not name.startswith(LAYER):
+            return self.names.get(name, name)
+        number, _, part = name.removeprefix(LAYER).partition(".")
+        expert = _EXPERT.search(part)
+        spelt = self.names.get(_EXPERT.sub("{e}", part))
+        return name if spelt is None else f"{LAYER}{number}.{spelt.format(e=expert[0] if expert else '')}"

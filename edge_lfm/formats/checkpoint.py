@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.architectures import read_shape
+from edge_lfm.architectures import family_of, read_shape
 from edge_lfm.errors import ModelFileError
 from edge_lfm.formats.safetensors import SafetensorsFile, TensorInfo
 from edge_lfm.formats.strict import read_bytes, read_json
@@ -40,7 +40,7 @@ _SHARD = re.compile(r"[^./\x00-\x1f\x7f][^/\x00-\x1f\x7f]{0,254}")
 
 
 class Checkpoint(ABC):
-    """An open checkpoint; a context manager. Tensors go by the hub's names; `path` is its folder or file."""
+    """An open checkpoint; a context manager. Tensors go by the names that they are stored under."""
 
     path: Path
     raw_config: dict[str, Any]
@@ -56,6 +56,10 @@ class Checkpoint(ABC):
     @abstractmethod
     def names(self) -> Set[str]:
         """Of all tensors."""
+
+    def stored_name(self, name: str) -> str:
+        """What this checkpoint calls a tensor with this canonical name."""
+        return name
 
     @abstractmethod
     def tensor_shape(self, name: str) -> tuple[int, ...] | None:
@@ -162,6 +166,9 @@ class HubCheckpoint(Checkpoint):
     @property
     def names(self) -> Set[str]:
         return self._tensors.keys()
+
+    def stored_name(self, name: str) -> str:
+        return family_of(self.raw_config, self.config_source).hub_name(name)
 
     def kind(self, name: str) -> str:
         return self._place(name).info.dtype

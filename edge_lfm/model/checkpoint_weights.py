@@ -1,7 +1,7 @@
-"""A checkpoint's tensors by their canonical names: every spelling of the family in, one spelling out.
+"""A checkpoint's tensors by their canonical names: every spelling in, one spelling out.
 
-Canonical are the hub's per-expert names with the prefix `model.`. Knows how transformers fuses experts;
-knows nothing of how weights are used.
+Canonical are the names of `model/plan.py`. Knows how transformers fuses experts, and that some checkpoints leave the
+prefix `model.` out; knows nothing of how weights are used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edge_lfm.kernels.spec.tiles import definition
 from edge_lfm.model.plan import Piece
 from edge_lfm.shape import Shape
 
-_EXPERT = re.compile(r"(.*\.feed_forward\.experts)\.(\d+)\.(w1|w2|w3)\.weight")
+_EXPERT = re.compile(r".*\.feed_forward\.experts\.(\d+)\.(w1|w2|w3)\.weight")
 
 
 class CheckpointWeights:
@@ -32,8 +32,7 @@ class CheckpointWeights:
 
     def __init__(self, checkpoint: Checkpoint, shape: Shape, pieces: list[Piece]) -> None:
         self.checkpoint, self.shape = checkpoint, shape
-        prefixed = any(name.startswith("model.") for name in checkpoint.names)
-        self._prefix = "model." if prefixed else ""
+        self._prefixed = any(name.startswith("model.") for name in checkpoint.names)
         problems, used = [], set()
         for piece in pieces:
             for source in piece.sources:
@@ -95,10 +94,13 @@ class CheckpointWeights:
 
     def _locate(self, name: str) -> tuple[str, int | None, str]:
         """Where a canonical name is stored: tensor, index of the expert in it if it is fused, part."""
-        stored = self._prefix + name.removeprefix("model.") if name.startswith("model.") else name
-        match = _EXPERT.fullmatch(stored)
+        stored = self.checkpoint.stored_name(name)
+        if not self._prefixed:
+            stored = stored.removeprefix("model.")
+        match = _EXPERT.fullmatch(name)
         if match and stored not in self.checkpoint.names:
-            base, expert, part = match[1], int(match[2]), match[3]
+            expert, part = int(match[1]), match[2]
+            base = stored.rpartition(f".{expert}.")[0]
             fused = f"{base}.{'down_proj' if part == 'w2' else 'gate_up_proj'}"
             if fused in self.checkpoint.names:
                 return fused, expert, part
