@@ -15,7 +15,7 @@ import numpy as np
 from edge_lfm.architectures import family_of, read_shape
 from edge_lfm.export.gguf import add_keys
 from edge_lfm.formats.gguf_names import gguf_tensors
-from edge_lfm.model.plan import plan_pieces
+from edge_lfm.model.plan import plan_tensors
 from edge_lfm.quantize.recipe import find_recipe
 
 Kind = gguf.GGMLQuantizationType
@@ -35,7 +35,7 @@ def write_gguf(raw_config: dict[str, Any], path: Path, kind: Any, embedding: Any
     writer = gguf.GGUFWriter(partial, names[raw_config["model_type"]])
     add_keys(writer, {f"{writer.arch}.{key}": value for key, value in spelling.keys(model).items()})
     writer.add_tokenizer_model("no_vocab")
-    shapes = {s.name: s.shape for piece in plan_pieces(model, find_recipe("float32").schemes) for s in piece.sources}
+    shapes = {s.name: s.shape for tensor in plan_tensors(model, find_recipe("float32").schemes) for s in tensor.sources}
     made = gguf_tensors(spelling, shapes, len(model.layers), model.experts)
     tensors = [(name, shape, _type_of(name, shape, kind, embedding)) for name, shape, _ in made]
     for name, shape, dtype in tensors:

@@ -21,7 +21,7 @@ from typing import Any
 
 from edge_lfm.architectures import read_shape
 from edge_lfm.measure.tasks import compare
-from edge_lfm.model.plan import plan_pieces
+from edge_lfm.model.plan import plan_tensors
 from edge_lfm.model.sizes import measure_sizes
 from edge_lfm.quantize.families import family_config
 from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe
@@ -95,7 +95,7 @@ def sizes(results: Results, shape: str) -> list[list[str]]:
             continue
         described = read_shape(family_config(shape))
         lost = _mean(results.get(f"{name}-cal", results[name]), "kl_mean") / _mean(results["q4_0"], "kl_mean")
-        measured = measure_sizes(described, plan_pieces(described, find_recipe(recipe).schemes))
+        measured = measure_sizes(described, plan_tensors(described, find_recipe(recipe).schemes))
         rows.append([
             f"`{name}`" + " (default)" * (name == DEFAULT_RECIPE), f"{measured.file_bytes / 1e9:.2f} GB",
             f"{measured.bytes_per_token / 1e9:.3f} GB", f"{lost:.2f}", find_recipe(recipe).summary,

@@ -26,7 +26,7 @@ from edge_lfm.formats.safetensors import header_bytes
 from edge_lfm.kernels.load.library import load_kernels
 from edge_lfm.kernels.spec.schemes import SCHEMES
 from edge_lfm.machine.processors import choose_threads
-from edge_lfm.model.plan import Source, plan_pieces
+from edge_lfm.model.plan import Source, plan_tensors
 from edge_lfm.quantize.families import family_config
 from edge_lfm.quantize.pack import encode
 from edge_lfm.quantize.recipe import Recipe, find_recipe
@@ -53,7 +53,7 @@ def write_checkpoint(shape: str, folder: Path) -> None:
     """Random weights of a published shape: slices of one pool of Gaussian values, each from another place."""
     raw = family_config(shape)
     shape = read_shape(raw)
-    sources = [s for p in plan_pieces(shape, find_recipe("balanced").schemes) for s in p.sources]
+    sources = [s for p in plan_tensors(shape, find_recipe("balanced").schemes) for s in p.sources]
     rng = np.random.default_rng(0)
     pool = (rng.standard_normal(POOL, np.float32) * np.float32(0.02)).view(np.uint32) >> 16
     pool = np.concatenate([pool, pool]).astype(np.uint16)

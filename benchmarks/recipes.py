@@ -70,7 +70,7 @@ def main() -> None:
         medians = {name: [statistics.median(column) for column in both] for name, both in columns.items()}
         first = next(iter(medians.values()))
         for name, (read, made) in medians.items():
-            size = measure_sizes(models[name].shape, list(models[name].pieces.values())).bytes_per_token / 1e9
+            size = measure_sizes(models[name].shape, list(models[name].tensors.values())).bytes_per_token / 1e9
             cells = (f"{read:.1f}", f"{read / first[0]:.2f}", f"{made:.2f}", f"{made / first[1]:.2f}")
             print(f"| {name} | {threads} | {size:.3f} | {' | '.join(cells)} |", flush=True)
 

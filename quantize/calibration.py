@@ -20,12 +20,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from edge_lfm.errors import ModelFileError, OutputError, UsageError
-from edge_lfm.formats.checkpoint import Checkpoint
+from edge_lfm.formats.checkpoint import HubCheckpoint
 from edge_lfm.formats.open_checkpoint import open_checkpoint
 from edge_lfm.kernels.spec.ref import F32, I64
 from edge_lfm.memory.policy import FORECAST_FILE
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
-from edge_lfm.model.plan import Piece, plan_pieces
+from edge_lfm.model.plan import PackedTensor, plan_tensors
 from edge_lfm.model.streamed import StreamedModel
 from edge_lfm.quantize.forecast import fit_forecast
 from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe
@@ -59,7 +59,7 @@ class Calibration:
     tokens: dict[str, F32]  # expert matrix -> sum of squared routing weights, in tokens
 
     @classmethod
-    def load(cls, folder: Path, checkpoint: Checkpoint, shape: Shape) -> Calibration:
+    def load(cls, folder: Path, checkpoint: HubCheckpoint, shape: Shape) -> Calibration:
         """Open what `collect` wrote.
 
         Raises:
@@ -93,10 +93,10 @@ class Calibration:
     def has_inputs(self) -> bool:
         return bool(self.provenance["inputs"])
 
-    def importance_of(self, piece: Piece) -> dict[str, F32]:
-        """The weights of the columns of each of a piece's tensors, for the search of scales."""
+    def importance_of(self, tensor: PackedTensor) -> dict[str, F32]:
+        """The weights of the columns of each source of a tensor, for the search of scales."""
         found = {}
-        for source in piece.sources:
+        for source in tensor.sources:
             name = source.name.replace(".w3.", ".w1.")  # the same inputs
             layer = _layer_name(name)
             if name not in self.squares and layer not in self.squares:
@@ -114,14 +114,14 @@ class Calibration:
         """What an expert saw; empty if nothing."""
         with safe_open(_inputs_path(self.folder, layer), "numpy") as file:
             chosen, weight = file.get_tensor("chosen"), file.get_tensor("weight")
-            token, slot = np.nonzero(chosen == expert)
+            token, rank = np.nonzero(chosen == expert)
             rows = file.get_slice("x")
             x = (
                 np.stack([rows[int(t)] for t in token])
                 if len(token) < len(chosen) // 64
                 else file.get_tensor("x")[token]
             )
-        return Inputs(x.astype(np.float32), weight[token, slot])
+        return Inputs(x.astype(np.float32), weight[token, rank])
 
 
 @dataclass
@@ -205,7 +205,7 @@ def collect(
     """
     with open_checkpoint(source) as checkpoint:
         shape = checkpoint.describe()
-        weights = CheckpointWeights(checkpoint, shape, plan_pieces(shape, find_recipe(DEFAULT_RECIPE).schemes))
+        weights = CheckpointWeights(checkpoint, shape, plan_tensors(shape, find_recipe(DEFAULT_RECIPE).schemes))
         collector = _Collector(output, keep_inputs)
         advance = progress(len(shape.layers)) if progress else lambda _n: None
         model = StreamedModel(shape, weights, collector)

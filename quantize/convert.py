@@ -1,6 +1,6 @@
 """From a Hugging Face checkpoint to a packed model: the work behind `edge-lfm quantize`.
 
-Pieces are packed by a few threads in any order and written where they belong; the journal says which ones are on
+Tensors are packed by a few threads in any order and written where they belong; the journal says which ones are on
 disk. What comes out depends on the checkpoint, the recipe and the calibration alone: not on threads, time, or how
 often the run was resumed.
 """
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_lfm.errors import OutputError
-from edge_lfm.formats.checkpoint import Checkpoint
+from edge_lfm.formats.checkpoint import HubCheckpoint
 from edge_lfm.formats.open_checkpoint import open_checkpoint
 from edge_lfm.formats.packed import PackedWriter
 from edge_lfm.kernels.load.library import Kernels, load_kernels
@@ -26,13 +26,13 @@ from edge_lfm.machine.processors import choose_threads
 from edge_lfm.memory.budget import peak_memory_bytes
 from edge_lfm.memory.policy import FORECAST_FILE
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
-from edge_lfm.model.plan import Piece, plan_pieces
-from edge_lfm.model.sizes import SizeReport, measure_sizes, slot_of
+from edge_lfm.model.plan import PackedTensor, plan_tensors
+from edge_lfm.model.sizes import SizeReport, measure_sizes, spec_of
 from edge_lfm.quantize.calibration import Calibration
 from edge_lfm.quantize.feedback import FeedbackPacker
 from edge_lfm.quantize.journal import Journal, Unit
 from edge_lfm.quantize.output import JOURNAL, check_output, staged_folder
-from edge_lfm.quantize.pack import Packed, pack_piece
+from edge_lfm.quantize.pack import Packed, pack_tensor
 from edge_lfm.quantize.recipe import DEFAULT_RECIPE, Recipe, find_recipe, recipe_like
 from edge_lfm.quantize.report import ConversionReport, make_report, write_metadata
 
@@ -43,9 +43,9 @@ METADATA = {"format": "edge_lfm"}
 
 @dataclass(frozen=True)
 class _Job:
-    """All that packing a piece needs."""
+    """All that packing a tensor needs."""
 
-    pieces: list[Piece]
+    tensors: list[PackedTensor]
     weights: CheckpointWeights
     recipe: Recipe
     kernels: Kernels
@@ -53,43 +53,43 @@ class _Job:
     writer: PackedWriter
 
     def pack(self, index: int) -> Unit:
-        """Pack and write one piece; runs in a thread of the pool."""
-        piece = self.pieces[index]
-        packed, kept = self._packed(piece)
+        """Pack and write one tensor; runs in a thread of the pool."""
+        tensor = self.tensors[index]
+        packed, kept = self._packed(tensor)
         checksum = self.writer.write(index, packed.data)
-        for used in piece.sources:
+        for used in tensor.sources:
             self.weights.forget(used.name)
         return Unit(index, checksum, packed.error.error, packed.error.signal, packed.sources, kept)
 
     def fits(self, index: int, unit: Unit) -> bool:
-        """Whether a journal's line can be of the piece `index`."""
-        return 0 <= index < len(self.pieces) and len(unit.sources) == len(self.pieces[index].sources)
+        """Whether a journal's line can be of the tensor `index`."""
+        return 0 <= index < len(self.tensors) and len(unit.sources) == len(self.tensors[index].sources)
 
-    def _packed(self, piece: Piece) -> tuple[Packed, tuple[bool, ...]]:
+    def _packed(self, tensor: PackedTensor) -> tuple[Packed, tuple[bool, ...]]:
         calibration = self.calibration
         if calibration is None:
-            return pack_piece(piece, self.weights, self.recipe, self.kernels, {}), ()
-        if self.recipe.feedback and piece.kind == "experts" and calibration.has_inputs:
-            return FeedbackPacker(self.weights, self.recipe, self.kernels, calibration).pack(piece)
-        return pack_piece(piece, self.weights, self.recipe, self.kernels, calibration.importance_of(piece)), ()
+            return pack_tensor(tensor, self.weights, self.recipe, self.kernels, {}), ()
+        if self.recipe.feedback and tensor.kind == "experts" and calibration.has_inputs:
+            return FeedbackPacker(self.weights, self.recipe, self.kernels, calibration).pack(tensor)
+        return pack_tensor(tensor, self.weights, self.recipe, self.kernels, calibration.importance_of(tensor)), ()
 
 
 def plan_conversion(source: Path, recipe: Recipe | None) -> SizeReport:
     """`--dry-run`: check the checkpoint, and tell what its packed form will weigh; `recipe` as of `convert`."""
     with open_checkpoint(source) as checkpoint:
-        _, pieces, _ = _plan(checkpoint, recipe)
-        return measure_sizes(checkpoint.describe(), pieces)
+        _, tensors, _ = _plan(checkpoint, recipe)
+        return measure_sizes(checkpoint.describe(), tensors)
 
 
-def _plan(checkpoint: Checkpoint, recipe: Recipe | None) -> tuple[Recipe, list[Piece], CheckpointWeights]:
-    """The recipe, the pieces it makes, and the weights they are made of."""
+def _plan(checkpoint: HubCheckpoint, recipe: Recipe | None) -> tuple[Recipe, list[PackedTensor], CheckpointWeights]:
+    """The recipe, the tensors it makes, and the weights they are made of."""
     shape = checkpoint.describe()
-    pieces = plan_pieces(shape, (recipe or find_recipe(DEFAULT_RECIPE)).schemes)
-    weights = CheckpointWeights(checkpoint, shape, pieces)
+    tensors = plan_tensors(shape, (recipe or find_recipe(DEFAULT_RECIPE)).schemes)
+    weights = CheckpointWeights(checkpoint, shape, tensors)
     if recipe is None:
-        recipe = recipe_like(weights, pieces)
-        pieces = plan_pieces(shape, recipe.schemes)
-    return recipe, pieces, weights
+        recipe = recipe_like(weights, tensors)
+        tensors = plan_tensors(shape, recipe.schemes)
+    return recipe, tensors, weights
 
 
 def convert(
@@ -114,62 +114,62 @@ def convert(
         force: replace an existing model or an interrupted run.
         threads: default: the physical cores that this process may use.
         progress: called once with the number of bytes to write; the function that it returns is called
-            with the bytes of each finished piece.
+            with the bytes of each finished tensor.
 
     Raises:
         EdgeLfmError: the checkpoint is unusable, or the output cannot be written. Nothing is left behind but, of
-            an interrupted run, finished pieces to resume from.
+            an interrupted run, finished tensors to resume from.
     """
     started, count = time.perf_counter(), choose_threads(threads)
     check_output(output, source, force)
     with open_checkpoint(source) as checkpoint:
         shape = checkpoint.describe()
-        recipe, pieces, weights = _plan(checkpoint, recipe)
+        recipe, tensors, weights = _plan(checkpoint, recipe)
         known = Calibration.load(calibration, checkpoint, shape) if calibration else None
         fingerprint = _fingerprint(checkpoint, recipe, known)
         warnings = tuple(_warnings(checkpoint, recipe, known))
-        sizes = measure_sizes(shape, pieces)
+        sizes = measure_sizes(shape, tensors)
         kernels = load_kernels()
         with staged_folder(output, resume, force) as stage:
             beside = sum(len(content) for content in checkpoint.text_files.values())
-            beside += _JOURNAL_LINE_BYTES * len(pieces)
+            beside += _JOURNAL_LINE_BYTES * len(tensors)
             check_room(stage.parent, sizes.file_bytes + beside, stage / "model.safetensors")
-            slots = [slot_of(piece) for piece in pieces]
+            specs = [spec_of(tensor) for tensor in tensors]
             with Journal(stage / JOURNAL, fingerprint) as journal:
-                with PackedWriter(stage / "model.safetensors", slots, METADATA, resume) as writer:
+                with PackedWriter(stage / "model.safetensors", specs, METADATA, resume) as writer:
                     journal.flush = writer.flush
-                    job = _Job(pieces, weights, recipe, kernels, known, writer)
+                    job = _Job(tensors, weights, recipe, kernels, known, writer)
                     units, resumed = _run(job, journal, count, progress)
-                report = make_report(recipe, checkpoint, known, sizes, pieces, units, warnings)
+                report = make_report(recipe, checkpoint, known, sizes, tensors, units, warnings)
                 if known is not None and (known.folder / FORECAST_FILE).exists():
                     shutil.copyfile(known.folder / FORECAST_FILE, stage / FORECAST_FILE)
                 _write_model(stage, checkpoint, recipe, report)
             (stage / JOURNAL).unlink()
     took = time.perf_counter() - started
     return ConversionReport(
-        **vars(report) | {"seconds": took, "peak_memory_bytes": peak_memory_bytes(), "resumed_pieces": resumed}
+        **vars(report) | {"seconds": took, "peak_memory_bytes": peak_memory_bytes(), "resumed_tensors": resumed}
     )
 
 
 def _run(
     job: _Job, journal: Journal, threads: int, progress: Callable[[int], Progress] | None
 ) -> tuple[list[Unit], int]:
-    """Pack every piece that the journal does not have; the units of all pieces in order, and how many it had."""
-    advance = progress(sum(p.nbytes for p in job.pieces)) if progress else lambda _bytes: None
+    """Pack every tensor that the journal does not have; the units of all tensors in order, and how many it had."""
+    advance = progress(sum(p.nbytes for p in job.tensors)) if progress else lambda _bytes: None
     units = {n: unit for n, unit in journal.units.items() if job.fits(n, unit) and job.writer.accept(n, unit.checksum)}
     for n in units:
-        advance(job.pieces[n].nbytes)
+        advance(job.tensors[n].nbytes)
     resumed = len(units)
-    for unit in _in_threads(job.pack, (n for n in range(len(job.pieces)) if n not in units), threads):
+    for unit in _in_threads(job.pack, (n for n in range(len(job.tensors)) if n not in units), threads):
         units[unit.index] = unit
         journal.note(unit)
-        advance(job.pieces[unit.index].nbytes)
+        advance(job.tensors[unit.index].nbytes)
     journal.sync()
-    return [units[n] for n in range(len(job.pieces))], resumed
+    return [units[n] for n in range(len(job.tensors))], resumed
 
 
 def _in_threads(work: Callable[[int], Unit], indices: Iterable[int], threads: int) -> Iterator[Unit]:
-    """Results as they come, with two pieces a thread under way at most; an exception ends all."""
+    """Results as they come, with two tensors a thread under way at most; an exception ends all."""
     waiting = iter(indices)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="edge-lfm-pack")
     running: set[Future[Unit]] = set()
@@ -186,7 +186,7 @@ def _in_threads(work: Callable[[int], Unit], indices: Iterable[int], threads: in
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _fingerprint(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None) -> str:
+def _fingerprint(checkpoint: HubCheckpoint, recipe: Recipe, calibration: Calibration | None) -> str:
     parts = {
         "source": checkpoint.fingerprint(),
         "recipe": recipe.to_json(),
@@ -196,7 +196,7 @@ def _fingerprint(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibratio
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _write_model(stage: Path, checkpoint: Checkpoint, recipe: Recipe, report: ConversionReport) -> None:
+def _write_model(stage: Path, checkpoint: HubCheckpoint, recipe: Recipe, report: ConversionReport) -> None:
     for name, content in checkpoint.text_files.items():
         (stage / name).write_bytes(content)
     write_metadata(stage, checkpoint.raw_config, recipe, report)
@@ -218,7 +218,7 @@ def check_room(folder: Path, needed_bytes: int, existing: Path | None = None) ->
         )
 
 
-def _warnings(checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration | None) -> Iterable[str]:
+def _warnings(checkpoint: HubCheckpoint, recipe: Recipe, calibration: Calibration | None) -> Iterable[str]:
     if "tokenizer.json" not in checkpoint.text_files:
         yield "tokenizer.json is missing: the model runs on token ids only"
     if not checkpoint.text_files.keys() & {"chat_template.jinja", "tokenizer_config.json"}:

@@ -1,4 +1,4 @@
-"""The published models of the family, by name: the shapes that `edge-lfm synth` and `fit` know.
+"""The published models, by name: the shapes that `edge-lfm synth` and `fit` know.
 
 Every value is from the hub's config.json files or their documented equivalents; parameter counts equal
 the model cards' (tested).
@@ -99,6 +99,9 @@ FAMILY: dict[str, dict[str, Any]] = {
         "full_attn_idxs": [2, 5, 9, 13, 17, 21, 24, 27],
     },
 }
+
+SMALLER = ("lfm2-8b-a1b", "lfm2-2.6b", "lfm2-1.2b", "lfm2-700m", "lfm2-350m")
+"""What to take where the largest does not fit, large ones first."""
 
 
 def family_config(name: str) -> dict[str, Any]:

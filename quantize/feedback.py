@@ -19,10 +19,10 @@ from edge_lfm.kernels.spec.ref import F32
 from edge_lfm.kernels.spec.schemes import SCHEMES, Codebook, Scheme
 from edge_lfm.kernels.spec.tiles import pack_tiles
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
-from edge_lfm.model.plan import Piece
+from edge_lfm.model.plan import PackedTensor
 from edge_lfm.model.streamed import gate
 from edge_lfm.quantize.calibration import Calibration
-from edge_lfm.quantize.pack import ErrorSum, NotFiniteError, Packed, encode, interleave, pack_piece
+from edge_lfm.quantize.pack import ErrorSum, NotFiniteError, Packed, encode, interleave, pack_tensor
 from edge_lfm.quantize.recipe import Recipe
 
 HELD_OUT = 10
@@ -40,20 +40,20 @@ class FeedbackPacker:
     kernels: Kernels
     calibration: Calibration
 
-    def pack(self, piece: Piece) -> tuple[Packed, tuple[bool, ...]]:
+    def pack(self, tensor: PackedTensor) -> tuple[Packed, tuple[bool, ...]]:
         """The packed expert, and for each of its matrices whether feedback was kept."""
-        scheme = SCHEMES[piece.scheme]
-        importance = self.calibration.importance_of(piece)
-        searched = pack_piece(piece, self.weights, self.recipe, self.kernels, importance)
-        expert = int(piece.name.rpartition(".")[2])
-        assert piece.layer is not None
-        seen = self.calibration.inputs_of(piece.layer, expert)
+        scheme = SCHEMES[tensor.scheme]
+        importance = self.calibration.importance_of(tensor)
+        searched = pack_tensor(tensor, self.weights, self.recipe, self.kernels, importance)
+        expert = int(tensor.name.rpartition(".")[2])
+        assert tensor.layer is not None
+        seen = self.calibration.inputs_of(tensor.layer, expert)
         if not isinstance(scheme.grid, Codebook) or len(seen.x) < HELD_OUT:
             return searched, ()
-        w1, w3, w2 = (self.weights(source.name) for source in piece.sources)
+        w1, w3, w2 = (self.weights(source.name) for source in tensor.sources)
         inputs = (seen.x, seen.x, gate(seen.x, w1, w3))
         parts, kept, total = [], [], ErrorSum()
-        for source, w, x in zip(piece.sources, (w1, w3, w2), inputs, strict=True):
+        for source, w, x in zip(tensor.sources, (w1, w3, w2), inputs, strict=True):
             coded = self._searched(w, scheme, importance.get(source.name))
             better = with_feedback(w, coded, x, np.square(seen.weight))
             kept.append(better is not None)
@@ -61,7 +61,7 @@ class FeedbackPacker:
             difference = stored.quantized().values() - w
             total.add(float(np.vdot(difference, difference)), float(np.vdot(w, w)))
             parts.append(pack_tiles(stored, scheme))
-        cols = piece.matrices[0].cols
+        cols = tensor.matrices[0].cols
         data = np.concatenate([interleave(parts[:2], scheme, cols), parts[2]])
         return Packed(data, total, searched.sources), tuple(kept)
 

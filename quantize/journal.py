@@ -1,6 +1,6 @@
-"""What a quantization has finished so far: one line of JSON a piece, so that a killed run can go on.
+"""What a quantization has finished so far: one line of JSON a tensor, so that a killed run can go on.
 
-A line is written only after its piece is on disk, so what the journal names is there, whatever happened. The
+A line is written only after its tensor is on disk, so what the journal names is there, whatever happened. The
 first line says which source, recipe and layout the lines belong to. Knows no tensors.
 """
 
@@ -25,7 +25,7 @@ SYNC_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Unit:
-    """One finished piece."""
+    """One finished tensor."""
 
     index: int
     checksum: int
@@ -38,7 +38,7 @@ class Unit:
 class Journal:
     """An open journal, locked against other processes; a context manager.
 
-    `flush`: puts the written pieces on disk.
+    `flush`: puts the written tensors on disk.
 
     Raises:
         OutputError: another process holds it, it belongs to another source or recipe, or it cannot be written.
@@ -60,13 +60,13 @@ class Journal:
             raise
 
     def note(self, unit: Unit) -> None:
-        """Remember a piece that was written; every few seconds, put all of them on disk."""
+        """Remember a tensor that was written; every few seconds, put all of them on disk."""
         self._waiting.append(unit)
         if time.monotonic() - self._synced >= SYNC_SECONDS:
             self.sync()
 
     def sync(self) -> None:
-        """Put the pieces on disk, then their lines."""
+        """Put the tensors on disk, then their lines."""
         self.flush()
         self._append("".join(json.dumps(asdict(unit)) + "\n" for unit in self._waiting))
         self._waiting, self._synced = [], time.monotonic()

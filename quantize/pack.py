@@ -1,4 +1,4 @@
-"""Turning the pieces of a plan into packed bytes, with the error that rounding left.
+"""Turning the tensors of a plan into packed bytes, with the error that rounding left.
 
 Weights come as they are stored; the compiled encoder widens, searches and packs them. Safe to call from several
 threads; the bytes depend on nothing but the weights, the recipe and the calibration.
@@ -21,7 +21,7 @@ from edge_lfm.kernels.spec.ref import F32
 from edge_lfm.kernels.spec.schemes import SCHEMES, TILE_ROWS, Scheme
 from edge_lfm.kernels.spec.tiles import pack_tiles
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
-from edge_lfm.model.plan import Matrix, Piece, Source
+from edge_lfm.model.plan import Matrix, PackedTensor, Source
 from edge_lfm.quantize.recipe import Recipe
 
 _ROWS_AT_A_TIME = 2048
@@ -48,7 +48,7 @@ class ErrorSum:
 
 @dataclass(frozen=True)
 class Packed:
-    """The bytes of one piece (uint8, or float32 for arrays), its rounding error, and the hashes of its sources."""
+    """The bytes of one tensor (uint8, or float32 for arrays), its rounding error, and the hashes of its sources."""
 
     data: NDArray[Any]
     error: ErrorSum
@@ -59,22 +59,22 @@ class NotFiniteError(Exception):
     """Weights hold NaN or infinity; whoever knows the tensor's name says so."""
 
 
-def pack_piece(
-    piece: Piece, weights: CheckpointWeights, recipe: Recipe, kernels: Kernels, importance: Mapping[str, F32]
+def pack_tensor(
+    tensor: PackedTensor, weights: CheckpointWeights, recipe: Recipe, kernels: Kernels, importance: Mapping[str, F32]
 ) -> Packed:
-    """Pack one piece; `importance`: by tensor name, the mean square of each input column, float32 [cols].
+    """Pack one tensor; `importance`: by tensor name, the mean square of each input column, float32 [cols].
 
     Raises:
         EdgeLfmError: weights are not finite or beyond the scheme, by tensor name.
     """
-    if piece.floats is not None:
-        values = np.ascontiguousarray(weights(piece.floats.name))
-        return Packed(values, ErrorSum(signal=float(np.vdot(values, values))), (_hash(weights, piece.floats),))
-    total, scheme = ErrorSum(), SCHEMES[piece.scheme]
+    if tensor.floats is not None:
+        values = np.ascontiguousarray(weights(tensor.floats.name))
+        return Packed(values, ErrorSum(signal=float(np.vdot(values, values))), (_hash(weights, tensor.floats),))
+    total, scheme = ErrorSum(), SCHEMES[tensor.scheme]
     parts = [
-        _pack_matrix(matrix, scheme, weights, recipe.plain, kernels, importance, total) for matrix in piece.matrices
+        _pack_matrix(matrix, scheme, weights, recipe.plain, kernels, importance, total) for matrix in tensor.matrices
     ]
-    return Packed(np.concatenate(parts), total, tuple(_hash(weights, source) for source in piece.sources))
+    return Packed(np.concatenate(parts), total, tuple(_hash(weights, source) for source in tensor.sources))
 
 
 def encode(

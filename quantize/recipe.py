@@ -20,7 +20,7 @@ from typing import Any
 from edge_lfm.errors import UsageError
 from edge_lfm.kernels.spec.schemes import INT8_G32, SCHEMES, scheme_like
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
-from edge_lfm.model.plan import TENSOR_CLASSES, Piece, Schemes
+from edge_lfm.model.plan import TENSOR_CLASSES, PackedTensor, Schemes
 
 DEFAULT_RECIPE = "balanced"
 _FOLDER = Path(__file__).parent / "recipes"
@@ -65,7 +65,7 @@ def find_recipe(name: str) -> Recipe:
     return _parse(content, path)
 
 
-def recipe_like(weights: CheckpointWeights, pieces: Sequence[Piece]) -> Recipe:
+def recipe_like(weights: CheckpointWeights, tensors: Sequence[PackedTensor]) -> Recipe:
     """The recipe that loses nothing, or least, of a checkpoint's own quantization; the default for all else.
 
     What most weights of a class are decides. Blocks that a scheme holds are kept as they are; others are rounded a
@@ -75,7 +75,7 @@ def recipe_like(weights: CheckpointWeights, pieces: Sequence[Piece]) -> Recipe:
     by_class = dict(usual.schemes.by_class)
     for kind in TENSOR_CLASSES:
         stored: Counter[str] = Counter()
-        for source in (source for piece in pieces if piece.kind == kind for source in piece.sources):
+        for source in (source for tensor in tensors if tensor.kind == kind for source in tensor.sources):
             stored[weights.kind(source.name)] += math.prod(source.shape)
         most = stored.most_common(1)[0][0] if stored else ""
         same = scheme_like(most)

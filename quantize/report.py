@@ -1,6 +1,6 @@
 """What a quantization tells of its result: sizes, rounding errors by class and layer, and where everything came from.
 
-Depends on the packed pieces only, not on how long they took, so that equal models have equal reports.
+Depends on the packed tensors only, not on how long they took, so that equal models have equal reports.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_lfm.formats.checkpoint import Checkpoint
-from edge_lfm.model.plan import Piece
+from edge_lfm.formats.checkpoint import HubCheckpoint
+from edge_lfm.model.plan import PackedTensor
 from edge_lfm.model.sizes import SizeReport
 from edge_lfm.quantize.calibration import Calibration
 from edge_lfm.quantize.card import CARD, model_card
@@ -36,33 +36,33 @@ class ConversionReport:
     warnings: tuple[str, ...]
     seconds: float = 0.0
     peak_memory_bytes: int = 0
-    resumed_pieces: int = 0
+    resumed_tensors: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """What is stored."""
-        return {k: v for k, v in asdict(self).items() if k not in ("seconds", "peak_memory_bytes", "resumed_pieces")}
+        return {k: v for k, v in asdict(self).items() if k not in ("seconds", "peak_memory_bytes", "resumed_tensors")}
 
 
 def make_report(
     recipe: Recipe,
-    checkpoint: Checkpoint,
+    checkpoint: HubCheckpoint,
     calibration: Calibration | None,
     sizes: SizeReport,
-    pieces: list[Piece],
+    tensors: list[PackedTensor],
     units: list[Unit],
     warnings: tuple[str, ...],
 ) -> ConversionReport:
     by_class: dict[str, ErrorSum] = {}
     by_layer: dict[str, dict[str, ErrorSum]] = {}
-    for piece, unit in zip(pieces, units, strict=True):
-        if piece.matrices:
-            by_class.setdefault(piece.kind, ErrorSum()).add(unit.error, unit.signal)
-            if piece.layer is not None:
-                layers = by_layer.setdefault(piece.kind, {})
-                layers.setdefault(str(piece.layer), ErrorSum()).add(unit.error, unit.signal)
+    for tensor, unit in zip(tensors, units, strict=True):
+        if tensor.matrices:
+            by_class.setdefault(tensor.kind, ErrorSum()).add(unit.error, unit.signal)
+            if tensor.layer is not None:
+                layers = by_layer.setdefault(tensor.kind, {})
+                layers.setdefault(str(tensor.layer), ErrorSum()).add(unit.error, unit.signal)
     sources = hashlib.sha256()
-    for piece, unit in zip(pieces, units, strict=True):
-        for source, digest in zip(piece.sources, unit.sources, strict=True):
+    for tensor, unit in zip(tensors, units, strict=True):
+        for source, digest in zip(tensor.sources, unit.sources, strict=True):
             sources.update(f"{source.name} {list(source.shape)} {digest}\n".encode())
     provenance = {
         "source": checkpoint.path.resolve().name,

@@ -1,6 +1,6 @@
 """Packed models of the exact shape of a published one, with random weights: for speed, memory and paging.
 
-Every piece has bytes of its own, from a seed of its own. Weights have about the spread of trained ones,
+Every tensor has bytes of its own, from a seed of its own. Weights have about the spread of trained ones,
 so that activations stay in range and every kernel does its full work; what comes out is no language.
 """
 
@@ -20,8 +20,8 @@ from edge_lfm.formats.packed import PackedWriter
 from edge_lfm.kernels.spec.schemes import SCHEMES, TILE_ROWS
 from edge_lfm.kernels.spec.tiles import definition
 from edge_lfm.memory.budget import peak_memory_bytes
-from edge_lfm.model.plan import ROUTER_CLASS, Matrix, Piece, plan_pieces
-from edge_lfm.model.sizes import measure_sizes, slot_of
+from edge_lfm.model.plan import ROUTER_CLASS, Matrix, PackedTensor, plan_tensors
+from edge_lfm.model.sizes import measure_sizes, spec_of
 from edge_lfm.quantize.convert import METADATA, Progress, check_room
 from edge_lfm.quantize.output import check_output, staged_folder
 from edge_lfm.quantize.recipe import Recipe
@@ -45,35 +45,35 @@ def synthesize(
     started = time.perf_counter()
     check_output(output, None, force)
     shape = read_shape(raw_config)
-    pieces = plan_pieces(shape, recipe.schemes)
-    sizes = measure_sizes(shape, pieces)
-    advance = progress(sum(p.nbytes for p in pieces)) if progress else lambda _bytes: None
+    tensors = plan_tensors(shape, recipe.schemes)
+    sizes = measure_sizes(shape, tensors)
+    advance = progress(sum(p.nbytes for p in tensors)) if progress else lambda _bytes: None
     warnings = ("random weights: for measurements only",)
     named = replace(recipe, schemes=replace(recipe.schemes, recipe=f"{recipe.name}, random weights"))
     report = ConversionReport(named.to_json(), {"source": "random weights"}, sizes, {}, {}, "0 of 0", warnings)
     with staged_folder(output, force=force) as stage:
         check_room(stage.parent, sizes.file_bytes)
-        with PackedWriter(stage / "model.safetensors", [slot_of(p) for p in pieces], METADATA) as out:
-            for n, piece in enumerate(pieces):
-                out.write(n, random_piece(piece, np.random.Generator(np.random.SFC64([seed, n]))))
-                advance(piece.nbytes)
+        with PackedWriter(stage / "model.safetensors", [spec_of(p) for p in tensors], METADATA) as out:
+            for n, tensor in enumerate(tensors):
+                out.write(n, random_tensor(tensor, np.random.Generator(np.random.SFC64([seed, n]))))
+                advance(tensor.nbytes)
         write_metadata(stage, raw_config, named, report)
     return replace(report, seconds=time.perf_counter() - started, peak_memory_bytes=peak_memory_bytes())
 
 
-def random_piece(piece: Piece, rng: np.random.Generator) -> NDArray[Any]:
-    """One piece: norms are 1, the selection bias 0, matrices random with variance 1 / inputs."""
-    if piece.floats is not None:
-        shape = piece.floats.shape
-        if piece.name.endswith("conv.conv.weight"):
+def random_tensor(tensor: PackedTensor, rng: np.random.Generator) -> NDArray[Any]:
+    """One tensor: norms are 1, the selection bias 0, matrices random with variance 1 / inputs."""
+    if tensor.floats is not None:
+        shape = tensor.floats.shape
+        if tensor.name.endswith("conv.conv.weight"):
             return rng.standard_normal(shape, np.float32) * np.float32(0.5)
-        return np.zeros(shape, np.float32) if piece.name.endswith("bias") else np.ones(shape, np.float32)
-    return np.concatenate([_random_matrix(m, piece, rng) for m in piece.matrices])
+        return np.zeros(shape, np.float32) if tensor.name.endswith("bias") else np.ones(shape, np.float32)
+    return np.concatenate([_random_matrix(m, tensor, rng) for m in tensor.matrices])
 
 
-def _random_matrix(matrix: Matrix, piece: Piece, rng: np.random.Generator) -> NDArray[np.uint8]:
-    scheme, spread = SCHEMES[piece.scheme], matrix.cols**-0.5
-    if piece.kind == ROUTER_CLASS:
+def _random_matrix(matrix: Matrix, tensor: PackedTensor, rng: np.random.Generator) -> NDArray[np.uint8]:
+    scheme, spread = SCHEMES[tensor.scheme], matrix.cols**-0.5
+    if tensor.kind == ROUTER_CLASS:
         spread *= 4  # logits wide enough to tell experts apart
     tiles: NDArray[np.uint8] = definition(scheme).random_tiles(
         scheme, -(-matrix.rows // TILE_ROWS), matrix.cols, spread, rng

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from edge_lfm.architectures import read_shape
 from edge_lfm.demo import demo_checkpoint
-from edge_lfm.model.plan import TENSOR_CLASSES, Schemes, plan_pieces
+from edge_lfm.model.plan import TENSOR_CLASSES, Schemes, plan_tensors
 from edge_lfm.quantize.convert import convert
 from edge_lfm.quantize.recipe import find_recipe
 
@@ -63,8 +63,8 @@ def write_checkpoint(folder: Path, raw_config: dict, tensors: dict[str, np.ndarr
     if tensors is None:
         tensors = {
             source.name: goldens_tool.random_weights(source.name, source.shape)
-            for piece in plan_pieces(shape, FLOAT_SCHEMES)
-            for source in piece.sources
+            for tensor in plan_tensors(shape, FLOAT_SCHEMES)
+            for source in tensor.sources
         }
     save_file(tensors, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(raw_config), encoding="utf-8")

@@ -80,10 +80,10 @@ def test_long_logits_come_in_chunks(model: Model) -> None:
 
 def test_streamed_text_equals_the_result(model: Model) -> None:
     generation = model.stream(CAPITAL)
-    pieces = list(generation.texts())
+    tensors = list(generation.texts())
     answer = generation.result()
-    assert len(pieces) > 3
-    assert "".join(pieces) == answer.text
+    assert len(tensors) > 3
+    assert "".join(tensors) == answer.text
     assert answer.finish_reason == "stop" and answer.token_ids[-1] == 7
     assert answer.usage["prompt_tokens"] == len(model.encode_prompt(CAPITAL))
     assert answer.usage["completion_tokens"] == len(answer.token_ids)

@@ -12,10 +12,10 @@ from conftest import FLOAT_SCHEMES, GOLDEN_CASES, goldens_tool, write_checkpoint
 from edge_lfm import architectures
 from edge_lfm.architectures import lfm2, read_shape
 from edge_lfm.errors import EdgeLfmError, UnsupportedModelError
-from edge_lfm.formats.checkpoint import HubCheckpoint
+from edge_lfm.formats.checkpoint import FolderCheckpoint
 from edge_lfm.kernels.spec.routing import route
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
-from edge_lfm.model.plan import plan_pieces
+from edge_lfm.model.plan import plan_tensors
 from edge_lfm.model.supported import check_supported
 from edge_lfm.quantize.families import FAMILY, family_config
 from edge_lfm.shape import Attention, Ffn, Layer, Rope, Router, Shape, ShortConv
@@ -162,7 +162,7 @@ def test_a_family_may_call_its_tensors_otherwise(monkeypatch: pytest.MonkeyPatch
     toy = replace(lfm2.FAMILY, model_types=("toy",), names=names)
     monkeypatch.setitem(architectures._FAMILIES, "toy", toy)
     shape = read_shape(raw)
-    tensors = plan_pieces(shape, FLOAT_SCHEMES)
+    tensors = plan_tensors(shape, FLOAT_SCHEMES)
     values = {s.name: goldens_tool.random_weights(s.name, s.shape) for t in tensors for s in t.sources}
     renamed = {toy.hub_name(name): value for name, value in values.items()}
     assert renamed.keys() & set(names.values()) == {"model.norm.weight"}
@@ -177,7 +177,7 @@ def test_a_family_may_call_its_tensors_otherwise(monkeypatch: pytest.MonkeyPatch
         fused[f"{at}.down_proj"] = np.stack(one["down"])
     for name, stored in (("renamed", renamed), ("fused", fused)):
         folder = write_checkpoint(tmp_path / name, raw | {"model_type": "toy"}, stored)
-        with HubCheckpoint(folder) as checkpoint:
+        with FolderCheckpoint(folder) as checkpoint:
             weights = CheckpointWeights(checkpoint, checkpoint.describe(), tensors)
             assert all(np.array_equal(weights(name), value) for name, value in values.items())
 
@@ -213,8 +213,8 @@ def test_what_the_kernels_cannot_do_is_refused_by_name(fields: dict, problem: st
         GOLDEN_CASES["moe"] | {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"], "num_dense_layers": 1}
     )
     with pytest.raises(UnsupportedModelError, match=problem):
-        plan_pieces(changed(shape, 1, **fields), FLOAT_SCHEMES)
-    plan_pieces(shape, FLOAT_SCHEMES)
+        plan_tensors(changed(shape, 1, **fields), FLOAT_SCHEMES)
+    plan_tensors(shape, FLOAT_SCHEMES)
 
 
 @pytest.mark.parametrize(

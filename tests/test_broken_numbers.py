@@ -70,7 +70,7 @@ HARMLESS_WHEN_LARGE = {"head", "final norm", "router", "expert bias", "expert w1
 
 def place_of(model: PackedModel, name: str, weight: Weight) -> tuple[int, str]:
     """Offset in the file, and dtype, of the number to be broken in one piece."""
-    piece, at = model.pieces[name], model.offset_of(name)
+    piece, at = model.tensors[name], model.offset_of(name)
     if piece.floats is not None:
         return at, "<f4"
     matrix = piece.matrices[1 if weight.w2 else 0]
@@ -101,7 +101,7 @@ def broken(folder: Path, weight: Weight, value: float) -> Iterator[PackedModel]:
     file = np.memmap(folder / "model.safetensors", np.uint8, "r+")
     before = file.copy()
     with PackedModel(folder) as model:
-        places = [place_of(model, name, weight) for name in model.pieces if weight.piece in name]
+        places = [place_of(model, name, weight) for name in model.tensors if weight.piece in name]
     assert places
     for at, dtype in places:
         with np.errstate(over="ignore"):

@@ -14,11 +14,11 @@ from conftest import GOLDEN_CASES, goldens_tool
 from edge_lfm.architectures import read_shape
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import EdgeLfmError, ModelFileError, UsageError
-from edge_lfm.formats.checkpoint import HubCheckpoint
+from edge_lfm.formats.checkpoint import FolderCheckpoint
 from edge_lfm.kernels.spec.definitions.codebook import round_weights
 from edge_lfm.kernels.spec.schemes import CODEBOOK4_G16
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
-from edge_lfm.model.plan import plan_pieces
+from edge_lfm.model.plan import plan_tensors
 from edge_lfm.model.reference import ReferenceModel
 from edge_lfm.model.streamed import StreamedModel
 from edge_lfm.quantize.calibration import PRIOR_TOKENS, STATISTICS, Calibration, collect
@@ -28,10 +28,10 @@ from edge_lfm.quantize.recipe import find_recipe
 from edge_lfm.shape import Shape
 
 
-def open_weights(folder: Path) -> tuple[HubCheckpoint, Shape, CheckpointWeights]:
-    checkpoint = HubCheckpoint(folder)
+def open_weights(folder: Path) -> tuple[FolderCheckpoint, Shape, CheckpointWeights]:
+    checkpoint = FolderCheckpoint(folder)
     shape = read_shape(checkpoint.raw_config)
-    return checkpoint, shape, CheckpointWeights(checkpoint, shape, plan_pieces(shape, find_recipe("int8").schemes))
+    return checkpoint, shape, CheckpointWeights(checkpoint, shape, plan_tensors(shape, find_recipe("int8").schemes))
 
 
 @pytest.mark.parametrize("case", GOLDEN_CASES)
@@ -82,9 +82,9 @@ def test_statistics_equal_a_direct_computation(calibrated: Path, windows: list[n
         expected = np.mean(np.square(np.concatenate(inputs)), axis=0)
         found = known.squares["model.layers.1.conv.out_proj.weight"]
         assert np.abs(found - expected).max() < 1e-4 * expected.max()
-        pieces = {p.name: p for p in plan_pieces(shape, find_recipe("quality").schemes)}
-        piece = pieces["model.layers.4.feed_forward.experts.3"]
-        w1, w3, w2 = (known.importance_of(piece)[s.name] for s in piece.sources)
+        tensors = {p.name: p for p in plan_tensors(shape, find_recipe("quality").schemes)}
+        tensor = tensors["model.layers.4.feed_forward.experts.3"]
+        w1, w3, w2 = (known.importance_of(tensor)[s.name] for s in tensor.sources)
         assert np.array_equal(w1, w3) and w2.shape == (64,)
         seen = known.inputs_of(4, 3)
         power = np.square(seen.weight)

@@ -20,14 +20,14 @@ from edge_lfm.kernels.spec.isa import TIERS
 from edge_lfm.machine.thermal import temperatures
 from edge_lfm.memory.budget import Budget, plan_paging
 from edge_lfm.model.demand import demand_of
-from edge_lfm.model.plan import plan_pieces
+from edge_lfm.model.plan import plan_tensors
 from edge_lfm.quantize.families import family_config
 from edge_lfm.quantize.recipe import find_recipe
 
 
 def demand(name: str) -> Demand:
     shape = read_shape(family_config(name))
-    return demand_of(shape, plan_pieces(shape, find_recipe("balanced").schemes))
+    return demand_of(shape, plan_tensors(shape, find_recipe("balanced").schemes))
 
 
 def test_every_profile_is_sound() -> None:

@@ -16,8 +16,8 @@ from safetensors.numpy import save_file
 
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import EdgeLfmError, ModelFileError, OutputError
-from edge_lfm.formats.checkpoint import HubCheckpoint
-from edge_lfm.formats.packed import PackedFile, PackedWriter, Slot
+from edge_lfm.formats.checkpoint import FolderCheckpoint
+from edge_lfm.formats.packed import PackedFile, PackedWriter, TensorSpec
 from edge_lfm.formats.safetensors import SafetensorsFile
 from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
 from edge_lfm.model.plan import BLOCK_ALIGNMENT
@@ -142,7 +142,7 @@ def test_shards(tmp_path: Path) -> None:
     assert (tmp_path / "p1/model.safetensors").read_bytes() == (tmp_path / "p2/model.safetensors").read_bytes()
     (parts / "b.safetensors").unlink()
     with pytest.raises(ModelFileError, match=r"b\.safetensors does not exist"):
-        HubCheckpoint(parts)
+        FolderCheckpoint(parts)
 
 
 @pytest.mark.parametrize("name", ["../a.safetensors", "/etc/passwd", ".hidden", "", 5, None])
@@ -150,7 +150,7 @@ def test_an_index_cannot_lead_out_of_the_folder(name: object, tmp_path: Path) ->
     parts = shard(tmp_path / "parts", GOLDEN_CASES["dense"], 5)
     (parts / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": name}}), encoding="utf-8")
     with pytest.raises(ModelFileError, match="not a file beside it"):
-        HubCheckpoint(parts)
+        FolderCheckpoint(parts)
 
 
 def fused(folder: Path, raw: dict, prefix: str = "model.") -> Path:
@@ -185,10 +185,10 @@ def test_fused_experts_and_missing_prefix(prefix: str, tmp_path: Path) -> None:
 def test_packed_file_is_safetensors_for_anyone(demo: dict[str, Path]) -> None:
     with safe_open(demo["int4"] / "model.safetensors", "numpy") as theirs, PackedModel(demo["int4"]) as ours:
         names = set(theirs.keys())
-        for name, piece in ours.pieces.items():
+        for name, tensor in ours.tensors.items():
             assert name in names
             assert np.array_equal(theirs.get_tensor(name).view(np.uint8).ravel(), ours.bytes_of(name))
-            if piece.aligned:
+            if tensor.aligned:
                 assert ours.file.file.tensors[name].start % BLOCK_ALIGNMENT == 0
 
 
@@ -196,7 +196,7 @@ def test_float32_packs_without_loss(
     case_checkpoints: dict[str, Path], packed_cases: dict[str, dict[str, Path]]
 ) -> None:
     for case, source in case_checkpoints.items():
-        with PackedModel(packed_cases["float32"][case]) as model, HubCheckpoint(source) as checkpoint:
+        with PackedModel(packed_cases["float32"][case]) as model, FolderCheckpoint(source) as checkpoint:
             weights = UnpackedWeights(model, integers=False)
             for name in checkpoint.names:
                 assert np.array_equal(weights(name), checkpoint.read(name)), (case, name)
@@ -207,7 +207,7 @@ def test_every_flipped_bit_is_noticed(demo: dict[str, Path], tmp_path: Path) -> 
     raw = bytearray(source.read_bytes())
     with PackedModel(demo["int4"]) as model:
         assert model.verify() == []
-        infos = [model.file.file.tensors[name] for name in model.pieces]
+        infos = [model.file.file.tensors[name] for name in model.tensors]
     folder = tmp_path / "m"
     folder.mkdir()
     (folder / "config.json").write_bytes((demo["int4"] / "config.json").read_bytes())
@@ -250,18 +250,18 @@ def test_config_and_weights_must_belong_together(packed_cases: dict[str, dict[st
 
 
 def test_an_unfinished_file_is_no_safetensors_file_and_can_be_finished(tmp_path: Path) -> None:
-    slots = [Slot("a", "U8", (100,)), Slot("b", "F32", (5, 5), 4096)]
+    specs = [TensorSpec("a", "U8", (100,)), TensorSpec("b", "F32", (5, 5), 4096)]
     a, b = np.arange(100, dtype=np.uint8), np.ones((5, 5), np.float32)
-    with pytest.raises(RuntimeError, match="stop"), PackedWriter(tmp_path / "m", slots, {"x": "y"}) as writer:
+    with pytest.raises(RuntimeError, match="stop"), PackedWriter(tmp_path / "m", specs, {"x": "y"}) as writer:
         checksum = writer.write(1, b)
         raise RuntimeError("stop")
     with pytest.raises(ModelFileError):
         PackedFile(tmp_path / "m")
-    with PackedWriter(tmp_path / "m", slots, {"x": "y"}, resume=True) as writer:
+    with PackedWriter(tmp_path / "m", specs, {"x": "y"}, resume=True) as writer:
         assert writer.accept(1, checksum)
         assert not writer.accept(0, 12345)
         writer.write(0, a)
-    with PackedWriter(tmp_path / "n", slots, {"x": "y"}) as writer:
+    with PackedWriter(tmp_path / "n", specs, {"x": "y"}) as writer:
         writer.write(0, a)
         writer.write(1, b)
     assert (tmp_path / "m").read_bytes() == (tmp_path / "n").read_bytes()
@@ -272,7 +272,7 @@ def test_an_unfinished_file_is_no_safetensors_file_and_can_be_finished(tmp_path:
 
 def test_a_full_disk_is_told_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no room"):
-        PackedWriter(tmp_path / "m", [Slot("a", "U8", (1 << 55,))], {})
+        PackedWriter(tmp_path / "m", [TensorSpec("a", "U8", (1 << 55,))], {})
     assert list(tmp_path.iterdir()) == []
 
 

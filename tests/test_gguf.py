@@ -35,7 +35,7 @@ from edge_lfm.kernels.spec.schemes import scheme_like
 from edge_lfm.kernels.spec.tiles import definition
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
-from edge_lfm.model.plan import plan_pieces
+from edge_lfm.model.plan import plan_tensors
 from edge_lfm.model.reference import ReferenceModel
 from edge_lfm.quantize.convert import convert
 from edge_lfm.quantize.recipe import find_recipe, recipe_like
@@ -131,8 +131,8 @@ def test_a_float_file_quantizes_like_its_checkpoint(
 ) -> None:
     convert(files["f32"], tmp_path / "f", find_recipe("balanced"))
     with PackedModel(tmp_path / "f") as ours, PackedModel(demo["balanced"]) as direct:
-        assert ours.pieces == direct.pieces
-        for name in ours.pieces:
+        assert ours.tensors == direct.tensors
+        for name in ours.tensors:
             assert np.array_equal(ours.bytes_of(name), direct.bytes_of(name)), name
     assert Tokenizer(tmp_path / "f").bos == Tokenizer(demo["balanced"]).bos
 
@@ -182,12 +182,12 @@ def test_k_quants_are_taken_with_the_nearest_schemes(tmp_path: Path, files: dict
 def test_most_of_a_class_decides(files: dict[str, Path]) -> None:
     """llama.cpp's Q4_K_M has Q6_K in some matrices of a class, which must not double the whole class."""
     with GgufCheckpoint(files["f16"]) as checkpoint:
-        pieces = plan_pieces(checkpoint.describe(), find_recipe("balanced").schemes)
-        weights = CheckpointWeights(checkpoint, checkpoint.describe(), pieces)
+        tensors = plan_tensors(checkpoint.describe(), find_recipe("balanced").schemes)
+        weights = CheckpointWeights(checkpoint, checkpoint.describe(), tensors)
 
         def scheme_of(mixed: Callable[[str], str]) -> str:
             weights.kind = mixed  # type: ignore[method-assign]
-            return recipe_like(weights, pieces).schemes.by_class["experts"]
+            return recipe_like(weights, tensors).schemes.by_class["experts"]
 
         assert scheme_of(lambda name: "Q6_K" if ".w2." in name else "Q4_K") == "codebook4_g32"
         assert scheme_of(lambda name: "Q4_K" if ".w2." in name else "Q6_K") == "int8_g32"
@@ -324,7 +324,7 @@ def test_a_packed_model_comes_back_bit_for_bit(
     assert set(report.relative_rmse.values()) == {0.0}
     convert(tmp_path / "m.gguf", tmp_path / "again", None)
     with PackedModel(demo[recipe]) as before, PackedModel(tmp_path / "again") as after:
-        for name in before.pieces:
+        for name in before.tensors:
             assert np.array_equal(before.bytes_of(name), after.bytes_of(name)), name
 
 

@@ -17,7 +17,7 @@ from edge_lfm.architectures import read_shape
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import EdgeLfmError, ModelFileError, OutputError, UnsupportedModelError, UsageError
 from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
-from edge_lfm.model.plan import plan_pieces
+from edge_lfm.model.plan import plan_tensors
 from edge_lfm.model.sizes import measure_sizes
 from edge_lfm.quantize.convert import convert, plan_conversion
 from edge_lfm.quantize.families import family_config
@@ -30,7 +30,7 @@ def test_weights_beyond_float16_are_refused_by_name(tmp_path: Path) -> None:
     shape = read_shape(raw)
     tensors = {
         s.name: goldens_tool.random_weights(s.name, s.shape)
-        for p in plan_pieces(shape, find_recipe("int4").schemes)
+        for p in plan_tensors(shape, find_recipe("int4").schemes)
         for s in p.sources
     }
     tensors["model.layers.1.feed_forward.w3.weight"][0, 0] = 1e8
@@ -92,7 +92,7 @@ CARD_PARAMETERS = {
 @pytest.mark.parametrize("name", CARD_PARAMETERS)
 def test_published_shapes_have_the_parameters_of_their_cards(name: str) -> None:
     shape = read_shape(family_config(name))
-    sizes = measure_sizes(shape, plan_pieces(shape, find_recipe("int4").schemes))
+    sizes = measure_sizes(shape, plan_tensors(shape, find_recipe("int4").schemes))
     assert sizes.parameters == CARD_PARAMETERS[name]
     if name == "lfm2-24b-a2b":
         assert sizes.active_parameters == 2_326_881_920
@@ -113,7 +113,7 @@ def test_synth_is_a_model_with_blocks_of_their_own(tmp_path: Path) -> None:
         synthesize(raw, tmp_path / scheme, find_recipe(scheme))
         with PackedModel(tmp_path / scheme) as model:
             assert model.verify() == []
-            blocks = {model.bytes_of(n).tobytes() for n, p in model.pieces.items() if p.kind == "experts"}
+            blocks = {model.bytes_of(n).tobytes() for n, p in model.tensors.items() if p.kind == "experts"}
             assert len(blocks) == 2 * 32
             w = UnpackedWeights(model, integers=False)("model.layers.2.feed_forward.experts.7.w1.weight")
             assert w.std() * 16 == pytest.approx(1, rel=0.05)
@@ -178,14 +178,14 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
     report = convert(demo_checkpoint(), tmp_path / "m", find_recipe(str(path)))
     assert report.recipe["name"] == "mine"
     with PackedModel(tmp_path / "m") as model:
-        assert {p.scheme for p in model.pieces.values() if p.kind == "experts"} == {"codebook4_g16"}
+        assert {p.scheme for p in model.tensors.values() if p.kind == "experts"} == {"codebook4_g16"}
         assert model.provenance == report.provenance
 
 
 def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
     raw = GOLDEN_CASES["moe"]
     shape = read_shape(raw)
-    sources = [s for p in plan_pieces(shape, find_recipe("int4").schemes) for s in p.sources]
+    sources = [s for p in plan_tensors(shape, find_recipe("int4").schemes) for s in p.sources]
     for name in ("model.layers.2.feed_forward.experts.3.w2.weight", "model.embed_tokens.weight", sources[-1].name):
         tensors = {s.name: goldens_tool.random_weights(s.name, s.shape) for s in sources}
         tensors[name].reshape(-1)[-1] = np.nan

@@ -10,18 +10,18 @@ from conftest import FLOAT_SCHEMES, GOLDEN_CASES, goldens_tool
 
 from edge_lfm.architectures import read_shape
 from edge_lfm.demo import demo_checkpoint
-from edge_lfm.formats.checkpoint import HubCheckpoint
+from edge_lfm.formats.checkpoint import FolderCheckpoint
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
-from edge_lfm.model.plan import plan_pieces
+from edge_lfm.model.plan import plan_tensors
 from edge_lfm.model.reference import ReferenceModel, ReferenceState
 
 TOLERANCE = 1e-4  # of the largest logit
 
 
 def reference_of(folder: Path) -> ReferenceModel:
-    checkpoint = HubCheckpoint(folder)
+    checkpoint = FolderCheckpoint(folder)
     shape = read_shape(checkpoint.raw_config)
-    return ReferenceModel(shape, CheckpointWeights(checkpoint, shape, plan_pieces(shape, FLOAT_SCHEMES)))
+    return ReferenceModel(shape, CheckpointWeights(checkpoint, shape, plan_tensors(shape, FLOAT_SCHEMES)))
 
 
 @pytest.mark.parametrize("case", GOLDEN_CASES)

@@ -26,16 +26,16 @@ from edge_lfm.quantize.output import JOURNAL
 from edge_lfm.quantize.recipe import find_recipe
 
 KILLS = int(os.environ.get("EDGE_LFM_KILLS", "8"))
-# Small enough a model that it would be done before the first sync, so syncs come at once, and pieces slowly.
+# Small enough a model that it would be done before the first sync, so syncs come at once, and tensors slowly.
 SLOWLY = """
 import sys, time
 from edge_lfm.quantize import convert, journal
 journal.SYNC_SECONDS = 0.0
-pack = convert.pack_piece
+pack = convert.pack_tensor
 def slow(*args):
     time.sleep(0.004)
     return pack(*args)
-convert.pack_piece = slow
+convert.pack_tensor = slow
 from edge_lfm.cli.main import main
 sys.exit(main(["quantize", *sys.argv[1:]]))
 """
@@ -92,7 +92,7 @@ def test_kills_at_random_moments(tmp_path: Path, undisturbed: dict[str, bytes]) 
             PackedModel(stage(output)).close()
         except EdgeLfmError:
             pass
-        else:  # killed between its last piece and its new name
+        else:  # killed between its last tensor and its new name
             assert (stage(output) / "model.safetensors").read_bytes() == undisturbed["model.safetensors"]
         journal = stage(output) / JOURNAL
         left = journal.exists() and len(journal.read_bytes().splitlines()) > 1
@@ -100,7 +100,7 @@ def test_kills_at_random_moments(tmp_path: Path, undisturbed: dict[str, bytes]) 
     assert resumed >= KILLS // 4
     report = convert(demo_checkpoint(), output, find_recipe("balanced"), resume=True)
     assert content(output) == undisturbed
-    assert report.resumed_pieces > 0 or not left
+    assert report.resumed_tensors > 0 or not left
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
@@ -118,14 +118,14 @@ def test_interrupts_leave_what_can_be_resumed(
     with pytest.raises(OutputError, match="unfinished run"):
         convert(demo_checkpoint(), output, find_recipe("balanced"))
     report = convert(demo_checkpoint(), output, find_recipe("balanced"), resume=True)
-    assert report.resumed_pieces >= 3
+    assert report.resumed_tensors >= 3
     assert content(output) == undisturbed
 
 
 def test_what_was_finished_before_memory_ran_out(
     tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output, pack = tmp_path / "m", convert_module.pack_piece
+    output, pack = tmp_path / "m", convert_module.pack_tensor
     packed = 0
 
     def until_the_tenth(*arguments: object) -> object:
@@ -136,13 +136,13 @@ def test_what_was_finished_before_memory_ran_out(
         return pack(*arguments)
 
     monkeypatch.setattr("edge_lfm.quantize.journal.SYNC_SECONDS", 0.0)
-    monkeypatch.setattr(convert_module, "pack_piece", until_the_tenth)
+    monkeypatch.setattr(convert_module, "pack_tensor", until_the_tenth)
     with pytest.raises(MemoryError):
         convert(demo_checkpoint(), output, find_recipe("balanced"), threads=1)
     monkeypatch.undo()
     assert not output.exists()
     report = convert(demo_checkpoint(), output, find_recipe("balanced"), resume=True)
-    assert report.resumed_pieces == 9
+    assert report.resumed_tensors == 9
     assert content(output) == undisturbed
 
 
@@ -173,7 +173,7 @@ def test_an_unfinished_run_is_resumed_by_the_same_request_only(tmp_path: Path, u
 
 
 def test_damage_to_an_unfinished_file_is_found(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
-    """A piece whose bytes changed after its journal line was written is packed again; so is one with a torn line."""
+    """A tensor whose bytes changed after its journal line was written is packed again; so is one with a torn line."""
     output = tmp_path / "m"
     process = start(output)
     wait_for_units(output, process, 10)
@@ -187,7 +187,7 @@ def test_damage_to_an_unfinished_file_is_found(tmp_path: Path, undisturbed: dict
     journal.write_text(text[:-20], encoding="utf-8")
     known = len(text.splitlines()) - 2
     report = convert(demo_checkpoint(), output, find_recipe("balanced"), resume=True)
-    assert 0 < report.resumed_pieces < known
+    assert 0 < report.resumed_tensors < known
     assert content(output) == undisturbed
 
 

@@ -170,7 +170,7 @@ def test_damaged_and_foreign_session_files(demo: dict[str, Path], model: Model, 
             restored = model.restore(bad)
         except SessionFileError:
             continue
-        assert at < 8 + header  # a letter of a message, or padding between the pieces
+        assert at < 8 + header  # a letter of a message, or padding between the tensors
         assert isinstance(restored.messages, list)
     for length in (0, 7, 8, 100, 8 + header, len(good) - 1):
         bad.write_bytes(good[:length])

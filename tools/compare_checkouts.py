@@ -102,7 +102,7 @@ def write_sources(folder: Path, names: set[str]) -> dict[str, str]:
 
     from edge_lfm.architectures import read_shape
     from edge_lfm.demo import demo_checkpoint
-    from edge_lfm.model.plan import plan_pieces
+    from edge_lfm.model.plan import plan_tensors
     from edge_lfm.quantize.recipe import find_recipe
 
     cases = json.loads((ROOT / "tests" / "data" / "goldens.json").read_text(encoding="utf-8"))
@@ -114,8 +114,8 @@ def write_sources(folder: Path, names: set[str]) -> dict[str, str]:
     for case, raw in cases.items():
         if names and case not in names:
             continue
-        pieces = plan_pieces(read_shape(raw), find_recipe("float32").schemes)
-        sources = [source for piece in pieces for source in piece.sources]
+        tensors = plan_tensors(read_shape(raw), find_recipe("float32").schemes)
+        sources = [source for tensor in tensors for source in tensor.sources]
         found[case] = str(folder / case)
         (folder / case).mkdir(parents=True)
         tensors = {source.name: goldens.random_weights(source.name, source.shape) for source in sources}

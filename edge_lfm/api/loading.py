@@ -89,7 +89,7 @@ def _load_packed(packed: PackedModel, wanted: LoadOptions) -> Loaded:
     _check_context(wanted.context, packed.shape)
     threads, positions = stated_threads(wanted.threads), packed.shape.context
     if threads is None:
-        sizes = measure_sizes(packed.shape, list(packed.pieces.values()))
+        sizes = measure_sizes(packed.shape, list(packed.tensors.values()))
         threads = min(physical_cores(), 1 + sizes.bytes_per_token // _BYTES_PER_THREAD)
     budget, needed = Budget.of(wanted.ram), packed.nbytes + _OVERHEAD_BYTES
     token_bytes = kv_cache_bytes(packed.shape, 1, wanted.kv_dtype)

@@ -74,7 +74,7 @@ def check_memory(folder: Path, device: str) -> None:
         EdgeLfmError: it is not a packed model, or does not fit into the device's memory.
     """
     with PackedModel(folder) as model:
-        demand = demand_of(model.shape, list(model.pieces.values()))
+        demand = demand_of(model.shape, list(model.tensors.values()))
     if device.lower().rpartition("-")[0] not in profiles() and device.lower() not in profiles():
         return
     board = find_device(device)

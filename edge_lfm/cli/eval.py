@@ -31,7 +31,7 @@ from edge_lfm.measure.sandbox import check_sandbox
 from edge_lfm.measure.tasks import Task, compare, judge, read_tasks
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.packed_model import is_packed
-from edge_lfm.model.plan import plan_pieces
+from edge_lfm.model.plan import plan_tensors
 from edge_lfm.model.streamed import StreamedModel
 from edge_lfm.quantize.card import CARD, model_card
 from edge_lfm.quantize.recipe import find_recipe
@@ -110,8 +110,8 @@ def _open_reference(folder: Path, threads: int | None) -> Iterator[Model | Strea
         return
     with open_checkpoint(folder) as checkpoint:
         shape = checkpoint.describe()
-        pieces = plan_pieces(shape, find_recipe("float32").schemes)
-        yield StreamedScorer(StreamedModel(shape, CheckpointWeights(checkpoint, shape, pieces)), shape.vocab)
+        tensors = plan_tensors(shape, find_recipe("float32").schemes)
+        yield StreamedScorer(StreamedModel(shape, CheckpointWeights(checkpoint, shape, tensors)), shape.vocab)
 
 
 def _evaluate(

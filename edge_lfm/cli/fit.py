@@ -20,9 +20,9 @@ from edge_lfm.measure.hardware import Measured, measure_machine
 from edge_lfm.memory.budget import Budget, parse_size
 from edge_lfm.model.demand import demand_of
 from edge_lfm.model.packed_model import PackedModel, is_packed
-from edge_lfm.model.plan import Schemes, plan_pieces
+from edge_lfm.model.plan import Schemes, plan_tensors
 from edge_lfm.paths import cache_folder
-from edge_lfm.quantize.families import FAMILY, family_config
+from edge_lfm.quantize.families import FAMILY, SMALLER, family_config
 from edge_lfm.quantize.recipe import find_recipe
 from edge_lfm.shape import Shape
 
@@ -32,7 +32,6 @@ PREFILL_SHARE = 0.35
 """Of the int8 peak: what a prefill of 512 tokens reaches: 37 % for the 8B's shape, 31 for the 24B's (two cores,
 AVX-512)."""
 DEFAULT_CONTEXT = 4096
-SMALLER = ("lfm2-8b-a1b", "lfm2-2.6b", "lfm2-1.2b", "lfm2-700m", "lfm2-350m")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     if not 1 <= args.context <= shape.context:
         raise UsageError(f"a context of {args.context}", hint=f"this model can do 1..{shape.context}")
     place = place_of(args)
-    found = estimate(demand_of(shape, plan_pieces(shape, schemes)), place.machine, args.context, args.uniform)
+    found = estimate(demand_of(shape, plan_tensors(shape, schemes)), place.machine, args.context, args.uniform)
     if args.json:
         print_json({"model": args.model, "device": asdict(place), "fit": asdict(found)})
         return
@@ -117,7 +116,7 @@ def measured_place(found: Measured, memory: int) -> Place:
 
 
 def tell(args: argparse.Namespace, shape: Shape, schemes: Schemes, place: Place, found: Fit) -> None:
-    demand, machine = demand_of(shape, plan_pieces(shape, schemes)), place.machine
+    demand, machine = demand_of(shape, plan_tensors(shape, schemes)), place.machine
     print(f"{args.model} ({schemes.recipe}, {gigabytes(demand.file_bytes)}) on {place.name} ({place.isa})")
     if not found.fits:
         print(f"  does not fit: {gigabytes(found.missing_bytes)} of memory are missing")
@@ -143,7 +142,7 @@ def tell(args: argparse.Namespace, shape: Shape, schemes: Schemes, place: Place,
 def advice(args: argparse.Namespace, shape: Shape, schemes: Schemes, place: Place, found: Fit) -> list[str]:
     """What would help: more memory, faster storage, a smaller model."""
     lines = []
-    demand = demand_of(shape, plan_pieces(shape, schemes))
+    demand = demand_of(shape, plan_tensors(shape, schemes))
     if found.fits and found.kept < 1 and found.bound == "storage":
         faster = replace(place.machine, storage_gbps=2 * place.machine.storage_gbps)
         gain = estimate(demand, faster, args.context, args.uniform).decode_tps
@@ -155,7 +154,7 @@ def advice(args: argparse.Namespace, shape: Shape, schemes: Schemes, place: Plac
     if not found.fits or found.decode_tps < 3:
         for name in SMALLER:
             other, plan = read_shape(family_config(name)), find_recipe("balanced").schemes
-            smaller = estimate(demand_of(other, plan_pieces(other, plan)), place.machine, args.context)
+            smaller = estimate(demand_of(other, plan_tensors(other, plan)), place.machine, args.context)
             if smaller.fits and smaller.decode_tps >= max(3.0, 1.5 * found.decode_tps):
                 lines.append(f"{name} would do about {smaller.decode_tps:.1f} tok/s here")
                 break

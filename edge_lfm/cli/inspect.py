@@ -15,7 +15,7 @@ from edge_lfm.formats.gguf import is_gguf
 from edge_lfm.formats.open_checkpoint import open_checkpoint
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.packed_model import PackedModel, is_packed
-from edge_lfm.model.plan import plan_pieces
+from edge_lfm.model.plan import plan_tensors
 from edge_lfm.model.sizes import measure_sizes
 from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe, recipe_like
 from edge_lfm.shape import Shape
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _inspect_packed(path: Path, as_json: bool) -> None:
     with PackedModel(path) as model:
-        sizes = measure_sizes(model.shape, list(model.pieces.values()))
+        sizes = measure_sizes(model.shape, list(model.tensors.values()))
         if as_json:
             found = {"config": model.raw_config, "shape": asdict(model.shape), "schemes": model.schemes.to_json()}
             print_json(found | {"provenance": model.provenance, "size": asdict(sizes)})
@@ -56,13 +56,13 @@ def _inspect_checkpoint(path: Path, as_json: bool) -> None:
     """How each class of tensors is stored, and what would be made of it."""
     with open_checkpoint(path) as checkpoint:
         shape = checkpoint.describe()
-        pieces = plan_pieces(shape, find_recipe(DEFAULT_RECIPE).schemes)
-        weights = CheckpointWeights(checkpoint, shape, pieces)
-        recipe = recipe_like(weights, pieces)
+        tensors = plan_tensors(shape, find_recipe(DEFAULT_RECIPE).schemes)
+        weights = CheckpointWeights(checkpoint, shape, tensors)
+        recipe = recipe_like(weights, tensors)
         stored: dict[str, Counter[str]] = {}
-        for piece in pieces:
-            kinds = stored.setdefault(piece.kind, Counter())
-            kinds.update(weights.kind(source.name) for source in piece.sources)
+        for tensor in tensors:
+            kinds = stored.setdefault(tensor.kind, Counter())
+            kinds.update(weights.kind(source.name) for source in tensor.sources)
         if as_json:
             described = {"config": checkpoint.raw_config, "shape": asdict(shape)}
             print_json(described | {"stored": stored, "recipe": recipe.to_json()})

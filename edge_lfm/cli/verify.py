@@ -31,16 +31,16 @@ def run(args: argparse.Namespace) -> None:
     if changed:
         _refuse(args, folder, {"changed_files": changed}, f"{', '.join(changed)} changed or missing")
     with PackedModel(folder) as model:
-        total = sum(piece.nbytes for piece in model.pieces.values())
+        total = sum(tensor.nbytes for tensor in model.tensors.values())
         broken = model.verify(progress_bar("verifying")(total))
-        found = {"blocks": len(model.pieces), "bytes": total, "damaged": broken, "changed_files": changed}
+        found = {"blocks": len(model.tensors), "bytes": total, "damaged": broken, "changed_files": changed}
     if broken:
-        what = f"{len(broken)} of {len(model.pieces)} blocks are damaged, the first is {broken[0]}"
+        what = f"{len(broken)} of {len(model.tensors)} blocks are damaged, the first is {broken[0]}"
         _refuse(args, folder, found, what)
     if args.json:
         print_json({"model": str(folder)} | found)
         return
-    print(f"{folder}: all {len(model.pieces)} blocks, {gigabytes(total)}, are as they were written")
+    print(f"{folder}: all {len(model.tensors)} blocks, {gigabytes(total)}, are as they were written")
     if changed is None:
         print("config, tokenizer and template have no checksums: an earlier edge-lfm made this model")
 

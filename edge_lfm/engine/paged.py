@@ -91,7 +91,7 @@ def choose_way(model: PackedModel, reader: BlockReader, budget: Budget) -> str:
     """
     if budget.stated or model.nbytes > NEARLY_FITS * budget.nbytes:
         return "read"
-    experts = [name for name, piece in model.pieces.items() if piece.kind == EXPERT_CLASS]
+    experts = [name for name, tensor in model.tensors.items() if tensor.kind == EXPERT_CLASS]
     picked = np.random.default_rng(0).choice(experts, min(2 * _PROBE_BLOCKS, len(experts)), replace=False).tolist()
     through_map = _map_store(model)
     read = _rate(_read_store(model, reader, 2), [model.offset_of(name) for name in picked[::2]])
@@ -120,7 +120,7 @@ def _map_store(model: PackedModel) -> MappedStore:
 
 
 def _expert_bytes(model: PackedModel) -> int:
-    return next(piece.nbytes for piece in model.pieces.values() if piece.kind == EXPERT_CLASS)
+    return next(tensor.nbytes for tensor in model.tensors.values() if tensor.kind == EXPERT_CLASS)
 
 
 def fixed_bytes(model: PackedModel, threads: int) -> int:

@@ -1,6 +1,6 @@
 """A sequence on disk: tokens, keys and values, conv states, and the places to go back to, in one safetensors file.
 
-Written aside and renamed, every piece with a checksum; read only for the model, the layout and the dtype that it was
+Written aside and renamed, every tensor with a checksum; read only for the model, the layout and the dtype that it was
 written for. Whatever else the caller wants to keep goes along as JSON. Knows no messages.
 """
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edge_lfm.engine.sequence import TokenSequence
 from edge_lfm.errors import ModelFileError, OutputError, SessionFileError
-from edge_lfm.formats.packed import PackedFile, PackedWriter, Slot, sync_folder
+from edge_lfm.formats.packed import PackedFile, PackedWriter, TensorSpec, sync_folder
 from edge_lfm.kernels.spec.layout import LAYOUT_VERSION
 from edge_lfm.model.state import Checkpoint, State
 
@@ -43,10 +43,12 @@ def save_sequence(path: Path, sequence: TokenSequence | None, model: str, extra:
         "checkpoints": sorted(sequence.checkpoints) if sequence is not None else [],
         "extra": extra,
     }
-    slots = [Slot(name, "U8", (values.nbytes,)) for name, values in arrays.items()] or [Slot("empty", "U8", (1,))]
+    specs = [TensorSpec(name, "U8", (values.nbytes,)) for name, values in arrays.items()] or [
+        TensorSpec("empty", "U8", (1,))
+    ]
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with PackedWriter(partial, slots, {_KEY: json.dumps(header)}) as writer:
+        with PackedWriter(partial, specs, {_KEY: json.dumps(header)}) as writer:
             for n, values in enumerate(arrays.values()):
                 writer.write(n, values)
             if not arrays:
@@ -85,7 +87,7 @@ def _read(file: PackedFile, path: Path, state: State, model: str, vocab: int) ->
         raise SessionFileError(
             f"{path} has layout {header['layout']}, this version {LAYOUT_VERSION}", hint="start a new conversation"
         )
-    damaged = [piece.name for piece in file.pieces if not file.verify(piece.name)]
+    damaged = [tensor.name for tensor in file.tensors if not file.verify(tensor.name)]
     if damaged:
         raise SessionFileError(f"{path} is damaged: {damaged[0]} fails its checksum", hint="start a new conversation")
     count = header["tokens"]
@@ -95,14 +97,14 @@ def _read(file: PackedFile, path: Path, state: State, model: str, vocab: int) ->
         return None, header["extra"]
     if not isinstance(count, int) or not 0 < count < _MOST_POSITIONS:
         raise ValueError("its number of tokens is none")
-    ids = file.piece("ids", "U8", 4 * count).view(np.int32)
+    ids = file.tensor("ids", "U8", 4 * count).view(np.int32)
     if ids.min() < 0 or ids.max() >= vocab:
         raise ValueError("it has token ids that the model does not have")
     state.reserve(count)
     sequence = TokenSequence(state)
     sequence.ids = array("i", ids.tolist())
     for name, target in state.cache_views(count):
-        target[...] = file.piece(name, "U8", target.nbytes).view(target.dtype).reshape(target.shape)
+        target[...] = file.tensor(name, "U8", target.nbytes).view(target.dtype).reshape(target.shape)
     for position in header["checkpoints"]:
         if not isinstance(position, int) or not 0 < position <= count:
             raise ValueError("it has a checkpoint that is none")
@@ -113,7 +115,7 @@ def _read(file: PackedFile, path: Path, state: State, model: str, vocab: int) ->
 
 def _read_conv(file: PackedFile, position: int, state: State, name: str | None = None) -> Checkpoint:
     layers, shape = list(state.conv), next(iter(state.conv.values())).shape if state.conv else (0, 0)
-    raw = file.piece(name or f"checkpoint.{position}", "U8", 4 * len(layers) * shape[0] * shape[1])
+    raw = file.tensor(name or f"checkpoint.{position}", "U8", 4 * len(layers) * shape[0] * shape[1])
     values = raw.view(np.float32).reshape(len(layers), *shape)
     if not np.isfinite(values).all():
         raise ValueError("its state holds NaN or infinity")

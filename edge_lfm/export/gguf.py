@@ -87,9 +87,9 @@ def write_gguf(
     spelling = _spelling_of(source)
     gguf = gguf_package()
     _check_free(output, force)
-    shapes = {s.name: s.shape for piece in source.pieces.values() for s in piece.sources}
+    shapes = {s.name: s.shape for tensor in source.tensors.values() for s in tensor.sources}
     targets = [
-        _Target(name, shape, names, source.pieces[names[0]].kind, _type_of(source, shape, names[0], type_name))
+        _Target(name, shape, names, source.tensors[names[0]].kind, _type_of(source, shape, names[0], type_name))
         for name, shape, names in gguf_tensors(spelling, shapes, len(source.shape.layers), source.shape.experts)
     ]
     sizes = [target.nbytes(gguf) for target in targets]
@@ -132,12 +132,12 @@ def _spelling_of(source: ExportSource) -> GgufSpelling:
 
 def _type_of(source: ExportSource, shape: tuple[int, ...], name: str, wanted: str | None) -> str:
     """The type of a tensor: what is no quantized class stays float32, as llama.cpp wants it."""
-    piece = source.pieces[name]
-    if piece.floats is not None or piece.kind == "router":
+    tensor = source.tensors[name]
+    if tensor.floats is not None or tensor.kind == "router":
         return "f32"
     if wanted is None:
         return source.scheme(name).gguf_type.lower()
-    if wanted == "q4_0" and piece.kind == "embedding":
+    if wanted == "q4_0" and tensor.kind == "embedding":
         return "q8_0"
     return wanted
 

@@ -84,7 +84,7 @@ def _check(source: ExportSource) -> None:
         raise UnsupportedModelError(
             f"{source.path} is not a packed model", hint=f"pack it first: edge-lfm quantize {source.path} -o OUT"
         )
-    if any(p.kind == "experts" and not SCHEMES[p.scheme].quantized for p in source.pieces.values()):
+    if any(p.kind == "experts" and not SCHEMES[p.scheme].quantized for p in source.tensors.values()):
         raise UnsupportedModelError(
             f"{source.path} has float32 experts", hint="no operator of onnxruntime routes those; use an int8 recipe"
         )
@@ -92,9 +92,9 @@ def _check(source: ExportSource) -> None:
 
 def _data_bytes(source: ExportSource) -> int:
     total = 0
-    for name, piece in source.pieces.items():
+    for name, tensor in source.tensors.items():
         scheme = source.scheme(name)
-        shape = next(s.shape for s in piece.sources if s.name == name)
+        shape = next(s.shape for s in tensor.sources if s.name == name)
         count = int(np.prod(shape, dtype=object))
         total += count * scheme.integer_bits // 8 + 4 * count // scheme.block if scheme.quantized else 4 * count
     return total
@@ -102,11 +102,11 @@ def _data_bytes(source: ExportSource) -> int:
 
 def _classes(source: ExportSource) -> dict[str, str]:
     found = {}
-    for name, piece in source.pieces.items():
+    for name, tensor in source.tensors.items():
         scheme = source.scheme(name)
-        operator = "QMoE" if piece.kind == "experts" else "MatMulNBits"
+        operator = "QMoE" if tensor.kind == "experts" else "MatMulNBits"
         held = f"{operator}, {scheme.integer_bits} bits, blocks of {scheme.block}" if scheme.quantized else "float32"
-        found[piece.kind] = held
+        found[tensor.kind] = held
     return found
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge_lfm.model.onnx_model import GRAPH
 
-MOST_SHARD_BYTES = (1 << 31) - (1 << 20)
+MAX_SHARD_BYTES = (1 << 31) - (1 << 20)
 _ALIGNMENT = 4096  # onnxruntime maps what begins on a page
 _INLINE_BYTES = 1024
 DATA_FILE = f"{GRAPH}_data"
@@ -23,8 +23,8 @@ DATA_FILE = f"{GRAPH}_data"
 class ExternalData:
     """Writes arrays beside `model.onnx` and describes them as TensorProtos; a context manager."""
 
-    def __init__(self, folder: Path, most_shard_bytes: int = MOST_SHARD_BYTES) -> None:
-        self.folder, self.most = folder, most_shard_bytes
+    def __init__(self, folder: Path, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
+        self.folder, self.most = folder, max_shard_bytes
         self.files: list[str] = []
         self.nbytes = 0
         self._file: BinaryIO | None = None

@@ -83,7 +83,7 @@ class GraphNodes:
 
     def bias(self, name: str) -> str:
         """A bias, or "" if the model has none of that name."""
-        return self.initializer(name, self.source.values(name)) if name in self.source.pieces else ""
+        return self.initializer(name, self.source.values(name)) if name in self.source.tensors else ""
 
     def norm(self, x: str, name: str) -> str:
         weight = self.initializer(name, self.source.values(name))

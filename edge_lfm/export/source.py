@@ -1,4 +1,4 @@
-"""What an export is made of: the weights of a packed model or of a checkpoint, by the hub's names.
+"""What an export is made of: the weights of a packed model or of a checkpoint, by their canonical names.
 
 Knows no target format.
 """
@@ -18,7 +18,7 @@ from edge_lfm.kernels.spec.ref import F32, Quantized
 from edge_lfm.kernels.spec.schemes import FLOAT32, SCHEMES, Scheme
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.packed_model import PackedModel, UnpackedWeights, is_packed
-from edge_lfm.model.plan import TENSOR_CLASSES, Piece, Schemes, plan_pieces
+from edge_lfm.model.plan import TENSOR_CLASSES, PackedTensor, Schemes, plan_tensors
 from edge_lfm.model.reference import Weights
 from edge_lfm.shape import Shape
 
@@ -33,12 +33,12 @@ class ExportSource:
     text_files: dict[str, bytes]
     weights: Weights
     packed: bool
-    pieces: dict[str, Piece]
-    """Which piece of the plan a tensor belongs to, by the hub's name."""
+    tensors: dict[str, PackedTensor]
+    """Which packed tensor a tensor of a checkpoint belongs to, by its canonical name."""
 
     def scheme(self, name: str) -> Scheme:
         """How a tensor is stored: float32 for all of a checkpoint."""
-        return SCHEMES[self.pieces[name].scheme]
+        return SCHEMES[self.tensors[name].scheme]
 
     def values(self, name: str) -> F32:
         """A tensor as float32."""
@@ -55,8 +55,8 @@ def open_source(path: Path) -> Iterator[ExportSource]:
     """
     if not is_gguf(path) and path.is_dir() and is_packed(path):
         with PackedModel(path) as model:
-            pieces = list(model.pieces.values())
-            by_source = _by_source(pieces)
+            tensors = list(model.tensors.values())
+            by_source = _by_source(tensors)
             unpacked = UnpackedWeights(model, integers=True)
 
             def weights(name: str) -> F32 | Quantized:
@@ -68,17 +68,17 @@ def open_source(path: Path) -> Iterator[ExportSource]:
     else:
         with open_checkpoint(path) as checkpoint:
             shape = checkpoint.describe()
-            pieces = plan_pieces(shape, Schemes("", dict.fromkeys(TENSOR_CLASSES, FLOAT32.name)))
+            tensors = plan_tensors(shape, Schemes("", dict.fromkeys(TENSOR_CLASSES, FLOAT32.name)))
             yield ExportSource(
                 path,
                 shape,
                 checkpoint.raw_config,
                 checkpoint.text_files,
-                CheckpointWeights(checkpoint, shape, pieces),
+                CheckpointWeights(checkpoint, shape, tensors),
                 False,
-                _by_source(pieces),
+                _by_source(tensors),
             )
 
 
-def _by_source(pieces: list[Piece]) -> dict[str, Piece]:
-    return {source.name: piece for piece in pieces for source in piece.sources}
+def _by_source(tensors: list[PackedTensor]) -> dict[str, PackedTensor]:
+    return {source.name: tensor for tensor in tensors for source in tensor.sources}

@@ -39,7 +39,7 @@ TOKENIZER_FILES = (
 _SHARD = re.compile(r"[^./\x00-\x1f\x7f][^/\x00-\x1f\x7f]{0,254}")
 
 
-class Checkpoint(ABC):
+class HubCheckpoint(ABC):
     """An open checkpoint; a context manager. Tensors go by the names that they are stored under."""
 
     path: Path
@@ -136,7 +136,7 @@ class _Place:
     info: TensorInfo
 
 
-class HubCheckpoint(Checkpoint):
+class FolderCheckpoint(HubCheckpoint):
     """A folder in the hub's layout: config, tokenizer files, and tensors in one file or in shards.
 
     Raises:

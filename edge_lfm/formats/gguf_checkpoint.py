@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edge_lfm.architectures import GgufKeys, gguf_spelling
 from edge_lfm.errors import ModelFileError, UnsupportedModelError
-from edge_lfm.formats.checkpoint import Checkpoint
+from edge_lfm.formats.checkpoint import HubCheckpoint
 from edge_lfm.formats.gguf import GgufFile, GgufTensor
 from edge_lfm.formats.gguf_tokenizer import hub_files
 
@@ -29,7 +29,7 @@ class _Place:
     shape: tuple[int, ...]
 
 
-class GgufCheckpoint(Checkpoint):
+class GgufCheckpoint(HubCheckpoint):
     """An open GGUF file; a context manager.
 
     Raises:

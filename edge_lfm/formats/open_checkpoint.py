@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edge_lfm.formats.checkpoint import Checkpoint, HubCheckpoint
+from edge_lfm.formats.checkpoint import FolderCheckpoint, HubCheckpoint
 from edge_lfm.formats.gguf import is_gguf
 from edge_lfm.formats.gguf_checkpoint import GgufCheckpoint
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
+def open_checkpoint(path: Path) -> HubCheckpoint:
     """A checkpoint's folder, or a GGUF file. Errors as of the classes."""
-    return GgufCheckpoint(path) if is_gguf(path) else HubCheckpoint(path)
+    return GgufCheckpoint(path) if is_gguf(path) else FolderCheckpoint(path)

@@ -1,8 +1,8 @@
 """The packed model's weight file: a valid safetensors file whose blocks are aligned and checksummed.
 
-Pieces are uint8 or float32 tensors in a fixed order; `padding.N` tensors fill the gaps before aligned
-ones, and the last tensor, `checksums`, holds the CRC-32 of every piece in order. The writer knows the
-whole layout before the first byte, writes pieces in any order, never through a map, and writes the header last,
+Tensors are uint8 or float32 and stand in a fixed order; `padding.N` tensors fill the gaps before aligned
+ones, and the last tensor, `checksums`, holds the CRC-32 of every tensor in order. The writer knows the
+whole layout before the first byte, writes tensors in any order, never through a map, and writes the header last,
 when all else is on disk: a file that is not whole is no safetensors file. Knows no model.
 """
 
@@ -30,8 +30,8 @@ _PADDING = "padding."
 
 
 @dataclass(frozen=True)
-class Slot:
-    """One piece to be written: `dtype` is U8 or F32, `alignment` the multiple that its offset must be."""
+class TensorSpec:
+    """One tensor to be written: `dtype` is U8 or F32, `alignment` the multiple that its offset must be."""
 
     name: str
     dtype: str
@@ -52,11 +52,11 @@ class PackedWriter:
         OutputError: the disk is full, permission is missing, or a write fails.
     """
 
-    def __init__(self, path: Path, slots: Sequence[Slot], metadata: dict[str, str], resume: bool = False) -> None:
-        self.path, self.slots = path, list(slots)
-        self._header, self._offsets, self.size = _layout(self.slots, metadata)
-        self._checksums = np.zeros(len(self.slots), np.uint32)
-        self._done = np.zeros(len(self.slots), bool)
+    def __init__(self, path: Path, specs: Sequence[TensorSpec], metadata: dict[str, str], resume: bool = False) -> None:
+        self.path, self.specs = path, list(specs)
+        self._header, self._offsets, self.size = _layout(self.specs, metadata)
+        self._checksums = np.zeros(len(self.specs), np.uint32)
+        self._done = np.zeros(len(self.specs), bool)
         existed = path.exists()
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | (0 if resume else os.O_TRUNC), 0o644)
@@ -73,10 +73,10 @@ class PackedWriter:
             raise self._failure(error) from None
 
     def write(self, index: int, data: NDArray[Any]) -> int:
-        """Write piece `index`; its bytes must be exactly those of its slot. Returns its checksum."""
-        slot = self.slots[index]
+        """Write tensor `index`; its bytes must be exactly as many as its spec says. Returns its checksum."""
+        spec = self.specs[index]
         raw = np.ascontiguousarray(data).view(np.uint8).reshape(-1)
-        assert raw.nbytes == slot.nbytes, f"{slot.name}: {raw.nbytes} bytes for a slot of {slot.nbytes}"
+        assert raw.nbytes == spec.nbytes, f"{spec.name}: {raw.nbytes} bytes for a tensor of {spec.nbytes}"
         try:
             self._write(raw.data, self._offsets[index])
         except OSError as error:
@@ -86,9 +86,9 @@ class PackedWriter:
         return checksum
 
     def accept(self, index: int, checksum: int) -> bool:
-        """Take piece `index` as written before, if its bytes in the file have this checksum."""
+        """Take tensor `index` as written before, if its bytes in the file have this checksum."""
         try:
-            found = zlib.crc32(os.pread(self._file, self.slots[index].nbytes, self._offsets[index]))
+            found = zlib.crc32(os.pread(self._file, self.specs[index].nbytes, self._offsets[index]))
         except OSError as error:
             raise self._failure(error) from None
         self._checksums[index], self._done[index] = checksum, found == checksum
@@ -102,8 +102,8 @@ class PackedWriter:
             raise self._failure(error) from None
 
     def finish(self) -> None:
-        """Write the checksums, then, when they and all pieces are on disk, the header."""
-        assert self._done.all(), "not every piece was written"
+        """Write the checksums, then, when they and all tensors are on disk, the header."""
+        assert self._done.all(), "not every tensor was written"
         try:
             self._write(self._checksums.view(np.uint8).data, self.size - self._checksums.nbytes)
             os.fsync(self._file)
@@ -154,37 +154,37 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def packed_size(slots: Sequence[Slot]) -> int:
+def packed_size(specs: Sequence[TensorSpec]) -> int:
     """Bytes of the finished file."""
-    return _layout(slots, {})[2]
+    return _layout(specs, {})[2]
 
 
-def _layout(slots: Sequence[Slot], metadata: dict[str, str]) -> tuple[bytes, list[int], int]:
-    """Header, file offset of each slot, size of the file.
+def _layout(specs: Sequence[TensorSpec], metadata: dict[str, str]) -> tuple[bytes, list[int], int]:
+    """Header, file offset of each spec, size of the file.
 
     Offsets inside the file depend on the header's length, which is a multiple of every alignment.
     """
-    multiple = max(slot.alignment for slot in slots)
+    multiple = max(spec.alignment for spec in specs)
     tensors: list[tuple[str, str, tuple[int, ...]]] = []
     at = 0
     indices = []
-    for slot in slots:
-        gap = -at % slot.alignment
+    for spec in specs:
+        gap = -at % spec.alignment
         if gap:
             tensors.append((f"{_PADDING}{len(tensors)}", "U8", (gap,)))
         indices.append(len(tensors))
-        tensors.append((slot.name, slot.dtype, slot.shape))
-        at += gap + slot.nbytes
+        tensors.append((spec.name, spec.dtype, spec.shape))
+        at += gap + spec.nbytes
     if at % 4:
         tensors.append((f"{_PADDING}{len(tensors)}", "U8", (-at % 4,)))
         at += -at % 4
-    tensors.append((CHECKSUMS, "U32", (len(slots),)))
+    tensors.append((CHECKSUMS, "U32", (len(specs),)))
     header, offsets = header_bytes(tensors, metadata, multiple)
-    return header, [offsets[i] for i in indices], len(header) + at + 4 * len(slots)
+    return header, [offsets[i] for i in indices], len(header) + at + 4 * len(specs)
 
 
 class PackedFile:
-    """An open packed file: pieces by name, as views of the map; a context manager.
+    """An open packed file: tensors by name, as views of the map; a context manager.
 
     Raises:
         ModelFileError: the file is missing, truncated or malformed.
@@ -199,10 +199,12 @@ class PackedFile:
                 f"{path} has no checksums: it was not packed by edge-lfm",
                 hint="run edge-lfm quantize on the checkpoint first",
             )
-        self.pieces = [t for t in self.file.tensors.values() if not t.name.startswith(_PADDING) and t.name != CHECKSUMS]
+        self.tensors = [
+            t for t in self.file.tensors.values() if not t.name.startswith(_PADDING) and t.name != CHECKSUMS
+        ]
 
-    def piece(self, name: str, dtype: str, nbytes: int) -> NDArray[np.uint8]:
-        """The bytes of a piece, checked to have this dtype and size."""
+    def tensor(self, name: str, dtype: str, nbytes: int) -> NDArray[np.uint8]:
+        """The bytes of a tensor, checked to have this dtype and size."""
         info = self.file.tensors.get(name)
         if info is None:
             raise ModelFileError(f"{self.path}: {name} is missing", hint="quantize the model again")
@@ -215,29 +217,29 @@ class PackedFile:
         return self.file.bytes_of(info)
 
     def fingerprint(self) -> str:
-        """32 hex digits of the header (names, shapes, metadata) and the checksums of all pieces."""
+        """32 hex digits of the header (names, shapes, metadata) and the checksums of all tensors."""
         digest = hashlib.sha256(self.file.header())
         digest.update(self.file.read(CHECKSUMS).tobytes())
         return digest.hexdigest()[:32]
 
     def verify(self, name: str) -> bool:
-        """Whether the bytes of a piece still have their checksum."""
+        """Whether the bytes of a tensor still have their checksum."""
         return zlib.crc32(self.file.bytes_of(self.file.tensors[name]).data) == self._checksums[name]
 
     def broken_padding(self) -> list[str]:
-        """The names of the gaps between pieces that are not all zero."""
+        """The names of the gaps between tensors that are not all zero."""
         gaps = [info for info in self.file.tensors.values() if info.name.startswith(_PADDING)]
         return [info.name for info in gaps if self.file.bytes_of(info).any()]
 
     @cached_property
     def _checksums(self) -> dict[str, int]:
         values = self.file.read(CHECKSUMS)
-        if len(values) != len(self.pieces):
+        if len(values) != len(self.tensors):
             raise ModelFileError(
-                f"{self.path} has {len(values)} checksums for {len(self.pieces)} pieces",
+                f"{self.path} has {len(values)} checksums for {len(self.tensors)} tensors",
                 hint="quantize the model again",
             )
-        return {info.name: int(value) for info, value in zip(self.pieces, values, strict=True)}
+        return {info.name: int(value) for info, value in zip(self.tensors, values, strict=True)}
 
     def close(self) -> None:
         self.file.close()

@@ -119,7 +119,7 @@ def measure(
     storage = None if pager is None else storage_rate(pager)
     shape = model.shape
     limit = shape.vocab
-    sizes = measure_sizes(shape, list(model.pieces.values())) if isinstance(model, PackedModel) else None
+    sizes = measure_sizes(shape, list(model.tensors.values())) if isinstance(model, PackedModel) else None
     results = []
     for depth in depths or [0]:
         tests = [("pp", n) for n in prompts] + [("tg", n) for n in generates]

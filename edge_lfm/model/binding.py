@@ -1,6 +1,6 @@
-"""A packed model's pieces as the layer records that the compiled kernels read. Addresses, no copies.
+"""A packed model's tensors as the layer records that the compiled kernels read. Addresses, no copies.
 
-Knows where each piece goes in a layer. `keep` holds the arrays behind the addresses.
+Knows where each tensor goes in a layer. `keep` holds the arrays behind the addresses.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class _Binder:
         return array.ctypes.data
 
     def floats(self, name: str) -> int:
-        """The address of a float32 piece, or 0 if the model has none of that name."""
+        """The address of a float32 tensor, or 0 if the model has none of that name."""
         return self.address(self.model.floats(name)) if self.model.has(name) else 0
 
     def matrix(self, name: str, bias: str = "") -> NDArray[Any]:
-        matrix = self.model.pieces[name].matrices[0]
+        matrix = self.model.tensors[name].matrices[0]
         record = np.zeros(1, MATRIX)
         record["scheme"], record["rows"], record["cols"] = self.model.scheme_id(name), matrix.rows, matrix.cols
         record["address"] = self.address(self.model.bytes_of(name))
@@ -104,4 +104,4 @@ class _Binder:
         if router is not None:
             self.tables[n] = blocks
         layer["expert_scheme"] = self.model.scheme_id(names[0])
-        layer["expert_width"] = self.model.pieces[names[0]].matrices[1].cols
+        layer["expert_width"] = self.model.tensors[names[0]].matrices[1].cols

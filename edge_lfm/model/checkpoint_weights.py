@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.errors import ModelFileError, UnsupportedModelError
-from edge_lfm.formats.checkpoint import Checkpoint
+from edge_lfm.formats.checkpoint import HubCheckpoint
 from edge_lfm.kernels.spec.ref import F32
 from edge_lfm.kernels.spec.schemes import Scheme
 from edge_lfm.kernels.spec.tiles import definition
-from edge_lfm.model.plan import Piece
+from edge_lfm.model.plan import PackedTensor
 from edge_lfm.shape import Shape
 
 _EXPERT = re.compile(r".*\.feed_forward\.experts\.(\d+)\.(w1|w2|w3)\.weight")
@@ -30,12 +30,12 @@ class CheckpointWeights:
         UnsupportedModelError: tensors are missing, misshapen or unknown (the first five are named).
     """
 
-    def __init__(self, checkpoint: Checkpoint, shape: Shape, pieces: list[Piece]) -> None:
+    def __init__(self, checkpoint: HubCheckpoint, shape: Shape, tensors: list[PackedTensor]) -> None:
         self.checkpoint, self.shape = checkpoint, shape
         self._prefixed = any(name.startswith("model.") for name in checkpoint.names)
         problems, used = [], set()
-        for piece in pieces:
-            for source in piece.sources:
+        for tensor in tensors:
+            for source in tensor.sources:
                 stored, needed = self._stored(source.name, source.shape)
                 there = checkpoint.tensor_shape(stored)
                 used.add(stored)

@@ -1,4 +1,4 @@
-"""A packed model folder: its config, its schemes, and every piece as bytes that kernels can use in place.
+"""A packed model folder: its config, its schemes, and every tensor as bytes that kernels can use in place.
 
 Knows files and names; does not know how a step runs.
 """
@@ -24,7 +24,7 @@ from edge_lfm.kernels.spec.layout import LAYOUT_VERSION
 from edge_lfm.kernels.spec.ref import F32, Quantized
 from edge_lfm.kernels.spec.schemes import SCHEMES, Scheme
 from edge_lfm.kernels.spec.tiles import unpack_tiles
-from edge_lfm.model.plan import EXPERT_CLASS, TENSOR_CLASSES, Matrix, Piece, Schemes, plan_pieces
+from edge_lfm.model.plan import EXPERT_CLASS, TENSOR_CLASSES, Matrix, PackedTensor, Schemes, plan_tensors
 
 
 def is_packed(folder: Path) -> bool:
@@ -54,13 +54,13 @@ class PackedModel:
         self.raw_config = raw
         """What the checkpoint's own config said."""
         self.provenance: dict[str, Any] = provenance if isinstance(provenance, dict) else {}
-        pieces = plan_pieces(self.shape, self.schemes)
-        self.pieces = {piece.name: piece for piece in pieces}
+        tensors = plan_tensors(self.shape, self.schemes)
+        self.tensors = {tensor.name: tensor for tensor in tensors}
         self.file = PackedFile(folder / "model.safetensors")
         self._trunk: NDArray[np.uint8] | None = None
         try:
-            for piece in pieces:
-                self.bytes_of(piece.name)
+            for tensor in tensors:
+                self.bytes_of(tensor.name)
         except ModelFileError:
             self.close()
             raise
@@ -80,28 +80,28 @@ class PackedModel:
         return self.file.fingerprint()
 
     def has(self, name: str) -> bool:
-        return name in self.pieces
+        return name in self.tensors
 
     def bytes_of(self, name: str) -> NDArray[np.uint8]:
-        """A piece's bytes, a view of the map, or of the copy of the trunk."""
-        piece = self.pieces[name]
-        if self._trunk is not None and piece.kind != EXPERT_CLASS:
+        """A tensor's bytes, a view of the map, or of the copy of the trunk."""
+        tensor = self.tensors[name]
+        if self._trunk is not None and tensor.kind != EXPERT_CLASS:
             first = self.offset_of(name)
-            return self._trunk[first : first + piece.nbytes]
-        return self.file.piece(name, "F32" if piece.floats else "U8", piece.nbytes)
+            return self._trunk[first : first + tensor.nbytes]
+        return self.file.tensor(name, "F32" if tensor.floats else "U8", tensor.nbytes)
 
     def forget(self, name: str) -> None:
-        """Let go of a piece's pages in memory; what is read again comes from the file."""
+        """Let go of a tensor's pages in memory; what is read again comes from the file."""
         self.file.file.forget(self.file.file.tensors[name])
 
     def offset_of(self, name: str) -> int:
-        """Where a piece begins in the file."""
+        """Where a tensor begins in the file."""
         return self.file.file.tensors[name].start
 
     @property
     def trunk_bytes(self) -> int:
         """Bytes of the file before the first expert: all that every token needs."""
-        experts = [name for name, piece in self.pieces.items() if piece.kind == EXPERT_CLASS]
+        experts = [name for name, tensor in self.tensors.items() if tensor.kind == EXPERT_CLASS]
         return min((self.offset_of(name) for name in experts), default=self.nbytes)
 
     def use_trunk(self, copy: NDArray[np.uint8]) -> None:
@@ -109,24 +109,24 @@ class PackedModel:
         self._trunk = copy
 
     def floats(self, name: str) -> NDArray[np.float32]:
-        """A float32 piece in its shape."""
-        source = self.pieces[name].floats
+        """A float32 tensor in its shape."""
+        source = self.tensors[name].floats
         assert source is not None
         return self.bytes_of(name).view(np.float32).reshape(source.shape)
 
     def scheme_id(self, name: str) -> int:
-        return SCHEMES[self.pieces[name].scheme].id
+        return SCHEMES[self.tensors[name].scheme].id
 
     def verify(self, advance: Callable[[int], object] = lambda _bytes: None) -> list[str]:
-        """The names of what is not as it was written: pieces by their checksums, and the padding between them.
+        """The names of what is not as it was written: tensors by their checksums, and the padding between them.
 
-        `advance` is called with the bytes of each piece.
+        `advance` is called with the bytes of each tensor.
         """
         broken = self.file.broken_padding()
-        for name, piece in self.pieces.items():
+        for name, tensor in self.tensors.items():
             if not self.file.verify(name):
                 broken.append(name)
-            advance(piece.nbytes)
+            advance(tensor.nbytes)
         return broken
 
     def close(self) -> None:
@@ -150,25 +150,25 @@ class UnpackedWeights:
 
     def __init__(self, model: PackedModel, integers: bool) -> None:
         self.model, self.integers = model, integers
-        self._places: dict[str, tuple[Piece, Matrix | None]] = {}
-        for piece in model.pieces.values():
-            if piece.floats is not None:
-                self._places[piece.floats.name] = (piece, None)
-            for matrix in piece.matrices:
-                self._places |= {source.name: (piece, matrix) for source in matrix.sources}
+        self._places: dict[str, tuple[PackedTensor, Matrix | None]] = {}
+        for tensor in model.tensors.values():
+            if tensor.floats is not None:
+                self._places[tensor.floats.name] = (tensor, None)
+            for matrix in tensor.matrices:
+                self._places |= {source.name: (tensor, matrix) for source in matrix.sources}
 
     def __call__(self, name: str) -> F32 | Quantized:
-        piece, matrix = self._places[name]
+        tensor, matrix = self._places[name]
         if matrix is None:
-            return self.model.floats(piece.name)
+            return self.model.floats(tensor.name)
         first = 0
-        for other in piece.matrices:
-            size = Piece("", piece.kind, piece.scheme, (other,)).nbytes
+        for other in tensor.matrices:
+            size = PackedTensor("", tensor.kind, tensor.scheme, (other,)).nbytes
             if other is matrix:
-                packed = self.model.bytes_of(piece.name)[first : first + size]
+                packed = self.model.bytes_of(tensor.name)[first : first + size]
                 break
             first += size
-        values = _unpack(packed, matrix, SCHEMES[piece.scheme], name)
+        values = _unpack(packed, matrix, SCHEMES[tensor.scheme], name)
         return values.values() if isinstance(values, Quantized) and not self.integers else values
 
 

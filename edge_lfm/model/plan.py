@@ -1,6 +1,6 @@
-"""What a model consists of: the tensors of its checkpoint, and the pieces that they are packed into.
+"""What a model consists of: the tensors of its checkpoint, and the packed tensors that they become.
 
-One table serves the quantizer (which sources make a piece), the runtime (where a piece goes) and the
+One table serves the quantizer (which sources make a tensor), the runtime (where a tensor goes) and the
 sizes that are printed before any work. Knows names and shapes, no weights and no files.
 """
 
@@ -49,7 +49,7 @@ class Matrix:
 
 
 @dataclass(frozen=True)
-class Piece:
+class PackedTensor:
     """One tensor of the packed file: matrices in a scheme, one after the other, or one float32 array."""
 
     name: str
@@ -99,17 +99,17 @@ class Schemes:
         }
 
 
-def plan_pieces(shape: Shape, schemes: Schemes) -> list[Piece]:
-    """Every piece of the packed model, in file order: the trunk first, then the experts layer by layer.
+def plan_tensors(shape: Shape, schemes: Schemes) -> list[PackedTensor]:
+    """Every tensor of the packed model, in file order: the trunk first, then the experts layer by layer.
 
     Raises:
         UnsupportedModelError: the model has something that the kernels cannot do.
     """
     check_supported(shape)
-    pieces = list(_trunk(shape, schemes))
+    tensors = list(_trunk(shape, schemes))
     for n, layer in enumerate(shape.layers):
-        pieces += _ffn_blocks(layer.ffn, schemes, n, shape.hidden)
-    return pieces
+        tensors += _ffn_blocks(layer.ffn, schemes, n, shape.hidden)
+    return tensors
 
 
 def expert_name(layer: int, expert: int) -> str:
@@ -134,7 +134,7 @@ def _product(shape: tuple[int, ...]) -> int:
     return total
 
 
-def _trunk(shape: Shape, schemes: Schemes) -> Iterator[Piece]:
+def _trunk(shape: Shape, schemes: Schemes) -> Iterator[PackedTensor]:
     hidden, vocab = shape.hidden, shape.vocab
     yield _matrix("model.embed_tokens.weight", "embedding", schemes, (vocab, hidden))
     if not shape.tied:
@@ -150,12 +150,12 @@ def _trunk(shape: Shape, schemes: Schemes) -> Iterator[Piece]:
             yield from _conv(operator, schemes, at, hidden)
         if router is not None:
             source = Source(f"{at}.feed_forward.gate.weight", (router.experts, hidden))
-            yield Piece(source.name, ROUTER_CLASS, "float32", (Matrix((source,)),))
+            yield PackedTensor(source.name, ROUTER_CLASS, "float32", (Matrix((source,)),))
             if router.selection_bias:
                 yield _float(f"{at}.feed_forward.expert_bias", (router.experts,))
 
 
-def _conv(conv: ShortConv, schemes: Schemes, at: str, hidden: int) -> Iterator[Piece]:
+def _conv(conv: ShortConv, schemes: Schemes, at: str, hidden: int) -> Iterator[PackedTensor]:
     yield _matrix(f"{at}.conv.in_proj.weight", "conv", schemes, (3 * hidden, hidden))
     yield _matrix(f"{at}.conv.out_proj.weight", "conv", schemes, (hidden, hidden))
     yield _float(f"{at}.conv.conv.weight", (hidden, 1, conv.taps))
@@ -165,19 +165,19 @@ def _conv(conv: ShortConv, schemes: Schemes, at: str, hidden: int) -> Iterator[P
         yield _float(f"{at}.conv.conv.bias", (hidden,))
 
 
-def _attention(attention: Attention, schemes: Schemes, at: str, hidden: int) -> Iterator[Piece]:
+def _attention(attention: Attention, schemes: Schemes, at: str, hidden: int) -> Iterator[PackedTensor]:
     width = attention.width
     q, kv = attention.heads * width, attention.kv_heads * width
     parts = tuple(
         Source(f"{at}.self_attn.{p}_proj.weight", (rows, hidden)) for p, rows in (("q", q), ("k", kv), ("v", kv))
     )
-    yield Piece(f"{at}.self_attn.qkv_proj.weight", "attention", schemes.by_class["attention"], (Matrix(parts),))
+    yield PackedTensor(f"{at}.self_attn.qkv_proj.weight", "attention", schemes.by_class["attention"], (Matrix(parts),))
     yield _matrix(f"{at}.self_attn.out_proj.weight", "attention", schemes, (hidden, q))
     yield _float(f"{at}.self_attn.q_layernorm.weight", (width,))
     yield _float(f"{at}.self_attn.k_layernorm.weight", (width,))
 
 
-def _ffn_blocks(ffn: Ffn, schemes: Schemes, n: int, hidden: int) -> list[Piece]:
+def _ffn_blocks(ffn: Ffn, schemes: Schemes, n: int, hidden: int) -> list[PackedTensor]:
     at = f"model.layers.{n}.feed_forward"
     if ffn.router is None:
         return [_block(dense_name(n), "ffn", schemes, at, hidden, ffn.width)]
@@ -187,15 +187,15 @@ def _ffn_blocks(ffn: Ffn, schemes: Schemes, n: int, hidden: int) -> list[Piece]:
     ]
 
 
-def _block(name: str, kind: str, schemes: Schemes, at: str, hidden: int, width: int) -> Piece:
+def _block(name: str, kind: str, schemes: Schemes, at: str, hidden: int, width: int) -> PackedTensor:
     gate_up = Matrix(tuple(Source(f"{at}.{w}.weight", (width, hidden)) for w in ("w1", "w3")), interleave=True)
     down = Matrix((Source(f"{at}.w2.weight", (hidden, width)),))
-    return Piece(name, kind, schemes.by_class[kind], (gate_up, down), aligned=True)
+    return PackedTensor(name, kind, schemes.by_class[kind], (gate_up, down), aligned=True)
 
 
-def _matrix(name: str, kind: str, schemes: Schemes, shape: tuple[int, int]) -> Piece:
-    return Piece(name, kind, schemes.by_class[kind], (Matrix((Source(name, shape),)),))
+def _matrix(name: str, kind: str, schemes: Schemes, shape: tuple[int, int]) -> PackedTensor:
+    return PackedTensor(name, kind, schemes.by_class[kind], (Matrix((Source(name, shape),)),))
 
 
-def _float(name: str, shape: tuple[int, ...]) -> Piece:
-    return Piece(name, FLOAT_CLASS, "float32", floats=Source(name, shape))
+def _float(name: str, shape: tuple[int, ...]) -> PackedTensor:
+    return PackedTensor(name, FLOAT_CLASS, "float32", floats=Source(name, shape))

@@ -85,8 +85,8 @@ class ReferenceModel:
         chosen, weights = route(ref.multiply(self._f32(f"{at}.gate.weight"), x), bias, router)
         out = np.zeros_like(x)
         for e in np.unique(chosen):
-            token, slot = np.nonzero(chosen == e)
-            out[token] += weights[token, slot, None] * self._swiglu(f"{at}.experts.{e}", x[token])
+            token, rank = np.nonzero(chosen == e)
+            out[token] += weights[token, rank, None] * self._swiglu(f"{at}.experts.{e}", x[token])
         return out
 
     def _conv(self, n: int, conv: ShortConv, x: F32, state: ReferenceState) -> F32:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge_lfm.formats.packed import Slot, packed_size
+from edge_lfm.formats.packed import TensorSpec, packed_size
 from edge_lfm.kernels.spec.schemes import SCHEMES, TILE_ROWS
-from edge_lfm.model.plan import BLOCK_ALIGNMENT, EXPERT_CLASS, Piece
+from edge_lfm.model.plan import BLOCK_ALIGNMENT, EXPERT_CLASS, PackedTensor
 from edge_lfm.shape import Shape
 
 
@@ -23,28 +23,28 @@ class SizeReport:
     bits_by_class: dict[str, float]  # per weight
 
 
-def slot_of(piece: Piece) -> Slot:
-    """Where a piece lies in the packed file."""
-    if piece.floats is not None:
-        return Slot(piece.name, "F32", piece.floats.shape)
-    return Slot(piece.name, "U8", (piece.nbytes,), BLOCK_ALIGNMENT if piece.aligned else 64)
+def spec_of(tensor: PackedTensor) -> TensorSpec:
+    """Where a tensor lies in the packed file."""
+    if tensor.floats is not None:
+        return TensorSpec(tensor.name, "F32", tensor.floats.shape)
+    return TensorSpec(tensor.name, "U8", (tensor.nbytes,), BLOCK_ALIGNMENT if tensor.aligned else 64)
 
 
-def measure_sizes(shape: Shape, pieces: list[Piece]) -> SizeReport:
+def measure_sizes(shape: Shape, tensors: list[PackedTensor]) -> SizeReport:
     """The sizes of a plan; needs no weights."""
     by_class: dict[str, int] = {}
     weights: dict[str, int] = {}
     active = per_token = 0
-    for piece in pieces:
-        by_class[piece.kind] = by_class.get(piece.kind, 0) + piece.nbytes
-        weights[piece.kind] = weights.get(piece.kind, 0) + piece.weights
-        share = shape.top_k / shape.experts if piece.kind == EXPERT_CLASS else 1.0
-        if piece.name == "model.embed_tokens.weight" and not shape.tied:
-            per_token += SCHEMES[piece.scheme].matrix_bytes(TILE_ROWS, shape.hidden)
+    for tensor in tensors:
+        by_class[tensor.kind] = by_class.get(tensor.kind, 0) + tensor.nbytes
+        weights[tensor.kind] = weights.get(tensor.kind, 0) + tensor.weights
+        share = shape.top_k / shape.experts if tensor.kind == EXPERT_CLASS else 1.0
+        if tensor.name == "model.embed_tokens.weight" and not shape.tied:
+            per_token += SCHEMES[tensor.scheme].matrix_bytes(TILE_ROWS, shape.hidden)
         else:
-            active += round(piece.weights * share)
-            per_token += round(piece.nbytes * share)
-    parameters = sum(piece.weights for piece in pieces)
-    file_bytes = packed_size([slot_of(piece) for piece in pieces])
+            active += round(tensor.weights * share)
+            per_token += round(tensor.nbytes * share)
+    parameters = sum(tensor.weights for tensor in tensors)
+    file_bytes = packed_size([spec_of(tensor) for tensor in tensors])
     bits = {kind: 8 * count / weights[kind] for kind, count in by_class.items()}
     return SizeReport(parameters, active, file_bytes, per_token, 8 * file_bytes / parameters, by_class, bits)

@@ -89,12 +89,12 @@ class StreamedModel(ReferenceModel):
             self.observer.routed(layer, x, chosen, weights)
         out = np.zeros_like(x)
         for e in np.unique(chosen):
-            token, slot = np.nonzero(chosen == e)
+            token, rank = np.nonzero(chosen == e)
             w1, w3, w2 = (self._f32(f"{at}.experts.{e}.{w}.weight") for w in ("w1", "w3", "w2"))
             gated = gate(x[token], w1, w3)
             if self.observer is not None:
-                self.observer.expert(layer, int(e), x[token], gated, weights[token, slot])
-            out[token] += weights[token, slot, None] * _product(gated, w2)
+                self.observer.expert(layer, int(e), x[token], gated, weights[token, rank])
+            out[token] += weights[token, rank, None] * _product(gated, w2)
         return out
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from demo.render import prompt_of
 from demo.sample import Sample
-from demo.tasks import MAKERS, MOST_TOKENS, samples
+from demo.tasks import MAKERS, MAX_TOKENS, samples
 from edge_lfm import Model
 from edge_lfm.measure.tasks import Task, judge
 from edge_lfm.quantize.convert import convert
@@ -38,7 +38,7 @@ def held_out(count: int) -> list[Task]:
     found = []
     for name in MAKERS:
         drawn = samples(SEED, "test", int(count * _ROOM.get(name, 1.0)), only=[name])
-        found += [_task(sample, sample.name, MOST_TOKENS.get(name, 40)) for sample in drawn]
+        found += [_task(sample, sample.name, MAX_TOKENS.get(name, 40)) for sample in drawn]
     drawn = samples(f"{SEED}.several", "test", count, joined=1.0)
     several = [sample for sample in drawn if len(sample.messages) > 3 and sample.tools is None]
     return found + [_task(sample, "several tasks", 110) for sample in several]

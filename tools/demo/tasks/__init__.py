@@ -40,7 +40,7 @@ SYSTEM = (
     "Answer briefly.",
     "You are a small and friendly assistant.",
 )
-MOST_TOKENS = {"story": 150, "tool": 80, "json": 90, "code": 110, "fill-in-the-middle": 60}
+MAX_TOKENS = {"story": 150, "tool": 80, "json": 90, "code": 110, "fill-in-the-middle": 60}
 """Of an answer; 40 for the others."""
 
 
