@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Empty: install a built wheel in place of the checkout, as a user would.
 EDITABLE ?= --editable
 
-.PHONY: demo test test-quick test-resume test-javascript test-arm check wheel goldens llama-goldens tables demo-model bench clean
+.PHONY: soak demo test test-quick test-resume test-javascript test-arm check wheel goldens llama-goldens tables demo-model bench clean
 
 # Quantize the embedded demo model to int4 and chat with it.
 demo: $(VENV)/.runtime
@@ -81,6 +81,10 @@ tables: $(VENV)/.installed
 	WORK=build/tables TEXTS=build/tables/texts CALIBRATION=$(CALIBRATION) \
 	    $(BIN)/python tools/remake_tables.py docs/quality.md README.md docs/abilities.md docs/paging.md docs/performance.md \
 	    docs/boards.md docs/server.md edge_lfm/demo_model/README.md
+
+# A server under good and hostile requests of 64 clients for MINUTES: what fails, and whether anything grows.
+soak: $(VENV)/.installed
+	$(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),5)
 
 # Speed beside llama.cpp, built from its source package (needs a C++ compiler and some gigabytes of disk).
 bench: $(VENV)/.installed

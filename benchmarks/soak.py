@@ -1,0 +1,213 @@
+"""A server under good and hostile requests at once: what goes wrong, and whether anything grows.
+
+    python benchmarks/soak.py [MODEL] [--minutes 5] [--clients 64]
+
+Starts a server of its own on 127.0.0.1 and talks to no other. Every client asks, one after the other, what a seeded
+generator gives it: good requests whose answer is known, streams that are left, wrong types in every field, schemas and
+grammars that explode, texts that are too long, half-sent and broken HTTP, sockets. Printed each half minute: requests,
+answers by status, good answers that were wrong, the median and 99th percentile of good answers, and the server's
+memory, descriptors and threads. The exit code is 1 if there was a 5xx that a full queue does not explain, or a wrong
+answer, or no end within the grace.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import json
+import os
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+CAPITAL = [{"role": "user", "content": "What is the capital of France?"}]
+PARIS = "The capital of France is Paris."
+WRONG: list[Any] = [None, True, -1, 10**30, 1.5, "x", "", [], [[]], ["x"], {}, {"x": {}}, {"type": []}, [{}]]
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {}}}}}
+FULL: dict[str, Any] = {
+    "messages": CAPITAL, "temperature": 0.5, "top_p": 0.9, "top_k": 5, "seed": 1, "max_tokens": 4, "stop": ["x"],
+    "tools": [TOOL], "tool_choice": "auto", "logit_bias": {"5": 1}, "stream_options": {"include_usage": True},
+    "documents": ["x"], "metadata": {"a": "b"}, "logprobs": True, "top_logprobs": 1,
+}  # fmt: skip
+
+
+class Tally:
+    """What came of the requests; for any threads."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.status: collections.Counter[str] = collections.Counter()
+        self.faults: list[str] = []
+        self.seconds: list[float] = []
+
+    def note(self, status: object, fault: str = "", seconds: float | None = None) -> None:
+        with self.lock:
+            self.status[str(status)] += 1
+            if fault:
+                self.faults.append(fault)
+            if seconds is not None:
+                self.seconds.append(seconds)
+
+
+class Client:
+    """One client: its requests follow from its seed."""
+
+    def __init__(self, address: str, seed: int, tally: Tally) -> None:
+        self.address, self.tally, self.rng = address, tally, random.Random(seed)
+        self.where = (urlsplit(address).hostname or "", urlsplit(address).port or 0)
+        self.http = httpx.Client(base_url=address, timeout=120)
+
+    def run(self, until: float) -> None:
+        kinds = [self.good] * 6 + [self.typed] * 6 + [self.left, self.bound, self.huge, self.explosive, self.broken]
+        kinds += [self.half, self.kept, self.small, self.long]
+        while time.monotonic() < until:
+            kind = self.rng.choice(kinds)
+            try:
+                kind()
+            except (httpx.HTTPError, OSError) as error:
+                self.tally.note(f"{kind.__name__}: {type(error).__name__}")
+        self.http.close()
+
+    def post(self, body: Any, path: str = "/v1/chat/completions") -> httpx.Response:
+        answer = self.http.post(path, content=json.dumps(body).encode(), headers={"content-type": "application/json"})
+        fault = answer.status_code >= 500 and answer.status_code != 502  # 502: a soft schema that no answer passed
+        self.tally.note(
+            answer.status_code, f"{answer.status_code} {str(body)[:200]} {answer.text[:200]}" if fault else ""
+        )
+        return answer
+
+    def good(self) -> None:
+        started = time.perf_counter()
+        answer = self.post({"messages": CAPITAL, "temperature": 0})
+        if answer.status_code == 200:
+            text = answer.json()["choices"][0]["message"]["content"]
+            self.tally.note("good", "" if text == PARIS else f"wrong: {text}", time.perf_counter() - started)
+
+    def typed(self) -> None:
+        body = json.loads(json.dumps(FULL))
+        inner: Any = body
+        while True:
+            key = self.rng.choice(list(inner) if isinstance(inner, dict) else list(range(len(inner))))
+            if isinstance(inner[key], dict | list) and inner[key] and self.rng.random() < 0.7:
+                inner = inner[key]
+                continue
+            inner[key] = self.rng.choice(WRONG)
+            break
+        self.post(body, self.rng.choice(["/v1/chat/completions", "/v1/completions", "/v1/responses", "/tokenize"]))
+
+    def left(self) -> None:
+        body = json.dumps({"messages": CAPITAL, "stream": True, "max_tokens": 500, "temperature": 3}).encode()
+        with socket.create_connection(self.where, timeout=60) as s:
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+            s.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+            s.recv(self.rng.choice([1, 4096]))
+        self.tally.note("left")
+
+    def bound(self) -> None:
+        schema = {"type": "object", "properties": {f"p{self.rng.randrange(50)}": {"type": "integer"}}}
+        self.post({"messages": CAPITAL, "max_tokens": 30, "json_schema": schema | {"additionalProperties": False}})
+
+    def huge(self) -> None:
+        content = self.rng.choice(["a" * 2_000_000, "hello world " * 100_000, "<|im_end|>" * 50_000, " " * 3_000_000])
+        self.post({"messages": [{"role": "user", "content": content}], "truncation": self.rng.choice(["auto", None])})
+
+    def explosive(self) -> None:
+        kind, levels = self.rng.choice(["anyOf", "allOf"]), self.rng.randrange(4, 30)
+        doubled = {f"a{n}": {kind: [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(levels)}
+        schema = {"$defs": doubled | {f"a{levels}": {"const": "z"}}, "$ref": "#/$defs/a0"}
+        soft = {"soft": 1} if self.rng.random() < 0.5 else {}
+        form = {"type": "json_schema", "json_schema": {"schema": schema}, **soft}
+        self.post({"messages": CAPITAL, "max_tokens": 5, "response_format": form})
+
+    def broken(self) -> None:
+        with socket.create_connection(self.where, timeout=60) as s:
+            s.sendall(self.rng.choice([b"\x16\x03\x01 not http\r\n\r\n", b"GET /\r\n\r\n", b"POST / HTTP/1.1\r\n\r\n"]))
+            self.tally.note("broken", "" if b" 4" in s.recv(4096)[:16] else "broken HTTP was not refused")
+
+    def half(self) -> None:
+        s = socket.create_connection(self.where, timeout=60)
+        s.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /hea")
+        s.recv(4096)
+        threading.Timer(self.rng.random() * 30, s.close).start()
+        self.tally.note("half")
+
+    def kept(self) -> None:
+        first = self.post(
+            {"input": "My name is Anna.", "max_output_tokens": 8, "metadata": {"a": "x" * 500}}, "/v1/responses"
+        )
+        if first.status_code == 200:
+            self.post(
+                {"input": "Hi", "previous_response_id": first.json()["id"], "max_output_tokens": 4}, "/v1/responses"
+            )
+
+    def small(self) -> None:
+        for path in ("/health", "/metrics", "/v1/models", "/nothing"):
+            answer = self.http.get(path)
+            self.tally.note(answer.status_code, f"{path} {answer.status_code}" if answer.status_code >= 500 else "")
+
+    def long(self) -> None:
+        prompt = [self.rng.randrange(300, 4000) for _ in range(self.rng.randrange(20, 1500))]
+        self.post({"prompt": prompt, "max_tokens": 4, "dry_multiplier": 0.5}, "/v1/completions")
+
+
+def state_of(pid: int) -> str:
+    """Memory, descriptors and threads of a process, and its children."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    files = len(os.listdir(f"/proc/{pid}/fd"))
+    memory = int(status["VmRSS"].split()[0]) // 1024
+    return f"{memory} MB, {files} descriptors, {status['Threads'].strip()} threads, {len(children)} children"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?")
+    parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--clients", type=int, default=64)
+    args = parser.parse_args()
+    command = [sys.executable, "-m", "edge_lfm.cli.main", "serve", *([args.model] if args.model else []), "--json"]
+    command += ["--port", "0", "--host", "127.0.0.1", "--cache", "200M", "--grace", "5"]
+    tally = Tally()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        address = json.loads(server.stdout.readline())["address"]
+        until = time.monotonic() + 60 * args.minutes
+        clients = [threading.Thread(target=Client(address, n, tally).run, args=(until,)) for n in range(args.clients)]
+        for thread in clients:
+            thread.start()
+        started = time.monotonic()
+        while time.monotonic() < until:
+            time.sleep(min(30.0, max(0.1, until - time.monotonic())))
+            with tally.lock:
+                total, recent = sum(tally.status.values()), sorted(tally.seconds[-500:]) or [0.0]
+            spread = f"{1e3 * statistics.median(recent):.0f} / {1e3 * recent[int(0.99 * (len(recent) - 1))]:.0f} ms"
+            minute = (time.monotonic() - started) / 60
+            print(f"{minute:5.1f} min: {total} requests, {len(tally.faults)} faults, good answers {spread}; "
+                  f"{state_of(server.pid)}", flush=True)  # fmt: skip
+        for thread in clients:
+            thread.join()
+        time.sleep(35)
+        print(f"at rest: {state_of(server.pid)}")
+        server.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(15)
+        ended = server.returncode
+        server.kill()
+    print("by outcome:", dict(tally.status.most_common()))
+    print("exit code of the server:", ended)
+    print(*tally.faults[:20], sep="\n")
+    return int(bool(tally.faults) or ended != 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
