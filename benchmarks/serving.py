@@ -3,13 +3,15 @@
     python benchmarks/serving.py [MODEL] [--turns 6] [--words 400]
 
 MODEL is a packed model with a tokenizer (default: the demo model). Measured, in one process and interleaved where two
-things are compared: decode through the bare engine, the API and HTTP; the time to the first token of a conversation's
-turns with and without reuse; saving and restoring a session; a client that leaves; sampling at 65,536 entries.
+things are compared: decode through the bare engine, the API and HTTP; when the events of a stream arrive; the time to
+the first token of a conversation's turns with and without reuse; saving and restoring a session; a client that leaves;
+sampling at 65,536 entries.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import socket
 import statistics
@@ -40,6 +42,7 @@ def main() -> None:
     with Model.load(*load) as model, Model.load(*load, cache=1) as forgetful, Served(load) as address:
         row("what", "figure")
         layers(model, address)
+        arrivals(model, address)
         turns(model, forgetful, args.turns, args.words)
         sessions(model, args.words)
         leaving(model, address)
@@ -96,6 +99,30 @@ def layers(model: Model, address: str) -> None:
         found["HTTP"].append(TOKENS / (times[-1] - times[0]))
     for name, speeds in found.items():
         row(f"decode through the {name}", f"{statistics.median(speeds):.1f} tok/s")
+
+
+def arrivals(model: Model, address: str) -> None:
+    """When a client sees a stream's events, and a small answer on a connection that it keeps."""
+    body = {"prompt": [300], "max_tokens": TOKENS, "stream": True, "logit_bias": endless(model), "temperature": 0}
+    firsts: list[float] = []
+    gaps: list[float] = []
+    small: list[float] = []
+    with httpx.Client(base_url=address, timeout=None) as client:
+        for _ in range(ROUNDS):
+            started = time.perf_counter()
+            with client.stream("POST", "/v1/completions", json=body) as response:
+                times = [time.perf_counter() for line in response.iter_lines() if line.startswith("data: {")]
+            firsts.append(1e3 * (times[0] - started))
+            gaps += [1e3 * (after - before) for before, after in itertools.pairwise(times)]
+        for _ in range(100):
+            started = time.perf_counter()
+            client.get("/health")
+            small.append(1e3 * (time.perf_counter() - started))
+    gaps.sort()
+    row("a stream: to its first event", f"{statistics.median(firsts):.1f} ms")
+    figure = f"{statistics.median(gaps):.2f} ms in the median, {gaps[int(0.99 * len(gaps))]:.2f} at 99 %"
+    row("a stream: between two events", figure)
+    row("/health on a kept connection", f"{statistics.median(small):.2f} ms")
 
 
 def turns(model: Model, forgetful: Model, count: int, words: int) -> None:
