@@ -154,6 +154,9 @@ def test_the_options_of_sampling_are_the_fields_of_sampling_options() -> None:
         (lambda m: m.ask_until("x", str, tris=1), "tries"),
         (lambda m: m.complete("x", max_tokns=1), "max_tokens"),
         (lambda m: Model.load(treads=1), "threads"),
+        (lambda m: LoadOptions(pagin="map"), "paging"),
+        (lambda m: SamplingOptions(temperatur=1), "temperature"),
+        (lambda m: m.sampling.changed(sed=1), "seed"),
         (lambda m: Model.load(kv_type="int8"), "kv_dtype"),
     ],
 )
@@ -191,6 +194,9 @@ def test_a_misspelt_option_names_what_was_meant(model: Model, call: Callable[[Mo
         (lambda m: Model.load("a\0b"), "path is"),
         (lambda m: Model.load("x" * 300), "path is"),
         (lambda m: Model.open({}), "options is a value of type dict"),
+        (lambda m: Model("folder"), r"Model\.load"),
+        (lambda m: Session("folder"), "model is 'folder'"),
+        (lambda m: SamplingOptions(top_k=0.5), "top_k is 0.5 .*a whole number"),
     ],
 )
 def test_what_is_wrong_is_named(model: Model, call: Callable[[Model], object], said: str) -> None:
@@ -371,7 +377,7 @@ def test_every_public_name_is_documented() -> None:
     document = (ROOT / "docs/api.md").read_text(encoding="utf-8")
     for name in sorted({*edge_lfm.__all__, *api.__all__}):
         value = getattr(edge_lfm, name, None) or getattr(api, name)
-        assert name in document, f"docs/api.md does not name {name}"
+        assert re.search(rf"\b{name}\b", document), f"docs/api.md does not name {name}"
         if isinstance(value, type) or inspect.isfunction(value):
             assert (getattr(value, "__doc__", None) or "").strip(), f"{name} has no docstring"
     for kind in (Model, Session, api.Generation, api.AsyncGeneration, api.Retry):

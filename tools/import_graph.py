@@ -10,8 +10,8 @@ import grimp
 
 FLOORS = (
     ("cli",), ("server",), ("api",), ("measure", "demo"), ("export", "pull"), ("engine", "quantize"), ("model", "text"),
-    ("memory",), ("devices",), ("kernels", "formats", "machine"), ("architectures",), ("shape",), ("paths", "locks"),
-    ("errors",),
+    ("memory",), ("devices",), ("kernels", "formats", "machine"), ("architectures",), ("shape",),
+    ("paths", "locks", "checking"), ("errors",),
 )  # fmt: skip
 DOCUMENT = Path(__file__).parent.parent / "docs" / "architecture.md"
 MARKS = ("<!-- import graph: python tools/import_graph.py -->\n", "<!-- end of import graph -->")

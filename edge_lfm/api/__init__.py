@@ -8,7 +8,6 @@ generation.py    an answer as it comes, for threads and for asyncio
 asking_again.py  checking an answer, and asking again
 load_options.py  which model to load, and how
 options.py       what may be asked of an answer
-checking.py      arguments against their annotations, when a program runs
 open_model.py    what Model and Session share: files, engine, scheduler
 loading.py       opening a model: does it fit, is it paged
 requests.py      from what an application asks to a checked request

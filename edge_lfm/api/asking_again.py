@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edge_lfm.api.checking import check_whole, checked
 from edge_lfm.api.options import Message, Messages
+from edge_lfm.checking import check_whole, checked
 from edge_lfm.engine.json_checks import Check as Check
 from edge_lfm.engine.json_checks import make_check
 from edge_lfm.errors import CheckError
@@ -26,6 +26,7 @@ class Retry:
         UsageError: `tries` is not 1..10.
     """
 
+    @checked
     def __init__(self, messages: Sequence[Message], check: Check, tries: int) -> None:
         check_whole("tries", tries, 1, MAX_TRIES)
         self.messages: Messages = list(messages)
@@ -61,4 +62,4 @@ def json_check(schema: Mapping[str, Any] | bool, patterns: bool = True) -> Check
         MissingExtraError: jsonschema is not installed.
         UsageError: the schema is none; from the check: it refers to what it does not hold, or to itself for ever.
     """
-    return make_check(schema, patterns)
+    return checked(make_check(schema, patterns))

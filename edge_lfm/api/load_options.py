@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, fields
-from functools import cache
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Literal
 
-from edge_lfm.api.checking import check_path, check_type, check_whole
+from edge_lfm.checking import check_path, check_whole, checked_record
 from edge_lfm.engine.cached_routing import parse_routing
 from edge_lfm.machine.processors import choose_threads
 from edge_lfm.memory.budget import parse_size
@@ -15,6 +14,7 @@ from edge_lfm.memory.budget import parse_size
 MAX_PARALLEL = 256
 
 
+@checked_record
 @dataclass(frozen=True)
 class LoadOptions:
     """Which model to load, and how. What is None is decided by the model and the machine.
@@ -57,8 +57,6 @@ class LoadOptions:
     backend: Literal["native", "onnxruntime"] | None = None
 
     def __post_init__(self) -> None:
-        for name, annotation in _annotations().items():
-            check_type(name, getattr(self, name), annotation)
         if self.path is not None:
             check_path("path", self.path)
         if self.ram not in (None, "auto"):
@@ -80,9 +78,3 @@ class LoadOptions:
     def cached_ratio(self) -> float | None:
         """The ratio of `routing="cached:RATIO"`; None: exact."""
         return parse_routing(self.routing)
-
-
-@cache
-def _annotations() -> dict[str, Any]:
-    hints = get_type_hints(LoadOptions)
-    return {f.name: hints[f.name] for f in fields(LoadOptions)}

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from edge_lfm.api.checking import shown
 from edge_lfm.api.options import Examples, Messages, Prompt
+from edge_lfm.checking import shown
 from edge_lfm.errors import ContextOverflowError, TemplateError, UsageError
 from edge_lfm.text.documents import Document, shortened, write_documents
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, Unpack
 
-from edge_lfm.api.checking import checked
 from edge_lfm.api.loading import Loaded
 from edge_lfm.api.options import AnswerOptions, Prompt
 from edge_lfm.api.requests import Requests
 from edge_lfm.architectures.reader import as_ids
+from edge_lfm.checking import checked
 from edge_lfm.engine.answering import Engine, Events, Request, answer
 from edge_lfm.engine.grammar import GrammarCompiler
 from edge_lfm.engine.pool import SequencePool
@@ -34,6 +34,8 @@ class OpenModel:
     """Files, backend, tokenizer, engine and scheduler of one model."""
 
     def __init__(self, loaded: Loaded) -> None:
+        if not isinstance(loaded, Loaded):
+            raise UsageError("a model is opened by Model.load", hint='write Model.load("folder")')
         files, backend, context = loaded.files, loaded.backend, loaded.context
         self.files, self.backend, self.context, self.kv_dtype = files, backend, context, loaded.kv_dtype
         self._prefault: Prefault | None = None

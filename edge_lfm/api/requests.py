@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from edge_lfm.api.calling import bind_calls
-from edge_lfm.api.checking import check_whole, shown
 from edge_lfm.api.fitting import drop_oldest
 from edge_lfm.api.messages import as_messages, ids_within, trim, with_documents, with_examples
 from edge_lfm.api.options import AnswerOptions, Messages, Prompt, Tools
+from edge_lfm.checking import check_whole, shown
 from edge_lfm.engine.answering import Engine, Request
 from edge_lfm.engine.generate import check_length
 from edge_lfm.engine.grammar import Compiled, Grammar, grammar_of

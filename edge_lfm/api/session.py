@@ -14,11 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, Unpack
 
-from edge_lfm.api.checking import check_path, check_type, checked
 from edge_lfm.api.generation import AsyncGeneration, Generation, OnEnd
 from edge_lfm.api.messages import check_messages, system_messages
 from edge_lfm.api.open_model import OpenModel
 from edge_lfm.api.options import Message, Overflow, Tools, TurnOptions
+from edge_lfm.checking import check_path, check_type, checked
 from edge_lfm.engine.answering import Events
 from edge_lfm.engine.events import Completion
 from edge_lfm.engine.scheduler import Job
@@ -33,6 +33,7 @@ class Session:
     Answers one message at a time; several sessions of a model may answer at once, from any threads.
     """
 
+    @checked
     def __init__(
         self, model: OpenModel, system: str | None = None, tools: Tools | None = None, overflow: Overflow = "refuse"
     ) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_lfm.checking import checked, checked_record
 from edge_lfm.engine import sampling_steps as steps
 from edge_lfm.engine.constraints import Constraint
 from edge_lfm.errors import GrammarError, NumericalError, UsageError
@@ -43,6 +44,7 @@ class SamplingArguments(TypedDict, total=False):
     seed: int | None
 
 
+@checked_record
 @dataclass(frozen=True)
 class SamplingOptions:
     """How tokens are drawn. The defaults are greedy; a model's own come from its generation_config.json.
@@ -79,8 +81,8 @@ class SamplingOptions:
             value = getattr(self, name)
             if value is not None:
                 _check(name, value, low, high, whole)
-        if not isinstance(self.logit_bias, Mapping) or len(self.logit_bias) > MAX_BIASED:
-            raise UsageError("logit_bias is no map of token ids", hint=f"give at most {MAX_BIASED} ids with numbers")
+        if len(self.logit_bias) > MAX_BIASED:
+            raise UsageError("logit_bias has too many token ids", hint=f"give at most {MAX_BIASED}")
         for token, value in self.logit_bias.items():
             _check("a token of logit_bias", token, 0, 1 << 31, whole=True)
             _check(f"logit_bias of token {token}", value, -100, 100)
@@ -103,16 +105,13 @@ class SamplingOptions:
         }
         return cls(**{ours: raw[theirs] for ours, theirs in names.items() if raw.get(theirs) is not None})
 
+    @checked
     def changed(self, **values: Unpack[SamplingArguments]) -> SamplingOptions:
         """These options with the values that are not None.
 
         Raises:
             UsageError: a name is unknown or a value is out of range.
         """
-        known = {f.name for f in fields(self)}
-        for name in values:
-            if name not in known:
-                raise UsageError(f"unknown sampling option '{name}'", hint=f"known are {', '.join(sorted(known))}")
         given: Mapping[str, Any] = values
         return replace(self, **{name: value for name, value in given.items() if value is not None})
 

@@ -21,6 +21,7 @@ from edge_lfm.errors import UsageError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_Takes = tuple[str, inspect.Signature, Mapping[str, Any]]
 
 _WORDS: dict[Any, str] = {
     bool: "True or False",
@@ -39,55 +40,54 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     An unknown name, a missing argument or a value of another type is a UsageError.
     """
 
+    takes: list[_Takes] = []  # found at the first call: annotations may name what is defined later
+
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        check_call(function, args, kwargs)
+        if not takes:
+            takes.append(_read_signature(function))
+        _check_call(*takes[0], args, kwargs)
         return function(*args, **kwargs)
 
     return call
 
 
+def checked_record(record: type[R]) -> type[R]:
+    """A dataclass that is `checked` when it is made."""
+    record.__init__ = checked(record.__init__)  # type: ignore[method-assign]
+    return record
+
+
 def called_as(other: Callable[P, object]) -> Callable[[Callable[..., R]], Callable[Concatenate[Any, P], R]]:
-    """Give a method the parameters of another callable, for editors and for `help`; its arguments are checked too."""
+    """Give a method the parameters of another callable, for editors and for `help`."""
 
     def decorate(method: Callable[..., R]) -> Callable[Concatenate[Any, P], R]:
         own, theirs = inspect.signature(method), inspect.signature(other)
         first, *_ = own.parameters.values()
-
-        @functools.wraps(method)
-        def call(owner: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
-            check_call(other, args, kwargs)
-            return method(owner, *args, **kwargs)
-
-        call.__signature__ = own.replace(parameters=[first, *theirs.parameters.values()])  # type: ignore[attr-defined]
-        return call
+        method.__signature__ = own.replace(parameters=[first, *theirs.parameters.values()])  # type: ignore[attr-defined]
+        return method
 
     return decorate
 
 
-def check_call(function: Callable[..., object], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Refuse arguments that a function does not take.
-
-    Raises:
-        UsageError: a name is not known, an argument is missing, or one is not of its type.
-    """
-    signature, known = _signature_of(function)
+def _check_call(
+    name: str, signature: inspect.Signature, known: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> None:
     check_names(kwargs, known)
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
-        raise UsageError(f"{function.__name__}: {error}", hint=f"its arguments are {', '.join(known)}") from None
-    for name, value in bound.arguments.items():
-        if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+        raise UsageError(f"{name}: {error}", hint=f"its arguments are {', '.join(known)}") from None
+    for argument, value in bound.arguments.items():
+        if signature.parameters[argument].kind is inspect.Parameter.VAR_KEYWORD:
             for option, given in value.items():
                 check_type(option, given, known[option])
-        elif name in known:
-            check_type(name, value, known[name])
+        elif argument in known:
+            check_type(argument, value, known[argument])
 
 
-@functools.cache
-def _signature_of(function: Callable[..., object]) -> tuple[inspect.Signature, dict[str, Any]]:
-    """A function's signature; its arguments, options included, with their types."""
+def _read_signature(function: Callable[..., object]) -> _Takes:
+    """A function's name and signature; its arguments, options included, with their types."""
     signature, hints = inspect.signature(function), get_type_hints(function)
     known: dict[str, Any] = {}
     for name, parameter in signature.parameters.items():
@@ -95,7 +95,7 @@ def _signature_of(function: Callable[..., object]) -> tuple[inspect.Signature, d
             known |= get_type_hints(get_args(hints[name])[0])
         elif name in hints:
             known[name] = hints[name]
-    return signature, known
+    return function.__qualname__.removesuffix(".__init__"), signature, known
 
 
 def check_type(name: str, value: object, annotation: Any) -> None:
