@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,3 +31,24 @@ def test_a_scheme_is_a_row_and_its_files(tmp_path: Path) -> None:
     command = [sys.executable, "-P", str(here / "check.py")]
     done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+ASKS = re.compile(
+    r"\b(ISA|isa)\.name (==|!=|in|not in) |\bscheme(\.id|\.name|\.family)? (==|!=|is|is not|in|not in) [A-Z(\"]"
+)
+LOOPS = re.compile(r"\bfor \w+ in ")
+OWN = {"kernels/spec/isa.py", "kernels/spec/schemes.py", "kernels/ops/schemes/__init__.py"}
+
+
+def test_tiers_and_schemes_are_told_apart_in_their_own_files() -> None:
+    """Everybody else reads the fields of `Isa` and `Scheme`."""
+    folders = ("kernels", "quantize", "devices", "edge_lfm")
+    paths = {path.resolve() for folder in folders for path in (ROOT / folder).rglob("*.py")}
+    lines = {
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in paths
+        if str(path.relative_to(ROOT)) not in OWN
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if ASKS.search(LOOPS.sub("", line))
+    }
+    assert lines == set()
