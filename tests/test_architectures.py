@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import FLOAT_SCHEMES, GOLDEN_CASES, goldens_tool, write_checkpoint
+from conftest import FLOAT_SCHEMES, GOLDEN_CASES, ROOT, goldens_tool, write_checkpoint
 
 from edge_lfm import architectures
 from edge_lfm.architectures import lfm2, read_shape
@@ -238,3 +241,62 @@ def test_the_routers_rule() -> None:
     assert chosen.tolist() == [[1, 2]]
     assert weights == pytest.approx(np.array([[0.3, 0.3]]))
     assert np.isfinite(route(np.array([[1e4, -1e4, 0, 0]], np.float32), None, softmax)[1]).all()
+
+
+# Nobody else knows the families
+
+_FAMILY = re.compile(r"(?<![\w-])(lfm\d(_?moe)?|qwen\d(_moe)?|olmoe|gpt_oss|afmoe|minimax_m\d|deepseek_v\d)(?![\w-])")
+_IN_A_NAME = re.compile(r"lfm\d|qwen|olmoe", re.IGNORECASE)
+_MARKER = re.compile(r"<\|[a-z_]+\|>|</?(think|tool_call|tool_response)>")
+_MAY_KNOW = ("edge_lfm/architectures/", "edge_lfm/text/dialects/", "quantize/families.py")
+
+
+def spelt_in(source: str) -> Iterator[tuple[int, str]]:
+    """Line and text of every name and every string of a module that is no docstring."""
+    tree = ast.parse(source)
+    documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
+            yield node.lineno, node.value
+        elif isinstance(node, ast.Name | ast.FunctionDef | ast.ClassDef | ast.Attribute | ast.arg):
+            name = next(getattr(node, field) for field in ("id", "name", "attr", "arg") if hasattr(node, field))
+            if _IN_A_NAME.search(name):
+                yield node.lineno, f"lfm2 in a name: {name}"
+
+
+def problems_of(source: str) -> list[str]:
+    return [f"{line}: {text:.60}" for line, text in spelt_in(source) if _FAMILY.search(text) or _MARKER.search(text)]
+
+
+def test_no_code_names_a_family_or_its_markers() -> None:
+    folders = ("edge_lfm", "kernels", "quantize", "devices")
+    modules = sorted({path.resolve() for folder in folders for path in (ROOT.resolve() / folder).rglob("*.py")})
+    found = []
+    for path in modules:
+        name = path.relative_to(ROOT.resolve()).as_posix()
+        if not name.startswith(_MAY_KNOW):
+            found += [f"{name}:{problem}" for problem in problems_of(path.read_text(encoding="utf-8"))]
+    assert len(modules) > 150
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'if raw["model_type"] == "lfm2_moe": pass',
+        'kind = {"qwen3": 1}',
+        'START = "<|tool_call_start|>"',
+        'text.partition("</think>")',
+        "def read_lfm3(): pass",
+        'f"a model of the family lfm2 {x}"',
+    ],
+)
+def test_that_would_be_found(source: str) -> None:
+    assert problems_of(source)
+
+
+@pytest.mark.parametrize(
+    "source", ['"""Of lfm2."""', 'EXAMPLE = "edge-lfm run lfm2-24b-int4"', "import edge_lfm", "# lfm2"]
+)
+def test_that_may_stand(source: str) -> None:
+    assert not problems_of(source)

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer as HfTokenizer
 from edge_lfm.architectures.reader import as_ids
 from edge_lfm.errors import ContextOverflowError, ModelFileError, UsageError
 from edge_lfm.formats.strict import read_json
+from edge_lfm.text.dialects.marks import GAP_MARKS
 
 
 def _byte_of_character() -> dict[str, int]:
@@ -194,10 +195,10 @@ class Tokenizer:
         Raises:
             UsageError: the model has no markers for it.
         """
-        markers = [self.special_id(name) for name in ("<|fim_pre|>", "<|fim_suf|>", "<|fim_mid|>")]
+        markers = [self.special_id(name) for name in GAP_MARKS]
         if any(marker is None for marker in markers):
             raise UsageError(
-                "this model cannot fill in the middle", hint="use a model with <|fim_pre|> in its vocabulary"
+                "this model cannot fill in the middle", hint=f"use a model with {GAP_MARKS[0]} in its vocabulary"
             )
         start = self.special_id(self.bos)
         head = [i for i in (start, markers[0]) if i is not None]

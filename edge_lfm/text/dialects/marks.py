@@ -1,0 +1,7 @@
+"""Control tokens that vocabularies share, whatever form a model writes its calls in. A model may lack them."""
+
+TURN_START = "<|im_start|>"
+"""Begins a turn of the chat template."""
+
+GAP_MARKS = ("<|fim_pre|>", "<|fim_suf|>", "<|fim_mid|>")
+"""Of fill-in-the-middle: before the text that precedes the gap, before the text that follows it, before the answer."""
