@@ -15,6 +15,8 @@ import httpx
 import msgspec
 import pytest
 from serving import serving
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from edge_lfm import Model
 from edge_lfm.api import within
@@ -201,3 +203,29 @@ def test_responses_kept_are_bounded_by_their_bytes() -> None:
     kept = sum(len(a) + len(b) for a, b in responses._kept.values())
     assert kept == responses._kept_bytes <= 32 << 20
     assert "resp_199" in responses._kept and "resp_0" not in responses._kept
+
+
+def test_the_bodies_of_all_requests_are_bounded_together(address: str) -> None:
+    """Of many large ones that come at once some are told to come again; the server is well afterwards."""
+    body = {"messages": [{"role": "user", "content": "a" * 7_900_000}]}
+    told: list[int] = []
+    threads = [threading.Thread(target=lambda: told.append(post(address, body).status_code)) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(told) <= {400, 503} and 400 in told and len(told) == 16
+    assert post(address, {"messages": CAPITAL}).status_code == 200
+
+
+def test_of_too_many_sockets_the_silent_ones_go(address: str) -> None:
+    where = address.replace("http", "ws") + "/v1/stream"
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(connect(where)) for _ in range(130)]
+        with pytest.raises(ConnectionClosed) as closed:
+            sockets[0].recv(timeout=10)
+        assert closed.value.rcvd and closed.value.rcvd.code == 1013
+        sockets[-1].send(json.dumps({"messages": CAPITAL}))
+        while (event := json.loads(sockets[-1].recv(timeout=30)))["type"] != "done":
+            pass
+        assert event["finish_reason"] == "stop"

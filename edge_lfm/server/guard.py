@@ -21,6 +21,8 @@ from edge_lfm.server.settings import Settings
 _OPEN = ("/", "/health")  # to be seen without a key
 _BODY_S = 30.0
 _LINGER_S = 2.0
+MAX_HELD_BYTES = 64 << 20
+"""Of the bodies of all requests that are read or answered. Decoded, a hostile one takes twenty times as much."""
 
 
 class Guard:
@@ -31,22 +33,24 @@ class Guard:
         self._hosts = {"localhost", socket.gethostname().lower(), f"{socket.gethostname().lower()}.local"}
         self._hosts |= {name.lower() for name in settings.allowed_hosts}
         self._key = settings.api_key.encode() if settings.api_key else None
+        self.held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        try:
-            self._check(scope, Headers(scope=scope))
-            if scope["type"] == "http":
-                receive = await self._body(scope, receive)
-        except RequestError as error:
-            if scope["type"] == "websocket":
-                await send({"type": "websocket.close", "code": 1008, "reason": error.message[:100]})
-            else:
-                await _refuse(error, scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+        with _Share(self) as share:
+            try:
+                self._check(scope, Headers(scope=scope))
+                if scope["type"] == "http":
+                    receive = await self._body(scope, receive, share)
+            except RequestError as error:
+                if scope["type"] == "websocket":
+                    await send({"type": "websocket.close", "code": 1008, "reason": error.message[:100]})
+                else:
+                    await _refuse(error, scope, receive, send)
+                return
+            await self._app(scope, receive, send)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         host = headers.get("host", "")
@@ -77,12 +81,13 @@ class Guard:
             return name in self._hosts
         return True
 
-    async def _body(self, scope: Scope, receive: Receive) -> Receive:
-        """Read the body within its limits of size and time; what then receives it."""
+    async def _body(self, scope: Scope, receive: Receive, share: _Share) -> Receive:
+        """Read the body within its limits of size, of time, and of all bodies together; what then receives it."""
         most, declared = self._settings.body_bytes, Headers(scope=scope).get("content-length", "0")
         too_large = RequestError(f"the body is larger than {most} bytes", status=413)
         if declared.isdigit() and int(declared) > most:
             raise too_large
+        share.take(int(declared) if declared.isdigit() else 0)  # what has begun can be finished
         parts, size = [], 0
         try:
             async with asyncio.timeout(_BODY_S):
@@ -94,6 +99,7 @@ class Guard:
                     size += len(parts[-1])
                     if size > most:
                         raise too_large
+                    share.take(size)
                     if not message.get("more_body"):
                         break
         except TimeoutError:
@@ -106,11 +112,36 @@ class Guard:
         return replay
 
 
+class _Share:
+    """What one request holds of the memory for bodies, until it is answered."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard, self._bytes = guard, 0
+
+    def take(self, nbytes: int) -> None:
+        """Hold so much in all.
+
+        Raises:
+            RequestError: all requests together hold too much.
+        """
+        more = max(0, nbytes - self._bytes)
+        self._bytes += more
+        self._guard.held_bytes += more
+        if more and self._guard.held_bytes > MAX_HELD_BYTES:
+            raise RequestError("other requests are too large; try again later", status=503)
+
+    def __enter__(self) -> _Share:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._guard.held_bytes -= self._bytes
+
+
 async def _refuse(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
     """Send an error. Of a body that is too large a little more is read: hanging up on what is still under way would
     take the answer from its sender."""
     answer = response(error)
-    if error.http_status != 413:
+    if error.http_status not in (413, 503):
         await answer(scope, receive, send)
         return
 

@@ -25,6 +25,7 @@ from edge_lfm.server.connections import Protocol, take_files
 from edge_lfm.server.hosting import Hosting
 from edge_lfm.server.logs import handle_loop_error
 from edge_lfm.server.settings import Settings
+from edge_lfm.server.socket import MAX_MESSAGE_BYTES
 from edge_lfm.server.supervisor import Child, stay_up
 
 log = logging.getLogger("edge_lfm.server")
@@ -88,7 +89,7 @@ async def _run(
         backlog=_ACCEPTED_AT_ONCE,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=int(settings.grace_s) + 5,
-        ws_max_size=settings.body_bytes,
+        ws_max_size=min(settings.body_bytes, MAX_MESSAGE_BYTES),
     )
     server = _Server(config)
     stop = _Stop(server, hosting, settings.grace_s)

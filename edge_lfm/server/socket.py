@@ -18,6 +18,8 @@ from edge_lfm.server.schemas import ChatRequest, decode
 from edge_lfm.server.service import Service, timings_of, usage_of
 
 Json = dict[str, Any]
+MAX_SOCKETS, MAX_MESSAGE_BYTES = 128, 2 << 20
+_TRY_AGAIN = 1013
 
 
 class Socket:
@@ -25,14 +27,24 @@ class Socket:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._open = 0
+        self._silent: dict[_Inbox, None] = {}  # those that wait for a request, longest first
 
     async def serve(self, socket: WebSocket) -> None:
-        """The connection, until its client leaves."""
+        """The connection, until its client leaves, or is the one of too many that has been silent longest."""
         await socket.accept()
+        if self._open >= MAX_SOCKETS and not self._silent:
+            await socket.close(_TRY_AGAIN, "there are too many sockets")
+            return
+        if self._open >= MAX_SOCKETS:
+            next(iter(self._silent)).give_up()
         inbox = _Inbox(socket)
+        self._open += 1
         try:
             while True:
+                self._silent[inbox] = None
                 text = await inbox.take()
+                self._silent.pop(inbox, None)
                 try:
                     await self._answer(socket, inbox, text)
                 except WebSocketDisconnect:
@@ -42,6 +54,8 @@ class Socket:
         except WebSocketDisconnect:
             return
         finally:
+            self._open -= 1
+            self._silent.pop(inbox, None)
             inbox.next.cancel()
 
     async def _answer(self, socket: WebSocket, inbox: _Inbox, text: bytes) -> None:
@@ -76,15 +90,27 @@ class _Inbox:
 
     def __init__(self, socket: WebSocket) -> None:
         self._socket = socket
+        self._given_up = False
         self.next = asyncio.ensure_future(self._receive())
+
+    def give_up(self) -> None:
+        """Close the connection, whose client says nothing."""
+        self._given_up = True
+        self.next.cancel()
 
     async def take(self) -> bytes:
         """The next message.
 
         Raises:
-            WebSocketDisconnect: the client has left.
+            WebSocketDisconnect: the client has left, or was given up.
         """
-        message = await self.next
+        try:
+            message = await self.next
+        except asyncio.CancelledError:
+            if not self._given_up:
+                raise
+            await self._socket.close(_TRY_AGAIN, "there are too many sockets")
+            message = None
         if message is None:
             raise WebSocketDisconnect
         self.next = asyncio.ensure_future(self._receive())
