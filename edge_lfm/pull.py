@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from edge_lfm.architectures import read_shape
-from edge_lfm.errors import DownloadError, MissingExtraError, OutputError, UsageError
+from edge_lfm.errors import DownloadError, MissingExtraError, ModelFileError, OutputError, UsageError
 from edge_lfm.formats.checkpoint import TOKENIZER_FILES
 from edge_lfm.formats.strict import read_json
 from edge_lfm.locks import alone_in
@@ -25,7 +26,7 @@ from edge_lfm.quantize.convert import check_room
 from edge_lfm.quantize.output import write_json
 
 _NOTES, _PARTIAL = ".edge-lfm-pull.json", ".partial"
-_SHA256 = re.compile("[0-9a-f]{64}")
+_SHA256, _GIT = re.compile("[0-9a-f]{64}"), re.compile("[0-9a-f]{40}")
 _CONFIG = "config.json"
 _WANTED = (_CONFIG, *TOKENIZER_FILES, "LICENSE", "LICENSE.md", "model.safetensors.index.json")
 
@@ -79,37 +80,97 @@ def pull(
         check_room(_existing_parent(folder), sum(sizes[name] for name in chosen) - _present_bytes(folder, chosen))
         folder.mkdir(parents=True, exist_ok=True)
         with alone_in(folder, wait=False):  # two processes would append to one part
+            notes, files = _read_notes(folder), []
             for name in chosen:
                 url = hub.hf_hub_url(repo, name, revision=info.sha, endpoint=endpoint)
-                _fetch(hub, url, folder, name, sizes[name])
-                if name == _CONFIG:
-                    read_shape(read_json(folder / name), str(folder / name))
+                files.append(_look_up(hub, url, folder, name, notes))
+            for wanted in files:
+                if not wanted.kept:
+                    _fetch(hub, wanted, folder, sizes[wanted.name])
+                if wanted.name == _CONFIG:
+                    read_shape(read_json(wanted.target), str(wanted.target))
+                notes[wanted.name] = wanted.etag
+                _write_notes(folder, notes)
     return Pulled(repo, str(info.sha), str(folder), {name: sizes[name] for name in chosen})
 
 
-def _fetch(hub: ModuleType, url: str, folder: Path, name: str, size: int) -> None:
-    """One file, or the rest of it; a file that is there already is not asked for again."""
-    etag = str(hub.get_hf_file_metadata(url).etag)
-    target, notes = folder / name, folder / _NOTES
-    known = read_json(notes) if notes.exists() else {}
-    if known.get(name) == etag and target.is_file() and target.stat().st_size == size:
-        return
-    partial = folder / f".{name.replace('/', '_')}.{etag[:16]}{_PARTIAL}"
+@dataclass(frozen=True)
+class _Wanted:
+    """A file of the repository: where it comes from, its tag (what its content is), and where it goes."""
+
+    name: str
+    url: str
+    etag: str
+    target: Path
+    kept: bool  # it is there already
+
+
+def _look_up(hub: ModuleType, url: str, folder: Path, name: str, known: dict[str, Any]) -> _Wanted:
+    """Whether a file is there already, or may be written.
+
+    Raises:
+        OutputError: something else lies under its name, which did not come from here or was changed since.
+    """
+    etag, target = str(hub.get_hf_file_metadata(url).etag), folder / name
+    if not os.path.lexists(target):
+        return _Wanted(name, url, etag, target, kept=False)
+    if target.is_file() and not target.is_symlink():
+        found = _tag_of(target, (etag, str(known.get(name))))
+        if found == etag or (found is not None and found == known.get(name)):
+            return _Wanted(name, url, etag, target, kept=found == etag)
+    raise OutputError(
+        f"{target} is in the way, and is not as the hub has it", hint="move it away, or choose another folder with -o"
+    )
+
+
+def _tag_of(path: Path, tags: tuple[str, ...]) -> str | None:
+    """Which of some tags is that of a file's content: a SHA-256, or git's hash of a small file."""
+    for tag in tags:
+        if tag == _content_tag(path, tag):
+            return tag
+    return None
+
+
+def _content_tag(path: Path, like: str) -> str | None:
+    """The tag of a file's content in the form of another one; None if that form is not known."""
+    if _SHA256.fullmatch(like):
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    if _GIT.fullmatch(like):
+        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+        digest.update(path.read_bytes())
+        return digest.hexdigest()
+    return None
+
+
+def _fetch(hub: ModuleType, wanted: _Wanted, folder: Path, size: int) -> None:
+    """One file, or the rest of it."""
+    partial = folder / f".{wanted.name.replace('/', '_')}.{wanted.etag[:16]}{_PARTIAL}"
     with partial.open("ab") as file:
         hub.file_download.http_get(
-            url, file, resume_size=file.tell(), headers=hub.utils.build_hf_headers(), expected_size=size
+            wanted.url, file, resume_size=file.tell(), headers=hub.utils.build_hf_headers(), expected_size=size
         )
-    if _SHA256.fullmatch(etag) and _sum(partial) != etag:  # the hub's tag of large files; small ones have git's
+    if _content_tag(partial, wanted.etag) not in (None, wanted.etag):
         partial.unlink()
-        raise DownloadError(f"{url}: what came is damaged", hint="try again")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(partial, target)
-    write_json(notes, known | {name: etag})
+        raise DownloadError(f"{wanted.url}: what came is damaged", hint="try again")
+    wanted.target.parent.mkdir(parents=True, exist_ok=True)
+    if not wanted.target.parent.resolve().is_relative_to(folder.resolve()):
+        raise OutputError(f"{wanted.target} lies outside of {folder}", hint="remove the link, or choose another folder")
+    os.replace(partial, wanted.target)
 
 
-def _sum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _read_notes(folder: Path) -> dict[str, Any]:
+    """Tags of what was fetched before, by name; none if the notes are damaged: contents are looked at then."""
+    try:
+        return read_json(folder / _NOTES)
+    except ModelFileError:
+        return {}
+
+
+def _write_notes(folder: Path, notes: dict[str, Any]) -> None:
+    partial = folder / f"{_NOTES}{_PARTIAL}"
+    write_json(partial, notes)
+    os.replace(partial, folder / _NOTES)
 
 
 def _choose(repo: str, sizes: dict[str, int], file: str | None) -> list[str]:

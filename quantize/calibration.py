@@ -21,8 +21,11 @@ from safetensors.numpy import save_file
 
 from edge_lfm.errors import ModelFileError, OutputError, UsageError
 from edge_lfm.formats.checkpoint import HubCheckpoint
+from edge_lfm.formats.file_list import check_unchanged
 from edge_lfm.formats.open_checkpoint import open_checkpoint
+from edge_lfm.formats.strict import json_object
 from edge_lfm.kernels.spec.ref import F32, I64
+from edge_lfm.memory.forecast import read_forecast
 from edge_lfm.memory.policy import FORECAST_FILE
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.plan import PackedTensor, plan_tensors
@@ -67,22 +70,20 @@ class Calibration:
             UsageError: it was made from another checkpoint.
         """
         path = folder / STATISTICS
-        try:
-            with safe_open(path, "numpy") as file:
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-                provenance = json.loads(file.metadata()["provenance"])
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ModelFileError(
-                f"{path} is no calibration: {error}", hint="make one with edge-lfm calibrate"
-            ) from None
+        arrays, provenance = _read_statistics(path)
         if provenance.get("checkpoint") != checkpoint.fingerprint():
             raise UsageError(
                 f"{folder} was made from another checkpoint than {checkpoint.path}",
                 hint=f"calibrate this one: edge-lfm calibrate {checkpoint.path} --text FILE -o CAL",
             )
+        check_unchanged(path)
+        _check_arrays(arrays, shape, path)
         squares = {name.removeprefix("squares/"): a for name, a in arrays.items() if name.startswith("squares/")}
         tokens = {name.removeprefix("tokens/"): a for name, a in arrays.items() if name.startswith("tokens/")}
-        return cls(folder, provenance, squares, tokens)
+        found = cls(folder, provenance, squares, tokens)
+        if found.has_forecast:
+            read_forecast(folder / FORECAST_FILE, len(shape.routers), shape.experts)
+        return found
 
     @property
     def hash(self) -> str:
@@ -91,7 +92,11 @@ class Calibration:
 
     @property
     def has_inputs(self) -> bool:
-        return bool(self.provenance["inputs"])
+        return bool(self.provenance.get("inputs"))
+
+    @property
+    def has_forecast(self) -> bool:
+        return (self.folder / FORECAST_FILE).exists()
 
     def importance_of(self, tensor: PackedTensor) -> dict[str, F32]:
         """The weights of the columns of each source of a tensor, for the search of scales."""
@@ -111,9 +116,23 @@ class Calibration:
         return found
 
     def inputs_of(self, layer: int, expert: int) -> Inputs:
-        """What an expert saw; empty if nothing."""
-        with safe_open(_inputs_path(self.folder, layer), "numpy") as file:
+        """What an expert saw; empty if nothing.
+
+        Raises:
+            ModelFileError: the file of that layer is missing or damaged.
+        """
+        path = _inputs_path(self.folder, layer)
+        try:
+            return self._read_inputs(path, expert)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
+            raise ModelFileError(f"{path} is damaged: {error}", hint="make the calibration again") from None
+
+    def _read_inputs(self, path: Path, expert: int) -> Inputs:
+        with safe_open(path, "numpy") as file:
             chosen, weight = file.get_tensor("chosen"), file.get_tensor("weight")
+            shape = file.get_slice("x").get_shape()
+            if chosen.ndim != 2 or weight.shape != chosen.shape or len(shape) != 2 or shape[0] != len(chosen):
+                raise ValueError(f"shapes {chosen.shape}, {weight.shape} and {shape} do not belong together")
             token, rank = np.nonzero(chosen == expert)
             rows = file.get_slice("x")
             x = (
@@ -121,7 +140,9 @@ class Calibration:
                 if len(token) < len(chosen) // 64
                 else file.get_tensor("x")[token]
             )
-        return Inputs(x.astype(np.float32), weight[token, rank])
+        if not np.isfinite(x).all() or not np.isfinite(weight).all():
+            raise ValueError("NaN or infinity")
+        return Inputs(x.astype(np.float32), weight[token, rank].astype(np.float32))
 
 
 @dataclass
@@ -253,6 +274,38 @@ def _save(arrays: Mapping[str, NDArray[Any]], path: Path, metadata: dict[str, st
         save_file(dict(arrays), path, metadata)
     except (OSError, SafetensorError) as error:  # a full disk is the latter
         raise OutputError(f"{path} cannot be written: {error}", hint="free some disk space") from None
+
+
+def _read_statistics(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Arrays by name, and the provenance."""
+    try:
+        with safe_open(path, "numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            provenance = json_object(file.metadata()["provenance"].encode(), str(path))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError, ModelFileError) as error:
+        raise ModelFileError(f"{path} is no calibration: {error}", hint="make one with edge-lfm calibrate") from None
+    return arrays, provenance
+
+
+def _check_arrays(arrays: Mapping[str, NDArray[Any]], shape: Shape, path: Path) -> None:
+    """Every array is of a matrix of the model and has a number for each of its columns: compiled code reads as many."""
+    tensors = plan_tensors(shape, find_recipe(DEFAULT_RECIPE).schemes)
+    columns = {source.name: source.shape[-1] for tensor in tensors for source in tensor.sources}
+    columns |= {_layer_name(name): count for name, count in columns.items()}
+    for name, array in arrays.items():
+        kind, _, matrix = name.partition("/")
+        expected = {"squares": columns.get(matrix), "tokens": 1 if matrix in columns else None}.get(kind)
+        if expected is None:
+            raise ModelFileError(f"{path}: {name!r:.120} is of no matrix of this model", hint=_REMAKE)
+        if array.dtype != np.float32 or array.shape != (expected,):
+            raise ModelFileError(
+                f"{path}: {name} is {array.dtype} {list(array.shape)}, expected float32 [{expected}]", hint=_REMAKE
+            )
+        if not (np.isfinite(array).all() and (array >= 0).all()):
+            raise ModelFileError(f"{path}: {name} holds NaN, infinity or a negative number", hint=_REMAKE)
+
+
+_REMAKE = "make the calibration again: edge-lfm calibrate"
 
 
 def _layer_name(name: str) -> str:

@@ -141,7 +141,7 @@ def convert(
                     job = _Job(tensors, weights, recipe, kernels, known, writer)
                     units, resumed = _run(job, journal, count, progress)
                 report = make_report(recipe, checkpoint, known, sizes, tensors, units, warnings)
-                if known is not None and (known.folder / FORECAST_FILE).exists():
+                if known is not None and known.has_forecast:
                     shutil.copyfile(known.folder / FORECAST_FILE, stage / FORECAST_FILE)
                 _write_model(stage, checkpoint, recipe, report)
             (stage / JOURNAL).unlink()

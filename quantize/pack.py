@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from edge_lfm.errors import UnsupportedModelError
+from edge_lfm.errors import ModelFileError, UnsupportedModelError
 from edge_lfm.kernels.load.library import Kernels
 from edge_lfm.kernels.spec.layout import BFLOAT16, FLOAT16, SCALE_TOO_LARGE, WEIGHTS_NOT_FINITE, encode_scratch_bytes
 from edge_lfm.kernels.spec.ref import F32
@@ -84,6 +84,7 @@ def encode(
 
     Raises:
         NotFiniteError: a weight is NaN or infinite.
+        ModelFileError: `importance` is not float32 [cols].
         UnsupportedModelError: a scale is beyond float16.
     """
     rows, cols = values.shape
@@ -95,6 +96,10 @@ def encode(
             raise NotFiniteError
         return pack_tiles(exact, scheme), ErrorSum(0.0, float(np.vdot(exact, exact)))
     weight = None if importance is None else np.ascontiguousarray(importance, np.float32)
+    if weight is not None and weight.shape != (cols,):  # compiled code reads `cols` of them
+        raise ModelFileError(
+            f"an importance has the shape {list(weight.shape)}, its matrix {cols} columns", hint="calibrate again"
+        )
     out = np.empty(scheme.matrix_bytes(rows, cols), np.uint8)
     scratch = np.empty(encode_scratch_bytes(cols), np.uint8)
     total = ErrorSum()

@@ -10,14 +10,14 @@ feedback = true      # with a calibration that has inputs: GPTQ on experts, kept
 from __future__ import annotations
 
 import math
-import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_lfm.errors import UsageError
+from edge_lfm.errors import ModelFileError, UsageError
+from edge_lfm.formats.strict import read_toml
 from edge_lfm.kernels.spec.schemes import INT8_G32, SCHEMES, scheme_like
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.plan import TENSOR_CLASSES, PackedTensor, Schemes
@@ -59,9 +59,9 @@ def find_recipe(name: str) -> Recipe:
     if not name.endswith(".toml") and name not in recipe_names():
         raise UsageError(f"unknown recipe '{name}'", hint=f"choose one of {', '.join(recipe_names())}, or a .toml file")
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"recipe {path} cannot be read: {error}", hint="is it a TOML file?") from None
+        content = read_toml(path)
+    except ModelFileError as error:
+        raise UsageError(f"recipe {error.message}", hint="is it a TOML file?") from None
     return _parse(content, path)
 
 
@@ -96,12 +96,13 @@ def _parse(content: Mapping[str, Any], path: Path) -> Recipe:
     _check_keys(by_class, TENSOR_CLASSES, path, "[schemes]")
     _check_keys(rounding, _ROUNDING, path, "[rounding]")
     for kind in TENSOR_CLASSES:
-        if by_class.get(kind) not in SCHEMES:
-            what = f"the unknown scheme {by_class[kind]!r}" if kind in by_class else "no scheme"
+        name = by_class.get(kind)
+        if not isinstance(name, str) or name not in SCHEMES:
+            what = f"the unknown scheme {name!r:.80}" if kind in by_class else "no scheme"
             raise UsageError(f"recipe {path}: class {kind} has {what}", hint=f"choose one of {', '.join(SCHEMES)}")
     for key, value in rounding.items():
         if not isinstance(value, bool):
-            raise UsageError(f"recipe {path}: {key} is {value!r}", hint="it must be true or false")
+            raise UsageError(f"recipe {path}: {key} is {value!r:.80}", hint="it must be true or false")
     schemes = Schemes(path.stem, {kind: by_class[kind] for kind in TENSOR_CLASSES})
     return Recipe(path.stem, str(content.get("summary", "")), schemes, **rounding)
 
@@ -109,4 +110,4 @@ def _parse(content: Mapping[str, Any], path: Path) -> Recipe:
 def _check_keys(table: Mapping[str, Any], known: tuple[str, ...], path: Path, where: str) -> None:
     for key in table:
         if key not in known:
-            raise UsageError(f"recipe {path}: {where} has no '{key}'", hint=f"it knows {', '.join(known)}")
+            raise UsageError(f"recipe {path}: {where} has no {key!r:.80}", hint=f"it knows {', '.join(known)}")

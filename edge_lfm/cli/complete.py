@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 from edge_lfm.cli.arguments import add_model_arguments, add_sampling_arguments, open_model, print_json, sampling_of
-from edge_lfm.errors import UsageError
+from edge_lfm.errors import ModelFileError, UsageError
+from edge_lfm.formats.strict import read_text
 
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+")
+"""As editors, compilers and grep count: LF, CR LF or CR end a line; form feeds, U+2028 and the like do not."""
+_MAX_DIGITS = 12
 HELP = "fill in code or text at a line of a file"
 EXAMPLE = "edge-lfm complete program.py:12"
 
@@ -46,15 +51,17 @@ def split(place: str) -> tuple[str, str]:
         UsageError: there is no such file or line, or it is no UTF-8.
     """
     name, _, number = place.rpartition(":")
-    if not name or not number.isdigit():
+    if not name or not (number.isascii() and number.isdigit()):
         name, number = place, ""
     try:
-        lines = Path(name).read_text(encoding="utf-8").splitlines(keepends=True)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{name} cannot be read: {error}", hint="give FILE:LINE") from None
+        lines = _LINE.findall(read_text(Path(name)))
+    except ModelFileError as error:
+        raise UsageError(error.message, hint="give FILE:LINE") from None
+    if len(number) > _MAX_DIGITS or int(number or 0) > len(lines):
+        raise UsageError(f"{name} has {len(lines)} lines, not {number:.20}", hint="lines count from 1; 0 is the start")
     line = int(number) if number else len(lines)
-    if not 0 <= line <= len(lines):
-        raise UsageError(f"{name} has {len(lines)} lines, not {line}", hint="lines count from 1; 0 is the start")
-    before = "".join(lines[:line])
-    ended = before.endswith("\n") and number != ""
-    return before.removesuffix("\n") if ended else before, ("\n" if ended else "") + "".join(lines[line:])
+    before, end = "".join(lines[:line]), ""
+    if number:
+        body = before.rstrip("\r\n") if not line else "".join(lines[: line - 1]) + lines[line - 1].rstrip("\r\n")
+        before, end = body, before[len(body) :]
+    return before, end + "".join(lines[line:])

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType, ModuleType
 
 from edge_lfm.cli import (
@@ -35,7 +36,7 @@ from edge_lfm.cli import (
     synth,
     verify,
 )
-from edge_lfm.errors import EdgeLfmError
+from edge_lfm.errors import DoesNotFitError, EdgeLfmError, OutputError
 from edge_lfm.version import VERSION
 
 VERBS: dict[str, ModuleType] = {
@@ -61,6 +62,7 @@ VERBS: dict[str, ModuleType] = {
     "doctor": doctor,
 }
 INTERRUPTED, TERMINATED = 130, 143
+_MAX_MESSAGE = 2000
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -79,36 +81,98 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments of a command line; a usage error ends the process, as argparse does.
+
+    Of two optional words, argparse spends both on the first group of words (in Python 3.11 and 3.12, not in later
+    ones): what it leaves of `run MODEL --ram 4G PROMPT` is the prompt.
+    """
+    parser = make_parser()
+    args, left = parser.parse_known_args(arguments)
+    if args.verb == "run" and args.prompt is None:
+        words = left[1:] if left[:1] == ["--"] else left
+        if len(words) == 1 and (words != left or not words[0].startswith("-")):
+            args.prompt, left = words[0], []
+    if left:
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    return args
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     _set_up_streams()
-    args = make_parser().parse_args(arguments)
+    args = parse(arguments)
     signal.signal(signal.SIGTERM, _terminate)
     try:
         VERBS[args.verb].run(args)
         sys.stdout.flush()
         return 0
-    except EdgeLfmError as error:
-        if args.debug:
-            raise
-        _complain(error)
-        return error.exit_code
     except KeyboardInterrupt:
         print("\nedge-lfm: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader has gone, as in `edge-lfm run ... | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except MemoryError:
-        print("edge-lfm: error: out of memory (use a smaller model or context)", file=sys.stderr)
-        return 4
+    except Exception as error:
+        if isinstance(error, OSError):
+            _forget_output()
+        if isinstance(error, BrokenPipeError):  # the reader has gone, as in `edge-lfm run ... | head -1`
+            return 0
+        if args.debug:
+            raise
+        told = error if isinstance(error, EdgeLfmError) else _told(error)
+        _complain(told)
+        return told.exit_code
+
+
+def _told(error: Exception) -> EdgeLfmError:
+    """What no part of the program expected, as one line: a limit of the system, or a fault of ours."""
+    if isinstance(error, MemoryError):
+        return DoesNotFitError("out of memory", hint="use a smaller model or context")
+    if isinstance(error, OSError) and error.errno is not None:
+        return OutputError(f"{error.filename or 'standard output'}: {error.strerror}", hint="check space and limits")
+    kind = type(error).__name__
+    return EdgeLfmError(f"internal fault: {kind}: {error}", hint="--debug in front of the verb shows where; report it")
+
+
+class _Forgiving(io.TextIOWrapper):
+    """Standard error: what cannot be told there ends no command."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            super().flush()
 
 
 def _set_up_streams() -> None:
-    """Characters that a terminal cannot show, or that a pipe should not have sent, end no answer in a traceback."""
-    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=errors)
+    """Closed streams lead nowhere; characters that a terminal cannot show, or that a pipe should not have sent, end no
+    answer in a traceback.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:  # closed: without this, the next file to be opened would take its number
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest one that is free
+        if getattr(sys, name) is None:
+            stream = open(number, "w" if number else "r", encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+    for kept, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
+        if isinstance(kept, io.TextIOWrapper):
+            kept.reconfigure(errors=errors)
+    if sys.stderr is sys.__stderr__ and type(sys.stderr) is io.TextIOWrapper:
+        encoding = sys.stderr.encoding
+        sys.stderr = _Forgiving(sys.stderr.detach(), encoding, "backslashreplace", line_buffering=True)
+        sys.__stderr__ = sys.stderr  # type: ignore[misc]
+
+
+def _forget_output() -> None:
+    """What is still in the buffer cannot be written; do not try again at the end of the process."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError, ValueError):  # the latter: a stream without a descriptor
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
@@ -117,6 +181,8 @@ def _terminate(_signal: int, _frame: FrameType | None) -> None:
 
 def _complain(error: EdgeLfmError) -> None:
     message = " ".join(str(error).split())
+    if len(message) > _MAX_MESSAGE:
+        message = message[: _MAX_MESSAGE - 4] + " ..."
     print(f"edge-lfm: error: {message}", file=sys.stderr)
 
 

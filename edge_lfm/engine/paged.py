@@ -15,13 +15,12 @@ from edge_lfm.engine.lookahead import Lookahead
 from edge_lfm.engine.paged_runner import PagedRunner
 from edge_lfm.engine.runner import CHUNK
 from edge_lfm.errors import ModelFileError
-from edge_lfm.formats.file_list import check_unchanged
-from edge_lfm.formats.safetensors import SafetensorsFile
 from edge_lfm.kernels.load.library import Kernels
 from edge_lfm.memory.budget import Budget, PagingPlan, plan_paging
+from edge_lfm.memory.forecast import read_forecast
 from edge_lfm.memory.mapped import MappedStore
 from edge_lfm.memory.paging import ExpertPager, Store
-from edge_lfm.memory.policy import FORECAST_FILE, HALF_LIVES, HORIZONS, DecayedUse, LearnedUse, horizon_of
+from edge_lfm.memory.policy import FORECAST_FILE, DecayedUse, LearnedUse, horizon_of
 from edge_lfm.memory.reader import READ_ALIGNMENT, BlockReader, Slots, SlotStore
 from edge_lfm.memory.residency import Residency
 from edge_lfm.memory.scratch import plan_scratch
@@ -162,18 +161,8 @@ def _policies(model: PackedModel, layers: list[int], tokens: float) -> dict[int,
     experts, path = model.shape.experts, model.folder / FORECAST_FILE
     if not path.exists():
         return {n: DecayedUse(experts) for n in layers}
-    check_unchanged(path)
-    with SafetensorsFile(path) as file:
-        stored = file.stored("weights")
-        expected = (len(HORIZONS), len(layers), 1 + (len(layers) + len(HALF_LIVES)) * experts, experts)
-        weights = stored[horizon_of(tokens)].astype(np.float32) if stored.shape == expected else None
+    weights = read_forecast(path, len(layers), experts)[horizon_of(tokens)].astype(np.float32)
     latest = np.zeros((len(layers), experts), bool)
-    if weights is None:
-        raise ModelFileError(
-            f"{path} is a forecast of another shape, {list(stored.shape)}", hint="remove it, or quantize again"
-        )
-    if not np.isfinite(weights).all():
-        raise ModelFileError(f"{path} holds NaN or infinity", hint="remove it, or quantize again")
     return {n: LearnedUse(row, weights[row], latest) for row, n in enumerate(layers)}
 
 

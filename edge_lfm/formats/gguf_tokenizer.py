@@ -12,6 +12,8 @@ from typing import Any
 
 from edge_lfm.architectures import GgufSpelling
 from edge_lfm.errors import UnsupportedModelError
+from edge_lfm.formats.splitting import splits_alike
+from edge_lfm.formats.strict import json_object, refusing
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 _KEY = "tokenizer.ggml."
@@ -128,18 +130,27 @@ def gguf_metadata(files: Mapping[str, bytes], vocab_size: int, spelling: GgufSpe
     """
     if "tokenizer.json" not in files:
         return {f"{_KEY}model": "no_vocab"}
-    tokenizer, settings = json.loads(files["tokenizer.json"]), json.loads(files.get("tokenizer_config.json", b"{}"))
+    with refusing(f"{where}: tokenizer.json"):
+        return _metadata(files, vocab_size, spelling, where)
+
+
+def _metadata(files: Mapping[str, bytes], vocab_size: int, spelling: GgufSpelling, where: str) -> dict[str, Any]:
+    tokenizer = json_object(files["tokenizer.json"], f"{where}: tokenizer.json")
+    settings = json_object(files.get("tokenizer_config.json", b"{}"), f"{where}: tokenizer_config.json")
     model = tokenizer["model"]
-    if model.get("type") != "BPE" or json.dumps(spelling.split) not in json.dumps(tokenizer["pre_tokenizer"]):
+    split = _split_of(tokenizer["pre_tokenizer"])
+    if model.get("type") != "BPE" or split is None or not splits_alike(split, spelling.split):
         raise UnsupportedModelError(
             f"{where}: tokenizer.json splits texts another way than its family", hint="GGUF has no name for it"
         )
     tokens, types = [f"[PAD{n}]" for n in range(vocab_size)], [UNUSED] * vocab_size
-    for token, n in model["vocab"].items():
-        tokens[n], types[n] = token, NORMAL
-    for added in tokenizer["added_tokens"]:
-        tokens[added["id"]] = added["content"]
-        types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
+    named = [(token, n, NORMAL) for token, n in model["vocab"].items()]
+    kinds = {True: CONTROL, False: USER_DEFINED}
+    named += [(added["content"], added["id"], kinds[added["special"]]) for added in tokenizer["added_tokens"]]
+    for token, n, kind in named:
+        if type(n) is not int or not 0 <= n < vocab_size:
+            raise ValueError(f"token {token!r:.40} has the id {n!r:.40}, the model {vocab_size} rows")
+        tokens[n], types[n] = token, kind
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     found: dict[str, Any] = {
         f"{_KEY}model": "gpt2",
@@ -160,3 +171,16 @@ def gguf_metadata(files: Mapping[str, bytes], vocab_size: int, spelling: GgufSpe
     if template is not None or isinstance(inline, str):
         found["tokenizer.chat_template"] = template.decode() if template is not None else inline
     return found
+
+
+def _split_of(pre_tokenizer: Any) -> str | None:
+    """The regular expression that isolates words, if bytes are all that comes after it; else None."""
+    steps = pre_tokenizer["pretokenizers"] if pre_tokenizer["type"] == "Sequence" else [pre_tokenizer]
+    if [step["type"] for step in steps] != ["Split", "ByteLevel"]:
+        return None
+    split, level = steps
+    plain = split["behavior"] == "Isolated" and not split["invert"]
+    if not plain or level["add_prefix_space"] or level["use_regex"]:
+        return None
+    pattern = split["pattern"].get("Regex")
+    return pattern if isinstance(pattern, str) else None

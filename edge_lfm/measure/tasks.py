@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_lfm.errors import UsageError
+from edge_lfm.errors import ModelFileError, UsageError
+from edge_lfm.formats.strict import parse_json, read_bytes
 from edge_lfm.measure.sandbox import Job, run_jobs
 
 
@@ -39,16 +40,34 @@ def read_tasks(path: Path) -> list[Task]:
         UsageError: the file cannot be read, or a line is no sample.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        tasks = [Task(**json.loads(line)) for line in lines if line.strip()]
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}", hint="give a file of JSON lines") from None
+        tasks = [_task(parse_json(line)) for line in read_bytes(path).split(b"\n") if line.strip()]
+    except ModelFileError as error:
+        raise UsageError(error.message, hint="give a file of JSON lines") from None
     except (ValueError, TypeError) as error:
         raise UsageError(f"{path} holds no task samples: {error}", hint="see edge_lfm/measure/tasks.py") from None
     unknown = {task.check for task in tasks} - {*_CHECKS, "exec"}
     if unknown or not tasks:
         raise UsageError(f"{path}: unknown checks {sorted(unknown)}", hint=f"known: {', '.join(_CHECKS)}, exec")
     return tasks
+
+
+def _task(line: Any) -> Task:
+    """A line's sample; ValueError or TypeError: it is none."""
+    task = Task(**line)
+    kinds = {"task": str, "prompt": str, "max_tokens": int, "check": str, "answer": str, "raw": bool}
+    wrong = [name for name, kind in kinds.items() if type(getattr(task, name)) is not kind]
+    if task.check in ("contains_all", "story"):
+        wrong += [] if isinstance(task.expect, list) and all(isinstance(v, str) for v in task.expect) else ["expect"]
+    if task.check == "tool":
+        wrong += [] if isinstance(task.expect, list) and len(task.expect) == 2 else ["expect"]
+    if task.check == "exec":
+        texts = ("pre", "post", "ref", "name")
+        is_code = isinstance(task.expect, dict) and all(isinstance(task.expect.get(name), str) for name in texts)
+        tests = task.expect.get("tests") if is_code else None
+        wrong += [] if isinstance(tests, list) and all(isinstance(test, list) for test in tests) else ["expect"]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)} of a sample is of another type")
+    return task
 
 
 def judge(tasks: Sequence[Task], answers: Sequence[str], run_code: bool = False) -> list[bool | None]:

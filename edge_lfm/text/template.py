@@ -14,7 +14,8 @@ from typing import Any
 
 import jinja2
 
-from edge_lfm.errors import TemplateError
+from edge_lfm.errors import ModelFileError, TemplateError
+from edge_lfm.formats.strict import read_text
 from edge_lfm.text.deadline import within
 from edge_lfm.text.dialects import dialect_of
 from edge_lfm.text.json_values import read_json
@@ -28,6 +29,20 @@ _MAX_SECONDS = 5.0
 """A conversation of 30,000 tokens is rendered in 20 ms; only a template that loops comes here."""
 _THOUGHTS = ("thinking", "reasoning", "reasoning_content")
 """Names of one thing in the templates of the family's generations and of others."""
+
+
+_MAX_BYTES = 1 << 20
+"""Of a template's file; the longest published one has 20 kB."""
+_BROKEN = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+    TimeoutError,
+)
 
 
 class ChatTemplate:
@@ -47,17 +62,22 @@ class ChatTemplate:
         self.renders_calls = "tool_calls" in source
         """Whether it writes an assistant's calls itself; older ones leave that to the content."""
         try:
-            self._template = environment.from_string(source)
-        except (jinja2.TemplateError, RecursionError) as error:
+            # Constants are computed already here.
+            self._template = within(_MAX_SECONDS, lambda: environment.from_string(source))
+        except (jinja2.TemplateError, *_BROKEN) as error:
             raise TemplateError(f"the chat template is broken: {error}", hint="check chat_template.jinja") from None
 
     @classmethod
     def load(cls, folder: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
         """The template of a model folder, from its own file or from the tokenizer's settings; None if it has none."""
         path = folder / "chat_template.jinja"
-        source = path.read_text(encoding="utf-8") if path.exists() else tokenizer.settings.get("chat_template")
+        try:
+            source = read_text(path, _MAX_BYTES) if path.exists() else tokenizer.settings.get("chat_template")
+        except ModelFileError as error:
+            raise TemplateError(error.message, error.hint) from None
         if isinstance(source, list):
-            source = next((item.get("template") for item in source if item.get("name") == "default"), None)
+            named = (item for item in source if isinstance(item, dict) and item.get("name") == "default")
+            source = next((item.get("template") for item in named), None)
         return cls(source, tokenizer.bos, tokenizer.named_tokens) if isinstance(source, str) else None
 
     def render(
@@ -85,7 +105,7 @@ class ChatTemplate:
             )
         except TimeoutError as error:
             raise TemplateError(f"the chat template does not end: {error}", hint="check chat_template.jinja") from None
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, RecursionError, OverflowError, MemoryError) as e:
+        except (jinja2.TemplateError, *_BROKEN) as e:
             raise TemplateError(
                 f"the chat template refuses these messages: {e}", hint="check roles and contents"
             ) from None

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as HfTokenizer
 
 from edge_lfm.architectures.reader import as_ids
 from edge_lfm.errors import ContextOverflowError, ModelFileError, UsageError
-from edge_lfm.formats.strict import read_json
+from edge_lfm.formats.strict import read_bytes, read_json
 from edge_lfm.text.dialects.marks import GAP_MARKS
 
 
@@ -47,9 +47,9 @@ class Tokenizer:
         if not path.exists():
             raise ModelFileError(f"{path} does not exist", hint="copy it from the checkpoint into the model's folder")
         try:
-            self._inner = HfTokenizer.from_file(str(path))
+            self._inner = HfTokenizer.from_buffer(read_bytes(path))
         except BaseException as error:  # a hostile file raises PanicException, which is no Exception
-            if isinstance(error, KeyboardInterrupt | SystemExit):
+            if isinstance(error, KeyboardInterrupt | SystemExit | ModelFileError):
                 raise
             raise ModelFileError(f"{path} is not a tokenizer: {error}", hint="copy it again") from None
         self._encoding = threading.Lock()
@@ -63,7 +63,7 @@ class Tokenizer:
     @cached_property
     def size(self) -> int:
         """One more than the highest token id: rows of the logits from here on are padding."""
-        return 1 + max(self._inner.get_vocab(with_added_tokens=True).values())
+        return 1 + max(self._inner.get_vocab(with_added_tokens=True).values(), default=-1)
 
     def as_json(self) -> str:
         """For grammars: the `tokenizer.json` that was loaded, with names for control tokens that no text can spell.

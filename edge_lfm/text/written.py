@@ -7,12 +7,14 @@ marks on the way (`"%s" | format(x)`, say) counts as content: nothing is ever tr
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from typing import Any, SupportsIndex
 
 from jinja2 import nodes, pass_eval_context
 from jinja2.compiler import CodeGenerator, Frame
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.filters import sync_do_join
 from jinja2.parser import Parser
@@ -163,16 +165,28 @@ class _GenerationTag(Extension):
         return caller()
 
 
+_MAX_REPEATED, _MAX_PRODUCT, _MAX_EXPONENT = 1 << 24, 1 << 62, 64
+
+
 class TemplateEnvironment(ImmutableSandboxedEnvironment):
     """Jinja as transformers sets it up for chat templates, with marks on what the template writes."""
 
     code_generator_class = _Generator
+    intercepted_binops = frozenset(("*", "**"))
     concat = staticmethod(Written.joined)  # type: ignore[assignment]
     literal = staticmethod(Written.literal)
 
     def __init__(self) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols])
         self.filters["join"] = _join
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """Products and powers within bounds: one of them can take minutes and gigabytes, and no deadline ends it."""
+        repeated = [value for value in (left, right) if isinstance(value, str | list | tuple)]
+        size = math.prod(len(value) if value in repeated else abs(value) for value in (left, right))
+        if size > (_MAX_REPEATED if repeated else _MAX_PRODUCT) or (operator == "**" and abs(right) > _MAX_EXPONENT):
+            raise SecurityError(f"{operator} of values this large is not done in a template")
+        return super().call_binop(context, operator, left, right)
 
 
 @pass_eval_context

@@ -10,6 +10,7 @@ import ctypes
 import hashlib
 import json
 import platform
+import re
 import struct
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,6 +18,9 @@ from pathlib import Path
 from edge_lfm.errors import IsaError
 from edge_lfm.kernels.spec.isa import TIERS, find_isa, processor_flags
 from edge_lfm.kernels.spec.layout import LAYOUT_VERSION
+
+_MAX_MANIFEST_BYTES = 1 << 16
+_FILE = re.compile(r"[^./\x00-\x1f][^/\x00-\x1f]*")
 
 
 @dataclass(frozen=True)
@@ -52,14 +56,18 @@ def read_manifest(path: Path) -> Manifest:
         IsaError: it cannot be read, or is not a manifest of kernels.
     """
     try:
+        if not path.is_file() or path.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise TypeError
         raw = json.loads(path.read_text(encoding="utf-8"))
         found = Manifest(**{**raw, "requires": tuple(raw["requires"])})
         if any(type(getattr(found, f.name)).__name__ != f.type.partition("[")[0] for f in fields(Manifest)):
             raise TypeError
+        if not all(isinstance(feature, str) for feature in found.requires) or not _FILE.fullmatch(found.file):
+            raise TypeError  # the object lies beside its manifest, and nowhere else
         find_isa(found.isa)
     except OSError as error:
         raise IsaError(f"{path}: {error.strerror}", hint=_REMAKE) from None
-    except (ValueError, TypeError, KeyError, IsaError):
+    except (ValueError, TypeError, KeyError, RecursionError, IsaError):
         raise IsaError(f"{path} is not a manifest of kernels that this version reads", hint=_REMAKE) from None
     return found
 
@@ -91,7 +99,10 @@ def best_prebuilt(path: Path, source: str, isa: str | None) -> tuple[Manifest, P
     Raises:
         IsaError: there is none, with the reason of each.
     """
-    found = sorted(path.glob("*.json")) if path.is_dir() else [path.with_suffix(".json")]
+    try:
+        found = sorted(path.glob("*.json")) if path.is_dir() else [path.with_suffix(".json")]
+    except ValueError:  # a name without a last part
+        found = []
     manifests = {place: read_manifest(place) for place in found}
     reasons = {place: why_not(manifest, source) for place, manifest in manifests.items()}
     for tier in TIERS:
