@@ -29,13 +29,13 @@ class Calling:
 
 
 def bind_calls(
-    engine: Engine, dialect: Dialect, tools: Sequence[Tool], choice: Any, parallel: bool, strangers: bool
+    engine: Engine, dialect: Dialect, tools: Sequence[Tool], choice: Any, parallel: bool, untrusted: bool
 ) -> Calling:
     """What the engine needs to make and to read calls.
 
     Args:
         choice: auto, none, required, or the name of a tool.
-        strangers: whether the schemas come from one who may mean harm.
+        untrusted: whether the schemas come from one who may mean harm.
 
     Raises:
         GrammarError: a tool's schema is none, or can be neither bound nor checked; it names the tool.
@@ -50,11 +50,11 @@ def bind_calls(
         if must:
             raise UsageError("tool_choice needs tools, and a model that knows calls", hint="give tools")
         return Calling({tool.name: list(tool.schema.get("properties") or ()) for tool in tools})
-    compiler = _Compiler(grammars, dialect, end, parallel, strangers)
+    compiler = _Compiler(grammars, dialect, end, parallel, untrusted)
     bound, grammar = compiler.compile([bind_tool(tool) for tool in ([chosen] if chosen is not None else tools)])
     names = {tool.name: list(tool.schema.get("properties") or ()) for tool in tools}
     names |= {tool.name: list(dict.fromkeys(name for form in tool.forms for name in form.given)) for tool in bound}
-    checks = {tool.name: tool.check(tried=not strangers) for tool in bound if tool.lost}
+    checks = {tool.name: tool.check(tried=not untrusted) for tool in bound if tool.lost}
     return Calling(names, grammar, must, checks)
 
 
@@ -64,7 +64,7 @@ class _Compiler:
     dialect: Dialect
     end_id: int
     parallel: bool
-    strangers: bool
+    untrusted: bool
 
     def compile(self, tools: Sequence[BoundTool]) -> tuple[list[BoundTool], Compiled]:
         """The grammar of all tools; those whose schemas the engine refuses with any JSON in their place."""
@@ -82,10 +82,10 @@ class _Compiler:
             self._grammar([tool])
         except GrammarError as error:
             loose = tool.loosened(error.message)
-            loose.check(tried=not self.strangers)
+            loose.check(tried=not self.untrusted)
             return loose
         return tool
 
     def _grammar(self, tools: Sequence[BoundTool]) -> Compiled:
         grammar = Grammar("lark", self.dialect.grammar(tools, self.end_id, self.parallel))
-        return self.grammars.compile(grammar, apart=self.strangers)
+        return self.grammars.compile(grammar, apart=self.untrusted)

@@ -69,7 +69,7 @@ class AnswerOptions(TurnOptions, total=False):
     tools: functions that the model may call: {"name", "description", "parameters": a JSON schema}, or in OpenAI's
         wrapping. A call that begins follows its schema to the end (with the extra `grammar`).
     overflow: what to do with messages that do not fit into the context: "refuse", or "drop_oldest".
-    strangers: whether grammars and tools come from one who may mean harm; they are then tried in a process of their
+    untrusted: whether grammars and tools come from one who may mean harm; they are then tried in a process of their
         own, which costs a tenth of a second.
     """
 
@@ -77,4 +77,4 @@ class AnswerOptions(TurnOptions, total=False):
     raw: bool
     tools: Tools | None
     overflow: Overflow
-    strangers: bool
+    untrusted: bool

@@ -123,12 +123,12 @@ class Requests:
     def _request(self, token_ids: Sequence[int], options: AnswerOptions) -> Request:
         """A checked request for a prompt's token ids."""
         check_length(len(token_ids), self.context)
-        choice, strangers = options.get("tool_choice", "auto"), options.get("strangers", False)
+        choice, untrusted = options.get("tool_choice", "auto"), options.get("untrusted", False)
         form = grammar_of(options.get("schema"), options.get("regex"), options.get("lark"), options.get("choices"))
-        grammar = self._grammar(form, strangers)
+        grammar = self._grammar(form, untrusted)
         dialect = self.template.dialect if self.template is not None else PYTHONIC
         tools, parallel = read_tools(options.get("tools") or []), options.get("parallel_tool_calls", True)
-        calling = bind_calls(self.engine, dialect, tools, choice, parallel, strangers)
+        calling = bind_calls(self.engine, dialect, tools, choice, parallel, untrusted)
         if calling.parameters and grammar is not None:
             raise UsageError("tools and a grammar exclude each other", hint="give one of them, or tool_choice none")
         max_tokens = options.get("max_tokens", DEFAULT_TOKENS)
@@ -154,12 +154,12 @@ class Requests:
             reasoning_budget=_whole_or_none("reasoning_budget", options.get("reasoning_budget"), _MAX_COUNT),
         )
 
-    def _grammar(self, grammar: Grammar | None, strangers: bool) -> Compiled | None:
+    def _grammar(self, grammar: Grammar | None, untrusted: bool) -> Compiled | None:
         if grammar is None:
             return None
         if self.engine.grammars is None:
             raise UsageError(f"{self.where} has no tokenizer.json", hint="grammars need the model's tokenizer")
-        return self.engine.grammars.compile(grammar, apart=strangers)
+        return self.engine.grammars.compile(grammar, apart=untrusted)
 
     @cached_property
     def _breakers(self) -> frozenset[int]:

@@ -156,7 +156,7 @@ def prepare(model: Model, chat: ChatRequest, messages: Sequence[Mapping[str, Any
         documents=msgspec.to_builtins(chat.documents),
         cite=bool(chat.citations),
         trim_documents=bool(chat.trim_documents),
-        strangers=True,
+        untrusted=True,
         **chat.form(),
         **chat.options(),
     )

@@ -95,7 +95,7 @@ def prepare(model: Model, wanted: CompletionRequest) -> list[EngineRequest]:
                 logprobs=wanted.logprobs,
                 prompt_logprobs=bool(wanted.echo and wanted.logprobs is not None),
                 raw=True,
-                strangers=True,
+                untrusted=True,
                 **wanted.form(),
                 **wanted.options(n),
             )

@@ -200,7 +200,7 @@ def _prepare(model: Model, wanted: ResponsesRequest, messages: list[Json]) -> En
         tool_choice=choice or "auto",
         parallel_tool_calls=wanted.parallel_tool_calls is not False,
         max_tokens=wanted.max_output_tokens,
-        strangers=True,
+        untrusted=True,
         **wanted.form(),
         **wanted.options(),
     )
