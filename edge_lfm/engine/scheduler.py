@@ -72,11 +72,11 @@ class Job(Generic[T]):
         assert ended
         raise StopIteration
 
-    def poll(self, most: int = CHANNEL_ITEMS) -> tuple[list[T], bool]:
-        """Items that are there, at most `most`, and whether none will follow; does not wait. Raises as `__next__`."""
+    def poll(self, limit: int = CHANNEL_ITEMS) -> tuple[list[T], bool]:
+        """Items that are there, at most `limit`, and whether none will follow; does not wait. Raises as `__next__`."""
         with self._changed:
             was_full = self.full
-            items = [self._items.popleft() for _ in range(min(most, len(self._items)))]
+            items = [self._items.popleft() for _ in range(min(limit, len(self._items)))]
             ended = self._ended and not self._items
             error = self._error if ended and not items else None
         if was_full and items:
