@@ -132,7 +132,7 @@ def quantized(kernels: Kernels, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     s = np.zeros((len(x), x.shape[1] // 32, 4), np.float32)
     step = Step()
     for t in range(len(x)):
-        kernels.quantize_row(step.address, x[t].ctypes.data, q[t].ctypes.data, s[t].ctypes.data, x.shape[1])
+        kernels.round_activations(step.address, x[t].ctypes.data, q[t].ctypes.data, s[t].ctypes.data, x.shape[1])
     return q, s
 
 
@@ -213,7 +213,7 @@ def test_tiles_round_trip(scheme: Scheme) -> None:
         assert np.array_equal(back.scale, weights.scale)
 
 
-def test_quantize_row(kernels: Kernels) -> None:
+def test_round_activations(kernels: Kernels) -> None:
     rng = np.random.default_rng(2)
     x = (rng.standard_normal((40, 64)) * 10.0 ** rng.integers(-20, 20, (40, 1))).astype(np.float32)
     x[0], x[1, :32], x[2, 3] = 0, 0, 3e37
@@ -228,11 +228,11 @@ def test_quantize_row(kernels: Kernels) -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("at", [0, 15, 16, 31, 63])
-def test_quantize_row_notices_what_is_not_finite(kernels: Kernels, bad: float, at: int) -> None:
+def test_round_activations_notices_what_is_not_finite(kernels: Kernels, bad: float, at: int) -> None:
     x = np.ones(64, np.float32)
     x[at] = bad
     step, q, s = Step(), np.zeros(64, np.int8), np.zeros(8, np.float32)
-    kernels.quantize_row(step.address, x.ctypes.data, q.ctypes.data, s.ctypes.data, 64)
+    kernels.round_activations(step.address, x.ctypes.data, q.ctypes.data, s.ctypes.data, 64)
     assert step.sync[ERROR // 8] == 1
 
 

@@ -26,7 +26,7 @@ static int check(const char *name, int scheme, double least_db) {
                              ADDRESS(scratch)) != 0)
         return 1;
     sync_area[EDGE_LFM_COUNTER / 8] = 0; /* rows that are given out so far */
-    edge_lfm_quantize_row(ADDRESS(&ctx), ADDRESS(x), ADDRESS(q), ADDRESS(s), COLS);
+    edge_lfm_round_activations(ADDRESS(&ctx), ADDRESS(x), ADDRESS(q), ADDRESS(s), COLS);
     edge_lfm_product product = {.matrix = ADDRESS(&matrix), .q = ADDRESS(q), .s = ADDRESS(s), .out = ADDRESS(out),
                                 .out_stride = ROWS * 4, .tokens = 1};
     edge_lfm_multiply(ADDRESS(&ctx), ADDRESS(&product), ADDRESS(area));

@@ -43,7 +43,7 @@ def check_below(ctx, x, count, limit_bits):
 
 
 @kernel
-def quantize_group(ctx, low, high, q, s):
+def round_group(ctx, low, high, q, s):
     """32 float32 in two vectors -> 32 int8 at q, and the group's record at s (`layout.ACTIVATION`)."""
     magnitude = splat_i32(int32(0x7FFFFFFF))
     # As integers, the bits of |x| are ordered like |x|, with NaN above infinity.
@@ -66,8 +66,8 @@ def quantize_group(ctx, low, high, q, s):
 
 
 @kernel
-def quantize_row(ctx, x, q, s, cols):
+def round_activations(ctx, x, q, s, cols):
     """float32 [cols] -> int8 [cols] and the records of their groups [cols / 32]."""
     for g in range(cols // GROUP):
         at = x + g * GROUP * 4
-        quantize_group(ctx, load_f32(at), load_f32(at + 64), q + g * GROUP, s + g * ACTIVATION_BYTES)
+        round_group(ctx, load_f32(at), load_f32(at + 64), q + g * GROUP, s + g * ACTIVATION_BYTES)

@@ -40,7 +40,7 @@ from edge_lfm.kernels.lang.simd import (
     zero_f32,
 )
 from edge_lfm.kernels.lang.sync import claim, raise_error
-from edge_lfm.kernels.ops.activations import INFINITY_BITS, NOT_FINITE, check_below, quantize_row
+from edge_lfm.kernels.ops.activations import INFINITY_BITS, NOT_FINITE, check_below, round_activations
 from edge_lfm.kernels.ops.maths import exp
 from edge_lfm.kernels.ops.norm import rms_norm
 from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, CONTEXT, GROUP, LAYER, ROW, SCORE_BLOCK, STATE, offsets
@@ -312,6 +312,6 @@ def attend_tokens(ctx, layer, n, scratch):
             attend_int8(q, state, g, hd, group, start, limit, scale, scratch, out)
         else:
             attend_float16(q, state, g, hd, group, start, limit, scale, scratch, out)
-        quantize_row(
+        round_activations(
             ctx, out, i64(ctx + CTX.mixed_q) + at, i64(ctx + CTX.mixed_s) + at // GROUP * ACTIVATION_BYTES, group * hd
         )

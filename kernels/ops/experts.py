@@ -11,7 +11,7 @@ from numba import int64
 
 from edge_lfm.kernels.lang.simd import copy_bytes, f32, fma, i64, kernel, load_f32, smaller, splat_f32, store_f32
 from edge_lfm.kernels.lang.sync import claim, claim_run
-from edge_lfm.kernels.ops.activations import quantize_group
+from edge_lfm.kernels.ops.activations import round_group
 from edge_lfm.kernels.ops.maths import silu
 from edge_lfm.kernels.ops.matmul import multiply_tile, pack_tokens
 from edge_lfm.kernels.ops.operands import Inputs, Outputs, from_token
@@ -77,9 +77,7 @@ def gate_up_rows(ctx, layer, block, first, last, row, x, shared, scratch):
             to = (p + m) * width + row
             store_f32(i64(ctx + CTX.gated) + to * 4, a)
             store_f32(i64(ctx + CTX.gated) + to * 4 + 64, b)
-            quantize_group(
-                ctx, a, b, i64(ctx + CTX.gated_q) + to, i64(ctx + CTX.gated_s) + to // GROUP * ACTIVATION_BYTES
-            )
+            round_group(ctx, a, b, i64(ctx + CTX.gated_q) + to, i64(ctx + CTX.gated_s) + to // GROUP * ACTIVATION_BYTES)
 
 
 @kernel

@@ -9,7 +9,7 @@ from numba import float32, int64
 
 from edge_lfm.kernels.lang.simd import f32, fma, i64, kernel, load_f32, splat_f32, store_f32, sum_f32, zero_f32
 from edge_lfm.kernels.lang.sync import claim
-from edge_lfm.kernels.ops.activations import quantize_row
+from edge_lfm.kernels.ops.activations import round_activations
 from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, CONTEXT, GROUP, ROW, offsets
 
 CTX, RW = offsets(CONTEXT), offsets(ROW)
@@ -36,7 +36,7 @@ def norm_row(ctx, weight, t, to):
     hidden = i64(ctx + CTX.hidden)
     out = i64(ctx + CTX.normed) + to * hidden * 4
     rms_norm(i64(ctx + CTX.x) + t * hidden * 4, weight, out, hidden, f32(ctx + CTX.norm_eps))
-    quantize_row(
+    round_activations(
         ctx,
         out,
         i64(ctx + CTX.normed_q) + to * hidden,

@@ -11,7 +11,7 @@ from numba import int64
 
 from edge_lfm.kernels.lang.simd import fma, i64, kernel, load_f32, smaller, store_f32
 from edge_lfm.kernels.lang.sync import claim
-from edge_lfm.kernels.ops.activations import quantize_group
+from edge_lfm.kernels.ops.activations import round_group
 from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, CONTEXT, GROUP, LAYER, ROW, STATE, offsets
 
 CTX, LAY, STA, RW = offsets(CONTEXT), offsets(LAYER), offsets(STATE), offsets(ROW)
@@ -67,4 +67,4 @@ def conv_tokens(ctx, layer, n):
                 at = row + g * GROUP
                 store_f32(out + at * 4, a)
                 store_f32(out + at * 4 + 64, b)
-                quantize_group(ctx, a, b, out_q + at, out_s + at // GROUP * ACTIVATION_BYTES)
+                round_group(ctx, a, b, out_q + at, out_s + at // GROUP * ACTIVATION_BYTES)

@@ -31,7 +31,7 @@ ENTRIES: tuple[Entry, ...] = (
     _entry("encode_rows", "encode", "scheme plain dtype x importance tiles cols out errors scratch"),
     # Single phases, for tests and benchmarks:
     _entry("multiply", "matmul", "ctx product area"),
-    _entry("quantize_row", "activations", "ctx x q s cols"),
+    _entry("round_activations", "activations", "ctx x q s cols"),
     _entry("norm_tokens", "norm", "ctx weight"),
     _entry("conv_tokens", "short_conv", "ctx layer n"),
     _entry("prepare_heads", "attention", "ctx layer n"),
