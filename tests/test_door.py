@@ -387,3 +387,6 @@ def test_every_public_name_is_documented() -> None:
     for name in (*TURN, *OPTIONS, *(f.name for f in fields(LoadOptions))):
         where = f"{SamplingOptions.__doc__}{TurnOptions.__doc__}{AnswerOptions.__doc__}{LoadOptions.__doc__}"
         assert name in where, f"{name} is told nowhere"
+    told = re.findall(r"`(\w+)`", document)
+    assert set(OPTIONS) - set(get_type_hints(SamplingArguments)) <= set(told)
+    assert {f.name for f in fields(LoadOptions)} <= set(told)
