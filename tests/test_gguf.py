@@ -301,7 +301,9 @@ def test_llama_cpp_computes_the_same_from_the_same_integers(
 
 
 def test_llama_cpp_itself(files: dict[str, Path], demo_goldens: dict[str, dict]) -> None:
-    llama = pytest.importorskip("llama_cpp", reason="make llama-goldens builds llama.cpp; its stored logits are compared above")
+    llama = pytest.importorskip(
+        "llama_cpp", reason="make llama-goldens builds llama.cpp; its stored logits are compared above"
+    )
     model = llama.Llama(str(files["f16"]), n_ctx=512, logits_all=True, verbose=False, n_threads=1)
     prompt = demo_goldens["json"]
     assert model.tokenize(prompt["prompt"].encode(), add_bos=False, special=True) == prompt["prompt_ids"]
