@@ -100,7 +100,7 @@ class Calibration:
 
     def importance_of(self, tensor: PackedTensor) -> dict[str, F32]:
         """The weights of the columns of each source of a tensor, for the search of scales."""
-        found = {}
+        importance = {}
         for source in tensor.sources:
             name = source.name.replace(".w3.", ".w1.")  # the same inputs
             layer = _layer_name(name)
@@ -112,8 +112,8 @@ class Calibration:
                 squares = (seen * squares + PRIOR_TOKENS * self.squares[layer]) / np.float32(seen + PRIOR_TOKENS)
             elif name not in self.squares:
                 squares = self.squares[layer]
-            found[source.name] = (squares + _FLOOR * squares.mean()).astype(np.float32)
-        return found
+            importance[source.name] = (squares + _FLOOR * squares.mean()).astype(np.float32)
+        return importance
 
     def inputs_of(self, layer: int, expert: int) -> Inputs:
         """What an expert saw; empty if nothing.
@@ -310,8 +310,8 @@ _REMAKE = "make the calibration again: edge-lfm calibrate"
 
 def _layer_name(name: str) -> str:
     """Where the statistics of all of a layer's experts together stand."""
-    before, found, after = name.partition(".experts.")
-    return f"{before}.experts.all.{after.split('.', 1)[1]}" if found else name
+    before, infix, after = name.partition(".experts.")
+    return f"{before}.experts.all.{after.split('.', 1)[1]}" if infix else name
 
 
 def _inputs_path(folder: Path, layer: int) -> Path:

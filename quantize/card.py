@@ -68,15 +68,15 @@ def _measured(evaluation: Mapping[str, Any]) -> list[str]:
             "| text | tokens | perplexity | reference | KL mean | 99 % | same top | same experts |",
             "|---|---|---|---|---|---|---|---|",
         ]
-    for name, found in evaluation["texts"].items():
-        cells = [name, str(found["tokens"]), f"{found['perplexity']:.3f}"]
-        if "kl_mean" in found:
-            same = found["routing_same"].values()
+    for name, measured in evaluation["texts"].items():
+        cells = [name, str(measured["tokens"]), f"{measured['perplexity']:.3f}"]
+        if "kl_mean" in measured:
+            same = measured["routing_same"].values()
             cells += [
-                f"{found['reference_perplexity']:.3f}",
-                f"{found['kl_mean']:.5f} ± {found['kl_error']:.5f}",
-                f"{found['kl_99']:.4f}",
-                f"{found['same_top']:.2%}",
+                f"{measured['reference_perplexity']:.3f}",
+                f"{measured['kl_mean']:.5f} ± {measured['kl_error']:.5f}",
+                f"{measured['kl_99']:.4f}",
+                f"{measured['same_top']:.2%}",
                 f"{sum(same) / len(same):.2%}" if same else "",
             ]
         lines.append("| " + " | ".join([*cells, *[""] * (8 - len(cells))]) + " |")

@@ -77,23 +77,23 @@ def do_job(sources: dict[str, str], recipes: list[str], work: str, tier: str) ->
             if not model.exists() and edge_lfm(["quantize", source, "-o", str(model), "--recipe", recipe]):
                 sys.exit(f"{model} could not be made")
             digest = hashlib.sha256((model / "model.safetensors").read_bytes()).digest()
-            found = {PACKED: np.frombuffer(digest, np.uint8)} | computed(model)
-            np.savez(results / f"{model.name}.npz", **found)
+            arrays = {PACKED: np.frombuffer(digest, np.uint8)} | computed(model)
+            np.savez(results / f"{model.name}.npz", **arrays)
 
 
 def computed(model: Path) -> dict[str, np.ndarray]:
     """Logits of a prompt, an answer, and its log probabilities."""
     from edge_lfm import Model
 
-    found: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     for kv_dtype in KV_DTYPES:
         with Model.load(model, threads=2, kv_dtype=kv_dtype, context=200) as loaded:
             ids = np.random.default_rng(7).integers(0, loaded.vocab, PROMPT_TOKENS).tolist()
             answer = loaded.generate(ids, max_tokens=ANSWER_TOKENS, temperature=0.0, logprobs=1)
-            found[f"logits, {kv_dtype} cache"] = loaded.logits(ids)
-            found[f"answer, {kv_dtype} cache"] = np.array(answer.token_ids)
-            found[f"log probabilities, {kv_dtype} cache"] = np.array([told.logprob for told in answer.logprobs])
-    return found
+            arrays[f"logits, {kv_dtype} cache"] = loaded.logits(ids)
+            arrays[f"answer, {kv_dtype} cache"] = np.array(answer.token_ids)
+            arrays[f"log probabilities, {kv_dtype} cache"] = np.array([token.logprob for token in answer.logprobs])
+    return arrays
 
 
 def write_sources(folder: Path, names: set[str]) -> dict[str, str]:
@@ -109,19 +109,19 @@ def write_sources(folder: Path, names: set[str]) -> dict[str, str]:
     unknown = names - cases.keys() - {"demo"}
     if unknown:
         sys.exit(f"unknown cases {', '.join(sorted(unknown))}; there are demo, {', '.join(cases)}")
-    found = {"demo": str(demo_checkpoint())} if not names or "demo" in names else {}
+    paths = {"demo": str(demo_checkpoint())} if not names or "demo" in names else {}
     goldens = _goldens_tool()
     for case, raw in cases.items():
         if names and case not in names:
             continue
         tensors = plan_tensors(read_shape(raw), find_recipe("float32").schemes)
         sources = [source for tensor in tensors for source in tensor.sources]
-        found[case] = str(folder / case)
+        paths[case] = str(folder / case)
         (folder / case).mkdir(parents=True)
         tensors = {source.name: goldens.random_weights(source.name, source.shape) for source in sources}
         save_file(tensors, folder / case / "model.safetensors")
         (folder / case / "config.json").write_text(json.dumps(raw), encoding="utf-8")
-    return found
+    return paths
 
 
 def _goldens_tool() -> ModuleType:

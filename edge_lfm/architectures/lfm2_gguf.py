@@ -91,7 +91,7 @@ def keys(shape: Shape) -> dict[str, Any]:
     layers, attentions = range(len(shape.layers)), shape.attentions
     dense = [layer.ffn.width for layer in shape.layers if layer.ffn.router is None]
     sparse = [layer.ffn.width for layer in shape.layers if layer.ffn.router is not None]
-    found: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "block_count": len(shape.layers),
         "context_length": shape.context,
         "embedding_length": shape.hidden,
@@ -104,14 +104,14 @@ def keys(shape: Shape) -> dict[str, Any]:
         "shortconv.l_cache": max((conv.taps for conv in shape.convs.values()), default=0),
     }
     if shape.routers:
-        found |= {
+        metadata |= {
             "expert_count": shape.experts,
             "expert_used_count": shape.top_k,
             "expert_feed_forward_length": sparse[0],
             "leading_dense_block_count": len(dense),
             "expert_gating_func": _SIGMOID,
         }
-    return found
+    return metadata
 
 
 def refusals(shape: Shape) -> Iterator[str]:

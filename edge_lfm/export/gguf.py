@@ -130,16 +130,16 @@ def _spelling_of(source: ExportSource) -> GgufSpelling:
     return spelling
 
 
-def _type_of(source: ExportSource, shape: tuple[int, ...], name: str, wanted: str | None) -> str:
+def _type_of(source: ExportSource, shape: tuple[int, ...], name: str, asked: str | None) -> str:
     """The type of a tensor: what is no quantized class stays float32, as llama.cpp wants it."""
     tensor = source.tensors[name]
     if tensor.floats is not None or tensor.kind == "router":
         return "f32"
-    if wanted is None:
+    if asked is None:
         return source.scheme(name).gguf_type.lower()
-    if wanted == "q4_0" and tensor.kind == "embedding":
+    if asked == "q4_0" and tensor.kind == "embedding":
         return "q8_0"
-    return wanted
+    return asked
 
 
 def _announce(writer: Any, gguf: ModuleType, target: _Target, nbytes: int) -> None:
@@ -156,13 +156,13 @@ def _encode(
     source: ExportSource, gguf: ModuleType, target: _Target, name: str, errors: dict[str, ErrorSum]
 ) -> NDArray[Any]:
     """One source's bytes in the target's type; adds what rounding lost to `errors`."""
-    found = source.weights(name)
+    stored = source.weights(name)
     scheme, kind = source.scheme(name), target.type.upper()
-    if isinstance(found, Quantized) and kind in scheme.ggml:
-        errors.setdefault(target.kind, ErrorSum()).add(0.0, float(np.vdot(found.scale, found.scale)))
-        blocks: NDArray[np.uint8] = definition(scheme).to_ggml(found, kind)
+    if isinstance(stored, Quantized) and kind in scheme.ggml:
+        errors.setdefault(target.kind, ErrorSum()).add(0.0, float(np.vdot(stored.scale, stored.scale)))
+        blocks: NDArray[np.uint8] = definition(scheme).to_ggml(stored, kind)
         return blocks
-    values = (found.values() if isinstance(found, Quantized) else found).reshape(target.shape[-2:])
+    values = (stored.values() if isinstance(stored, Quantized) else stored).reshape(target.shape[-2:])
     if target.type == "f32":
         return values
     if target.type == "f16":

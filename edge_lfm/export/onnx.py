@@ -101,13 +101,13 @@ def _data_bytes(source: ExportSource) -> int:
 
 
 def _classes(source: ExportSource) -> dict[str, str]:
-    found = {}
+    classes = {}
     for name, tensor in source.tensors.items():
         scheme = source.scheme(name)
         operator = "QMoE" if tensor.kind == "experts" else "MatMulNBits"
         held = f"{operator}, {scheme.integer_bits} bits, blocks of {scheme.block}" if scheme.quantized else "float32"
-        found[tensor.kind] = held
-    return found
+        classes[tensor.kind] = held
+    return classes
 
 
 def genai_config(source: ExportSource) -> dict[str, Any]:

@@ -42,8 +42,8 @@ class ExportSource:
 
     def values(self, name: str) -> F32:
         """A tensor as float32."""
-        found = self.weights(name)
-        return found.values() if isinstance(found, Quantized) else found
+        stored = self.weights(name)
+        return stored.values() if isinstance(stored, Quantized) else stored
 
 
 @contextmanager

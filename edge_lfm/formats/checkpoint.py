@@ -216,7 +216,7 @@ class FolderCheckpoint(HubCheckpoint):
     def _open(self) -> dict[str, _Place]:
         index = self.path / "model.safetensors.index.json"
         names = self._shards(index) if index.exists() else {"model.safetensors": None}
-        found: dict[str, _Place] = {}
+        places: dict[str, _Place] = {}
         for shard, expected in names.items():
             file = SafetensorsFile(self.path / shard)
             self._files.append(file)
@@ -227,13 +227,13 @@ class FolderCheckpoint(HubCheckpoint):
                         hint="download the checkpoint again",
                     )
             for name, info in file.tensors.items():
-                if name in found:
+                if name in places:
                     raise ModelFileError(
                         f"{file.path}: tensor {name} stands in two shards",
                         hint="remove the files that do not belong to the checkpoint",
                     )
-                found[name] = _Place(file, info)
-        return found
+                places[name] = _Place(file, info)
+        return places
 
     def _shards(self, index: Path) -> dict[str, set[str] | None]:
         """Shard file names of the index, with the tensors of each."""

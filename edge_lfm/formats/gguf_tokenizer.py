@@ -55,9 +55,9 @@ def hub_files(metadata: Mapping[str, Any], spelling: GgufSpelling, where: str) -
             name: metadata[f"{_KEY}{name}"] for name in ("bos_token_id", "eos_token_id") if f"{_KEY}{name}" in metadata
         },
     }
-    found = {name: json.dumps(value, ensure_ascii=False, indent=1).encode() for name, value in files.items()}
+    contents = {name: json.dumps(value, ensure_ascii=False, indent=1).encode() for name, value in files.items()}
     template = metadata.get("tokenizer.chat_template")
-    return found | ({"chat_template.jinja": template.encode()} if isinstance(template, str) else {})
+    return contents | ({"chat_template.jinja": template.encode()} if isinstance(template, str) else {})
 
 
 def _are_texts(value: Any) -> bool:
@@ -152,7 +152,7 @@ def _metadata(files: Mapping[str, bytes], vocab_size: int, spelling: GgufSpellin
             raise ValueError(f"token {token!r:.40} has the id {n!r:.40}, the model {vocab_size} rows")
         tokens[n], types[n] = token, kind
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    found: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         f"{_KEY}model": "gpt2",
         f"{_KEY}pre": spelling.splitters[0],
         f"{_KEY}tokens": tokens,
@@ -165,12 +165,12 @@ def _metadata(files: Mapping[str, bytes], vocab_size: int, spelling: GgufSpellin
         token = settings.get(name)
         token = token.get("content") if isinstance(token, dict) else token
         if token in tokens:
-            found[_KEY + key] = tokens.index(token)
+            metadata[_KEY + key] = tokens.index(token)
     template = files.get("chat_template.jinja")
     inline = settings.get("chat_template")
     if template is not None or isinstance(inline, str):
-        found["tokenizer.chat_template"] = template.decode() if template is not None else inline
-    return found
+        metadata["tokenizer.chat_template"] = template.decode() if template is not None else inline
+    return metadata
 
 
 def _split_of(pre_tokenizer: Any) -> str | None:

@@ -88,11 +88,11 @@ class PackedWriter:
     def accept(self, index: int, checksum: int) -> bool:
         """Take tensor `index` as written before, if its bytes in the file have this checksum."""
         try:
-            found = zlib.crc32(os.pread(self._file, self.specs[index].nbytes, self._offsets[index]))
+            actual = zlib.crc32(os.pread(self._file, self.specs[index].nbytes, self._offsets[index]))
         except OSError as error:
             raise self._failure(error) from None
-        self._checksums[index], self._done[index] = checksum, found == checksum
-        return found == checksum
+        self._checksums[index], self._done[index] = checksum, actual == checksum
+        return actual == checksum
 
     def flush(self) -> None:
         """Wait until all that was written is on disk."""

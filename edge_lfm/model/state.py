@@ -90,8 +90,8 @@ class State:
         self.check_room(positions)
         if positions <= self.capacity:
             return
-        wanted = min(max(positions, 2 * self.capacity), self.context)
-        capacity = -(-wanted // 16) * 16
+        enough = min(max(positions, 2 * self.capacity), self.context)
+        capacity = -(-enough // 16) * 16
         try:
             for n in self.shape.attentions:
                 self._grow(n, capacity)
