@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.engine.apart import run_apart
+from edge_lfm.engine.trials import grammar_source
 from edge_lfm.errors import GrammarError, MissingExtraError
 from edge_lfm.text.schemas.json_style import JSON_STYLE
 from edge_lfm.text.schemas.rewriting import bind
@@ -162,13 +163,9 @@ class GrammarCompiler:
             raise GrammarError(
                 f"the grammar has {len(grammar.source)} characters", hint=f"at most {MAX_TEXT} are taken"
             )
-        make = llguidance.LLMatcher
         try:
-            if grammar.kind == "json":
-                source = make.grammar_from_json_schema(grammar.source, overrides=JSON_STYLE)  # type: ignore[arg-type]
-            else:
-                source = getattr(make, f"grammar_from_{grammar.kind}")(grammar.source)
-            problem = run_apart("grammar", source) if apart else ""
+            problem = run_apart("grammar", grammar.kind, grammar.source, JSON_STYLE) if apart else ""
+            source = "" if problem else grammar_source(grammar.kind, grammar.source, JSON_STYLE)
         except (ValueError, GrammarError) as error:
             raise _refusal(grammar, str(error)) from None
         if problem:
@@ -177,7 +174,7 @@ class GrammarCompiler:
             if self._tables is None:
                 text = self._tokenizer_json()
                 self._tables = llguidance.LLTokenizer(text, n_vocab=self._vocab, eos_token=self._stop_ids)
-        matcher = make(self._tables, source, log_level=0)
+        matcher = llguidance.LLMatcher(self._tables, source, log_level=0)
         if not matcher.is_error():
             matcher.compute_bitmask()  # some that compile can never begin
         if matcher.is_error():

@@ -10,11 +10,27 @@ from collections.abc import Callable
 from typing import Any
 
 
-def grammar(source: str) -> str:
-    """What is wrong with one of llguidance's grammars, or nothing."""
+def grammar_source(kind: str, text: str, style: dict[str, Any]) -> str:
+    """A grammar as llguidance takes it. `style`: how JSON is written.
+
+    Raises:
+        ValueError: it is none.
+    """
     import llguidance
 
-    return str(llguidance.LLMatcher.validate_grammar(source))
+    if kind == "json":
+        return str(llguidance.LLMatcher.grammar_from_json_schema(text, overrides=style))  # type: ignore[arg-type]
+    return str(getattr(llguidance.LLMatcher, f"grammar_from_{kind}")(text))
+
+
+def grammar(kind: str, text: str, style: dict[str, Any]) -> str:
+    """What is wrong with a grammar, or nothing."""
+    import llguidance
+
+    try:
+        return str(llguidance.LLMatcher.validate_grammar(grammar_source(kind, text, style)))
+    except ValueError as error:
+        return str(error)
 
 
 def json_fault(schema: Any, text: str) -> list[str | None]:
