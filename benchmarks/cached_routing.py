@@ -15,13 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_lfm.engine.paged import fixed_bytes, paged_runner, slot_bytes_of
+from edge_lfm.engine.paged import paged_runner, slot_bytes_of
 from edge_lfm.engine.runner import Runner
 from edge_lfm.kernels.load.library import load_kernels
 from edge_lfm.kernels.spec.ref import F32, I64
 from edge_lfm.measure.evaluation import Experts, measure_divergence
 from edge_lfm.measure.tasks import Task, compare, judge, read_tasks
-from edge_lfm.memory.budget import RING_SLOTS, Budget
+from edge_lfm.memory.budget import Budget
+from edge_lfm.memory.plan import RING_SLOTS, plan_paging
+from edge_lfm.model.demand import demand_of
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.state import State
 from edge_lfm.text.tokenizer import Tokenizer
@@ -61,8 +63,9 @@ def cached(folder: Path, share: float, ratio: float) -> Iterator[Runner]:
     with PackedModel(folder) as model:
         layers = len(model.shape.routers)
         slots = round(share * model.shape.experts) * layers + min(RING_SLOTS, model.shape.experts)
-        budget = Budget(fixed_bytes(model, 1) + slots * slot_bytes_of(model), stated=True)
-        with paged_runner(model, load_kernels(), 1, budget, 0, cached_ratio=ratio) as runner:
+        budget = Budget(slots * slot_bytes_of(model), stated=True)
+        plan = plan_paging(demand_of(model.shape, list(model.tensors.values())), 0, budget.nbytes)
+        with paged_runner(model, load_kernels(), 1, budget, plan, cached_ratio=ratio) as runner:
             yield runner
 
 

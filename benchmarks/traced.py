@@ -19,12 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.engine.feeds import Feed
-from edge_lfm.engine.paged import fixed_bytes, paged_runner, slot_bytes_of
+from edge_lfm.engine.paged import paged_runner, slot_bytes_of
 from edge_lfm.engine.runner import Runner
 from edge_lfm.kernels.load.library import load_kernels
 from edge_lfm.machine.processors import choose_threads
-from edge_lfm.memory.budget import RING_SLOTS, Budget
+from edge_lfm.memory.budget import Budget
+from edge_lfm.memory.plan import RING_SLOTS, plan_paging
 from edge_lfm.memory.prefault import Prefault
+from edge_lfm.model.demand import demand_of
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.state import State
 
@@ -82,9 +84,9 @@ def main() -> None:
     for share in map(float, args.shares.split(",")):
         with PackedModel(args.model) as model:
             slots = RING_SLOTS + round(share * model.shape.experts) * len(layers)
-            fixed = fixed_bytes(model, threads)
-            budget = Budget(fixed + slots * slot_bytes_of(model), stated=True)
-            with paged_runner(model, load_kernels(), threads, budget, 0, guessing=False) as runner:
+            budget = Budget(slots * slot_bytes_of(model), stated=True)
+            plan = plan_paging(demand_of(model.shape, list(model.tensors.values())), 0, budget.nbytes)
+            with paged_runner(model, load_kernels(), threads, budget, plan, guessing=False) as runner:
                 before, rate = runner.pager.stats.copy(), decode(runner, trace)
                 stats = runner.pager.stats.since(before)
                 cells = (

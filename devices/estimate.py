@@ -1,4 +1,4 @@
-"""What a device will do with a model, from a few numbers of each: memory, decode, prefill, and what would help.
+"""What a device will do with a model, from a few numbers of each: decode and prefill.
 
 Decode is bound by memory, prefill by arithmetic, paged decode by the storage; the shares below were measured. Knows
 neither files nor recipes.
@@ -12,9 +12,6 @@ import numpy as np
 
 DECODE_SHARE = 0.87
 """Of the read bandwidth: 87 % by two threads, 91 by one (24B and 8B shapes, Sapphire Rapids; docs/performance.md)."""
-PROCESS_BYTES = 230 << 20
-"""Interpreter, kernels and scratch memory of a prefill chunk."""
-RING_EXPERTS = 16
 _KEPT = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
 _HITS = (0.0, 0.448, 0.684, 0.915, 0.97, 1.0)
 """Hit rates by the share of experts kept, decayed use: GPT-OSS-20B's recorded routing (docs/paging.md); .75 is drawn
@@ -23,28 +20,23 @@ between."""
 
 @dataclass(frozen=True)
 class Demand:
-    """What a model asks for. Bytes per token: weights that a decode step reads; ops: of a prefill token."""
+    """What a model asks for. trunk_bytes: of the file, all before the first expert; bytes per token: weights that a
+    decode step reads; ops: of a prefill token."""
 
     file_bytes: int
+    trunk_bytes: int
     bytes_per_token: int
     ops_per_token: int
-    kv_bytes_per_token: int
     moe_layers: int
     experts: int
     top_k: int
     expert_bytes: int
-
-    @property
-    def trunk_bytes(self) -> int:
-        """All but the experts."""
-        return self.file_bytes - self.moe_layers * self.experts * self.expert_bytes
 
 
 @dataclass(frozen=True)
 class Machine:
     """What a device offers; see `profiles.Device`."""
 
-    memory_bytes: int
     read_gbps: float
     int8_gops: float
     prefill_share: float
@@ -65,21 +57,20 @@ class Fit:
     read_bytes_per_token: float
 
 
-def estimate(demand: Demand, machine: Machine, context: int, uniform: bool = False) -> Fit:
-    """What to expect. `uniform`: experts are chosen evenly, as random weights do, instead of as real models do."""
-    fixed = PROCESS_BYTES + context * demand.kv_bytes_per_token
+def does_not_fit(missing_bytes: int) -> Fit:
+    """The answer for a model that a device cannot hold."""
+    return Fit(False, missing_bytes, 0.0, 0.0, 0.0, 0.0, "memory", 0.0)
+
+
+def estimate(demand: Demand, machine: Machine, kept: float, uniform: bool = False) -> Fit:
+    """What to expect when a share of the experts stays in memory (`memory/plan.py`), 1: the whole model.
+
+    uniform: experts are chosen evenly, as random weights do, instead of as real models do.
+    """
     prefill = machine.int8_gops * 1e9 * machine.prefill_share / demand.ops_per_token
     compute_s = demand.bytes_per_token / (machine.read_gbps * 1e9 * DECODE_SHARE)
-    if demand.file_bytes + fixed <= machine.memory_bytes:
+    if kept == 1.0:
         return Fit(True, 0, 1.0, 1.0, 1 / compute_s, prefill, "memory bandwidth", 0.0)
-    if not demand.experts:
-        return Fit(False, demand.file_bytes + fixed - machine.memory_bytes, 0.0, 0.0, 0.0, 0.0, "memory", 0.0)
-    room = machine.memory_bytes - fixed - demand.trunk_bytes - RING_EXPERTS * demand.expert_bytes
-    per_layer = room / (demand.expert_bytes * demand.moe_layers)
-    if per_layer < demand.top_k:
-        missing = demand.top_k * demand.expert_bytes * demand.moe_layers - room
-        return Fit(False, missing, 0.0, 0.0, 0.0, 0.0, "memory", 0.0)
-    kept = min(1.0, per_layer / demand.experts)
     hits = kept if uniform else float(np.interp(kept, _KEPT, _HITS))
     read = (1 - hits) * demand.moe_layers * demand.top_k * demand.expert_bytes
     storage_s = read / (machine.storage_gbps * 1e9)

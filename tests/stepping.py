@@ -14,9 +14,11 @@ from edge_lfm.engine.feeds import Feed
 from edge_lfm.engine.lookahead import Lookahead
 from edge_lfm.engine.paged_runner import PagedRunner
 from edge_lfm.kernels.load.library import load_kernels
-from edge_lfm.memory.budget import PagingPlan
+from edge_lfm.memory.budget import Budget
+from edge_lfm.memory.plan import PagingPlan, Wishes, plan_memory, plan_whole
 from edge_lfm.memory.reader import BlockReader
 from edge_lfm.model.binding import bind
+from edge_lfm.model.demand import demand_of
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.state import State
 
@@ -44,9 +46,22 @@ def paged_model(
         layers = list(model.shape.routers)
         reader = BlockReader(model.folder / "model.safetensors")
         model.use_trunk(paged._read_trunk(reader, model))
-        plan = PagingPlan(keep * len(layers), keep * len(layers) + ring, 0, paged.slot_bytes_of(model), len(layers))
+        kept, slot_bytes = keep * len(layers), paged.slot_bytes_of(model)
+        plan = PagingPlan(kept, kept + ring, 0, slot_bytes, 0, model.shape.experts * len(layers))
         binding = bind(model)
         pager = paged.make_pager(model, binding, reader, plan, layers, way)
         lookahead = Lookahead(model) if guessing else None
         with PagedRunner(model, binding, load_kernels(), threads, pager, lookahead, cached_ratio, chunk) as runner:
             yield runner
+
+
+def paging_ram(folder: Path, context: int, threads: int = 1) -> str:
+    """A budget in bytes that holds a packed model with its experts paged, and not all of it."""
+    with PackedModel(folder) as model:
+        shape, demand = model.shape, demand_of(model.shape, list(model.tensors.values()))
+    wishes = Wishes(context=context, threads=threads)
+    whole = plan_whole(shape, demand.file_bytes, Budget(0, stated=True), wishes)
+    budget = Budget(whole.needed_bytes - 1, stated=True)
+    plan = plan_memory(shape, demand, budget, wishes)
+    assert plan.paging is not None and not plan.missing_bytes and plan.kept < 1
+    return str(budget.nbytes)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stepping import paging_ram
 
 import edge_lfm
 from edge_lfm import EdgeLfmError, Model
-from edge_lfm.api import LoadOptions, loading
 from edge_lfm.architectures import read_shape
-from edge_lfm.engine.paged import kv_cache_bytes
 from edge_lfm.errors import ContextOverflowError, DoesNotFitError, ModelFileError, UsageError
 from edge_lfm.memory.budget import Budget, parse_size
+from edge_lfm.memory.plan import Wishes, overhead_bytes, plan_whole
 from edge_lfm.quantize.families import family_config
 
 
@@ -209,7 +209,7 @@ def test_sizes(text: object, expected: int) -> None:
         (200_000_000, None, None, (4096, 1)),
         (50_000_000, None, None, None),
         (200_000_000, 32768, None, None),
-        (200_000_000, None, 2, None),
+        (200_000_000, None, 2, (4096, 2)),  # and less is kept for reuse
     ],
 )
 def test_a_stated_budget_holds_the_conversations_too(
@@ -217,26 +217,26 @@ def test_a_stated_budget_holds_the_conversations_too(
 ) -> None:
     """The 24B with so many bytes to spare: keys and values take 20,480 bytes a token (10 layers, 8 heads of 64)."""
     shape = read_shape(family_config("lfm2-24b-a2b"))
-    needed, budget = 13_000_000_000, Budget(13_000_000_000 + room, stated=True)
-    wanted, token_bytes = LoadOptions(context=context, parallel=parallel), kv_cache_bytes(shape, 1, "float16")
-    *chosen, kv_bytes = loading._conversations(wanted, shape, budget, needed, token_bytes)
-    assert kv_bytes == chosen[0] * chosen[1] * 20480
-    assert (kv_bytes + loading._cache_bytes(wanted, budget, needed) <= room) == (expected is not None)
+    wishes = Wishes(context=context, parallel=parallel)
+    needed = 13_000_000_000 + overhead_bytes(shape, wishes)
+    plan = plan_whole(shape, 13_000_000_000, Budget(needed + room, stated=True), wishes)
+    assert plan.needed_bytes == needed + plan.context * plan.parallel * 20480
+    assert (not plan.missing_bytes) == (expected is not None)
     if expected is not None:
-        assert tuple(chosen) == expected
-    assert loading._conversations(wanted, shape, Budget(needed, stated=False), needed, token_bytes) == (
-        context or 32768,
-        parallel or 4,
-        0,
-    )
+        assert (plan.context, plan.parallel) == expected
+        assert plan.needed_bytes + plan.cache_bytes <= needed + room
+    plan = plan_whole(shape, 13_000_000_000, Budget(needed, stated=False), wishes)
+    assert (plan.context, plan.parallel, plan.missing_bytes) == (context or 32768, parallel or 4, 0)
 
 
 def test_a_budget_without_room_for_a_conversation_pages(demo: dict[str, Path]) -> None:
-    size = (demo["balanced"] / "model.safetensors").stat().st_size + loading._OVERHEAD_BYTES
-    with Model.load(demo["balanced"], ram=size + (20 << 20)) as model:
+    ram = int(paging_ram(demo["balanced"], 1024))
+    with Model.load(demo["balanced"], ram=ram + (20 << 20)) as model:
         assert model.paging is None and (model.context, model.scheduler.parallel) == (2048, 4)
-    with Model.load(demo["balanced"], ram=size + (1 << 20)) as model:
+    with Model.load(demo["balanced"], ram=ram, context=1024) as model:
         assert model.paging is not None
+    with Model.load(demo["balanced"], ram=ram + 1, context=1024) as model:
+        assert model.paging is None
 
 
 def test_all_errors_are_of_one_family() -> None:

@@ -14,8 +14,10 @@ import time
 from pathlib import Path
 
 import pytest
+from stepping import paging_ram
 
 from edge_lfm.cli.main import VERBS, make_parser
+from edge_lfm.demo import packed_demo
 from edge_lfm.paths import cache_folder
 
 COMMAND = [sys.executable, "-P", "-m", "edge_lfm.cli.main"]
@@ -132,13 +134,14 @@ def test_synth_and_bench(tmp_path: Path) -> None:
     assert all(0 < r["min"] <= r["tokens_per_second"] <= r["max"] for r in rows)
     assert_one_line_error(edge_lfm("synth", "lfm9", "-o", tmp_path / "x"), 2, "lfm9", "lfm2-24b-a2b")
     assert_one_line_error(edge_lfm("bench", "-p", "many"), 2, "-p many")
-    paged = edge_lfm("bench", "-p", "16", "-n", "4", "-t", "1", "-r", "2", "--ram", "190M,all", "--json")
+    ram = paging_ram(packed_demo(), 17)
+    paged = edge_lfm("bench", "-p", "16", "-n", "4", "-t", "1", "-r", "2", "--ram", f"{ram},all", "--json")
     rows = json.loads(paged.stdout)["results"]
     assert [(r["ram"], r["bound"]) for r in rows] == [
-        ("190M", "storage"), ("190M", "storage"), ("all", "compute"), ("all", "bandwidth")
+        (ram, "storage"), (ram, "storage"), ("all", "compute"), ("all", "bandwidth")
     ]  # fmt: skip
     assert 0 <= rows[1]["hit_rate"] <= 1 and rows[0]["storage_gbps"] > 0
-    assert "190M" in edge_lfm("bench", "-p", "16", "-n", "4", "-t", "1", "-r", "1", "--ram", "190M").stdout
+    assert ram in edge_lfm("bench", "-p", "16", "-n", "4", "-t", "1", "-r", "1", "--ram", ram).stdout
 
 
 def test_piped_chat_remembers() -> None:
@@ -149,14 +152,14 @@ def test_piped_chat_remembers() -> None:
 
 
 def test_a_budget_smaller_than_the_model_pages_and_says_so() -> None:
-    """190 MiB hold the demo model, but not with what a process is reckoned to need beside it."""
-    done = edge_lfm("run", "What is the capital of France?", "--ram", "190M", "--temp", "0")
+    small = ("--context", "256", "--ram", paging_ram(packed_demo(), 256))
+    done = edge_lfm("run", "What is the capital of France?", *small, "--temp", "0")
     assert done.stdout == "The capital of France is Paris.\n"
     assert "experts in memory" in done.stderr and "MB read per token" in done.stderr
-    done = edge_lfm("chat", "--echo", "--ram", "190M", stdin=b"My name is Anna.\nWhat is my name?\n")
+    done = edge_lfm("chat", "--echo", *small, stdin=b"My name is Anna.\nWhat is my name?\n")
     assert done.stdout.splitlines()[-1] == "Your name is Anna."
     assert done.stderr.count("experts in memory") == 2
-    found = json.loads(edge_lfm("run", "Hello", "--ram", "190M", "-n", "4", "--json").stdout)["paging"]
+    found = json.loads(edge_lfm("run", "Hello", *small, "-n", "4", "--json").stdout)["paging"]
     assert found["bytes_read"] > 0 and len(found["hits"]) == 6
 
 
@@ -166,7 +169,7 @@ ERRORS = [
     (("run", "hi", "--temp", "nan"), 2, "temperature"),
     (("run", "hi", "-n", "0"), 2, "max_tokens"),
     (("run", "hi", "--threads", "0"), 2, "threads"),
-    (("run", "hi", "--ram", "1M"), 4, "GiB"),
+    (("run", "hi", "--ram", "1M"), 4, "MiB"),
     (("run", "word " * 20000), 2, "context"),
     (("run", ""), 2, "empty"),
     (("run",), 2, "empty"),

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from edge_lfm.api import Model
 from edge_lfm.architectures import read_shape
+from edge_lfm.errors import DoesNotFitError
 from edge_lfm.kernels.spec.layout import CONTEXT
+from edge_lfm.memory.budget import Budget, parse_size, unit_of
+from edge_lfm.memory.plan import Wishes, overhead_bytes, plan_memory
 from edge_lfm.memory.scratch import plan_scratch
+from edge_lfm.model.demand import demand_of
+from edge_lfm.model.packed_model import PackedModel
+from edge_lfm.model.plan import plan_tensors
 from edge_lfm.quantize.families import FAMILY, family_config
+from edge_lfm.quantize.recipe import find_recipe
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -34,3 +44,67 @@ def test_the_scratch_of_the_24b() -> None:
     buffers = sum(buffer.nbytes for buffer in scratch.buffers)
     assert buffers == shared + 2 * scratch.thread_bytes
     assert buffers <= scratch.nbytes < buffers + 4096  # alignment
+
+
+GRID = [
+    (share, context, kv_dtype, parallel, cache)
+    for share in (0.2, 0.5, 0.9, 0.99, 1.0, 1.01, 1.1, 1.5, 3.0)
+    for context, kv_dtype, parallel, cache in (
+        (None, "float16", None, None),
+        (64, "float16", None, None),
+        (256, "int8", 2, None),
+        (128, "float16", 3, 1 << 20),
+    )
+]
+
+
+@pytest.mark.parametrize("case", ["moe", "moe-all-sparse", "dense"])
+def test_fit_says_what_loading_does(
+    case: str, packed_cases: dict[str, dict[str, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a grid of budgets around the model's own size, without what every process takes, which would hide it."""
+    monkeypatch.setattr("edge_lfm.memory.plan.PROCESS_BYTES", 0)
+    folder = packed_cases["balanced"][case]
+    with PackedModel(folder) as model:
+        shape, demand = model.shape, demand_of(model.shape, list(model.tensors.values()))
+        assert (demand.file_bytes, demand.trunk_bytes) == (model.nbytes, model.trunk_bytes)
+    size, seen = demand.file_bytes + overhead_bytes(shape, Wishes()), set()
+    for share, context, kv_dtype, parallel, cache in GRID:
+        budget = Budget(int(share * size), stated=True)
+        plan = plan_memory(shape, demand, budget, Wishes(context, kv_dtype, cache, parallel))
+        options = {"context": context, "kv_dtype": kv_dtype, "parallel": parallel, "cache": cache}
+        try:
+            with Model.load(folder, ram=budget.nbytes, threads=1, **options) as model:
+                outcome = "paged" if model.backend.pager else "whole"
+                assert (model.context, model.scheduler.parallel) == (plan.context, plan.parallel)
+        except DoesNotFitError as error:
+            outcome = "refused"
+            assert plan.budget.show(plan.missing_bytes) in error.message
+        assert outcome == ("refused" if plan.missing_bytes else "paged" if plan.paging else "whole")
+        seen.add(outcome)
+    assert {"whole", "refused"} <= seen
+
+
+@pytest.mark.parametrize("mib", range(900, 2000, 50))
+def test_the_24b_around_the_least_that_pages(mib: int) -> None:
+    """What `fit` said and loading did not do: at 1690 MiB it paged here and was refused there."""
+    shape = read_shape(family_config("lfm2-24b-a2b"))
+    demand = demand_of(shape, plan_tensors(shape, find_recipe("balanced").schemes))
+    budget = Budget(mib << 20, stated=True)
+    plan = plan_memory(shape, demand, budget, Wishes(threads=2))
+    assert plan.paging is not None
+    assert (plan.paging.fixed_bytes + plan.paging.slots * plan.paging.slot_bytes <= budget.nbytes) or plan.missing_bytes
+    if plan.missing_bytes:
+        with pytest.raises(DoesNotFitError, match=f"budget is {mib}.0 MiB"):
+            plan_memory(shape, demand, Budget(mib << 20, stated=True, unit="M"), Wishes(threads=2)).check()
+        larger = Budget(budget.nbytes + plan.missing_bytes, stated=True)
+        plan = plan_memory(shape, demand, larger, Wishes(threads=2))
+    plan.check()
+    assert plan.paging is not None and plan.paging.keep >= demand.top_k * demand.moe_layers
+
+
+def test_sizes_are_shown_in_the_unit_that_was_stated() -> None:
+    for text, shown in (("4G", "4.00 GiB"), ("1690M", "1690.0 MiB"), ("512MiB", "512.0 MiB"), ("1T", "1.000 TiB")):
+        budget = Budget(parse_size(text), stated=True, unit=unit_of(text))
+        assert budget.show(budget.nbytes) == shown and shown in budget.refuse(1 << 41, "").message
+    assert Budget.of(3 << 30).show(3 << 29) == "1.50 GiB"

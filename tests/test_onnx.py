@@ -15,7 +15,6 @@ import pytest
 from conftest import GOLDEN_CASES
 
 from edge_lfm import Model
-from edge_lfm.api import loading
 from edge_lfm.cli.main import main
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.engine.feeds import Feed
@@ -35,6 +34,7 @@ from edge_lfm.export.onnx import write_onnx
 from edge_lfm.export.onnx_data import ExternalData
 from edge_lfm.export.source import open_source
 from edge_lfm.kernels.spec.ref import F32
+from edge_lfm.memory.plan import Wishes, overhead_bytes
 from edge_lfm.model.onnx_model import OnnxModel
 from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
 from edge_lfm.model.reference import ReferenceModel
@@ -324,11 +324,12 @@ def test_what_the_backend_cannot_do_is_said(model: Model, exported: dict[str, tu
 def test_a_stated_budget_holds_the_conversations_too(exported: dict[str, tuple[Path, Path]]) -> None:
     """Keys and values in float32: 3 layers, 2 heads of 64, 3,072 bytes a token, 6 MB for 2,048 tokens."""
     graph = exported["int4"][1]
-    needed = OnnxModel(graph).nbytes + loading._OVERHEAD_BYTES
-    with Model.load(graph, ram=needed + 9_000_000) as fits:
+    files = OnnxModel(graph)
+    needed = files.nbytes + overhead_bytes(files.shape, Wishes(threads=1, chunk=128))
+    with Model.load(graph, ram=needed + 9_000_000, threads=1) as fits:
         assert (fits.context, fits.scheduler.parallel) == (2048, 1)
     with pytest.raises(DoesNotFitError, match="GiB are missing"):
-        Model.load(graph, ram=needed + 6_000_000)
+        Model.load(graph, ram=needed + 6_000_000, threads=1)
 
 
 def test_from_the_command_line(

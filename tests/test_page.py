@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from browser import CHROMIUM, Browser
 from serving import serving
+from stepping import paging_ram
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: sudo apt install chromium")
 LAST = "document.querySelector('article:last-of-type')"
@@ -18,7 +19,8 @@ IDLE = "running === null && document.getElementById('send').textContent === 'Sen
 
 @pytest.fixture(scope="module")
 def address(demo: dict[str, Path]) -> Iterator[str]:
-    with serving(str(demo["balanced"]), "--ram", "190M", "--context", "1024", "--name", "demo <b>") as where:
+    small = ("--ram", paging_ram(demo["balanced"], 1024), "--context", "1024")
+    with serving(str(demo["balanced"]), *small, "--name", "demo <b>") as where:
         yield where
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import GOLDEN_CASES, goldens_tool
-from stepping import all_rows, paged_model
+from stepping import all_rows, paged_model, paging_ram
 
 from edge_lfm.api import Model
 from edge_lfm.architectures import read_shape
@@ -29,14 +29,19 @@ from edge_lfm.engine.lookahead import Lookahead
 from edge_lfm.engine.runner import Runner
 from edge_lfm.errors import DoesNotFitError, ModelFileError, UsageError
 from edge_lfm.kernels.load.library import load_kernels
-from edge_lfm.memory.budget import Budget, plan_paging
+from edge_lfm.memory.budget import Budget
 from edge_lfm.memory.faults import MapGuard
 from edge_lfm.memory.paging import PagingStats
+from edge_lfm.memory.plan import MemoryPlan, plan_paging
 from edge_lfm.memory.policy import HALF_LIVES, WEIGHTS, DecayedUse
 from edge_lfm.memory.reader import BlockReader, Slots
 from edge_lfm.memory.residency import Residency
+from edge_lfm.model.demand import demand_of
 from edge_lfm.model.packed_model import PackedModel
+from edge_lfm.model.plan import plan_tensors
 from edge_lfm.model.state import State
+from edge_lfm.quantize.families import family_config
+from edge_lfm.quantize.recipe import find_recipe
 
 
 def logits_of(runner: Runner, ids: np.ndarray, splits: list[int]) -> np.ndarray:
@@ -90,16 +95,15 @@ def test_paged_models_of_every_shape_equal_transformers(
 
 
 def test_budgets(demo: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paged, "INTERPRETER_BYTES", 0)
-    monkeypatch.setattr("edge_lfm.api.loading._OVERHEAD_BYTES", 200 << 20)
-    with Model.load(demo["balanced"]) as whole, Model.load(demo["balanced"], ram="64M", context=256) as small:
+    ram = paging_ram(demo["balanced"], 256)
+    with Model.load(demo["balanced"]) as whole, Model.load(demo["balanced"], ram=ram, context=256) as small:
         assert whole.paging is None and small.paging is not None
         question = "What is the capital of France?"
         assert small.generate(question, temperature=0.0).text == "The capital of France is Paris."
         assert whole.generate(question, temperature=0.0).text == "The capital of France is Paris."
         assert small.paging.hit_rate < 1 and small.paging.bytes_read > 0
         assert small.context == 256 and whole.context == 2048
-    with pytest.raises(DoesNotFitError, match=r"0\.0\d GiB are missing"):
+    with pytest.raises(DoesNotFitError, match=r"budget is 4\.0 MiB: 1\d\d\.\d MiB are missing"):
         Model.load(demo["balanced"], ram="4M", context=256)
     with pytest.raises(UsageError):
         Model.load(demo["balanced"], ram="much")
@@ -109,14 +113,16 @@ def test_budgets(demo: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_budget_is_spent_whole_and_never_exceeded() -> None:
+    shape = read_shape(family_config("lfm2-24b-a2b"))
+    demand = demand_of(shape, plan_tensors(shape, find_recipe("balanced").schemes))
     for gib in (4, 6, 8, 12):
         budget = Budget(gib << 30, stated=True)
-        plan = plan_paging(budget, 800 << 20, 5_033_984, 38, 64, 4)
-        used = plan.fixed_bytes + plan.slots * 5_033_984
-        assert used <= budget.nbytes
-        assert plan.keep == 38 * 64 or budget.nbytes - used < 5_033_984
+        plan = plan_paging(demand, 800 << 20, budget.nbytes)
+        used = plan.fixed_bytes + plan.slots * plan.slot_bytes
+        assert used <= budget.nbytes and plan.slot_bytes >= demand.expert_bytes
+        assert plan.keep == 38 * 64 or budget.nbytes - used < plan.slot_bytes
     with pytest.raises(DoesNotFitError, match=r"budget is 1\.00 GiB"):
-        plan_paging(Budget(1 << 30, stated=True), 800 << 20, 5_033_984, 38, 64, 4)
+        plan.changed(Budget(1 << 30, stated=True))
 
 
 def test_the_score_is_the_weighted_sum_of_decayed_uses() -> None:
@@ -173,11 +179,13 @@ def test_layers_share_the_room_by_worth() -> None:
     assert residency.kept_count == 10 and len(residency.layers[7].kept) == 2 and len(residency.free) == 4
 
 
+WHOLE_DOES_NOT_FIT = MemoryPlan(Budget(0, stated=True), 256, 1, 0, 1, None)
+
+
 def test_a_budget_that_is_lowered_while_running(
     demo: dict[str, Path], ids: np.ndarray, resident: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paged, "INTERPRETER_BYTES", 0)
-    monkeypatch.setattr("edge_lfm.api.loading._OVERHEAD_BYTES", 1 << 30)
+    monkeypatch.setattr("edge_lfm.memory.plan.plan_whole", lambda *_: WHOLE_DOES_NOT_FIT)
     with Model.load(demo["balanced"], ram="900M", context=256) as model:
         runner = model.backend
         pager = runner.pager
@@ -194,6 +202,7 @@ def test_a_budget_that_is_lowered_while_running(
         model.change_budget("900M")
         assert pager.residency.keep == 6 * 16
         assert np.array_equal(logits_of(runner, ids, [100]), resident)
+    monkeypatch.undo()
     with Model.load(demo["int8"], ram="2G") as whole, pytest.raises(UsageError, match="whole model"):
         whole.change_budget("1G")
 

@@ -11,10 +11,11 @@ from typing import Any
 from edge_lfm.api import Model
 from edge_lfm.cli.arguments import gigabytes, print_json, progress_bar
 from edge_lfm.devices.bundle import make_bundle
-from edge_lfm.devices.estimate import Machine, estimate
 from edge_lfm.devices.profiles import find_device, profiles
 from edge_lfm.devices.targets import find_target
 from edge_lfm.errors import UsageError
+from edge_lfm.memory.budget import Budget
+from edge_lfm.memory.plan import Wishes, plan_memory
 from edge_lfm.model.demand import demand_of
 from edge_lfm.model.packed_model import PackedModel
 
@@ -74,16 +75,16 @@ def check_memory(folder: Path, device: str) -> None:
         EdgeLfmError: it is not a packed model, or does not fit into the device's memory.
     """
     with PackedModel(folder) as model:
-        demand = demand_of(model.shape, list(model.tensors.values()))
+        shape, demand = model.shape, demand_of(model.shape, list(model.tensors.values()))
     if device.lower().rpartition("-")[0] not in profiles() and device.lower() not in profiles():
         return
     board = find_device(device)
-    machine = Machine(board.usable_bytes, board.read_gbps, board.int8_gops, board.prefill_share, 1.0)
-    found = estimate(demand, machine, _CONTEXT)
-    if not found.fits:
+    budget = Budget(board.usable_bytes, stated=True)
+    missing = plan_memory(shape, demand, budget, Wishes(context=_CONTEXT, threads=board.cores)).missing_bytes
+    if missing:
         raise UsageError(
             f"{folder} does not fit into {board.memory_gb[0]:g} GB of a {board.name}: "
-            f"{gigabytes(found.missing_bytes)} are missing",
+            f"{budget.show(missing)} are missing",
             hint="use a smaller model or a smaller recipe; edge-lfm fit tells what each needs",
         )
 

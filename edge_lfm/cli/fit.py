@@ -9,15 +9,16 @@ from pathlib import Path
 
 from edge_lfm.architectures import read_shape
 from edge_lfm.cli.arguments import gigabytes, print_json
-from edge_lfm.devices.estimate import Fit, Machine, estimate
+from edge_lfm.devices.estimate import Demand, Fit, Machine, does_not_fit, estimate
 from edge_lfm.devices.profiles import find_device
 from edge_lfm.devices.targets import find_target
 from edge_lfm.errors import UsageError
 from edge_lfm.formats.strict import read_json
 from edge_lfm.kernels.load.library import load_kernels
-from edge_lfm.machine.processors import choose_threads
+from edge_lfm.machine.processors import choose_threads, pays, physical_cores
 from edge_lfm.measure.hardware import Measured, measure_machine
-from edge_lfm.memory.budget import Budget, parse_size
+from edge_lfm.memory.budget import Budget, parse_size, unit_of
+from edge_lfm.memory.plan import MemoryPlan, Wishes, plan_memory
 from edge_lfm.model.demand import demand_of
 from edge_lfm.model.packed_model import PackedModel, is_packed
 from edge_lfm.model.plan import Schemes, plan_tensors
@@ -31,7 +32,6 @@ EXAMPLE = "edge-lfm fit lfm2-24b-a2b --device rpi5-8g"
 PREFILL_SHARE = 0.35
 """Of the int8 peak: what a prefill of 512 tokens reaches: 37 % for the 8B's shape, 31 for the 24B's (two cores,
 AVX-512)."""
-DEFAULT_CONTEXT = 4096
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="ID", help="one of `edge-lfm devices`, as rpi5-8g (default: this machine)")
     parser.add_argument("--recipe", default="balanced", help="how it is, or will be, quantized (default: balanced)")
     parser.add_argument("--ram", metavar="SIZE", help="memory that the model may take (default: what the device has)")
-    parser.add_argument("--context", type=int, metavar="N", help="tokens of a conversation (default 4096)")
+    parser.add_argument("--context", type=int, metavar="N", help="tokens of a conversation (default: as when loaded)")
     parser.add_argument("--storage", metavar="NAME", help="one of the device's kinds of storage")
     parser.add_argument("--uniform", action="store_true", help="reckon with random routing, as of synthetic models")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -47,27 +47,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the model is to run. isa: for people; why: what its figures rest on."""
+    """Where the model is to run. isa: for people; budget: memory for the model; why: what its figures rest on."""
 
     name: str
     isa: str
     machine: Machine
+    budget: Budget
+    threads: int
     storage: str
     why: tuple[str, ...]
 
 
 def run(args: argparse.Namespace) -> None:
     shape, schemes = shape_of(args.model, args.recipe)
-    if args.context is None:
-        args.context = min(DEFAULT_CONTEXT, shape.context)
-    if not 1 <= args.context <= shape.context:
+    if args.context is not None and not 1 <= args.context <= shape.context:
         raise UsageError(f"a context of {args.context}", hint=f"this model can do 1..{shape.context}")
-    place = place_of(args)
-    found = estimate(demand_of(shape, plan_tensors(shape, schemes)), place.machine, args.context, args.uniform)
+    place, demand = place_of(args), demand_of(shape, plan_tensors(shape, schemes))
+    plan = plan_for(shape, demand, place, args.context)
+    found = speed_of(demand, plan, place, args.uniform)
     if args.json:
-        print_json({"model": args.model, "device": asdict(place), "fit": asdict(found)})
+        print_json({"model": args.model, "device": asdict(place), "fit": asdict(found), "context": plan.context})
         return
-    tell(args, shape, schemes, place, found)
+    print(f"{args.model} ({schemes.recipe}, {gigabytes(demand.file_bytes)}) on {place.name} ({place.isa})")
+    tell(demand, place, plan, found)
+    for line in advice(args, shape, demand, place, found):
+        print(f"  {line}")
+    for line in place.why:
+        print(f"  source: {line}")
+
+
+def plan_for(shape: Shape, demand: Demand, place: Place, context: int | None) -> MemoryPlan:
+    """How loading would spend the memory of a place."""
+    threads = pays(place.threads, demand.bytes_per_token)
+    return plan_memory(shape, demand, place.budget, Wishes(context=context, threads=threads))
+
+
+def speed_of(demand: Demand, plan: MemoryPlan, place: Place, uniform: bool) -> Fit:
+    """What to expect of a model that is loaded so."""
+    missing = plan.missing_bytes
+    return does_not_fit(missing) if missing else estimate(demand, place.machine, plan.kept, uniform)
 
 
 def shape_of(model: str, recipe: str) -> tuple[Shape, Schemes]:
@@ -98,63 +116,66 @@ def place_of(args: argparse.Namespace) -> Place:
             raise UsageError("--storage goes with --device", hint="this machine's storage is measured")
         folder = packed_folder(args.model) or cache_folder()
         print("measuring this machine ...", file=sys.stderr)
-        return measured_place(measure_machine(load_kernels(), choose_threads(), folder), Budget.of(args.ram).nbytes)
+        budget = Budget.of(args.ram)
+        return measured_place(measure_machine(load_kernels(), choose_threads(), folder), budget)
     device = find_device(args.device)
     storage = args.storage or device.default_storage
     if storage not in device.storage:
         raise UsageError(f"{device.name} has no storage '{storage}'", hint=f"choose one of {', '.join(device.storage)}")
-    memory = parse_size(args.ram) if args.ram else device.usable_bytes
-    machine = Machine(memory, device.read_gbps, device.int8_gops, device.prefill_share, device.storage[storage])
+    budget = Budget(device.usable_bytes, stated=True)
+    if args.ram:
+        budget = Budget(parse_size(args.ram), stated=True, unit=unit_of(args.ram))
+    machine = Machine(device.read_gbps, device.int8_gops, device.prefill_share, device.storage[storage])
     isa = find_target(device.target).isa.name
-    return Place(f"{device.name}, {device.memory_gb[0]:g} GB", isa, machine, storage, device.sources)
+    name = f"{device.name}, {device.memory_gb[0]:g} GB"
+    return Place(name, isa, machine, budget, device.cores, storage, device.sources)
 
 
-def measured_place(found: Measured, memory: int) -> Place:
-    machine = Machine(memory, found.read_gbps, found.int8_gops, PREFILL_SHARE, found.storage_gbps or 0.5)
+def measured_place(found: Measured, budget: Budget) -> Place:
+    machine = Machine(found.read_gbps, found.int8_gops, PREFILL_SHARE, found.storage_gbps or 0.5)
     why = ("all measured just now" if found.storage_gbps else "storage could not be measured: 0.5 GB/s assumed",)
-    return Place(f"this machine, {found.threads} threads", found.isa, machine, "as measured", why)
+    name = f"this machine, {found.threads} threads"
+    return Place(name, found.isa, machine, budget, physical_cores(), "as measured", why)
 
 
-def tell(args: argparse.Namespace, shape: Shape, schemes: Schemes, place: Place, found: Fit) -> None:
-    demand, machine = demand_of(shape, plan_tensors(shape, schemes)), place.machine
-    print(f"{args.model} ({schemes.recipe}, {gigabytes(demand.file_bytes)}) on {place.name} ({place.isa})")
+def tell(demand: Demand, place: Place, plan: MemoryPlan, found: Fit) -> None:
+    machine, show = place.machine, place.budget.show
     if not found.fits:
-        print(f"  does not fit: {gigabytes(found.missing_bytes)} of memory are missing")
-    elif found.kept == 1.0:
-        print(f"  fits into {gigabytes(machine.memory_bytes)} with a context of {args.context} tokens")
+        print(f"  does not fit: {show(found.missing_bytes)} of memory are missing")
+        return
+    conversations = f"{plan.parallel} at a time" if plan.parallel > 1 else "one at a time"
+    where = f"{show(place.budget.nbytes)} with a context of {plan.context} tokens, {conversations}"
+    if found.kept == 1.0:
+        print(f"  fits into {where}")
     else:
-        kept = round(found.kept * demand.experts)
-        print(f"  pages its experts: {kept} of {demand.experts} per layer stay in {gigabytes(machine.memory_bytes)}")
+        print(f"  pages its experts: {found.kept * demand.experts:.0f} of {demand.experts} per layer stay in {where}")
         read = found.read_bytes_per_token / 1e6
         print(f"  {found.hit_rate:.0%} of uses are expected there; {read:.0f} MB read per token")
-    if found.fits:
-        print(f"  decode   about {found.decode_tps:.1f} tok/s, bound by {found.bound}")
-        print(f"  prefill  about {found.prefill_tps:.0f} tok/s (chunks of 512)")
-        basis = f"{demand.bytes_per_token / 1e9:.2f} GB a token at {machine.read_gbps:.1f} GB/s"
-        storage = f", storage {machine.storage_gbps:.2f} GB/s ({place.storage})" if found.kept < 1 else ""
-        print(f"  from     {basis}, {machine.int8_gops:.0f} int8 GOPS of which {machine.prefill_share:.0%}{storage}")
-    for line in advice(args, shape, schemes, place, found):
-        print(f"  {line}")
-    for line in place.why:
-        print(f"  source: {line}")
+    print(f"  decode   about {found.decode_tps:.1f} tok/s, bound by {found.bound}")
+    print(f"  prefill  about {found.prefill_tps:.0f} tok/s (chunks of 512)")
+    basis = f"{demand.bytes_per_token / 1e9:.2f} GB a token at {machine.read_gbps:.1f} GB/s"
+    storage = f", storage {machine.storage_gbps:.2f} GB/s ({place.storage})" if found.kept < 1 else ""
+    print(f"  from     {basis}, {machine.int8_gops:.0f} int8 GOPS of which {machine.prefill_share:.0%}{storage}")
 
 
-def advice(args: argparse.Namespace, shape: Shape, schemes: Schemes, place: Place, found: Fit) -> list[str]:
+def advice(args: argparse.Namespace, shape: Shape, demand: Demand, place: Place, found: Fit) -> list[str]:
     """What would help: more memory, faster storage, a smaller model."""
     lines = []
-    demand = demand_of(shape, plan_tensors(shape, schemes))
+
+    def speed(place: Place) -> float:
+        return speed_of(demand, plan_for(shape, demand, place, args.context), place, args.uniform).decode_tps
+
     if found.fits and found.kept < 1 and found.bound == "storage":
         faster = replace(place.machine, storage_gbps=2 * place.machine.storage_gbps)
-        gain = estimate(demand, faster, args.context, args.uniform).decode_tps
-        lines.append(f"storage twice as fast: {gain:.1f} tok/s")
+        lines.append(f"storage twice as fast: {speed(replace(place, machine=faster)):.1f} tok/s")
     if found.fits and found.kept < 1:
-        larger = replace(place.machine, memory_bytes=2 * place.machine.memory_bytes)
-        gain = estimate(demand, larger, args.context, args.uniform).decode_tps
-        lines.append(f"twice the memory: {gain:.1f} tok/s")
+        larger = replace(place.budget, nbytes=2 * place.budget.nbytes)
+        lines.append(f"twice the memory: {speed(replace(place, budget=larger)):.1f} tok/s")
     if not found.fits or found.decode_tps < 3:
         for name in SMALLER:
-            other, plan = read_shape(family_config(name)), find_recipe("balanced").schemes
-            smaller = estimate(demand_of(other, plan_tensors(other, plan)), place.machine, args.context)
+            other, schemes = read_shape(family_config(name)), find_recipe("balanced").schemes
+            needs = demand_of(other, plan_tensors(other, schemes))
+            smaller = speed_of(needs, plan_for(other, needs, place, None), place, False)
             if smaller.fits and smaller.decode_tps >= max(3.0, 1.5 * found.decode_tps):
                 lines.append(f"{name} would do about {smaller.decode_tps:.1f} tok/s here")
                 break

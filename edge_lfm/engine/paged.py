@@ -1,6 +1,6 @@
 """A runner whose experts are paged: the trunk copied into memory, slots made, the pager attached.
 
-Decides nothing about budgets (`memory/budget.py`) and nothing about which experts stay (`memory/policy.py`).
+Decides nothing about budgets (`memory/plan.py`) and nothing about which experts stay (`memory/policy.py`).
 """
 
 from __future__ import annotations
@@ -13,25 +13,19 @@ from numpy.typing import NDArray
 
 from edge_lfm.engine.lookahead import Lookahead
 from edge_lfm.engine.paged_runner import PagedRunner
-from edge_lfm.engine.runner import CHUNK
 from edge_lfm.errors import ModelFileError
 from edge_lfm.kernels.load.library import Kernels
-from edge_lfm.memory.budget import Budget, PagingPlan, plan_paging
+from edge_lfm.memory.budget import Budget
 from edge_lfm.memory.forecast import read_forecast
 from edge_lfm.memory.mapped import MappedStore
 from edge_lfm.memory.paging import ExpertPager, Store
+from edge_lfm.memory.plan import PagingPlan
 from edge_lfm.memory.policy import FORECAST_FILE, DecayedUse, LearnedUse, horizon_of
 from edge_lfm.memory.reader import READ_ALIGNMENT, BlockReader, Slots, SlotStore
 from edge_lfm.memory.residency import Residency
-from edge_lfm.memory.scratch import plan_scratch
 from edge_lfm.model.binding import Binding, bind
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.plan import EXPERT_CLASS, expert_name
-from edge_lfm.shape import Shape
-
-INTERPRETER_BYTES = 128 << 20
-"""Python, its packages and the kernels: the demo model's process peaks at 0.13 GB."""
-
 
 WAYS = ("auto", "read", "map")
 NEARLY_FITS = 1.25
@@ -47,7 +41,7 @@ def paged_runner(
     kernels: Kernels,
     threads: int,
     budget: Budget,
-    kv_bytes: int,
+    plan: PagingPlan,
     way: str = "auto",
     cached_ratio: float | None = None,
     guessing: bool = True,
@@ -55,26 +49,22 @@ def paged_runner(
 ) -> PagedRunner:
     """A runner within a budget that does not hold all experts.
 
+    budget: what `plan` was made for.
     way: how experts come: "read" past the system's cache, "map" through it, or "auto" (`choose_way`).
     cached_ratio: of `cached_routing`; None: the router's choice.
     guessing: whether the next layer's likely experts are read ahead.
     processors: as of `Runner`.
 
     Raises:
-        DoesNotFitError: the budget does not even hold what every token needs.
         ModelFileError: the trunk cannot be read.
     """
-    shape, slot_bytes = model.shape, slot_bytes_of(model)
-    layers = list(shape.routers)
     reader = BlockReader(model.folder / "model.safetensors")
     try:
-        fixed = fixed_bytes(model, threads) + kv_bytes
-        plan = plan_paging(budget, fixed, slot_bytes, len(layers), shape.experts, shape.top_k)
         model.use_trunk(_read_trunk(reader, model))
         if way == "auto":
             way = choose_way(model, reader, budget)
         binding = bind(model)
-        pager = make_pager(model, binding, reader, plan, layers, way)
+        pager = make_pager(model, binding, reader, plan, list(model.shape.routers), way)
         lookahead = Lookahead(model) if guessing else None
         return PagedRunner(model, binding, kernels, threads, pager, lookahead, cached_ratio, processors=processors)
     except BaseException:
@@ -122,11 +112,6 @@ def _expert_bytes(model: PackedModel) -> int:
     return next(tensor.nbytes for tensor in model.tensors.values() if tensor.kind == EXPERT_CLASS)
 
 
-def fixed_bytes(model: PackedModel, threads: int) -> int:
-    """What a paged model takes beside its experts and the KV cache."""
-    return model.trunk_bytes + plan_scratch(model.shape, CHUNK, threads).nbytes + INTERPRETER_BYTES
-
-
 def slot_bytes_of(model: PackedModel) -> int:
     """Bytes of one expert's slot."""
     return -(-_expert_bytes(model) // READ_ALIGNMENT) * READ_ALIGNMENT
@@ -164,10 +149,3 @@ def _policies(model: PackedModel, layers: list[int], tokens: float) -> dict[int,
     weights = read_forecast(path, len(layers), experts)[horizon_of(tokens)].astype(np.float32)
     latest = np.zeros((len(layers), experts), bool)
     return {n: LearnedUse(row, weights[row], latest) for row, n in enumerate(layers)}
-
-
-def kv_cache_bytes(shape: Shape, context: int, kv_dtype: str) -> int:
-    """Keys and values of one conversation of `context` tokens."""
-    value_bytes, scale_bytes = {"int8": (1, 4), "float16": (2, 0), "float32": (4, 0)}[kv_dtype]
-    attentions = shape.attentions.values()
-    return context * sum(2 * a.kv_heads * (a.width * value_bytes + scale_bytes) for a in attentions)

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from edge_lfm.engine.backend import Routing
 from edge_lfm.engine.cached_routing import choose_cached
 from edge_lfm.engine.lookahead import Lookahead
-from edge_lfm.engine.runner import CHUNK, Runner, check_cancelled
+from edge_lfm.engine.runner import Runner, check_cancelled
 from edge_lfm.kernels.load.library import Kernels
 from edge_lfm.memory.budget import Budget
 from edge_lfm.memory.paging import ExpertPager, Wave
+from edge_lfm.memory.scratch import CHUNK
 from edge_lfm.model.binding import Binding
 from edge_lfm.model.packed_model import PackedModel
 
@@ -113,9 +114,8 @@ class PagedRunner(Runner):
         return choose_cached(self.step.scores, biases, present, ratio, router)
 
     def change_budget(self, budget: Budget) -> None:
-        shape = self.shape
         with self.turn:
-            plan = self.pager.plan.changed(budget, shape.experts, shape.top_k)
+            plan = self.pager.plan.changed(budget)
             self.pager.resize(min(plan.keep, self.pager.plan.keep), min(plan.slots, self.pager.plan.slots))
 
     def close(self) -> None:

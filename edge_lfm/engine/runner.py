@@ -18,13 +18,10 @@ from edge_lfm.errors import CancelledError, ModelFileError, NumericalError
 from edge_lfm.kernels.load.library import Kernels
 from edge_lfm.kernels.load.team import Team
 from edge_lfm.memory.faults import MapGuard
+from edge_lfm.memory.scratch import CHUNK
 from edge_lfm.model.binding import Binding, bind
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.state import State
-
-CHUNK = 512
-"""Tokens of a prefill step. 512 give a 64-expert layer 32 tokens per expert, enough for its kernels to
-be bound by arithmetic; the scratch memory grows with it (82 MB for the 24B, by its fields)."""
 
 _CANCELLABLE = 32
 """Rows from which a step is run layer by layer when it can be cancelled: 128 tokens of the 8B's shape then take 1 %

@@ -159,6 +159,11 @@ def packed_size(specs: Sequence[TensorSpec]) -> int:
     return _layout(specs, {})[2]
 
 
+def packed_offsets(specs: Sequence[TensorSpec]) -> list[int]:
+    """Where each tensor begins in the finished file."""
+    return _layout(specs, {})[1]
+
+
 def _layout(specs: Sequence[TensorSpec], metadata: dict[str, str]) -> tuple[bytes, list[int], int]:
     """Header, file offset of each spec, size of the file.
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from edge_lfm.errors import DoesNotFitError, UsageError
 from edge_lfm.machine.memory import available_memory, memory_limit
 
-RING_SLOTS = 16
-"""Slots beyond what layers keep: two waves of reads, and more than any decode step misses in one layer."""
-
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+_DECIMALS = {"K": 0, "M": 1, "G": 2, "T": 3}
 
 
 def parse_size(text: str | int) -> int:
@@ -30,16 +30,26 @@ def parse_size(text: str | int) -> int:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
+def unit_of(text: str | int) -> str:
+    """The unit that a size was written in; G for a plain number."""
+    letter = re.search(r"[KMGT]", str(text).upper())
+    return letter[0] if letter else "G"
+
+
 RESERVE_BYTES = 512 << 20
 """What `auto` leaves to the rest of the machine at most, of an eighth of what is available."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The most memory that a model may take; `stated`: by the user, not by this machine."""
+    """The most memory that a model may take.
+
+    stated: by the user, not by this machine; unit: the one it was stated in, K, M, G or T, all of them binary.
+    """
 
     nbytes: int
     stated: bool
+    unit: str = "G"
 
     @classmethod
     def of(cls, ram: str | int | None) -> Budget:
@@ -57,50 +67,20 @@ class Budget:
                 f"a budget of {ram} is more than {limit.where}, {limit.nbytes / (1 << 30):.2f} GiB",
                 hint="state less, or leave it out to use what is available",
             )
-        return cls(stated, stated=True)
+        return cls(stated, stated=True, unit=unit_of(ram))
+
+    def show(self, nbytes: int) -> str:
+        """A number of bytes in the unit that the budget was stated in, as `3.50 GiB`."""
+        return f"{nbytes / _UNITS[self.unit]:.{_DECIMALS[self.unit]}f} {self.unit}iB"
 
     def refuse(self, needed_bytes: int, hint: str) -> DoesNotFitError:
         """The error of a model that needs more."""
         whose = "the budget" if self.stated else "the memory available"
-        gib = 1 << 30
         return DoesNotFitError(
-            f"the model needs {needed_bytes / gib:.2f} GiB, {whose} is {self.nbytes / gib:.2f} GiB: "
-            f"{(needed_bytes - self.nbytes) / gib:.2f} GiB are missing",
+            f"the model needs {self.show(needed_bytes)}, {whose} is {self.show(self.nbytes)}: "
+            f"{self.show(needed_bytes - self.nbytes)} are missing",
             hint=hint,
         )
-
-
-@dataclass(frozen=True)
-class PagingPlan:
-    """How a budget is spent when experts are paged."""
-
-    keep: int  # experts that are kept, of all layers together
-    slots: int
-    fixed_bytes: int  # trunk, KV cache, scratch, interpreter
-    slot_bytes: int
-    layers: int
-
-    def changed(self, budget: Budget, experts: int, top_k: int) -> PagingPlan:
-        """The same with another budget, which cannot be larger than the first.
-
-        Raises:
-            DoesNotFitError: it is too small.
-        """
-        return plan_paging(budget, self.fixed_bytes, self.slot_bytes, self.layers, experts, top_k)
-
-
-def plan_paging(budget: Budget, fixed_bytes: int, slot_bytes: int, layers: int, experts: int, top_k: int) -> PagingPlan:
-    """Slots for experts from what the fixed parts leave.
-
-    Raises:
-        DoesNotFitError: less than a step's experts of every layer would fit.
-    """
-    ring = min(RING_SLOTS, experts)
-    floor = fixed_bytes + (ring + layers * top_k) * slot_bytes
-    if budget.nbytes < floor:
-        raise budget.refuse(floor, "more memory, a smaller --context, --kv-dtype int8, or a recipe with fewer bits")
-    keep = min(experts * layers, (budget.nbytes - fixed_bytes) // slot_bytes - ring)
-    return PagingPlan(keep, keep + ring, fixed_bytes, slot_bytes, layers)
 
 
 def peak_memory_bytes() -> int:

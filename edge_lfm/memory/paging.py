@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.memory.budget import RING_SLOTS, PagingPlan
+from edge_lfm.memory.plan import RING_SLOTS, PagingPlan
 from edge_lfm.memory.residency import Residency
 
 SATURATED = 0.85

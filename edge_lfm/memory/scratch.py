@@ -15,6 +15,9 @@ import numpy as np
 from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, GROUP, scratch_bytes
 from edge_lfm.shape import Shape
 
+CHUNK = 512
+"""Tokens of a prefill step. 512 give a 64-expert layer 32 tokens per expert, enough for its kernels to
+be bound by arithmetic; the scratch memory grows with it (82 MB for the 24B, by its fields)."""
 CACHE_LINE = 64
 """Bytes. Every buffer begins on a multiple of it."""
 

@@ -1,0 +1,164 @@
+"""Every byte that a model takes, counted once: what `fit` tells is what loading does.
+
+From a model's description and the sizes of its packed file: whether it fits into a budget, whole or with its experts
+paged, with which context, and how many experts stay. Pure. Knows no files, and allocates nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_lfm.devices.estimate import Demand
+from edge_lfm.memory.budget import Budget
+from edge_lfm.memory.reader import READ_ALIGNMENT
+from edge_lfm.memory.scratch import CHUNK, plan_scratch
+from edge_lfm.shape import Shape
+
+PROCESS_BYTES = 128 << 20
+"""Interpreter, packages, kernels and server: the demo model's process is 103 MiB after an answer, 113 after one that
+followed a schema, of which 43 are llvmlite's library; the server's packages take 20 more."""
+VOCABULARY_BYTES = 1280
+"""Of each id, in the tokenizer and in a grammar's tables: 74 MiB more for 65,536 ids than for 4,096."""
+LOGIT_ROWS = 64
+"""Rows of logits that one step gives at most, of drafts and of `Model.logits`."""
+DEFAULT_CONTEXT = 32768
+"""What the cards of LFM2 state; the configs' 128,000 is the positions' range."""
+PAGED_CONTEXT = 4096
+"""When experts are paged, every token of context takes memory from them: 20 KB a token in the 24B. Also the least that
+a model is given by itself when memory is short."""
+DEFAULT_PARALLEL = 4
+MAX_CACHE_BYTES = 2 << 30
+RING_SLOTS = 16
+"""Slots beyond what layers keep: two waves of reads, and more than any decode step misses in one layer."""
+_VALUE_AND_SCALE_BYTES = {"int8": (1, 4), "float16": (2, 0), "float32": (4, 0)}
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What was asked for; None: the plan decides. threads: that may run a step; chunk: tokens of a step at most."""
+
+    context: int | None = None
+    kv_dtype: str = "float16"
+    cache_bytes: int | None = None
+    parallel: int | None = None
+    threads: int = 1
+    chunk: int = CHUNK
+
+
+@dataclass(frozen=True)
+class PagingPlan:
+    """How a budget is spent when experts are paged."""
+
+    keep: int  # experts that are kept, of all layers together
+    slots: int
+    fixed_bytes: int  # all but the slots
+    slot_bytes: int
+    floor_bytes: int  # the least budget: a step's experts of every layer, beside what is fixed
+    experts: int  # of all layers together
+
+    def changed(self, budget: Budget) -> PagingPlan:
+        """The same with another budget, which cannot be larger than the first.
+
+        Raises:
+            DoesNotFitError: it is too small.
+        """
+        if budget.nbytes < self.floor_bytes:
+            raise budget.refuse(
+                self.floor_bytes, "more memory, a smaller --context, --kv-dtype int8, or a recipe with fewer bits"
+            )
+        ring = self.slots - self.keep
+        keep = min(self.experts, (budget.nbytes - self.fixed_bytes) // self.slot_bytes - ring)
+        return PagingPlan(keep, keep + ring, self.fixed_bytes, self.slot_bytes, self.floor_bytes, self.experts)
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How a model is loaded. needed_bytes: the least budget for it; paging: None, all of it stays in memory."""
+
+    budget: Budget
+    context: int
+    parallel: int
+    cache_bytes: int
+    needed_bytes: int
+    paging: PagingPlan | None
+
+    @property
+    def missing_bytes(self) -> int:
+        """What the budget lacks; 0: the model fits."""
+        return max(0, self.needed_bytes - self.budget.nbytes)
+
+    @property
+    def kept(self) -> float:
+        """Share of the experts that stay in memory."""
+        return self.paging.keep / self.paging.experts if self.paging else 1.0
+
+    def check(self) -> None:
+        """Go on only if the model fits.
+
+        Raises:
+            DoesNotFitError: it does not.
+        """
+        if self.paging is not None:
+            self.paging.changed(self.budget)
+        elif self.missing_bytes:
+            raise self.budget.refuse(self.needed_bytes, "a smaller model or --context, or a recipe with fewer bits")
+
+
+def plan_memory(shape: Shape, demand: Demand, budget: Budget, wishes: Wishes) -> MemoryPlan:
+    """The whole model in memory if it fits, else with its experts paged, if it has any."""
+    overhead, whole = overhead_bytes(shape, wishes), plan_whole(shape, demand.file_bytes, budget, wishes)
+    if not whole.missing_bytes or not demand.experts:
+        return whole
+    context = wishes.context or min(PAGED_CONTEXT, shape.context)
+    conversation = kv_cache_bytes(shape, context, wishes.kv_dtype)
+    cache_bytes = conversation if wishes.cache_bytes is None else wishes.cache_bytes
+    parallel = wishes.parallel or 1
+    paging = plan_paging(demand, demand.trunk_bytes + overhead + conversation * parallel + cache_bytes, budget.nbytes)
+    return MemoryPlan(budget, context, parallel, cache_bytes, paging.floor_bytes, paging)
+
+
+def plan_whole(shape: Shape, file_bytes: int, budget: Budget, wishes: Wishes) -> MemoryPlan:
+    """All weights in memory.
+
+    In a stated budget, context and parallel answers are chosen, where they were not asked for, so that all fit. One
+    that was not stated is no promise: long conversations take what the machine has.
+    """
+    needed = file_bytes + overhead_bytes(shape, wishes)
+    room = max(0, budget.nbytes - needed)
+    cache_bytes = min(MAX_CACHE_BYTES, room // 4) if wishes.cache_bytes is None else wishes.cache_bytes
+    context, parallel = wishes.context or min(DEFAULT_CONTEXT, shape.context), wishes.parallel or DEFAULT_PARALLEL
+    if not budget.stated:
+        return MemoryPlan(budget, context, parallel, cache_bytes, needed + (wishes.cache_bytes or 0), None)
+    token_bytes = kv_cache_bytes(shape, 1, wishes.kv_dtype)
+    tokens = (room - (room // 4 if wishes.cache_bytes is None else cache_bytes)) // max(1, token_bytes)
+    if wishes.context is None:
+        context = min(context, max(PAGED_CONTEXT, tokens // parallel // 1024 * 1024))
+    if wishes.parallel is None:
+        parallel = max(1, min(DEFAULT_PARALLEL, tokens // context))
+    conversations = context * parallel * token_bytes
+    needed += conversations
+    if wishes.cache_bytes is None:
+        cache_bytes = max(0, min(cache_bytes, room - conversations))
+    return MemoryPlan(budget, context, parallel, cache_bytes, needed + (wishes.cache_bytes or 0), None)
+
+
+def plan_paging(demand: Demand, fixed_bytes: int, budget_bytes: int) -> PagingPlan:
+    """Slots for experts from what the fixed parts leave; fewer than a step needs where the budget is too small."""
+    slot_bytes = -(-demand.expert_bytes // READ_ALIGNMENT) * READ_ALIGNMENT
+    ring, experts = min(RING_SLOTS, demand.experts), demand.experts * demand.moe_layers
+    keep = max(0, min(experts, (budget_bytes - fixed_bytes) // slot_bytes - ring))
+    floor = fixed_bytes + (ring + demand.moe_layers * demand.top_k) * slot_bytes
+    return PagingPlan(keep, keep + ring, fixed_bytes, slot_bytes, floor, experts)
+
+
+def overhead_bytes(shape: Shape, wishes: Wishes) -> int:
+    """What a model takes beside its weights and its conversations."""
+    scratch = plan_scratch(shape, wishes.chunk, wishes.threads)
+    return PROCESS_BYTES + (VOCABULARY_BYTES + 4 * LOGIT_ROWS) * shape.vocab + scratch.nbytes
+
+
+def kv_cache_bytes(shape: Shape, context: int, kv_dtype: str) -> int:
+    """Keys and values of one conversation of `context` tokens."""
+    value_bytes, scale_bytes = _VALUE_AND_SCALE_BYTES[kv_dtype]
+    attentions = shape.attentions.values()
+    return context * sum(2 * a.kv_heads * (a.width * value_bytes + scale_bytes) for a in attentions)
