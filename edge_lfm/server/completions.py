@@ -122,7 +122,9 @@ def encode(model: Model, prompt: str | Sequence[int], suffix: str | None) -> lis
 def _choice(
     n: int, request: EngineRequest, completion: Completion, wanted: CompletionRequest, tokenizer: Tokenizer
 ) -> Json:
-    text, logprobs = ("", ()) if wanted.limit == 0 else (completion.text, completion.text_logprobs)
+    # Harnesses that echo drop the last token as the generated one: it is told even when it ended the answer.
+    generated = completion.logprobs if wanted.echo else completion.text_logprobs
+    text, logprobs = ("", ()) if wanted.limit == 0 else (completion.text, generated)
     told: list[tuple[int, TokenLogprobs | None]] = [(t.token_id, t) for t in logprobs]
     before: list[tuple[int, TokenLogprobs | None]] = []
     if wanted.echo:
