@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Empty: install a built wheel in place of the checkout, as a user would.
 EDITABLE ?= --editable
 
-.PHONY: soak demo test test-quick test-resume test-javascript test-arm check wheel goldens llama-goldens tables demo-model bench clean
+.PHONY: soak demo fuzz test test-quick test-resume test-javascript test-arm check wheel goldens llama-goldens tables demo-model bench clean
 
 # Quantize the embedded demo model to int4 and chat with it.
 demo: $(VENV)/.runtime
@@ -19,6 +19,14 @@ test: $(VENV)/.installed
 # The tests that take no seconds, under two minutes.
 test-quick: $(VENV)/.installed
 	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile -m "not slow"
+
+# Every reader of files from outside, fuzzed by coverage for FUZZ_SECONDS each (atheris: Python below 3.14).
+FUZZ_SECONDS ?= 60
+fuzz: $(VENV)/.installed
+	@$(BIN)/pip install --quiet atheris || { echo "no atheris for this Python: nothing is fuzzed"; exit 0; }; \
+	for target in $$($(BIN)/python tests/fuzz.py); do \
+	    $(BIN)/python tests/fuzz.py $$target -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1 || exit 1; \
+	done
 
 # A hundred kills of a quantization, resumed each time (the suite tries eight).
 test-resume: $(VENV)/.installed

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,10 +16,13 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from stepping import paging_ram
 
-from edge_lfm.cli.main import VERBS, make_parser
+from edge_lfm.cli.complete import split
+from edge_lfm.cli.main import VERBS, make_parser, parse
 from edge_lfm.demo import packed_demo
+from edge_lfm.errors import UsageError
 from edge_lfm.paths import cache_folder
 
 COMMAND = [sys.executable, "-P", "-m", "edge_lfm.cli.main"]
@@ -351,6 +356,84 @@ def test_ctrl_c_stops_the_answer_only(demo: dict[str, Path], home: str) -> None:
 def test_debug_shows_the_traceback() -> None:
     done = edge_lfm("--debug", "run", "./absent", "hi")
     assert "Traceback" in done.stderr and "ModelFileError" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "M", "--ram", "4G", "P"],
+        ["run", "M", "P", "--ram", "4G"],
+        ["run", "--ram", "4G", "M", "P"],
+        ["run", "M", "--ram", "4G", "-n", "3", "P", "--json"],
+        ["run", "M", "--ram", "4G", "--", "P"],
+    ],
+)
+def test_options_stand_anywhere(words: list[str]) -> None:
+    args = parse(words)
+    assert (args.model, args.prompt, args.ram) == ("M", "P", "4G")
+
+
+@pytest.mark.parametrize("words", [["run", "M", "P", "Q"], ["run", "M", "--rem", "4", "P"], ["eval", "M", "--x", "P"]])
+def test_words_too_many_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(words)
+    assert "unrecognized arguments" in capsys.readouterr().err
+
+
+def documented_lines() -> list[str]:
+    """Every command line of edge-lfm in the documents' blocks of code, whether fenced or indented."""
+    found = []
+    for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = document.read_text(encoding="utf-8").replace("\\\n", " ")
+        fenced = "\n".join(re.findall(r"```\w*\n(.*?)```", text, re.DOTALL))
+        found += re.findall(r"^ *(?:\$ )?(edge-lfm .*)$", fenced, re.MULTILINE)
+        found += re.findall(r"^ {4,}(?:\$ )?(edge-lfm .*)$", text, re.MULTILINE)
+    return found
+
+
+def test_documented_lines_parse() -> None:
+    lines = [line for line in documented_lines() if "..." not in line.replace('"..."', "") and "[" not in line]
+    assert len(lines) >= 10
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        stop = next((n for n, word in enumerate(words) if word in ("|", "<", ">", "2>", "&&", "&", ";")), len(words))
+        if not {"--help", "--version"} & set(words):
+            assert parse(words[1:stop]).verb == words[1], line
+
+
+CLOSED = {"out": ">&-", "err": "2>&-", "in": "<&-", "all": "<&- >&- 2>&-"}
+
+
+@pytest.mark.parametrize("streams", CLOSED.values(), ids=CLOSED)
+def test_closed_streams(streams: str) -> None:
+    code = f"{sys.executable} -P -m edge_lfm.cli.main run 'What is the capital of France?' -n 2 {streams}"
+    done = subprocess.run(["sh", "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("arguments", "code"), [("devices", 3), ("run Hi -n 2", 3), ("run Hi -n 2 --json", 3)])
+def test_a_full_disk_behind_the_output(arguments: str, code: int) -> None:
+    line = f"{sys.executable} -P -m edge_lfm.cli.main {arguments} > /dev/full"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=120)
+    assert done.returncode == code and "No space left" in done.stderr and "Traceback" not in done.stderr
+    quiet = subprocess.run(["sh", "-c", line.replace("> /dev/full", "2> /dev/full")], capture_output=True, timeout=120)
+    assert quiet.returncode == 0 and quiet.stdout
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("other", ["\f", "\v", "\x1c", "\x85", "\u2028", "\u2029"])
+def test_lines_are_counted_as_editors_do(other: str, end: str, tmp_path: Path) -> None:
+    lines = ["first", f"se{other}cond", "third", "fourth"]
+    path = tmp_path / "f.py"
+    path.write_bytes(end.join(lines).encode() + end.encode())
+    for number in range(1, 5):
+        before, after = split(f"{path}:{number}")
+        assert before == end.join(lines[:number])
+        assert before + after == end.join(lines) + end
+    assert split(f"{path}:0") == ("", end.join(lines) + end)
+    assert split(str(path)) == (end.join(lines) + end, "")
+    with pytest.raises(UsageError, match="has 4 lines, not 5"):
+        split(f"{path}:5")
 
 
 def test_complete_at_a_line(tmp_path: Path) -> None:

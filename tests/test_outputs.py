@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
+from edge_lfm import demo as demo_module
 from edge_lfm.cli.main import main
-from edge_lfm.demo import demo_checkpoint
+from edge_lfm.demo import demo_checkpoint, packed_demo
 from edge_lfm.errors import OutputError
 from edge_lfm.export.gguf import write_gguf
 from edge_lfm.export.source import open_source
@@ -211,3 +215,38 @@ def test_a_config_that_was_changed_is_not_loaded(demo: dict[str, Path], tmp_path
     for verb in (["run", str(model), "Hi"], ["inspect", str(model)]):
         assert main(verb) == 3
     assert main(["verify", str(model), "--accept"]) == 0 and main(["inspect", str(model)]) == 0
+
+
+def test_a_damaged_demo_model_in_the_cache_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_module, "cache_folder", lambda: tmp_path)
+    folder = packed_demo("int4")
+    sound = snapshot(folder)
+    for name, at in (("model.safetensors", -5000), ("tokenizer.json", 100), ("config.json", 3)):
+        raw = bytearray(sound[name])
+        raw[at] ^= 1
+        (folder / name).write_bytes(raw)
+        assert packed_demo("int4") == folder and snapshot(folder) == sound
+    for name in ("chat_template.jinja", "model.safetensors", "config.json"):
+        (folder / name).unlink()
+        assert packed_demo("int4") == folder and snapshot(folder) == sound
+    inode = (folder / "config.json").stat().st_ino
+    assert packed_demo("int4") == folder and (folder / "config.json").stat().st_ino == inode, "a sound one is kept"
+
+
+def test_nothing_stays_in_the_temporary_folder(tmp_path: Path) -> None:
+    """Where the cache cannot be written to, the demo model lives as long as the process."""
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "cache").write_text("a file")
+    code = """
+import sys
+from pathlib import Path
+from edge_lfm import demo
+demo.cache_folder = lambda: Path(sys.argv[1])
+folder = demo.packed_demo("int4")
+print(folder == demo.packed_demo("int4"), (folder / "config.json").exists())
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "cache")]
+    environment = os.environ | {"TMPDIR": str(tmp_path / "tmp")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    assert done.stdout.split() == ["True", "True"], done.stderr
+    assert list((tmp_path / "tmp").iterdir()) == []

@@ -167,6 +167,39 @@ def test_what_goes_wrong_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_what_did_not_come_from_the_hub_is_not_overwritten(repository: Path, tmp_path: Path) -> None:
+    """A file of the user's is in the way before anything comes, and stays; one with the same content is kept."""
+    out = tmp_path / "out"
+    out.mkdir()
+    with Hub({REPO: repository}) as hub:
+        for name in ("config.json", "model.safetensors"):
+            (out / name).write_text("mine")
+            with pytest.raises(OutputError, match=f"{name} is in the way"):
+                pull(REPO, out, endpoint=hub.endpoint, quiet=True)
+            assert (out / name).read_text() == "mine" and not hub.fetched
+            (out / name).unlink()
+        (out / "config.json").symlink_to(tmp_path / "elsewhere.json")
+        with pytest.raises(OutputError, match=r"config\.json is in the way"):
+            pull(REPO, out, endpoint=hub.endpoint, quiet=True)
+        (out / "config.json").unlink()
+        (out / "tokenizer.json").write_bytes((repository / "tokenizer.json").read_bytes())
+        pull(REPO, out, endpoint=hub.endpoint, quiet=True)
+        assert "tokenizer.json" not in hub.fetched and "config.json" in hub.fetched
+        (out / ".edge-lfm-pull.json").write_text("{")  # damaged notes: the contents tell
+        hub.fetched.clear()
+        pull(REPO, out, endpoint=hub.endpoint, quiet=True)
+        assert not hub.fetched
+        (out / "chat_template.jinja").write_text("edited by the user")
+        with pytest.raises(OutputError, match=r"chat_template\.jinja is in the way"):
+            pull(REPO, out, endpoint=hub.endpoint, quiet=True)
+        (out / "chat_template.jinja").unlink()
+        (repository / "chat_template.jinja").write_text("a later revision")
+        for name in ("config.json", "chat_template.jinja"):
+            (repository / name).write_bytes((repository / name).read_bytes() + b"\n")
+        pull(REPO, out, endpoint=hub.endpoint, quiet=True)  # what was fetched and not touched is brought up to date
+        assert (out / "config.json").read_bytes() == (repository / "config.json").read_bytes()
+
+
 def test_no_room(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
     with Hub({REPO: repository}) as hub:
