@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,3 +110,29 @@ def test_sizes_are_shown_in_the_unit_that_was_stated() -> None:
         budget = Budget(parse_size(text), stated=True, unit=unit_of(text))
         assert budget.show(budget.nbytes) == shown and shown in budget.refuse(1 << 41, "").message
     assert Budget.of(3 << 30).show(3 << 29) == "1.50 GiB"
+
+
+KEPT_FOR_REUSE = """
+import sys
+from edge_lfm.api import Model
+
+def resident():
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * 4096
+
+with Model.load(sys.argv[1], threads=1, cache="20M", context=2048) as model:
+    for first in range(30):
+        model.generate([(first * 31 + n * (first + 1)) % 400 for n in range(1100)], max_tokens=1)
+        if first == 2:
+            before, kept = resident(), model.reuse.nbytes
+    print(resident() - before, model.reuse.nbytes - kept, model.reuse.evicted)
+"""
+
+
+def test_what_is_kept_for_reuse_takes_what_is_counted(demo: dict[str, Path]) -> None:
+    """The allocator once kept what was freed: 200 MB of earlier prompts took 695 MiB."""
+    command = [sys.executable, "-P", "-c", KEPT_FOR_REUSE, str(demo["balanced"])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    grown, counted, evicted = map(int, done.stdout.split())
+    assert evicted > 5 and counted > 10 << 20
+    assert grown < 1.1 * counted + (4 << 20)
