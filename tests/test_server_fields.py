@@ -349,6 +349,7 @@ def with_value(body: Any, path: tuple[Any, ...], value: Any) -> Any:
     return changed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", WHOLE)
 def test_no_wrong_type_anywhere_is_an_internal_error(client: TestClient, path: str) -> None:
     body, route = WHOLE[path], path.partition("?")[0]

@@ -70,6 +70,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", HOSTILE)
 def test_others_go_on_whatever_one_asks(address: str, what: str) -> None:
     """Refused within its bounds, or answered; others are served all the while."""
