@@ -288,7 +288,7 @@ def test_a_long_prompt_comes_in_chunks(model: Model) -> None:
     assert state.position == 300
     with pytest.raises(ContextOverflowError):
         model.logits(list(range(600)))
-    with pytest.raises(UsageError, match="token ids"):
+    with pytest.raises(UsageError, match="token 1 is 4096"):
         model.logits([1, 4096])
 
 
