@@ -181,6 +181,9 @@ def test_verify_finds_every_changed_file(demo: dict[str, Path], tmp_path: Path, 
         assert main(["verify", str(model)]) == 3
         assert name in capsys.readouterr().err
         (model / name).write_bytes(before)
+    (model / "generation_config.json").write_text('{"eos_token_id": 7}')
+    assert main(["run", str(model), "Hi", "-n", "1"]) == 0, "made to be edited: told, and not refused"
+    assert "generation_config.json is not as it was written" in capsys.readouterr().err
     (model / "tokenizer.json").unlink()
     assert main(["verify", str(model)]) == 3
     (model / "notes.txt").write_text("mine")
