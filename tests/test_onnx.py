@@ -311,7 +311,7 @@ def test_what_the_backend_cannot_do_is_said(model: Model, exported: dict[str, tu
         Model.load(graph, backend="tpu")
     with pytest.raises(UsageError, match="context"):
         Model.load(graph, context=1 << 20)
-    with pytest.raises(EdgeLfmError, match="GiB are missing"):
+    with pytest.raises(EdgeLfmError, match="MiB are missing"):
         Model.load(graph, ram="50M")
     with pytest.raises(UsageError, match="exported graph"):
         Model.load(graph, backend="native")
@@ -328,7 +328,7 @@ def test_a_stated_budget_holds_the_conversations_too(exported: dict[str, tuple[P
     needed = files.nbytes + overhead_bytes(files.shape, Wishes(threads=1, chunk=128))
     with Model.load(graph, ram=needed + 9_000_000, threads=1) as fits:
         assert (fits.context, fits.scheduler.parallel) == (2048, 1)
-    with pytest.raises(DoesNotFitError, match="GiB are missing"):
+    with pytest.raises(DoesNotFitError, match="MiB are missing"):
         Model.load(graph, ram=needed + 6_000_000, threads=1)
 
 
