@@ -328,7 +328,7 @@ def test_a_stated_budget_holds_the_conversations_too(exported: dict[str, tuple[P
     needed = files.nbytes + overhead_bytes(files.shape, Wishes(threads=1, chunk=128))
     with Model.load(graph, ram=needed + 9_000_000, threads=1) as fits:
         assert (fits.context, fits.scheduler.parallel) == (2048, 1)
-    with pytest.raises(DoesNotFitError, match="MiB are missing"):
+    with pytest.raises(DoesNotFitError, match="GiB are missing"):
         Model.load(graph, ram=needed + 6_000_000, threads=1)
 
 
