@@ -16,7 +16,7 @@ from edge_lfm.shape import Shape
 
 PROCESS_BYTES = 128 << 20
 """Interpreter, packages, kernels and server: the demo model's process is 103 MiB after an answer, 113 after one that
-followed a schema, of which 43 are llvmlite's library; the server's packages take 20 more."""
+followed a schema, of which 43 are llvmlite's library; 20 more for the server's packages are an estimate."""
 VOCABULARY_BYTES = 1280
 """Of each id, in the tokenizer and in a grammar's tables: 74 MiB more for 65,536 ids than for 4,096."""
 LOGIT_ROWS = 64
