@@ -121,14 +121,14 @@ def check_names(given: Iterable[str], known: Collection[str]) -> None:
             raise UsageError(f"unknown option '{name:.60}'", hint=hint)
 
 
-def check_whole(name: str, value: object, least: int, most: int) -> int:
+def check_whole(name: str, value: object, lowest: int, highest: int) -> int:
     """A whole number within limits.
 
     Raises:
         UsageError: it is none.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise UsageError(f"{name} is {shown(value)}", hint=f"it must be a whole number of {least}..{most}")
+    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
+        raise UsageError(f"{name} is {shown(value)}", hint=f"it must be a whole number of {lowest}..{highest}")
     return value
 
 

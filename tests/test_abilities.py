@@ -150,7 +150,7 @@ def test_csv(model: Model) -> None:
     whole = 0
     for seed in range(12):
         options = {"temperature": 1.2, "seed": seed, "max_tokens": 150}
-        answer = model.generate("A table.", lark=csv_grammar(COLUMNS, most_rows=2), **options)
+        answer = model.generate("A table.", lark=csv_grammar(COLUMNS, max_rows=2), **options)
         if answer.finish_reason == "stop":
             whole += 1
             rows = list(csv.reader(io.StringIO(answer.text)))
@@ -165,7 +165,7 @@ def test_csv(model: Model) -> None:
 def test_tables(model: Model) -> None:
     whole = 0
     for seed in range(12):
-        grammar = table_grammar({"name": ["Anna", "Bob"], "n": "number"}, most_rows=3)
+        grammar = table_grammar({"name": ["Anna", "Bob"], "n": "number"}, max_rows=3)
         answer = model.generate("A table.", lark=grammar, temperature=1.2, seed=seed, max_tokens=150)
         if answer.finish_reason == "stop":
             whole += 1

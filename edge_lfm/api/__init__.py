@@ -5,7 +5,7 @@ Nothing else is public.
 model.py         a loaded model: generate, stream, logits, budgets
 session.py       a conversation: turns, undo, fork, save and restore
 generation.py    an answer as it comes, for threads and for asyncio
-asking_again.py  checking an answer, and asking again
+retry.py        checking an answer, and asking again
 load_options.py  which model to load, and how
 options.py       what may be asked of an answer
 open_model.py    what Model and Session share: files, engine, scheduler
@@ -16,12 +16,12 @@ messages.py      conversations as lists of messages
 fitting.py       what is done when a conversation is longer than the context
 """
 
-from edge_lfm.api.asking_again import CALL_TRIES, MAX_TRIES, Check, Retry, json_check
 from edge_lfm.api.generation import AsyncGeneration, Generation
 from edge_lfm.api.load_options import LoadOptions
 from edge_lfm.api.model import Activity, Model
 from edge_lfm.api.options import AnswerOptions, TurnOptions
 from edge_lfm.api.requests import MAX_TOP_LOGPROBS
+from edge_lfm.api.retry import CALL_TRIES, MAX_TRIES, Check, Retry, json_check
 from edge_lfm.api.session import Session
 from edge_lfm.engine.answering import Request
 from edge_lfm.engine.apart import run_apart

@@ -15,7 +15,6 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.api.asking_again import CALL_TRIES, Check, Retry
 from edge_lfm.api.generation import AsyncGeneration, Generation, OnEnd
 from edge_lfm.api.load_options import LoadOptions
 from edge_lfm.api.loading import load_model
@@ -23,6 +22,7 @@ from edge_lfm.api.messages import as_messages
 from edge_lfm.api.open_model import OpenModel
 from edge_lfm.api.options import AnswerOptions, Examples, Message, Overflow, Prompt, Tools
 from edge_lfm.api.requests import are_ids
+from edge_lfm.api.retry import CALL_TRIES, Check, Retry
 from edge_lfm.api.session import Session
 from edge_lfm.checking import called_as, check_path, checked
 from edge_lfm.engine.answering import Request, score

@@ -176,8 +176,8 @@ def _sampling_of(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: options[name] for name in SamplingArguments.__annotations__ if name in options}
 
 
-def _whole_or_none(name: str, value: int | None, most: int) -> int | None:
-    return None if value is None else check_whole(name, value, 0, most)
+def _whole_or_none(name: str, value: int | None, limit: int) -> int | None:
+    return None if value is None else check_whole(name, value, 0, limit)
 
 
 def _check_stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ class Constraint(Protocol):
     def accept(self, token: int) -> None:
         """Note that a token was taken."""
 
-    def forced(self, most: int) -> list[int]:
+    def forced(self, limit: int) -> list[int]:
         """The next tokens, as far as there is no choice; they are taken."""
 
 
@@ -57,10 +57,10 @@ class InCalls:
         elif token == self._start_id:
             self._inner = self._make()
 
-    def forced(self, most: int) -> list[int]:
+    def forced(self, limit: int) -> list[int]:
         if self._inner is None:
             return []
-        tokens = self._inner.forced(most)
+        tokens = self._inner.forced(limit)
         self._leave()
         return tokens
 
@@ -106,8 +106,8 @@ class AfterReasoning:
         elif self._inner is not None:
             self._inner.accept(token)
 
-    def forced(self, most: int) -> list[int]:
-        return self._inner.forced(most) if self._inner is not None and not self._open and not self._first else []
+    def forced(self, limit: int) -> list[int]:
+        return self._inner.forced(limit) if self._inner is not None and not self._open and not self._first else []
 
 
 def only(token: int, vocab: int) -> NDArray[np.bool_]:

@@ -209,9 +209,9 @@ class GrammarConstraint:
         if not self.ended and not self._matcher.consume_token(token):
             raise self._stuck()
 
-    def forced(self, most: int) -> list[int]:
+    def forced(self, limit: int) -> list[int]:
         """The next tokens, as far as the grammar leaves no choice; they are taken."""
-        tokens = [int(i) for i in self._matcher.compute_ff_tokens()[: min(most, MAX_FORCED)]]
+        tokens = [int(i) for i in self._matcher.compute_ff_tokens()[: min(limit, MAX_FORCED)]]
         if tokens:
             self._matcher.consume_tokens(tokens)
         return tokens

@@ -200,9 +200,9 @@ class Sampler:
         self._note(token)
         return token
 
-    def forced(self, most: int) -> list[int]:
-        """The tokens that the grammar leaves no choice about, at most `most`; they are noted as drawn."""
-        tokens = self._constraint.forced(most) if self._constraint is not None and most > 0 else []
+    def forced(self, limit: int) -> list[int]:
+        """The tokens that the grammar leaves no choice about, at most `limit`; they are noted as drawn."""
+        tokens = self._constraint.forced(limit) if self._constraint is not None and limit > 0 else []
         for token in tokens:
             self._note(token)
         return tokens

@@ -23,7 +23,7 @@ from edge_lfm.kernels.spec.layout import LAYOUT_VERSION
 from edge_lfm.model.state import Checkpoint, State
 
 _KEY = "edge_lfm_session"
-_MOST_POSITIONS = 1 << 24
+_MAX_POSITIONS = 1 << 24
 
 
 def save_sequence(path: Path, sequence: TokenSequence | None, model: str, extra: Any) -> None:
@@ -95,7 +95,7 @@ def _read(file: PackedFile, path: Path, state: State, model: str, vocab: int) ->
         not count or header["kv"] != state.kv_dtype
     ):  # a cache of the other dtype is of no use: the prompt is computed anew
         return None, header["extra"]
-    if not isinstance(count, int) or not 0 < count < _MOST_POSITIONS:
+    if not isinstance(count, int) or not 0 < count < _MAX_POSITIONS:
         raise ValueError("its number of tokens is none")
     ids = file.tensor("ids", "U8", 4 * count).view(np.int32)
     if ids.min() < 0 or ids.max() >= vocab:

@@ -12,7 +12,7 @@ from typing import Any
 
 from edge_lfm.errors import GrammarError
 
-MOST_ROWS = 1000
+MAX_ROWS = 1000
 _NAME = re.compile(r"[A-Za-z_][\w-]{0,63}", re.ASCII)
 _VALUES = {
     "integer": "/-?(0|[1-9][0-9]{0,17})/",
@@ -22,7 +22,7 @@ _VALUES = {
 }
 
 
-def csv_grammar(columns: Mapping[str, Any], most_rows: int = MOST_ROWS) -> str:
+def csv_grammar(columns: Mapping[str, Any], max_rows: int = MAX_ROWS) -> str:
     """Lark of a CSV table (RFC 4180): a header line with these names, then rows of these types.
 
     Raises:
@@ -33,10 +33,10 @@ def csv_grammar(columns: Mapping[str, Any], most_rows: int = MOST_ROWS) -> str:
     names = ",".join(_quoted(name, ',"\n') for name in columns)
     rules = [f"cell{n}: {cell}" for n, cell in enumerate(cells)]
     row = ' "," '.join(f"cell{n}" for n in range(len(cells)))
-    return "\n".join([f'start: {json.dumps(names)} ("\\n" row){{1,{_rows(most_rows)}}} "\\n"?', f"row: {row}", *rules])
+    return "\n".join([f'start: {json.dumps(names)} ("\\n" row){{1,{_rows(max_rows)}}} "\\n"?', f"row: {row}", *rules])
 
 
-def table_grammar(columns: Mapping[str, Any], most_rows: int = MOST_ROWS) -> str:
+def table_grammar(columns: Mapping[str, Any], max_rows: int = MAX_ROWS) -> str:
     """Lark of a Markdown table: a header, the line under it, and rows of these types; no pipe inside a cell.
 
     Raises:
@@ -47,7 +47,7 @@ def table_grammar(columns: Mapping[str, Any], most_rows: int = MOST_ROWS) -> str
     head = "| " + " | ".join(_plain(name, "|\n") for name in columns) + " |\n" + "|---" * len(cells) + "|"
     rules = [f"cell{n}: {cell}" for n, cell in enumerate(cells)]
     row = '"| " ' + ' " | " '.join(f"cell{n}" for n in range(len(cells))) + ' " |"'
-    return "\n".join([f'start: {json.dumps(head)} ("\\n" row){{1,{_rows(most_rows)}}} "\\n"?', f"row: {row}", *rules])
+    return "\n".join([f'start: {json.dumps(head)} ("\\n" row){{1,{_rows(max_rows)}}} "\\n"?', f"row: {row}", *rules])
 
 
 def xml_grammar(tree: Mapping[str, Any]) -> str:
@@ -89,10 +89,10 @@ def _columns(columns: Mapping[str, Any]) -> Mapping[str, Any]:
     return columns
 
 
-def _rows(most: int) -> int:
-    if isinstance(most, bool) or not isinstance(most, int) or not 1 <= most <= MOST_ROWS:
-        raise GrammarError(f"the most rows are {most!r:.20}", hint=f"a whole number of 1..{MOST_ROWS}")
-    return most
+def _rows(limit: int) -> int:
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_ROWS:
+        raise GrammarError(f"max_rows is {limit!r:.20}", hint=f"a whole number of 1..{MAX_ROWS}")
+    return limit
 
 
 def _value(kind: Any, text: str, spell: Any) -> str:

@@ -83,9 +83,9 @@ class Guard:
 
     async def _body(self, scope: Scope, receive: Receive, share: _Share) -> Receive:
         """Read the body within its limits of size, of time, and of all bodies together; what then receives it."""
-        most, declared = self._settings.body_bytes, Headers(scope=scope).get("content-length", "0")
-        too_large = RequestError(f"the body is larger than {most} bytes", status=413)
-        if declared.isdigit() and int(declared) > most:
+        limit, declared = self._settings.body_bytes, Headers(scope=scope).get("content-length", "0")
+        too_large = RequestError(f"the body is larger than {limit} bytes", status=413)
+        if declared.isdigit() and int(declared) > limit:
             raise too_large
         share.take(int(declared) if declared.isdigit() else 0)  # what has begun can be finished
         parts, size = [], 0
@@ -97,7 +97,7 @@ class Guard:
                         break
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
-                    if size > most:
+                    if size > limit:
                         raise too_large
                     share.take(size)
                     if not message.get("more_body"):

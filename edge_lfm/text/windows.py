@@ -29,8 +29,8 @@ def read_text(path: Path) -> str:
         raise UsageError(f"{path} is not UTF-8: byte {error.start}", hint=f"iconv -t UTF-8 {path} > text.txt") from None
 
 
-def windows_of(folder: Path, text: str, length: int, most: int) -> list[NDArray[np.int64]]:
-    """Windows of `length` tokens, `most` at the most, by the tokenizer in `folder`.
+def windows_of(folder: Path, text: str, length: int, limit: int) -> list[NDArray[np.int64]]:
+    """Windows of `length` tokens, at most `limit`, by the tokenizer in `folder`.
 
     Raises:
         UsageError: the text is shorter than a window, or there is no tokenizer.
@@ -39,7 +39,7 @@ def windows_of(folder: Path, text: str, length: int, most: int) -> list[NDArray[
         raise UsageError(f"{folder} has no tokenizer.json", hint="copy the tokenizer's files there")
     tokenizer = Tokenizer(folder)
     ids = np.array(tokenizer.encode(text, bos=True, special=False), np.int64)
-    count = min(most, len(ids) // length)
+    count = min(limit, len(ids) // length)
     if count == 0:
         raise UsageError(
             f"the text has {len(ids)} tokens, less than a window of {length}",
