@@ -1,6 +1,6 @@
 """Making prebuilt kernels: compile for a target, link a shared object, write its manifest and the C header.
 
-Any linker for ELF will do: the objects need four functions of the C library, which the process that loads them
+Any linker for ELF will do: the objects need a few functions of the C library, which the process that loads them
 has. Knows no kernels; what loads the result is `kernels/load/prebuilt.py`.
 """
 

@@ -212,6 +212,7 @@ LOOPS = [
 
 
 @pytest.mark.parametrize("source", LOOPS)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it may meet Hypothesis's gc callback
 def test_a_template_that_loops_is_an_error(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edge_lfm.text.template._MAX_SECONDS", 0.3)
     template = ChatTemplate(source, "")

@@ -36,6 +36,7 @@ def test_the_embedded_demo_model_answers() -> None:
 
 def test_small_models_get_one_thread_unless_asked(demo: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGE_LFM_THREADS", "4")
+    monkeypatch.setattr("edge_lfm.machine.processors.granted_processors", lambda: 4)
     with Model.load(demo["int4"]) as small:
         assert small.threads == 1
     with Model.load(demo["float32"]) as larger:  # 19 MB a token

@@ -23,7 +23,7 @@ DOT_PRODUCT = {
     "dotprod": r"\ssdot\s",
     "neon": r"\s(smull|smlal)2?\s",
 }
-FROM_THE_SYSTEM = {"memcpy", "memset", "memmove", "sched_yield", "mmap", "signal", "_GLOBAL_OFFSET_TABLE_"}
+FROM_THE_SYSTEM = {"memcpy", "memset", "memmove", "sched_yield", "mmap", "signal", "syscall", "_GLOBAL_OFFSET_TABLE_"}
 
 
 @pytest.mark.parametrize("name", FOREIGN)

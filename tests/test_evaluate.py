@@ -119,7 +119,10 @@ def test_recipes_keep_their_promises(demo: dict[str, Path]) -> None:
 
     The text is this project's own, in windows of 256 tokens: the model was trained on none of it.
     """
-    text = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("docs/api.md", "kernels/ops/matmul.py"))
+    text = "".join(
+        (ROOT / name).read_text(encoding="utf-8")
+        for name in ("docs/api.md", "kernels/ops/matmul.py", "kernels/ops/lanes.py")
+    )
     ids = np.array(Tokenizer(demo_checkpoint()).encode(text), np.int64)
     windows = list(ids[: 24 * 256].reshape(24, 256))
 

@@ -97,7 +97,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     code = library._read_checked(path) if path else None
     assert code is not None
     count: list[str] = []
-    monkeypatch.setattr(library, "compile_object", lambda isa: count.append(isa.name) or code)
+    monkeypatch.setattr(library, "compile_object", lambda isa, progress: count.append(isa.name) or code)
     return count
 
 
@@ -114,14 +114,14 @@ def test_a_bad_cache_stops_nothing(
         (cache / "kernels").mkdir(parents=True)
         (cache / "kernels").chmod(0o777)
     monkeypatch.setenv("EDGE_LFM_CACHE", str(cache))
-    library._load.__wrapped__(select_isa(), lambda line: None)
+    library._load.__wrapped__(select_isa())
     assert len(compiled) == 1
     if kind == "world-writable":
         assert list((cache / "kernels").iterdir()) == []  # machine code that others could replace is not kept
     if kind == "truncated":
         (path,) = (cache / "kernels").iterdir()
         path.write_bytes(path.read_bytes()[:40])
-        library._load.__wrapped__(select_isa(), lambda line: None)
+        library._load.__wrapped__(select_isa())
         assert len(compiled) == 2
 
 

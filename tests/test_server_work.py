@@ -198,7 +198,7 @@ def test_large_requests_are_prepared_one_after_the_other() -> None:
 def test_responses_kept_are_bounded_by_their_bytes() -> None:
     responses = Responses(Service(Settings()))
     wanted = msgspec.convert({"input": "x"}, ResponsesRequest)
-    answer: Callable[[int], Any] = lambda n: {"id": f"resp_{n}", "instructions": "x" * 1_000_000}  # noqa: E731
+    answer: Callable[[int], Any] = lambda n: {"id": f"resp_{n}", "instructions": "x" * 1_000_000, "output": []}  # noqa: E731
     for n in range(200):
         responses._remember(wanted, answer(n), [{"role": "user", "content": "y" * 1000}])
     kept = sum(len(a) + len(b) for a, b in responses._kept.values())

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from stepping import paging_ram
 
 from edge_lfm import EdgeLfmError, Model, Session
 from edge_lfm.errors import ContextOverflowError, OutputError, SessionFileError, UsageError
@@ -87,11 +88,13 @@ def test_forks_go_separate_ways(model: Model, fresh: Model) -> None:
     assert len(other.messages) == 4
 
 
-@pytest.mark.parametrize("options", [{}, {"kv_dtype": "int8"}, {"ram": "171M", "context": 1024}])
+@pytest.mark.parametrize("options", [{}, {"kv_dtype": "int8"}, {"ram": "paged", "context": 1024}])
 def test_any_walk_equals_full_prefills(demo: dict[str, Path], options: dict, tmp_path: Path) -> None:
     """Random operations on several conversations, with little room, against a model that remembers nothing."""
     rng = random.Random(str(options))
     folder = demo["balanced"]
+    if "ram" in options:
+        options = options | {"ram": paging_ram(folder, options["context"], cache_bytes=600 << 10)}
     with (
         Model.load(folder, threads=1, cache="600K", **options) as model,
         Model.load(folder, threads=1, cache=1, **({k: v for k, v in options.items() if k == "kv_dtype"})) as fresh,

@@ -93,13 +93,16 @@ def choose_threads(asked: int | None = None) -> int:
 
 
 def threads_for(bytes_per_token: int, asked: int | None = None) -> int:
-    """The most threads for a model whose tokens read so many bytes of weights: `asked`, else what pays.
+    """The most threads for a model whose tokens read so many bytes of weights: `asked`, else what pays of
+    `EDGE_LFM_THREADS`, else of the physical cores.
 
     Raises:
         UsageError: the number asked for is not 1..256.
     """
     stated = stated_threads(asked)
-    return pays(physical_cores(), bytes_per_token) if stated is None else stated
+    if stated is not None and asked is not None:
+        return stated
+    return pays(stated or physical_cores(), bytes_per_token)
 
 
 def pays(threads: int, bytes_per_token: int) -> int:

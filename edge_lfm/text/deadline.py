@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+_AGAIN_SECONDS = 1.0
+"""Long beside what ends a call of `within`, so that no second interruption meets it."""
 
 
 class _TimeUpError(BaseException):
@@ -31,9 +34,11 @@ def within(seconds: float, function: Callable[[], T], given_up: threading.Event 
 
     def interrupt() -> None:
         wake.wait(seconds)
-        with lock:
-            if not done:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(_TimeUpError))
+        while not done:  # an interruption is lost where it meets a destructor or a callback of the garbage collector
+            with lock:
+                if not done:
+                    ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(_TimeUpError))
+            time.sleep(_AGAIN_SECONDS)
 
     watch = threading.Thread(target=interrupt, name="edge-lfm-deadline", daemon=True)
     try:
