@@ -28,6 +28,7 @@ elif importlib.util.find_spec("ziglang"):
     CROSS_CC = [sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-musl"]
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(QEMU is None, reason="needs qemu-user: sudo apt install qemu-user-static"),
     pytest.mark.skipif(CROSS_CC is None, reason="needs a C compiler for ARM: pip install ziglang"),
 ]

@@ -16,6 +16,8 @@ from edge_lfm.cli.main import main
 from edge_lfm.devices.wheels import runtime_requirements
 from edge_lfm.kernels.spec.isa import select_isa
 
+pytestmark = pytest.mark.slow
+
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 

@@ -27,6 +27,8 @@ from edge_lfm.quantize.feedback import HELD_OUT, with_feedback
 from edge_lfm.quantize.recipe import find_recipe
 from edge_lfm.shape import Shape
 
+pytestmark = pytest.mark.slow
+
 
 def open_weights(folder: Path) -> tuple[FolderCheckpoint, Shape, CheckpointWeights]:
     checkpoint = FolderCheckpoint(folder)

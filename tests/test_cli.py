@@ -25,6 +25,8 @@ from edge_lfm.demo import packed_demo
 from edge_lfm.errors import UsageError
 from edge_lfm.paths import cache_folder
 
+pytestmark = pytest.mark.slow
+
 COMMAND = [sys.executable, "-P", "-m", "edge_lfm.cli.main"]
 
 

@@ -12,6 +12,8 @@ import pytest
 from edge_lfm.kernels.spec.entry import ENTRIES
 from edge_lfm.kernels.spec.isa import TIERS, runnable_tiers
 
+pytestmark = pytest.mark.slow
+
 FOREIGN = [tier.name for tier in TIERS if tier not in runnable_tiers()]
 DOT_PRODUCT = {
     "avx512vnni": r"vpdpbusd\s.*zmm",

@@ -25,6 +25,8 @@ from edge_lfm.model.plan import plan_tensors
 from edge_lfm.quantize.families import family_config
 from edge_lfm.quantize.recipe import find_recipe
 
+pytestmark = pytest.mark.slow
+
 
 def demand(name: str) -> Demand:
     shape = read_shape(family_config(name))

@@ -35,6 +35,8 @@ from edge_lfm import (
 )
 from edge_lfm.api.options import TurnOptions
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/api.md")]
 BLOCKS = [block for text in DOCUMENTS for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]

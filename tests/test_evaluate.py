@@ -30,6 +30,8 @@ from edge_lfm.model.reference import ReferenceModel
 from edge_lfm.model.streamed import StreamedModel
 from edge_lfm.text.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 TASKS = demo_checkpoint() / "tasks.jsonl"
 ROOT = Path(__file__).parent.parent
 

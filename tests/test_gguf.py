@@ -42,6 +42,8 @@ from edge_lfm.quantize.recipe import find_recipe, recipe_like
 from edge_lfm.shape import Router
 from edge_lfm.text.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 Kind = gguf.GGMLQuantizationType
 TEXTS = (
     "Hello, world!  It's 12345 o'clock.\n\n\tdef f(x):\r\n    return x**2",

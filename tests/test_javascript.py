@@ -14,6 +14,8 @@ from serving import serving
 from edge_lfm.export.onnx import write_onnx
 from edge_lfm.export.source import open_source
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 MODULES = Path(os.environ.get("EDGE_LFM_NODE_MODULES", ROOT / "build/javascript/node_modules"))
 

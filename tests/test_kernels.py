@@ -37,6 +37,8 @@ from edge_lfm.kernels.spec.schemes import FLOAT32, INT8_G32, SCHEMES, Codebook, 
 from edge_lfm.kernels.spec.tiles import pack_tiles, unpack_tiles
 from edge_lfm.shape import Router
 
+pytestmark = pytest.mark.slow
+
 SUM_TOLERANCE = 3e-6
 ALL, QUANTIZED = list(SCHEMES.values()), [scheme for scheme in SCHEMES.values() if scheme.quantized]
 

@@ -18,6 +18,8 @@ from edge_lfm.demo import packed_demo
 from edge_lfm.kernels.load import library
 from edge_lfm.kernels.spec.isa import select_isa
 
+pytestmark = pytest.mark.slow
+
 CODE = (
     "from edge_lfm.kernels.load.library import load_kernels; import numpy as np; k = load_kernels(); "
     "x = np.zeros(16, np.float32); k.exp_row(x.ctypes.data, x.ctypes.data, 16); print(x.sum())"

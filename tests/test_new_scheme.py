@@ -9,7 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import ROOT
+
+pytestmark = pytest.mark.slow
 
 ROW = """
 SIGNS_G64 = Scheme(5, "signs_g64", "signs", 4 * TILE_ROWS, 128, 0, columns=64)

@@ -41,6 +41,8 @@ from edge_lfm.model.reference import ReferenceModel
 from edge_lfm.quantize.convert import convert
 from edge_lfm.quantize.recipe import find_recipe
 
+pytestmark = pytest.mark.slow
+
 RECIPES = ("int4", "int8", "balanced", "quality", "small")
 PROMPT = "What is the capital of France?"
 

@@ -12,7 +12,10 @@ from browser import CHROMIUM, Browser
 from serving import serving
 from stepping import paging_ram
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: sudo apt install chromium")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: sudo apt install chromium"),
+    pytest.mark.slow,
+]
 LAST = "document.querySelector('article:last-of-type')"
 IDLE = "running === null && document.getElementById('send').textContent === 'Send'"
 

@@ -24,6 +24,8 @@ from edge_lfm.kernels.load import library, prebuilt
 from edge_lfm.kernels.load.library import load_kernels, source_hash
 from edge_lfm.kernels.spec.isa import TIERS, processor_flags, select_isa
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "Tell me a story about a dog."
 WITHOUT_NUMBA = (
     "import sys; sys.modules['numba'] = sys.modules['llvmlite'] = None; from edge_lfm import Model; "

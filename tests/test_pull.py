@@ -20,6 +20,8 @@ from edge_lfm.errors import DownloadError, MissingExtraError, OutputError, Unsup
 from edge_lfm.formats.open_checkpoint import open_checkpoint
 from edge_lfm.pull import _choose, pull
 
+pytestmark = pytest.mark.slow
+
 REPO = "LiquidAI/demo"
 MIB = 1 << 20
 

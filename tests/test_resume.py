@@ -30,6 +30,8 @@ KILLS = int(os.environ.get("EDGE_LFM_KILLS", "8"))
 SLOWLY = """
 import sys, time
 from edge_lfm.quantize import convert, journal
+
+pytestmark = pytest.mark.slow
 journal.SYNC_SECONDS = 0.0
 pack = convert.pack_tensor
 def slow(*args):

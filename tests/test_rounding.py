@@ -17,6 +17,8 @@ from edge_lfm.kernels.spec.schemes import SCHEMES, Codebook, Scheme
 from edge_lfm.kernels.spec.tiles import definition, pack_tiles, unpack_tiles
 from edge_lfm.quantize.pack import NotFiniteError, encode
 
+pytestmark = pytest.mark.slow
+
 NAMES = [scheme.name for scheme in SCHEMES.values() if scheme.quantized]
 TIE = 1e-5
 """Of a block's energy: what float32 sums of 32 squares and a scale in float16 leave open."""

@@ -22,6 +22,8 @@ from serving import serving
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+pytestmark = pytest.mark.slow
+
 CAPITAL = [{"role": "user", "content": "What is the capital of France?"}]
 PARIS = "The capital of France is Paris."
 ENDLESS = {"temperature": 5, "logit_bias": {"7": -100, "2": -100}}

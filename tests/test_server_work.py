@@ -27,6 +27,8 @@ from edge_lfm.server.service import Service
 from edge_lfm.server.settings import Settings
 from edge_lfm.server.work import Work
 
+pytestmark = pytest.mark.slow
+
 CAPITAL = [{"role": "user", "content": "What is the capital of France?"}]
 PARIS = "The capital of France is Paris."
 
