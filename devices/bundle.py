@@ -76,9 +76,9 @@ def make_bundle(
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as work:
             stage = Path(work) / "edge-lfm"
             _write_parts(stage, target, python, expected, say)
-            found = _describe(stage, output, target, python, model)
+            bundle = _describe(stage, output, target, python, model)
             say("writing the bundle ...")
-            advance = bar(found.model_bytes + found.wheel_bytes)
+            advance = bar(bundle.model_bytes + bundle.wheel_bytes)
             if output.suffix == ".tar":
                 made = _write_tar(stage, model, Path(work) / "bundle.tar", advance)
             else:
@@ -86,7 +86,7 @@ def make_bundle(
             os.replace(made, output)
     except OSError as error:
         raise OutputError(f"{output}: {error.strerror or error}", hint="choose another place with -o") from None
-    return found
+    return bundle
 
 
 def _write_parts(

@@ -52,12 +52,12 @@ class Device:
 def profiles() -> dict[str, Device]:
     """Every profile by its file's name."""
     folder = files("edge_lfm.devices").joinpath("profiles")
-    found = {}
+    devices = {}
     for file in sorted(folder.iterdir(), key=lambda f: f.name):
         if file.name.endswith(".toml"):
             name = file.name.removesuffix(".toml")
-            found[name] = read_profile(name, tomllib.loads(file.read_text(encoding="utf-8")))
-    return found
+            devices[name] = read_profile(name, tomllib.loads(file.read_text(encoding="utf-8")))
+    return devices
 
 
 def find_device(text: str) -> Device:

@@ -56,13 +56,13 @@ def find_target(name: str) -> Target:
         UsageError: there is none.
     """
     asked = name.lower()
-    found = {tier.name: Target(tier.name, tier, "") for tier in TIERS} | {target.name: target for target in TARGETS}
-    if asked in found:
-        return found[asked]
+    targets = {tier.name: Target(tier.name, tier, "") for tier in TIERS} | {target.name: target for target in TARGETS}
+    if asked in targets:
+        return targets[asked]
     device = profiles().get(asked.rpartition("-")[0] if asked.endswith("g") and "-" in asked else asked)
     if device is None:
         raise UsageError(
             f"unknown target '{name}'",
-            hint=f"devices: {', '.join(profiles())}; processors: {', '.join(found)}",
+            hint=f"devices: {', '.join(profiles())}; processors: {', '.join(targets)}",
         )
-    return replace(found[device.target], serves=device.name)
+    return replace(targets[device.target], serves=device.name)

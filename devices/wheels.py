@@ -50,13 +50,13 @@ def download_wheels(machine: str, python: str, folder: Path) -> None:
 
 def runtime_requirements() -> list[str]:
     """What edge-lfm's metadata asks for, less the compilers, with the server's and the grammars' packages."""
-    found = []
+    requirements = []
     for line in requires("edge-lfm") or []:
         requirement, _, marker = line.partition(";")
         extra = re.search(r"extra == ['\"](\w+)['\"]", marker)
         if _name(requirement) not in _COMPILERS and (extra is None or extra[1] in _EXTRAS):
-            found.append(requirement.strip())
-    return found
+            requirements.append(requirement.strip())
+    return requirements
 
 
 def _name(requirement: str) -> str:

@@ -115,9 +115,9 @@ def _look_up(hub: ModuleType, url: str, folder: Path, name: str, known: dict[str
     if not os.path.lexists(target):
         return _Wanted(name, url, etag, target, kept=False)
     if target.is_file() and not target.is_symlink():
-        found = _tag_of(target, (etag, str(known.get(name))))
-        if found == etag or (found is not None and found == known.get(name)):
-            return _Wanted(name, url, etag, target, kept=found == etag)
+        tag = _tag_of(target, (etag, str(known.get(name))))
+        if tag == etag or (tag is not None and tag == known.get(name)):
+            return _Wanted(name, url, etag, target, kept=tag == etag)
     raise OutputError(
         f"{target} is in the way, and is not as the hub has it", hint="move it away, or choose another folder with -o"
     )

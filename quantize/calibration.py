@@ -80,10 +80,10 @@ class Calibration:
         _check_arrays(arrays, shape, path)
         squares = {name.removeprefix("squares/"): a for name, a in arrays.items() if name.startswith("squares/")}
         tokens = {name.removeprefix("tokens/"): a for name, a in arrays.items() if name.startswith("tokens/")}
-        found = cls(folder, provenance, squares, tokens)
-        if found.has_forecast:
+        calibration = cls(folder, provenance, squares, tokens)
+        if calibration.has_forecast:
             read_forecast(folder / FORECAST_FILE, len(shape.routers), shape.experts)
-        return found
+        return calibration
 
     @property
     def hash(self) -> str:

@@ -72,10 +72,10 @@ class _Compiler:
             return list(tools), self._grammar(tools)
         except GrammarError as error:
             whole = error
-        told = [self._tried(tool) for tool in tools]
-        if all(one is other for one, other in zip(told, tools, strict=True)):
+        tried = [self._tried(tool) for tool in tools]
+        if all(one is other for one, other in zip(tried, tools, strict=True)):
             raise whole
-        return told, self._grammar(told)
+        return tried, self._grammar(tried)
 
     def _tried(self, tool: BoundTool) -> BoundTool:
         try:

@@ -61,14 +61,14 @@ def read_documents(names: list[str]) -> list[dict[str, str]]:
     Raises:
         UsageError: one cannot be read, or is no UTF-8.
     """
-    found: list[dict[str, str]] = []
+    documents: list[dict[str, str]] = []
     for name in names:
         try:
             text = Path(name).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{name} cannot be read: {error}", hint="give text files in UTF-8") from None
         stem = re.sub(r"[^\w.:/-]", "_", Path(name).stem)[:60] or "document"
-        taken = {d["id"] for d in found}
+        taken = {d["id"] for d in documents}
         number = next(i for i in (stem, *(f"{stem}-{n}" for n in range(2, len(names) + 2))) if i not in taken)
-        found.append({"id": number, "title": name, "text": text.strip()})
-    return found
+        documents.append({"id": number, "title": name, "text": text.strip()})
+    return documents

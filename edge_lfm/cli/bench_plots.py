@@ -52,9 +52,9 @@ def _hits_by_layer(axes: Any, reports: list[BenchReport]) -> None:
     for report in reports:
         for result in report.results:
             if result.paging is not None and result.test.startswith("tg"):
-                wanted = result.paging.hits + result.paging.misses
+                uses = result.paging.hits + result.paging.misses
                 label = f"{result.test}@{result.depth}, {report.ram}, {report.threads} threads"
-                axes.plot(result.paging.hits / wanted.clip(1), "o-", markersize=3, label=label)
+                axes.plot(result.paging.hits / uses.clip(1), "o-", markersize=3, label=label)
     axes.set(xlabel="layer that has experts", ylabel="experts in memory", title=reports[0].model, ylim=(0, 1.02))
     axes.legend()
     axes.grid(True, alpha=0.3)

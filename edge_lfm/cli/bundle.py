@@ -94,11 +94,11 @@ def demo_answers() -> list[dict[str, Any]]:
 
     Sums are rounded in another order on other processors, so an answer counts up to its first near tie.
     """
-    found = []
+    answers = []
     with Model.load() as model:
         for prompt in _PROMPTS:
             answer = model.generate(prompt, temperature=0, max_tokens=_MAX_TOKENS, logprobs=2)
             margins = [token.top[0][1] - token.top[1][1] for token in answer.logprobs]
             decided = next((n for n, margin in enumerate(margins) if margin < _NEAR_TIE), len(answer.token_ids))
-            found.append({"prompt": prompt, "token_ids": list(answer.token_ids[:decided])})
-    return found
+            answers.append({"prompt": prompt, "token_ids": list(answer.token_ids[:decided])})
+    return answers

@@ -45,8 +45,10 @@ def run(args: argparse.Namespace) -> None:
 
 def list_targets(as_json: bool) -> None:
     if as_json:
-        found = [*TARGETS, *(find_target(tier.name) for tier in TIERS)]
-        print_json([{"name": t.name, "tier": t.isa.name, "machine": t.isa.machine, "serves": t.serves} for t in found])
+        targets = [*TARGETS, *(find_target(tier.name) for tier in TIERS)]
+        print_json(
+            [{"name": t.name, "tier": t.isa.name, "machine": t.isa.machine, "serves": t.serves} for t in targets]
+        )
         return
     for target in TARGETS:
         print(f"{target.name:12} {target.isa.name:11} {target.serves}")

@@ -127,11 +127,11 @@ def _evaluate(
         reference.prepare(windows, layers)
         return asdict(measure_divergence(scorer, reference, windows, advance))
     other = PackedScorer(reference.backend, model.vocab)
-    found = asdict(measure_divergence(scorer, other, windows, advance))
+    divergence = asdict(measure_divergence(scorer, other, windows, advance))
     prompts = [window[:GREEDY_PROMPT_TOKENS] for window in windows[:GREEDY_PROMPTS]]
     steps = divergence_step(scorer, other, prompts, GREEDY_TOKENS)
     same = float(np.mean([step == GREEDY_TOKENS for step in steps]))
-    return found | {
+    return divergence | {
         "greedy_agreed_median": float(np.median(steps)),
         "greedy_same": same,
         "greedy_tokens": GREEDY_TOKENS,
@@ -152,16 +152,16 @@ def _run_tasks(
     model: Model, reference: Model | StreamedScorer | None, tasks: Sequence[Task], run_code: bool
 ) -> dict[str, Any]:
     verdicts = _answer_all(model, tasks, "tasks", run_code)
-    found: dict[str, Any] = _accuracy(tasks, verdicts) | {"right": verdicts, "not_judged": verdicts.count(None)}
+    result: dict[str, Any] = _accuracy(tasks, verdicts) | {"right": verdicts, "not_judged": verdicts.count(None)}
     if isinstance(reference, Model):
         before = _answer_all(reference, tasks, "tasks: reference", run_code)
         theirs = _accuracy(tasks, before)
-        found["reference_accuracy"] = theirs["accuracy"]
-        found["reference_mean_of_tasks"] = theirs["mean_of_tasks"]
-        found["paired"] = asdict(compare(before, verdicts))
-        for name, entry in found["by_task"].items():
+        result["reference_accuracy"] = theirs["accuracy"]
+        result["reference_mean_of_tasks"] = theirs["mean_of_tasks"]
+        result["paired"] = asdict(compare(before, verdicts))
+        for name, entry in result["by_task"].items():
             entry["reference"] = theirs["by_task"][name]["accuracy"]
-    return found
+    return result
 
 
 def _answer_all(model: Model, tasks: Sequence[Task], label: str, run_code: bool) -> list[bool | None]:

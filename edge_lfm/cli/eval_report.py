@@ -33,9 +33,9 @@ _ERRORS = {"log_ratio": "log_ratio_error", "kl_mean": "kl_error"}
 def describe(result: dict[str, Any]) -> str:
     """Lines for a terminal."""
     lines = [f"{result['model']}" + (f" against {result['against']}" if result["against"] else "")]
-    for name, found in result["texts"].items():
-        lines.append(f"{name}: {found['tokens']} tokens in {found['windows']} windows")
-        lines += [f"  {label:34} {value}" for label, value in _rows(found)]
+    for name, figures in result["texts"].items():
+        lines.append(f"{name}: {figures['tokens']} tokens in {figures['windows']} windows")
+        lines += [f"  {label:34} {value}" for label, value in _rows(figures)]
     if "tasks" in result:
         lines += _task_lines(result["tasks"])
     return "\n".join(lines)
@@ -51,10 +51,10 @@ def write_report(path: Path, result: dict[str, Any], folder: Path) -> None:
     parts = [f"<h1>{html.escape(Path(result['model']).name)}</h1>"]
     if result["against"]:
         parts.append(f"<p>against {html.escape(result['against'])}</p>")
-    for name, found in result["texts"].items():
-        parts += [f"<h2>{html.escape(name)}</h2>", _table(_rows(found))]
-        if found.get("routing_same"):
-            parts += [_picture(_plot_routing(found)), _picture(_plot_use(found["expert_use"]))]
+    for name, figures in result["texts"].items():
+        parts += [f"<h2>{html.escape(name)}</h2>", _table(_rows(figures))]
+        if figures.get("routing_same"):
+            parts += [_picture(_plot_routing(figures)), _picture(_plot_use(figures["expert_use"]))]
     if "tasks" in result:
         rows = [(k, _task_row(v)) for k, v in result["tasks"]["by_task"].items()]
         parts += ["<h2>tasks</h2>", _table([("", "\n".join(_task_lines(result["tasks"])[: -len(rows)])), *rows])]

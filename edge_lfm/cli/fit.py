@@ -64,13 +64,13 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError(f"a context of {args.context}", hint=f"this model can do 1..{shape.context}")
     place, demand = place_of(args), demand_of(shape, plan_tensors(shape, schemes))
     plan = plan_for(shape, demand, place, args.context)
-    found = speed_of(demand, plan, place, args.uniform)
+    speed = speed_of(demand, plan, place, args.uniform)
     if args.json:
-        print_json({"model": args.model, "device": asdict(place), "fit": asdict(found), "context": plan.context})
+        print_json({"model": args.model, "device": asdict(place), "fit": asdict(speed), "context": plan.context})
         return
     print(f"{args.model} ({schemes.recipe}, {gigabytes(demand.file_bytes)}) on {place.name} ({place.isa})")
-    tell(demand, place, plan, found)
-    for line in advice(args, shape, demand, place, found):
+    tell(demand, place, plan, speed)
+    for line in advice(args, shape, demand, place, speed):
         print(f"  {line}")
     for line in place.why:
         print(f"  source: {line}")

@@ -41,8 +41,8 @@ def _inspect_packed(path: Path, as_json: bool) -> None:
     with PackedModel(path) as model:
         sizes = measure_sizes(model.shape, list(model.tensors.values()))
         if as_json:
-            found = {"config": model.raw_config, "shape": asdict(model.shape), "schemes": model.schemes.to_json()}
-            print_json(found | {"provenance": model.provenance, "size": asdict(sizes)})
+            report = {"config": model.raw_config, "shape": asdict(model.shape), "schemes": model.schemes.to_json()}
+            print_json(report | {"provenance": model.provenance, "size": asdict(sizes)})
             return
         print(f"{model.folder}: {model.raw_config['model_type']}, packed as {model.schemes.recipe}")
         for line in _describe(model.shape):

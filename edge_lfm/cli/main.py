@@ -117,9 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if args.debug:
             raise
-        told = error if isinstance(error, EdgeLfmError) else _told(error)
-        _complain(told)
-        return told.exit_code
+        complaint = error if isinstance(error, EdgeLfmError) else _told(error)
+        _complain(complaint)
+        return complaint.exit_code
 
 
 def _told(error: Exception) -> EdgeLfmError:

@@ -33,12 +33,12 @@ def run(args: argparse.Namespace) -> None:
     with PackedModel(folder) as model:
         total = sum(tensor.nbytes for tensor in model.tensors.values())
         broken = model.verify(progress_bar("verifying")(total))
-        found = {"blocks": len(model.tensors), "bytes": total, "damaged": broken, "changed_files": changed}
+        report = {"blocks": len(model.tensors), "bytes": total, "damaged": broken, "changed_files": changed}
     if broken:
         what = f"{len(broken)} of {len(model.tensors)} blocks are damaged, the first is {broken[0]}"
-        _refuse(args, folder, found, what)
+        _refuse(args, folder, report, what)
     if args.json:
-        print_json({"model": str(folder)} | found)
+        print_json({"model": str(folder)} | report)
         return
     print(f"{folder}: all {len(model.tensors)} blocks, {gigabytes(total)}, are as they were written")
     if changed is None:

@@ -131,20 +131,20 @@ def score(engine: Engine, prompt: Sequence[int], answers: Sequence[Sequence[int]
 def _constraint(engine: Engine, request: Request) -> Constraint | None:
     """What the answer must follow: a grammar, or that of calls once one begins; both after the reasoning only."""
     tokenizer, vocab = engine.tokenizer, engine.vocab
-    found: Constraint | None = None
+    constraint: Constraint | None = None
     if tokenizer is None:
         return None
     if request.grammar is not None:
-        found = request.grammar.start()
+        constraint = request.grammar.start()
     elif request.calls is not None:
         calls, start = request.calls, tokenizer.special_id(request.dialect.call_start)
-        found = InCalls(calls.start, start, vocab, request.must_call) if start is not None else None
+        constraint = InCalls(calls.start, start, vocab, request.must_call) if start is not None else None
     dialect = request.dialect
     begin, end = tokenizer.special_id(dialect.think_start), tokenizer.special_id(dialect.think_end)
-    if begin is None or end is None or not request.markers or (found is None and request.reasoning_budget is None):
-        return found
+    if begin is None or end is None or not request.markers or (constraint is None and request.reasoning_budget is None):
+        return constraint
     opened = opens_reasoning(request.token_ids, begin, end)
-    return AfterReasoning(found, begin, end, vocab, opened, request.reasoning_budget)
+    return AfterReasoning(constraint, begin, end, vocab, opened, request.reasoning_budget)
 
 
 Reading = Steps[tuple[Logits, tuple[TokenLogprobs, ...]]]
@@ -171,14 +171,14 @@ def _read_with_logprobs(
     """Prefill with the log probabilities of every token of the prompt but the first."""
     ids, started = request.token_ids, time.perf_counter()
     check_length(len(ids), sequence.state.context)
-    found: list[TokenLogprobs] = []
+    logprobs: list[TokenLogprobs] = []
     for first in range(0, len(ids), _LOGIT_ROWS):
         _, rows = yield from sequence.draft(ids[first : first + _LOGIT_ROWS])
         for row, token in zip(rows, ids[first + 1 : first + 1 + len(rows)], strict=False):
-            found.append(token_logprobs(row, engine.vocab, token, request.logprobs or 0))
+            logprobs.append(token_logprobs(row, engine.vocab, token, request.logprobs or 0))
         job.put((Progress(len(sequence.ids), len(ids), 0),))
     timings.prefill_s = time.perf_counter() - started
-    return rows[-1], tuple(found)
+    return rows[-1], tuple(logprobs)
 
 
 def _write(

@@ -194,5 +194,5 @@ def onnxruntime_package() -> ModuleType:
     version = tuple(int(part) for part in package.__version__.split(".")[:2])
     if version < _OLDEST:
         raise MissingExtraError(f"onnxruntime {package.__version__} is too old", hint=install)
-    found: ModuleType = package
-    return found
+    module: ModuleType = package
+    return module

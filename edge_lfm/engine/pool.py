@@ -58,9 +58,9 @@ class _Index:
         self._found.setdefault(key, {})[id(sequence)] = sequence
 
     def remove(self, key: int, sequence: TokenSequence) -> None:
-        found = self._found[key]
-        del found[id(sequence)]
-        if not found:
+        sequences = self._found[key]
+        del sequences[id(sequence)]
+        if not sequences:
             del self._found[key]
 
 
@@ -120,9 +120,9 @@ class SequencePool:
         """The sequence that can be brought to the longest prefix short of the last token, and that length."""
         hashes, own = self._hashes(ids[:-1]), self.find(holder) if holder is not None else None
         for count in range(len(hashes), 0, -1):
-            found = next((s for s in self._by_place[hashes[count - 1]] if _offers(s, ids[:count])), None)
-            if found is not None:
-                return own if own is not None and _offers(own, ids[:count]) else found, count
+            other = next((s for s in self._by_place[hashes[count - 1]] if _offers(s, ids[:count])), None)
+            if other is not None:
+                return own if own is not None and _offers(own, ids[:count]) else other, count
         return None, 0
 
     def _offered_by(self, longer: TokenSequence) -> list[TokenSequence]:

@@ -40,14 +40,14 @@ class Step:
         """Describe a step. Its states have room for it, and know what they are to note."""
         rows, first, asked = self._rows, 0, 0
         for feed in feeds:
-            state, last, wanted = feed.state, first + len(feed.token_ids), feed.logit_rows
+            state, last, logit_rows = feed.state, first + len(feed.token_ids), feed.logit_rows
             rows["token_id"][first:last] = feed.token_ids
             rows["position"][first:last] = np.arange(state.position, state.position + last - first)
             rows["states"][first:last] = state.address
             rows["noted"][first:last] = state.noted if state.noted.size else -1
-            rows["logits"][first : last - wanted] = -1
-            rows["logits"][last - wanted : last] = np.arange(asked, asked + wanted)
-            first, asked = last, asked + wanted
+            rows["logits"][first : last - logit_rows] = -1
+            rows["logits"][last - logit_rows : last] = np.arange(asked, asked + logit_rows)
+            first, asked = last, asked + logit_rows
         if len(self._logits) < asked:
             self._logits = np.zeros((asked, self._logits.shape[1]), np.float32)
             self._context["logits"] = self._logits.ctypes.data
@@ -58,12 +58,12 @@ class Step:
 
     def logits(self) -> list[Logits]:
         """Of each feed, once the step has been run: float32 [logit_rows, vocab]."""
-        found, first = [], 0
+        logits, first = [], 0
         for feed in self._feeds:
             last = first + feed.logit_rows
-            found.append(self._logits[first:last, : self._shape.vocab].copy())
+            logits.append(self._logits[first:last, : self._shape.vocab].copy())
             first = last
-        return found
+        return logits
 
     @property
     def failed(self) -> bool:

@@ -31,8 +31,8 @@ _NAME = re.compile(r"[^./\x00-\x1f\x7f][^/\x00-\x1f\x7f]{0,254}")
 
 def write_list(folder: Path, only: Collection[str] | None = None) -> None:
     """Write the list of the files that a folder has now, or of those of them that `only` names. Raises OSError."""
-    found = [p for p in sorted(folder.iterdir()) if p.is_file() and p.name != LIST and _NAME.fullmatch(p.name)]
-    files = {p.name: _checksum(p) for p in found if only is None or p.name in only}
+    paths = [p for p in sorted(folder.iterdir()) if p.is_file() and p.name != LIST and _NAME.fullmatch(p.name)]
+    files = {p.name: _checksum(p) for p in paths if only is None or p.name in only}
     text = json.dumps({"made_by": _MADE_BY, "files": files}, indent=2, ensure_ascii=False) + "\n"
     partial = folder / f".{LIST}.partial"
     with partial.open("w", encoding="utf-8") as file:
@@ -51,9 +51,9 @@ def read_list(folder: Path) -> dict[str, str | None] | None:
     path = folder / LIST
     if not path.exists():
         return None
-    found = read_json(path)
-    files = found.get("files")
-    if found.get("made_by") != _MADE_BY or not isinstance(files, dict):
+    listed = read_json(path)
+    files = listed.get("files")
+    if listed.get("made_by") != _MADE_BY or not isinstance(files, dict):
         raise ModelFileError(f"{path} is no list of files that edge-lfm made", hint="copy the folder again")
     for name, checksum in files.items():
         if not _NAME.fullmatch(name) or not (checksum is None or isinstance(checksum, str)):

@@ -151,10 +151,10 @@ class _HeaderReader:
 
     def count(self, what: str, least_bytes: int) -> int:
         """A number of things that take so many bytes at least; more of them than the file can hold is a lie."""
-        found: int = self.scalar("Q")
-        if found > (len(self.data) - self.at) // least_bytes:
-            raise self.file.broken(f"it claims {found} {what}, more than its {len(self.data)} bytes can hold")
-        return found
+        number: int = self.scalar("Q")
+        if number > (len(self.data) - self.at) // least_bytes:
+            raise self.file.broken(f"it claims {number} {what}, more than its {len(self.data)} bytes can hold")
+        return number
 
     def string(self) -> str:
         raw = self.take(self.count("characters", 1))

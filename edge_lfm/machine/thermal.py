@@ -7,11 +7,11 @@ from pathlib import Path
 
 def temperatures(root: Path = Path("/sys/class/thermal")) -> dict[str, float]:
     """Degrees Celsius of each thermal zone, by its number and kind; none where there are none."""
-    found = {}
+    degrees = {}
     for zone in sorted(root.glob("thermal_zone*")):
         try:
             kind = (zone / "type").read_text(encoding="utf-8").strip()
-            found[f"{zone.name.removeprefix('thermal_zone')}:{kind}"] = int((zone / "temp").read_text()) / 1000
+            degrees[f"{zone.name.removeprefix('thermal_zone')}:{kind}"] = int((zone / "temp").read_text()) / 1000
         except (OSError, ValueError):
             continue
-    return found
+    return degrees

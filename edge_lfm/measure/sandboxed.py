@@ -133,19 +133,19 @@ def _run(libc: Any, machine: str, source: str, name: str, tests: list[list[Any]]
     if child == 0:
         _answer(libc, machine, write, source, name, tests)
     os.close(write)
-    found, deadline = b"", time.monotonic() + WALL_SECONDS
-    while len(found) <= OUTPUT_BYTES:
+    output, deadline = b"", time.monotonic() + WALL_SECONDS
+    while len(output) <= OUTPUT_BYTES:
         ready, _, _ = select.select([read], [], [], max(0.0, deadline - time.monotonic()))
         part = os.read(read, OUTPUT_BYTES) if ready else b""
         if not part:
             break
-        found += part
+        output += part
     os.close(read)
     os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
-    if status not in (0, signal.SIGKILL) or not found.endswith(b"\n") or len(found) > OUTPUT_BYTES:
+    if status not in (0, signal.SIGKILL) or not output.endswith(b"\n") or len(output) > OUTPUT_BYTES:
         return None
-    return found.decode("latin-1")
+    return output.decode("latin-1")
 
 
 def _answer(libc: Any, machine: str, write: int, source: str, name: str, tests: list[list[Any]]) -> NoReturn:

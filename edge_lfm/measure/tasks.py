@@ -117,8 +117,8 @@ def _whole(word: str, text: str) -> bool:
 
 
 def _number(task: Task, answer: str) -> bool:
-    found = re.findall(r"-?\d+", answer)
-    return bool(found) and int(found[-1]) == task.expect
+    numbers = re.findall(r"-?\d+", answer)
+    return bool(numbers) and int(numbers[-1]) == task.expect
 
 
 def _tool(task: Task, answer: str) -> bool:
@@ -157,7 +157,7 @@ def _code_of(task: Task, answer: str) -> str | None:
 
 def _run_code(jobs: Sequence[tuple[Task, str]]) -> list[bool]:
     """Whether each answer's function returns what the reference function returns; both run confined, apart."""
-    found = [False] * len(jobs)
+    verdicts = [False] * len(jobs)
     runnable: list[tuple[int, Job, Job]] = []
     for n, (task, answer) in enumerate(jobs):
         code, expect = _code_of(task, answer), task.expect
@@ -169,8 +169,8 @@ def _run_code(jobs: Sequence[tuple[Task, str]]) -> list[bool]:
             runnable.append((n, theirs, reference))
     results = run_jobs([job for _, *both in runnable for job in both]) if runnable else []
     for (n, _, _), given, right in zip(runnable, results[::2], results[1::2], strict=True):
-        found[n] = right is not None and _same(given, right)
-    return found
+        verdicts[n] = right is not None and _same(given, right)
+    return verdicts
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -58,8 +58,8 @@ class Residency:
 
     def slot(self, layer: int, expert: int) -> int | None:
         """Where an expert is, or None."""
-        found = self.layers[layer]
-        return found.kept.get(expert, found.passing.get(expert))
+        residents = self.layers[layer]
+        return residents.kept.get(expert, residents.passing.get(expert))
 
     @property
     def room(self) -> int:
@@ -87,28 +87,28 @@ class Residency:
 
     def settle(self, layer: int, used: Iterable[int], later: Iterable[int] = ()) -> None:
         """Decide which of the experts that were read stay; `later`: experts of the layer that this step still needs."""
-        found = self.layers[layer]
-        if not found.passing:
+        residents = self.layers[layer]
+        if not residents.passing:
             return
-        scores = found.score()
+        scores = residents.score()
         worth: NDArray[np.float64] | None = None
         for expert in used:
-            slot = found.passing.pop(expert, None)
+            slot = residents.passing.pop(expert, None)
             if slot is None:
                 continue
             if self.room <= 0:
                 if worth is None:
-                    worth = self._current() * self._nearness[found.row][:, None]
-                    worth[found.row, [e for e in later if e in found.kept]] = np.inf
+                    worth = self._current() * self._nearness[residents.row][:, None]
+                    worth[residents.row, [e for e in later if e in residents.kept]] = np.inf
                 row, weakest = divmod(int(worth.argmin()), worth.shape[1])
                 if worth[row, weakest] >= scores[expert]:  # infinity: there is none
                     self.free.append(slot)
                     continue
                 self._evict(row, weakest)
-                worth[row, weakest], worth[found.row, expert] = np.inf, scores[expert]
-            found.kept[expert] = slot
+                worth[row, weakest], worth[residents.row, expert] = np.inf, scores[expert]
+            residents.kept[expert] = slot
             self.kept_count += 1
-            self._worth[found.row, expert] = scores[expert]
+            self._worth[residents.row, expert] = scores[expert]
 
     def resize(self, keep: int, slots: int) -> list[int]:
         """Keep `keep` experts in `slots` slots from now on; the slots that are no longer used.
@@ -129,11 +129,11 @@ class Residency:
 
     def _current(self) -> NDArray[np.float64]:
         """Scores of all kept experts as of now, infinity for others."""
-        for found in self.layers.values():
-            if self._made[found.row] is not (scores := found.score()):
-                kept = list(found.kept)
-                self._worth[found.row, kept] = scores[kept]
-                self._made[found.row] = scores
+        for residents in self.layers.values():
+            if self._made[residents.row] is not (scores := residents.score()):
+                kept = list(residents.kept)
+                self._worth[residents.row, kept] = scores[kept]
+                self._made[residents.row] = scores
         return self._worth
 
     def _evict(self, row: int, expert: int) -> None:

@@ -129,8 +129,8 @@ class Chat:
                         if chunk is not None:
                             yield head | chunk
                     end = _delta(n, {}, finish_reason=completions[n].finish_reason)
-                    found = [asdict(citation) for citation in completions[n].citations]
-                    more = {"citations": found} if found else {}
+                    citations = [asdict(citation) for citation in completions[n].citations]
+                    more = {"citations": citations} if citations else {}
                     more |= await self._labels(model, chat, prompt) if n == 0 else {}
                     yield head | end | more | {"timings": timings_of(completions[n])}
             if chat.stream_options is not None and chat.stream_options.include_usage:
@@ -221,5 +221,5 @@ def progress_json(progress: Progress) -> Json:
 
 
 def _delta(n: int, delta: Json, logprobs: Sequence[Json] | None = None, finish_reason: str | None = None) -> Json:
-    told = {"content": logprobs} if logprobs is not None else None
-    return {"choices": [{"index": n, "delta": delta, "logprobs": told, "finish_reason": finish_reason}]}
+    tokens = {"content": logprobs} if logprobs is not None else None
+    return {"choices": [{"index": n, "delta": delta, "logprobs": tokens, "finish_reason": finish_reason}]}

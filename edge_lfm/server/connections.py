@@ -107,7 +107,7 @@ def take_files() -> None:
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = MAX_CONNECTIONS + RESERVED_FILES
-        if soft != resource.RLIM_INFINITY and soft < wanted:
-            limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        files = MAX_CONNECTIONS + RESERVED_FILES
+        if soft != resource.RLIM_INFINITY and soft < files:
+            limit = files if hard == resource.RLIM_INFINITY else min(files, hard)
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

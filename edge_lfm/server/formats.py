@@ -107,19 +107,19 @@ class Format(Struct, kw_only=True, forbid_unknown_fields=True):
 
     def _json(self, where: str) -> Json:
         given = [self.json_schema.schema if self.json_schema else None, self.schema, self.value]
-        found = [schema for schema in given if schema is not None]
-        if not found and self.type == "json_object":
+        schemas = [schema for schema in given if schema is not None]
+        if not schemas and self.type == "json_object":
             return {"schema": True}
-        if len(found) != 1:
-            raise RequestError(f"{where} has {'no schema' if not found else 'several schemas'}", where)
-        return {"schema": json_schema(found[0], where)}
+        if len(schemas) != 1:
+            raise RequestError(f"{where} has {'no schema' if not schemas else 'several schemas'}", where)
+        return {"schema": json_schema(schemas[0], where)}
 
     @staticmethod
     def _needed(name: str, where: str, *given: Any) -> Any:
-        found = next((value for value in given if value is not None), None)
-        if found is None or not isinstance(found, list if name == "choices" else str):
+        value_given = next((value for value in given if value is not None), None)
+        if value_given is None or not isinstance(value_given, list if name == "choices" else str):
             raise RequestError(f"{where} has no {name}", where)
-        return found
+        return value_given
 
 
 class Structured(Struct, kw_only=True, forbid_unknown_fields=True):

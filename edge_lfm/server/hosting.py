@@ -120,10 +120,10 @@ class Hosting:
             return ()
         try:
             with os.scandir(self._folder) as entries:
-                found = [(e.name, e.stat()) for e in entries if e.name.endswith(_SUFFIXES)]
+                files = [(e.name, e.stat()) for e in entries if e.name.endswith(_SUFFIXES)]
         except OSError:
             return ()
-        return tuple(sorted((name, s.st_ino, s.st_size, s.st_mtime_ns) for name, s in found))
+        return tuple(sorted((name, s.st_ino, s.st_size, s.st_mtime_ns) for name, s in files))
 
     @property
     def status(self) -> str:

@@ -17,14 +17,14 @@ Named = tuple[str, Json]
 
 def output_of(completion: Completion) -> list[Json]:
     """The items of a whole answer: those that its stream would have told."""
-    told = Told({})
+    writer = Told({})
     for part in (Reasoning(completion.reasoning), Text(completion.text)):
         if part.text:
-            told.tell(part)
+            writer.tell(part)
     for call in completion.tool_calls:
-        told.tell(call)
-    told.close_item()
-    return told.output
+        writer.tell(call)
+    writer.close_item()
+    return writer.output
 
 
 class Told:

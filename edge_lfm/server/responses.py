@@ -186,8 +186,8 @@ def _shown_format(wanted: ResponsesRequest) -> Json:
     """The format as it was asked for."""
     if wanted.text is None or wanted.text.format is None:
         return {"type": "text"}
-    told: Json = msgspec.to_builtins(wanted.text.format)
-    return {name: value for name, value in told.items() if value is not None}
+    shown: Json = msgspec.to_builtins(wanted.text.format)
+    return {name: value for name, value in shown.items() if value is not None}
 
 
 def _prepare(model: Model, wanted: ResponsesRequest, messages: list[Json]) -> EngineRequest:

@@ -365,10 +365,10 @@ def check_tools(tools: list[dict[str, Any]] | None) -> None:
         RequestError: one is none.
     """
     try:
-        found = msgspec.convert(tools or [], list[Tool])
+        checked = msgspec.convert(tools or [], list[Tool])
     except msgspec.ValidationError as error:
         raise RequestError(f"tools: {error!s:.300}", "tools") from None
-    for n, tool in enumerate(found):
+    for n, tool in enumerate(checked):
         parameters = tool.function.parameters if tool.function is not None else tool.parameters
         if parameters is not None:
             json_schema(parameters, f"tools[{n}]")
@@ -407,15 +407,15 @@ def allowed(tools: list[dict[str, Any]], choice: Any) -> tuple[list[dict[str, An
     """
     if not isinstance(choice, dict) or choice.get("type") != "allowed_tools":
         return tools, choice
-    told = choice.get("allowed_tools", choice)
-    named = told.get("tools") if isinstance(told, dict) else None
-    if not isinstance(named, list) or told.get("mode", "auto") not in ("auto", "required"):
+    allowed_tools = choice.get("allowed_tools", choice)
+    named = allowed_tools.get("tools") if isinstance(allowed_tools, dict) else None
+    if not isinstance(named, list) or allowed_tools.get("mode", "auto") not in ("auto", "required"):
         raise RequestError("tool_choice of type allowed_tools has no tools and mode", "tool_choice")
     names = {_name_of(tool) for tool in named}
     kept = [tool for tool in tools if _name_of(tool) in names]
     if len(kept) < len(names):
         raise RequestError("tool_choice allows a tool that is not among the tools", "tool_choice")
-    return kept, told.get("mode", "auto")
+    return kept, allowed_tools.get("mode", "auto")
 
 
 def _name_of(tool: Any) -> Any:

@@ -43,18 +43,18 @@ def read_documents(values: Sequence[Any]) -> list[Document]:
     Raises:
         UsageError: one has no text or a bad id, or two have the same id.
     """
-    found: list[Document] = []
+    documents_read: list[Document] = []
     for n, value in enumerate(values):
         fields = {"text": value} if isinstance(value, str) else vars(value) if isinstance(value, Document) else value
         if not isinstance(fields, Mapping) or not isinstance(fields.get("text"), str):
             raise UsageError(f"document {n} has no text", hint='a document is {"id": ..., "title": ..., "text": ...}')
-        found.append(Document(str(fields.get("id", n + 1)), fields["text"], str(fields.get("title") or "")))
-    for document in found:
+        documents_read.append(Document(str(fields.get("id", n + 1)), fields["text"], str(fields.get("title") or "")))
+    for document in documents_read:
         if not _ID.fullmatch(document.id):
             raise UsageError(f"{document.id!r:.80} is no id of a document", hint="use letters, digits and ._:/-")
-    if len({d.id for d in found}) < len(found):
+    if len({d.id for d in documents_read}) < len(documents_read):
         raise UsageError("two documents have the same id", hint="rename one")
-    return found
+    return documents_read
 
 
 def write_documents(documents: Sequence[Document], cite: bool) -> str:

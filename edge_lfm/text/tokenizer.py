@@ -82,8 +82,8 @@ class Tokenizer:
 
     def special_id(self, token: str) -> int | None:
         """The id of a special token by its spelling, or None."""
-        found: int | None = self._inner.token_to_id(token)
-        return found
+        number: int | None = self._inner.token_to_id(token)
+        return number
 
     @property
     def bos(self) -> str:
@@ -150,10 +150,10 @@ class Tokenizer:
         if len(text) < _LONG:
             with self._encoding:  # the flag belongs to the tokenizer, not to the call
                 self._inner.encode_special_tokens = not special
-                found = self._inner.encode(text, add_special_tokens=False)
+                encoding = self._inner.encode(text, add_special_tokens=False)
         else:
-            found = self._for_long_texts(special).encode_batch_fast([text], add_special_tokens=False)[0]
-        ids: list[int] = found.ids
+            encoding = self._for_long_texts(special).encode_batch_fast([text], add_special_tokens=False)[0]
+        ids: list[int] = encoding.ids
         return ids
 
     def _for_long_texts(self, special: bool) -> HfTokenizer:
@@ -223,8 +223,8 @@ class Tokenizer:
 
     def ids_with(self, texts: Sequence[str]) -> frozenset[int]:
         """The tokens whose text has one of these in it."""
-        wanted = [text.encode() for text in texts]
-        return frozenset(i for i in range(self.size) if any(text in self.bytes_of(i) for text in wanted))
+        parts = [text.encode() for text in texts]
+        return frozenset(i for i in range(self.size) if any(text in self.bytes_of(i) for text in parts))
 
     def _special(self, key: str) -> str:
         value = self.settings.get(key, "")

@@ -31,7 +31,7 @@ def read_tools(tools: Sequence[Any]) -> list[Tool]:
     """
     if len(tools) > MAX_TOOLS:
         raise UsageError(f"there are {len(tools)} tools", hint=f"at most {MAX_TOOLS} are taken")
-    found: list[Tool] = []
+    tools_read: list[Tool] = []
     for n, item in enumerate(tools):
         function = item.get("function", item) if isinstance(item, Mapping) else None
         name = function.get("name") if isinstance(function, Mapping) else None
@@ -40,10 +40,10 @@ def read_tools(tools: Sequence[Any]) -> list[Tool]:
         schema = function.get("parameters")
         if not isinstance(schema, Mapping | None):
             raise UsageError(f"the parameters of the tool {name} are no schema", hint='give {"type": "object", ...}')
-        found.append(Tool(name, schema or {}, function.get("strict") is True))
-    if len({tool.name for tool in found}) < len(found):
+        tools_read.append(Tool(name, schema or {}, function.get("strict") is True))
+    if len({tool.name for tool in tools_read}) < len(tools_read):
         raise UsageError("two tools have the same name", hint="rename one")
-    return found
+    return tools_read
 
 
 def chosen_tool(choice: Any, tools: Sequence[Tool]) -> Tool | None:
@@ -58,9 +58,9 @@ def chosen_tool(choice: Any, tools: Sequence[Tool]) -> Tool | None:
     if isinstance(choice, Mapping):
         holder = choice.get("function", choice)
         name = holder.get("name") if isinstance(holder, Mapping) else None
-    found = next((tool for tool in tools if tool.name == name), None)
-    if found is None:
+    tool_named = next((tool for tool in tools if tool.name == name), None)
+    if tool_named is None:
         raise UsageError(
             f"tool_choice names {name!r:.60}, which is no tool", hint="auto, none, required, or a tool's name"
         )
-    return found
+    return tool_named

@@ -104,12 +104,12 @@ class Written(str):
 
     def _pieces(self, texts: list[str]) -> list[str]:
         """Parts of this text, in its order, with their marks."""
-        found, at = [], 0
+        pieces, at = [], 0
         for text in texts:
             at = str.find(self, text, at)
-            found.append(self[at : at + len(text)])
+            pieces.append(self[at : at + len(text)])
             at += len(text)
-        return found  # type: ignore[return-value]
+        return pieces  # type: ignore[return-value]
 
 
 def _marks_of(text: str) -> str:
@@ -119,11 +119,11 @@ def _marks_of(text: str) -> str:
 
 def parts_of(text: str, spellings: re.Pattern[str]) -> list[tuple[str, bool]]:
     """The text cut at the control tokens that it spells: each part, and whether the template wrote it as a token."""
-    found, start = [], 0
+    parts, start = [], 0
     for match in spellings.finditer(text):
-        found += [(text[start : match.start()], False), (match[0], _is_literal(text, match))]
+        parts += [(text[start : match.start()], False), (match[0], _is_literal(text, match))]
         start = match.end()
-    return [*found, (text[start:], False)]
+    return [*parts, (text[start:], False)]
 
 
 def _is_literal(text: str, match: re.Match[str]) -> bool:

@@ -59,17 +59,17 @@ def read_manifest(path: Path) -> Manifest:
         if not path.is_file() or path.stat().st_size > _MAX_MANIFEST_BYTES:
             raise TypeError
         raw = json.loads(path.read_text(encoding="utf-8"))
-        found = Manifest(**{**raw, "requires": tuple(raw["requires"])})
-        if any(type(getattr(found, f.name)).__name__ != f.type.partition("[")[0] for f in fields(Manifest)):
+        manifest = Manifest(**{**raw, "requires": tuple(raw["requires"])})
+        if any(type(getattr(manifest, f.name)).__name__ != f.type.partition("[")[0] for f in fields(Manifest)):
             raise TypeError
-        if not all(isinstance(feature, str) for feature in found.requires) or not _FILE.fullmatch(found.file):
+        if not all(isinstance(feature, str) for feature in manifest.requires) or not _FILE.fullmatch(manifest.file):
             raise TypeError  # the object lies beside its manifest, and nowhere else
-        find_isa(found.isa)
+        find_isa(manifest.isa)
     except OSError as error:
         raise IsaError(f"{path}: {error.strerror}", hint=_REMAKE) from None
     except (ValueError, TypeError, KeyError, RecursionError, IsaError):
         raise IsaError(f"{path} is not a manifest of kernels that this version reads", hint=_REMAKE) from None
-    return found
+    return manifest
 
 
 def why_not(manifest: Manifest, source: str) -> str:

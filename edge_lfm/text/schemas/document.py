@@ -117,24 +117,24 @@ class _Reader:
             raise GrammarError(f"{schema!r:.60} stands where a schema should", hint="give a JSON schema")
         if "$id" in schema or "id" in schema:
             resolver = resolver.in_subresource(self._known.create_resource(schema))
-        found: dict[str, Any] = {}
+        document: dict[str, Any] = {}
         for key, value in schema.items():
             read = getattr(self, f"_read_{key.lstrip('$')}", None) if key in _SPECIAL else None
             if read is not None:
-                read(found, value, resolver)
+                read(document, value, resolver)
             elif key in SCHEMAS or key in SCHEMAS_OF_PARTS:
-                found[key] = self.read(value, resolver)
+                document[key] = self.read(value, resolver)
             elif key in LISTS:
-                found[key] = [self.read(item, resolver) for item in _need(value, list, key)]
+                document[key] = [self.read(item, resolver) for item in _need(value, list, key)]
             elif key in MAPS:
-                found[key] = {str(k): self.read(v, resolver) for k, v in _need(value, Mapping, key).items()}
+                document[key] = {str(k): self.read(v, resolver) for k, v in _need(value, Mapping, key).items()}
             elif key in COUNTS:
-                found[key] = _count(value, key)
+                document[key] = _count(value, key)
             elif key in NUMBERS:
-                _number(found, key, value, schema)
-        if "additionalItems" in schema and "prefixItems" in found and isinstance(schema.get("items"), list):
-            found["items"] = self.read(schema["additionalItems"], resolver)
-        return found
+                _number(document, key, value, schema)
+        if "additionalItems" in schema and "prefixItems" in document and isinstance(schema.get("items"), list):
+            document["items"] = self.read(schema["additionalItems"], resolver)
+        return document
 
     def _read_ref(self, found: dict[str, Any], value: Any, resolver: Any) -> None:
         """The target gets a name, by which all references to it go."""

@@ -93,8 +93,8 @@ class Prover:
 def property_of(part: dict[str, Any], name: str) -> Schema:
     """What a schema says of one property, as far as that is certain: patterns are taken to match nothing."""
     if name in part.get("properties", {}):
-        found: Schema = part["properties"][name]
-        return found
+        schema: Schema = part["properties"][name]
+        return schema
     if part.get("patternProperties"):
         return True
     return part.get("additionalProperties", True)  # type: ignore[no-any-return]
