@@ -62,6 +62,7 @@ def test_a_checkout_imports_itself_from_its_root(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_wheel_holds_the_modules_of_the_checkout(tmp_path: Path) -> None:
+    shutil.rmtree(ROOT / "build/lib", ignore_errors=True)  # what an earlier build left would be packed, too
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
     subprocess.run(command, check=True, timeout=250)
     (wheel,) = tmp_path.glob("*.whl")

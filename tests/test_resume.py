@@ -25,13 +25,12 @@ from edge_lfm.quantize.convert import convert
 from edge_lfm.quantize.output import JOURNAL
 from edge_lfm.quantize.recipe import find_recipe
 
+pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("EDGE_LFM_KILLS", "8"))
 # Small enough a model that it would be done before the first sync, so syncs come at once, and tensors slowly.
 SLOWLY = """
 import sys, time
 from edge_lfm.quantize import convert, journal
-
-pytestmark = pytest.mark.slow
 journal.SYNC_SECONDS = 0.0
 pack = convert.pack_tensor
 def slow(*args):
