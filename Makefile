@@ -16,7 +16,7 @@ demo: $(VENV)/.runtime
 test: $(VENV)/.installed
 	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile
 
-# The tests that take no seconds, under two minutes.
+# The tests that take no seconds.
 test-quick: $(VENV)/.installed
 	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile -m "not slow"
 
