@@ -108,7 +108,7 @@ $(VENV)/.installed: $(VENV)/.runtime
 $(VENV)/.runtime: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edge-lfm needs Python 3.11 or newer")'
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "install venv: sudo apt install python3-venv"; exit 1; }
-	$(BIN)/pip install --quiet --disable-pip-version-check $(EDITABLE) .
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile $(EDITABLE) .
 	touch $@
 
 clean:
