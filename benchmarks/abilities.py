@@ -33,16 +33,16 @@ def main() -> None:
     parser.add_argument("--recipes", default="float32,int8,balanced")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    found = {name: accuracies(name, args.samples) for name in args.recipes.split(",")}
+    results = {name: accuracies(name, args.samples) for name in args.recipes.split(",")}
     if args.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(results, indent=2))
         return
     forms = {"free": "", "constrained": ", bound", "valid": ", valid form"}
-    shown = [(name, form) for name in found for form in forms if form == "free" or name != "float32"]
+    shown = [(name, form) for name in results for form in forms if form == "free" or name != "float32"]
     heads = [f"{name}{forms[form]}" for name, form in shown]
     print(f"| ability | samples | {' | '.join(heads)} |\n|---{'|---' * (1 + len(heads))}|")
-    for ability, row in next(iter(found.values())).items():
-        cells = [f"{found[name][ability].get(form, '')}" for name, form in shown]
+    for ability, row in next(iter(results.values())).items():
+        cells = [f"{results[name][ability].get(form, '')}" for name, form in shown]
         print(f"| {ability} | {row['samples']:.0f} | {' | '.join(cells)} |")
 
 
@@ -60,13 +60,13 @@ def accuracies(recipe: str, samples: int, names: list[str] | None = None) -> dic
 
 def measure(model: Model, tasks: list[Task]) -> dict[str, float]:
     free = [answer(model, task, {})[0] for task in tasks]
-    found: dict[str, float] = {"samples": len(tasks), "free": percent(judge(tasks, free, run_code=True))}
+    results: dict[str, float] = {"samples": len(tasks), "free": percent(judge(tasks, free, run_code=True))}
     limits = [constraint(task) for task in tasks]
     if all(limits):
         bound = [answer(model, task, limit) for task, limit in zip(tasks, limits, strict=True)]
-        found["constrained"] = percent(judge(tasks, [text for text, _ in bound], run_code=True))
-        found["valid"] = percent([done.finish_reason != "length" for _, done in bound])
-    return found
+        results["constrained"] = percent(judge(tasks, [text for text, _ in bound], run_code=True))
+        results["valid"] = percent([done.finish_reason != "length" for _, done in bound])
+    return results
 
 
 def percent(verdicts: Sequence[bool | None]) -> float:

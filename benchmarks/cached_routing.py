@@ -50,11 +50,11 @@ def answer(runner: Runner, tokenizer: Tokenizer, task: Task) -> str:
     state = State(runner.model.shape, len(ids) + task.max_tokens)
     for token in ids:
         logits = runner.read([token], state)
-    found: list[int] = []
-    while len(found) < task.max_tokens and (token := int(logits[: tokenizer.size].argmax())) not in tokenizer.eos_ids:
-        found.append(token)
+    written: list[int] = []
+    while len(written) < task.max_tokens and (token := int(logits[: tokenizer.size].argmax())) not in tokenizer.eos_ids:
+        written.append(token)
         logits = runner.read([token], state)
-    return tokenizer.decode(found, special=True)
+    return tokenizer.decode(written, special=True)
 
 
 @contextmanager
@@ -80,8 +80,8 @@ def compare_tasks(folder: Path, tasks: list[Task], settings: list[tuple[float, f
         with cached(folder, share, ratio) as runner:
             after = judge(tasks, [answer(runner, tokenizer, task) for task in tasks], run_code=True)
         right = sum(map(bool, after)) / len(after)
-        found = compare(before, after)
-        print(f"| {share:.0%} | {ratio} | {right:.1%} | {found.lost} | {found.won} | {found.p:.2f} |", flush=True)
+        pairs = compare(before, after)
+        print(f"| {share:.0%} | {ratio} | {right:.1%} | {pairs.lost} | {pairs.won} | {pairs.p:.2f} |", flush=True)
 
 
 def main() -> None:
@@ -100,12 +100,12 @@ def main() -> None:
         for share in map(float, args.shares.split(",")):
             for ratio in map(float, args.ratios.split(",")):
                 with cached(args.model, share, ratio) as runner:
-                    found = measure_divergence(OneByOne(runner), OneByOne(reference), windows, lambda _n: None)
+                    divergence = measure_divergence(OneByOne(runner), OneByOne(reference), windows, lambda _n: None)
                     assert runner.pager is not None
                     misses = runner.pager.stats.misses.sum() / sum(len(w) for w in windows)
                 print(
-                    f"| {share:.0%} | {ratio} | {misses:.2f} | {found.kl_mean:.5f} | {found.same_top:.2%} | "
-                    f"{found.perplexity:.2f} / {found.reference_perplexity:.2f} |",
+                    f"| {share:.0%} | {ratio} | {misses:.2f} | {divergence.kl_mean:.5f} | {divergence.same_top:.2%} | "
+                    f"{divergence.perplexity:.2f} / {divergence.reference_perplexity:.2f} |",
                     flush=True,
                 )
     if args.tasks:

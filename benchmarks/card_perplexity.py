@@ -42,14 +42,14 @@ def row(path: Path, models: Sequence[Path], most: int) -> list[str]:
     ids = tokenizer.encode(path.read_text(encoding="utf-8"))
     count = min(most, len(ids) // step)
     windows = [np.array([start, *ids[n * step : (n + 1) * step]], np.int64) for n in range(count)]
-    found = []
+    losses = []
     for folder in models:
         with PackedModel(folder) as model:
-            found.append(loss(model, windows))
+            losses.append(loss(model, windows))
     size = len(tokenizer.decode(ids[: count * step]).encode())
-    bits = found[0] * count * step / math.log(2) / size
-    others = (f"{math.exp(f):.3f} ({math.expm1(f - found[0]):+.2%})" for f in found[1:])
-    return [path.stem, str(count * step), f"{bits:.3f}", f"{math.exp(found[0]):.3f}", *others]
+    bits = losses[0] * count * step / math.log(2) / size
+    others = (f"{math.exp(f):.3f} ({math.expm1(f - losses[0]):+.2%})" for f in losses[1:])
+    return [path.stem, str(count * step), f"{bits:.3f}", f"{math.exp(losses[0]):.3f}", *others]
 
 
 def main() -> None:

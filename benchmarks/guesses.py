@@ -25,13 +25,13 @@ from edge_lfm.text.windows import read_text, windows_of
 
 def right(runner: Runner, lookahead: Lookahead, tokens: NDArray[np.int64]) -> dict[int, list[float]]:
     """By layer: of every token, the share of its experts that were guessed."""
-    found: dict[int, list[float]] = {n: [] for n in lookahead.layers[1:]}
+    shares: dict[int, list[float]] = {n: [] for n in lookahead.layers[1:]}
     guesses: dict[int, set[int]] = {}
 
     def watch(layer: int, chosen: NDArray[np.int64]) -> None:
         taken = set(chosen[0].tolist())
         if layer in guesses:
-            found[layer].append(len(guesses.pop(layer) & taken) / len(taken))
+            shares[layer].append(len(guesses.pop(layer) & taken) / len(taken))
         guess = lookahead.guess(layer, runner.step.hidden)
         if guess is not None:
             guesses[guess[0]] = set(guess[1].tolist())
@@ -39,7 +39,7 @@ def right(runner: Runner, lookahead: Lookahead, tokens: NDArray[np.int64]) -> di
     state = State(runner.model.shape, len(tokens))
     for token in tokens:
         runner.run([Feed(state, [token], "none")], routing=watch)
-    return found
+    return shares
 
 
 def main() -> None:

@@ -35,9 +35,9 @@ FORMATS = {  # name -> (matrices, embedding, our recipe, extra arguments of llam
 def build_peer(work: Path, amx: bool = True) -> Path:
     """llama-bench, built once under `work`; without AMX, whose code in this version dies of a segmentation fault."""
     work.mkdir(parents=True, exist_ok=True)
-    found = sorted(work.glob("llama_cpp_python-*/vendor/llama.cpp/build/bin/llama-bench"))
-    if found:
-        return found[-1]
+    builds = sorted(work.glob("llama_cpp_python-*/vendor/llama.cpp/build/bin/llama-bench"))
+    if builds:
+        return builds[-1]
     pip = [sys.executable, "-m", "pip"]
     # Without build isolation: pip would build CMake itself from source to read the package's name.
     subprocess.run([*pip, "install", "-q", "scikit-build-core"], check=True)
@@ -91,10 +91,10 @@ def measure_ours(model: Path, threads: int, args: argparse.Namespace) -> dict[st
                "-p", args.prompt, "-n", args.generate, "-d", args.depth, "-r", "2"]  # fmt: skip
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     rows = json.loads(done.stdout)["results"]
-    found = {f"{row['test']}@{row['depth']}": row["tokens_per_second"] for row in rows}
+    speeds = {f"{row['test']}@{row['depth']}": row["tokens_per_second"] for row in rows}
     for row in rows:
-        found[f"{row['test']}@{row['depth']} share"] = row["share_of_limit"]
-    return found
+        speeds[f"{row['test']}@{row['depth']} share"] = row["share_of_limit"]
+    return speeds
 
 
 def measure_peer(
@@ -104,11 +104,11 @@ def measure_peer(
                "-d", args.depth,  "-r", str(args.repeat), "-o", "json", *extra]  # fmt: skip
     environment = os.environ | {"LD_LIBRARY_PATH": str(bench.parent)}
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    found = {}
+    speeds = {}
     for row in json.loads(done.stdout):
         test = f"pp{row['n_prompt']}" if row["n_prompt"] else f"tg{row['n_gen']}"
-        found[f"{test}@{row['n_depth']}"] = row["avg_ts"]
-    return found
+        speeds[f"{test}@{row['n_depth']}"] = row["avg_ts"]
+    return speeds
 
 
 def main() -> None:

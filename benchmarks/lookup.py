@@ -28,11 +28,11 @@ def main() -> None:
         for name, prompt in TASKS.items():
             rates: dict[int, list[float]] = {0: [], 4: [], 8: [], 16: []}
             for _ in range(ROUNDS):
-                for drafts, found in rates.items():
+                for drafts, speeds in rates.items():
                     answer = model.generate(prompt, raw=True, max_tokens=TOKENS, lookup=drafts)
-                    found.append(answer.timings.decode_tps)
+                    speeds.append(answer.timings.decode_tps)
             plain = statistics.median(rates[0])
-            medians = [statistics.median(found) for found in rates.values()]
+            medians = [statistics.median(speeds) for speeds in rates.values()]
             ratios = [f"{rate / plain:.2f}" for rate in medians]
             print(f"| {name} | {_row(rates)} | {_row(map(round, medians))} | {_row(ratios)} |")
 

@@ -76,13 +76,13 @@ def ours(model: Path, limit: int, args: argparse.Namespace) -> dict[str, float]:
         output, charged = run_in(group, command)
     rows = {row["test"]: row for row in json.loads(output)["results"]}
     decode = rows[f"tg{args.generate}"]
-    found = {test: row["tokens_per_second"] for test, row in rows.items()}
+    speeds = {test: row["tokens_per_second"] for test, row in rows.items()}
     paged = {
         "hits": decode.get("hit_rate", 1.0),
         "mb": decode.get("bytes_read_per_token", 0) / 1e6,
         "disk": decode.get("share_of_limit", 0),
     }
-    return found | paged | {"charged": charged / limit}
+    return speeds | paged | {"charged": charged / limit}
 
 
 def peer(bench: Path, model: Path, limit: int, args: argparse.Namespace) -> dict[str, float]:

@@ -57,30 +57,30 @@ def evaluated(args: argparse.Namespace, name: str, on: str, *arguments: str | Pa
     if not kept.exists():
         print(f"{name} on {on} ...", file=sys.stderr, flush=True)
         kept.write_text(run("eval", model_of(args, name), *arguments, "--json"), encoding="utf-8")
-    found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-    return found
+    result: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+    return result
 
 
 def measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
     """A recipe beside float32, whose answers to the tasks are made once for all recipes."""
     texts = [part for text in sorted(args.texts.glob("*.txt")) for part in ("--text", text)]
-    found = evaluated(args, name, "texts", "--against", model_of(args, "float32"), *texts, "--windows", "32")
-    found["tasks"] = evaluated(args, name, "tasks", "--tasks", "--run-code")["tasks"]
+    result = evaluated(args, name, "texts", "--against", model_of(args, "float32"), *texts, "--windows", "32")
+    result["tasks"] = evaluated(args, name, "tasks", "--tasks", "--run-code")["tasks"]
     before = evaluated(args, "float32", "tasks", "--tasks", "--run-code")["tasks"]["right"]
-    return found | {"paired": asdict(compare(before, found["tasks"]["right"]))}
+    return result | {"paired": asdict(compare(before, result["tasks"]["right"]))}
 
 
 def summary(results: Results) -> list[list[str]]:
     rows = [["recipe", "KL mean of the texts", "of Q4_0", "same top", "same experts", "tasks", "lost / won", "p"]]
-    means = {name: _mean(found, "kl_mean") for name, found in results.items()}
-    for name, found in results.items():
+    means = {name: _mean(result, "kl_mean") for name, result in results.items()}
+    for name, result in results.items():
         routing = statistics.mean(
-            v for text in found["texts"].values() for v in (text["routing_same"] or {"": float("nan")}).values()
+            v for text in result["texts"].values() for v in (text["routing_same"] or {"": float("nan")}).values()
         )
-        tasks, ratio = found["tasks"], means[name] / means.get("q4_0", float("nan"))
-        paired = found["paired"]
+        tasks, ratio = result["tasks"], means[name] / means.get("q4_0", float("nan"))
+        paired = result["paired"]
         rows.append([
-            f"`{name}`", f"{means[name]:.5f}", f"{ratio:.2f}", f"{_mean(found, 'same_top'):.1%}", f"{routing:.1%}",
+            f"`{name}`", f"{means[name]:.5f}", f"{ratio:.2f}", f"{_mean(result, 'same_top'):.1%}", f"{routing:.1%}",
             f"{tasks['mean_of_tasks']:.2%}", f"{paired['lost']} / {paired['won']}", f"{paired['p']:.2f}",
         ])  # fmt: skip
     return rows
@@ -106,23 +106,23 @@ def sizes(results: Results, shape: str) -> list[list[str]]:
 def divergence(results: Results) -> list[list[str]]:
     names = _texts(results)
     rows = [["KL divergence, mean", *names]]
-    return rows + [[k, *(f"{found['texts'][t]['kl_mean']:.5f}" for t in names)] for k, found in results.items()]
+    return rows + [[k, *(f"{result['texts'][t]['kl_mean']:.5f}" for t in names)] for k, result in results.items()]
 
 
 def perplexity(results: Results) -> list[list[str]]:
     names = _texts(results)
     first = next(iter(results.values()))["texts"]
     rows = [["perplexity", *names], ["float32", *(f"{first[t]['reference_perplexity']:.2f}" for t in names)]]
-    for k, found in results.items():
-        texts = [found["texts"][t] for t in names]
+    for k, result in results.items():
+        texts = [result["texts"][t] for t in names]
         rows.append(
             [k, *(f"{t['perplexity']:.2f} ({t['perplexity'] / t['reference_perplexity'] - 1:+.2%})" for t in texts)]
         )
     return rows
 
 
-def _mean(found: dict[str, Any], key: str) -> float:
-    return statistics.mean(text[key] for text in found["texts"].values())
+def _mean(result: dict[str, Any], key: str) -> float:
+    return statistics.mean(text[key] for text in result["texts"].values())
 
 
 def _texts(results: Results) -> list[str]:

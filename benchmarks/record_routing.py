@@ -25,13 +25,13 @@ TOKENS = 400
 
 def record(model: Model, ids: list[int]) -> NDArray[np.uint8]:
     """The choices of one sequence."""
-    found: dict[int, NDArray[np.int64]] = {}
+    chosen_of: dict[int, NDArray[np.int64]] = {}
 
     def watch(layer: int, chosen: NDArray[np.int64]) -> None:
-        found[layer] = chosen
+        chosen_of[layer] = chosen
 
     model.backend.run([Feed(model.backend.new_state(TOKENS), ids)], routing=watch)
-    return np.stack([found[n] for n in sorted(found)], axis=1).astype(np.uint8)
+    return np.stack([chosen_of[n] for n in sorted(chosen_of)], axis=1).astype(np.uint8)
 
 
 def main() -> None:

@@ -94,12 +94,12 @@ def load(path: Path) -> tuple[list[NDArray[np.bool_]], int]:
         chosen, offsets = file["experts"], file["offsets"]
     experts = int(chosen.max()) + 1
     parts = [chosen[a:b].astype(np.int64) for a, b in pairwise(offsets)]
-    found = []
+    used_experts = []
     for part in parts:
         used = np.zeros((*part.shape[:2], experts), bool)
         np.put_along_axis(used, part, True, axis=2)
-        found.append(used)
-    return found, experts
+        used_experts.append(used)
+    return used_experts, experts
 
 
 def main() -> None:

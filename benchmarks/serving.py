@@ -78,26 +78,26 @@ def endless(model: Model) -> dict[str, float]:
 def layers(model: Model, address: str) -> None:
     """Decode speeds: median of the rounds, the three ways one after the other in each."""
     ids = model.encode_prompt("Tell me a story.")
-    found: dict[str, list[float]] = {"engine": [], "API": [], "HTTP": []}
+    rates: dict[str, list[float]] = {"engine": [], "API": [], "HTTP": []}
     for _ in range(ROUNDS):
         state = State(model.shape, model.context, model.kv_dtype)
         logits = model.engine.runner.read(ids, state)
         started = time.perf_counter()
         for _ in range(TOKENS):
             logits = model.engine.runner.read([int(logits.argmax())], state)
-        found["engine"].append(TOKENS / (time.perf_counter() - started))
+        rates["engine"].append(TOKENS / (time.perf_counter() - started))
         bias = {int(i): value for i, value in endless(model).items()}
         times = [
             time.perf_counter()
             for event in model.stream(ids, max_tokens=TOKENS, logit_bias=bias, temperature=0.0)
             if isinstance(event, Text)
         ]
-        found["API"].append(TOKENS / (times[-1] - times[0]) * (1 - 1 / TOKENS))
+        rates["API"].append(TOKENS / (times[-1] - times[0]) * (1 - 1 / TOKENS))
         body = {"prompt": ids, "max_tokens": TOKENS, "stream": True, "logit_bias": endless(model), "temperature": 0}
         with httpx.stream("POST", f"{address}/v1/completions", json=body, timeout=None) as response:
             times = [time.perf_counter() for line in response.iter_lines() if line.startswith("data: {")]
-        found["HTTP"].append(TOKENS / (times[-1] - times[0]))
-    for name, speeds in found.items():
+        rates["HTTP"].append(TOKENS / (times[-1] - times[0]))
+    for name, speeds in rates.items():
         row(f"decode through the {name}", f"{statistics.median(speeds):.1f} tok/s")
 
 
@@ -162,9 +162,9 @@ def leaving(model: Model, address: str) -> None:
         "decode": [{"prompt": [300], "max_tokens": model.context, "logit_bias": endless(model)}] * 20,
         "prefill": [{"prompt": prompt, "max_tokens": 1} for prompt in prompts],
     }
-    for phase, wanted in bodies.items():
+    for phase, requests in bodies.items():
         waits = []
-        for body in wanted:
+        for body in requests:
             with socket.create_connection((urlsplit(address).hostname, urlsplit(address).port)) as client:
                 text = json.dumps(body)
                 head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

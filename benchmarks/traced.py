@@ -38,13 +38,13 @@ def mapped_trace(path: Path, layers: int, tokens: int) -> NDArray[np.int64]:
     with np.load(path, allow_pickle=False) as file:
         chosen, offsets = file["experts"].astype(np.int64), file["offsets"]
     stretch = np.arange(layers) * chosen.shape[1] // layers
-    parts, found = [], 0
+    parts, counted = [], 0
     for n in range(0, len(offsets) - 2, 2):
         a, b = chosen[offsets[n] : offsets[n + 1]], chosen[offsets[n + 1] : offsets[n + 2]]
         count = min(len(a), len(b))
         parts.append(np.concatenate([a[:count, stretch, :2], b[:count, stretch, :2] + 32], axis=2))
-        found += count
-        if found >= tokens:
+        counted += count
+        if counted >= tokens:
             break
     return np.concatenate(parts)[:tokens]
 

@@ -27,9 +27,9 @@ class Index:
         best = sorted(range(len(scores)), key=lambda n: -scores[n])[:count]
         return [self.documents[n] for n in best if scores[n] > 0]
 
-    def score(self, wanted: set[str], words: Counter[str]) -> float:
+    def score(self, query: set[str], words: Counter[str]) -> float:
         length, total = sum(words.values()) / self.mean, 0.0
-        for word in wanted & set(words):
+        for word in query & set(words):
             rarity = math.log(1 + (len(self.words) - self.found_in[word] + 0.5) / (self.found_in[word] + 0.5))
             total += rarity * words[word] * 2.5 / (words[word] + 1.5 * (0.25 + 0.75 * length))
         return total

@@ -14,6 +14,7 @@ from edge_lfm.engine.feeds import Feed
 from edge_lfm.engine.lookahead import Lookahead
 from edge_lfm.engine.paged_runner import PagedRunner
 from edge_lfm.kernels.load.library import load_kernels
+from edge_lfm.kernels.spec.isa import find_isa
 from edge_lfm.memory.budget import Budget
 from edge_lfm.memory.plan import PagingPlan, Wishes, plan_memory, plan_whole
 from edge_lfm.memory.reader import BlockReader
@@ -40,6 +41,7 @@ def paged_model(
     way: str = "read",
     guessing: bool = False,
     cached_ratio: float | None = None,
+    isa: str | None = None,
 ) -> Iterator[PagedRunner]:
     """A runner that keeps `keep` experts for each layer, whatever that takes."""
     with PackedModel(folder) as model:
@@ -51,7 +53,8 @@ def paged_model(
         binding = bind(model)
         pager = paged.make_pager(model, binding, reader, plan, layers, way)
         lookahead = Lookahead(model) if guessing else None
-        with PagedRunner(model, binding, load_kernels(), threads, pager, lookahead, cached_ratio, chunk) as runner:
+        kernels = load_kernels(find_isa(isa) if isa else None)
+        with PagedRunner(model, binding, kernels, threads, pager, lookahead, cached_ratio, chunk) as runner:
             yield runner
 
 

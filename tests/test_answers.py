@@ -30,7 +30,7 @@ def test_stop_strings_end_the_text_where_one_is_first_complete(text: str, stops:
     out += matcher.finish()
     ends = ((end, stop) for end in range(len(text) + 1) for stop in sorted(stops, key=len, reverse=True))
     found = next(((end, stop) for end, stop in ends if text[:end].endswith(stop)), None)
-    assert matcher.found == (found[1] if found else None)
+    assert matcher.ended_by == (found[1] if found else None)
     assert out == (text[: found[0] - len(found[1])] if found else text)
 
 
@@ -49,7 +49,7 @@ def test_streamed_text_is_the_text_in_every_language(shared_data: Path, language
 def test_nothing_is_held_back_without_need() -> None:
     matcher = StopStrings(["###", "END"])
     assert [matcher.feed(t) for t in ("a#", "b", "E", "N", "x##", "#y", "z")] == ["a", "#b", "", "", "ENx", "", ""]
-    assert matcher.found == "###" and matcher.finish() == ""
+    assert matcher.ended_by == "###" and matcher.finish() == ""
 
 
 @pytest.fixture(scope="module")

@@ -110,12 +110,13 @@ def test_a_row_is_the_same_whatever_else_is_in_the_step(
         assert follow(runner, rng, sequences) > 10
 
 
+@pytest.mark.parametrize("isa", TIERS)
 @pytest.mark.parametrize("seed", range(3))
-def test_paged_rows_are_the_same_too(seed: int, demo: dict[str, Path]) -> None:
+def test_paged_rows_are_the_same_too(seed: int, isa: str, demo: dict[str, Path]) -> None:
     """A third of the experts kept: a step's union comes in waves."""
     rng = np.random.default_rng(seed)
-    sequences = followers(demo["balanced"], None, rng, vocab=4096)
-    with paged_model(demo["balanced"], 1, 4, threads=2, chunk=CHUNK, guessing=True) as runner:
+    sequences = followers(demo["balanced"], isa, rng, vocab=4096)
+    with paged_model(demo["balanced"], 1, 4, threads=2, chunk=CHUNK, guessing=True, isa=isa) as runner:
         assert follow(runner, rng, sequences) > 10
         misses = runner.pager.stats.misses.copy()
     assert (misses > 0).all()

@@ -13,11 +13,11 @@ try:
     with Model.load() as model:
         started, total = time.perf_counter(), 0
         for expected in answers:
-            wanted = expected["token_ids"]
-            got = list(model.generate(expected["prompt"], temperature=0, max_tokens=len(wanted)).token_ids)
-            total += len(got)
-            if got != wanted:
-                sys.exit(f"self-test: {expected['prompt']!r}: expected the tokens {wanted}, got {got}")
+            golden_ids = expected["token_ids"]
+            token_ids = list(model.generate(expected["prompt"], temperature=0, max_tokens=len(golden_ids)).token_ids)
+            total += len(token_ids)
+            if token_ids != golden_ids:
+                sys.exit(f"self-test: {expected['prompt']!r}: expected the tokens {golden_ids}, got {token_ids}")
         seconds = time.perf_counter() - started
         print(f"self-test: {model.isa}, {total} tokens of the demo model in {seconds:.2f} s, all as expected")
 except EdgeLfmError as error:

@@ -72,39 +72,39 @@ def _demo(backend: str | None) -> Path:
     return exported_demo() if backend == "onnxruntime" else packed_demo()
 
 
-def _load_packed(packed: PackedModel, wanted: LoadOptions) -> Loaded:
+def _load_packed(packed: PackedModel, options: LoadOptions) -> Loaded:
     """Wholly in memory if it fits, with experts paged otherwise."""
-    _check_context(wanted.context, packed.shape)
+    _check_context(options.context, packed.shape)
     demand = demand_of(packed.shape, list(packed.tensors.values()))
-    threads, budget = threads_for(demand.bytes_per_token, wanted.threads), Budget.of(wanted.ram)
-    plan = plan_memory(packed.shape, demand, budget, _wishes(wanted, wanted.kv_dtype, threads))
+    threads, budget = threads_for(demand.bytes_per_token, options.threads), Budget.of(options.ram)
+    plan = plan_memory(packed.shape, demand, budget, _wishes(options, options.kv_dtype, threads))
     plan.check()
     kernels, processors = load_kernels(), GrantedProcessors()
     runner = (
         Runner(packed, kernels, threads, processors=processors)
         if plan.paging is None
         else paged_runner(
-            packed, kernels, threads, budget, plan.paging, wanted.paging, wanted.cached_ratio, processors=processors
+            packed, kernels, threads, budget, plan.paging, options.paging, options.cached_ratio, processors=processors
         )
     )
-    return Loaded(packed, runner, plan.context, wanted.kv_dtype, plan.cache_bytes, plan.parallel)
+    return Loaded(packed, runner, plan.context, options.kv_dtype, plan.cache_bytes, plan.parallel)
 
 
-def _load_onnx(folder: Path, wanted: LoadOptions) -> Loaded:
+def _load_onnx(folder: Path, options: LoadOptions) -> Loaded:
     """An exported model on onnxruntime, all of it in memory."""
     files = OnnxModel(folder)
-    _check_context(wanted.context, files.shape)
-    if wanted.kv_dtype == "int8":
+    _check_context(options.context, files.shape)
+    if options.kv_dtype == "int8":
         raise UsageError("onnxruntime keeps keys and values in float32", hint="leave kv_dtype out")
-    threads = min(choose_threads(wanted.threads), granted_processors())
-    wishes = replace(_wishes(wanted, "float32", threads), chunk=CHUNK)
-    plan = plan_whole(files.shape, files.nbytes, Budget.of(wanted.ram), wishes)
+    threads = min(choose_threads(options.threads), granted_processors())
+    wishes = replace(_wishes(options, "float32", threads), chunk=CHUNK)
+    plan = plan_whole(files.shape, files.nbytes, Budget.of(options.ram), wishes)
     plan.check()
     return Loaded(files, OnnxRunner(files, threads), plan.context, "float32", plan.cache_bytes, plan.parallel)
 
 
-def _wishes(wanted: LoadOptions, kv_dtype: str, threads: int) -> Wishes:
-    return Wishes(wanted.context, kv_dtype, wanted.cache_bytes, wanted.parallel, threads)
+def _wishes(options: LoadOptions, kv_dtype: str, threads: int) -> Wishes:
+    return Wishes(options.context, kv_dtype, options.cache_bytes, options.parallel, threads)
 
 
 def _check_context(context: int | None, shape: Shape) -> None:

@@ -151,7 +151,7 @@ class _Shown:
 
     @property
     def stopped(self) -> bool:
-        return self._stops.found is not None
+        return self._stops.ended_by is not None
 
     def add(self, part: Part) -> list[Part]:
         self._waiting += [(self._entered, token) for token in part.tokens]

@@ -7,21 +7,21 @@ from collections.abc import Sequence
 
 
 class StopStrings:
-    """`found`: the stop string that ended the text, or None so far."""
+    """`ended_by`: the stop string that ended the text, or None so far."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [stop for stop in stops if stop]
         self._held = ""
-        self.found: str | None = None
+        self.ended_by: str | None = None
 
     def feed(self, text: str) -> str:
         """The text that is safe to give out now; nothing more after a stop string was found."""
-        if not self._stops or self.found is not None:
-            return text if self.found is None else ""
+        if not self._stops or self.ended_by is not None:
+            return text if self.ended_by is None else ""
         text = self._held + text
         first = min(((text.find(s) + len(s), -len(s), s) for s in self._stops if s in text), default=None)
         if first is not None:  # the one that is complete first; of two at once the longer
-            self.found, self._held = first[2], ""
+            self.ended_by, self._held = first[2], ""
             return text[: first[0] + first[1]]
         keep = max(_overlap(text, stop) for stop in self._stops)
         self._held = text[len(text) - keep :]

@@ -162,8 +162,8 @@ def _products(b: ir.IRBuilder, ws: list[Any], xs: list[Any]) -> list[Any]:
     """Of the lower and the upper half of all fours, summed over them: lane 4r + b is row r's column b."""
     halves = []
     for n in (0, 8):
-        found = [call(b, _PRODUCTS, _WIDE, part(b, w, n, 8), part(b, x, n, 8)) for w, x in zip(ws, xs, strict=True)]
-        halves.append(reduce(b.add, found))
+        products = [call(b, _PRODUCTS, _WIDE, part(b, w, n, 8), part(b, x, n, 8)) for w, x in zip(ws, xs, strict=True)]
+        halves.append(reduce(b.add, products))
     return halves
 
 

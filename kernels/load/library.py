@@ -61,7 +61,7 @@ class Kernels:
 def source_hash() -> str:
     """SHA-256 over the sources of compiled code, names included."""
     digest = hashlib.sha256()
-    for path in sorted(found for pattern in _COMPILED for found in _KERNELS.glob(pattern)):
+    for path in sorted(source for pattern in _COMPILED for source in _KERNELS.glob(pattern)):
         digest.update(path.relative_to(_KERNELS).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

@@ -100,20 +100,20 @@ def best_prebuilt(path: Path, source: str, isa: str | None) -> tuple[Manifest, P
         IsaError: there is none, with the reason of each.
     """
     try:
-        found = sorted(path.glob("*.json")) if path.is_dir() else [path.with_suffix(".json")]
+        descriptions = sorted(path.glob("*.json")) if path.is_dir() else [path.with_suffix(".json")]
     except ValueError:  # a name without a last part
-        found = []
-    manifests = {place: read_manifest(place) for place in found}
+        descriptions = []
+    manifests = {place: read_manifest(place) for place in descriptions}
     reasons = {place: why_not(manifest, source) for place, manifest in manifests.items()}
     for tier in TIERS:
         for place, manifest in manifests.items():
             if manifest.isa == tier.name and isa in (None, tier.name) and not reasons[place]:
                 return manifest, place.with_name(manifest.file)
-    if not found:
+    if not descriptions:
         raise IsaError(f"there are no kernels in {path}", hint=_REMAKE)
-    wanted = f"of the tier {isa} " if isa else ""
+    tier_named = f"of the tier {isa} " if isa else ""
     why = "; ".join(f"{place.name}: {reason}" for place, reason in reasons.items() if reason)
-    raise IsaError(f"no kernels {wanted}in {path} can run here ({why or 'other tiers'})", hint=_REMAKE)
+    raise IsaError(f"no kernels {tier_named}in {path} can run here ({why or 'other tiers'})", hint=_REMAKE)
 
 
 def open_prebuilt(manifest: Manifest, path: Path) -> ctypes.CDLL:

@@ -215,9 +215,9 @@ def encode_scratch_bytes(cols: int) -> int:
 
 def offsets(dtype: np.dtype[Any]) -> Any:
     """A named tuple of byte offsets; nested records flatten to `outer_inner` and keep `outer`."""
-    found: dict[str, int] = {}
+    places: dict[str, int] = {}
     for name, (inner, offset, *_) in dict(dtype.fields or {}).items():
-        found[name] = int(offset)
+        places[name] = int(offset)
         if inner.fields:
-            found |= {f"{name}_{k}": int(offset) + v for k, v in offsets(inner)._asdict().items()}
-    return namedtuple("Offsets", found)(**found)
+            places |= {f"{name}_{k}": int(offset) + v for k, v in offsets(inner)._asdict().items()}
+    return namedtuple("Offsets", places)(**places)

@@ -161,14 +161,14 @@ def error_of(level):
 def code_of(level, shift_size):
     """A kernel that finds the scale byte of a block [columns, 16] and writes it to `codes`.
 
-    The best of three neighbouring multiples of the row's scale, with and without shift. found: address of the scales as
-    searched. Leaves the scale that can be read back, and its shift, in the scratch memory.
+    The best of three neighbouring multiples of the row's scale, with and without shift. `scale_at`: address of the
+    scales that the search gave. Leaves the scale that can be read back, and its shift, in the scratch memory.
     """
     error_on = error_of(level)
 
     @kernel
-    def store_codes(x, scratch, columns, row, found, codes):
-        target, half = load_f32(found) * reciprocal(row), splat_f32(float32(ABOUT_HALF))
+    def store_codes(x, scratch, columns, row, scale_at, codes):
+        target, half = load_f32(scale_at) * reciprocal(row), splat_f32(float32(ABOUT_HALF))
         best = splat_f32(float32(3e38))
         code, kept, kept_shift = zero_f32(), zero_f32(), zero_f32()
         for bit in range(2):
@@ -216,9 +216,9 @@ def block_encoder(grid):
         return largest * splat_f32(float32(1.0 / MAX_SCALE))
 
     @kernel
-    def encode_block(x, scratch, columns, first, row, found, row_peak, codes, errors):
+    def encode_block(x, scratch, columns, first, row, scale_at, row_peak, codes, errors):
         """Columns from `first` of a group on: the scale byte to `codes`, the entries to the scratch memory."""
-        store_codes(x, scratch, columns, row, found, codes)
+        store_codes(x, scratch, columns, row, scale_at, codes)
         scale, shift = load_f32(scratch + SCRATCH.stored), load_f32(scratch + SCRATCH.shift)
         inverse = reciprocal(scale)
         for k in range(columns):
@@ -234,8 +234,8 @@ def block_encoder(grid):
         for n in range(cols // columns):
             block, first = x + n * columns * 64, n * columns % GROUP
             weigh(block, scratch, importance + n * columns * 4 if importance != 0 else int64(0), columns)
-            codes, found = group + NIBBLES_BYTES + first // columns * 16, scratch + SCRATCH_BYTES + 64 * n
-            encode_block(block, scratch, columns, first, row, found, row_peak, codes, errors)
+            codes, scale_at = group + NIBBLES_BYTES + first // columns * 16, scratch + SCRATCH_BYTES + 64 * n
+            encode_block(block, scratch, columns, first, row, scale_at, row_peak, codes, errors)
             if first + columns == GROUP:
                 store_nibbles(scratch + SCRATCH.level, group)
                 group += nbytes

@@ -138,14 +138,16 @@ def encoder_of(scheme):
         for g in range(cols // GROUP):
             block = x + g * GROUP * 64
             weigh(block, scratch, importance + g * GROUP * 4 if importance != 0 else int64(0), int64(GROUP))
-            found = scratch + SCRATCH.scale
-            start_search(scratch, found)
+            scale_at = scratch + SCRATCH.scale
+            start_search(scratch, scale_at)
             if has_plain and plain != 0:
-                store_f32(found, largest_weight(block, GROUP) * splat_f32(float32(on_low)))
+                store_f32(scale_at, largest_weight(block, GROUP) * splat_f32(float32(on_low)))
             else:
                 for end in ends:
-                    search(block, scratch, int64(GROUP), end, candidates, float32(step), splat_f32(float32(0.0)), found)
-            store_f16(out + at, load_f32(found) * row_peak)
+                    search(
+                        block, scratch, int64(GROUP), end, candidates, float32(step), splat_f32(float32(0.0)), scale_at
+                    )
+            store_f16(out + at, load_f32(scale_at) * row_peak)
             scale = load_f16(out + at)
             if largest_f32(absolute(scale)) > float32(FLOAT16_MAX):
                 status = int64(SCALE_TOO_LARGE)
