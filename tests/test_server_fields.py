@@ -104,10 +104,12 @@ REFUSED: dict[str, list[Any]] = {
     ],
     "guided_whitespace_pattern": [" "],
     "json_schema": ["{", {"type": 5}, {"required": "ab"}],
-    "min_tokens": [20],
-    "stop_token_ids": [[1]],
-    "bad_words": [["Paris"]],
-    "ignore_eos": [True],
+    "min_tokens": [41, -1],
+    "min_new_tokens": ["x"],
+    "stop_token_ids": [[10**6], ["x"], list(range(300))],
+    "bad_words": [[[5]], [""], "Paris"],
+    "bad_words_ids": [[[5]]],
+    "ignore_eos": [1],
     "mirostat": [2],
     "typical_p": [0.1],
     "top_n_sigma": [1.0],
@@ -362,3 +364,41 @@ def test_no_wrong_type_anywhere_is_an_internal_error(client: TestClient, path: s
             assert answer.status_code in (200, 400, 404), (place, value, answer.text)
             if answer.status_code != 200:
                 assert answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", BASES)
+def test_where_an_answer_may_end(client: TestClient, path: str) -> None:
+    """Under every server's name, on every route, whole and streamed."""
+    plain = text_of(client.post(path, json=BASES[path]).json())
+    for fields in (
+        {"min_tokens": 40},
+        {"min_new_tokens": 40},
+        {"ignore_eos": True},
+        {"ignore_eos_token": True, "min_tokens": 0},
+    ):
+        answer = client.post(path, json=BASES[path] | fields).json()
+        usage = answer["usage"]
+        assert usage.get("completion_tokens", usage.get("output_tokens")) == 40, (fields, answer)
+        assert text_of(answer).startswith(plain)
+    ids = client.post("/tokenize", json={"content": plain}).json()["tokens"]
+    cut = text_of(client.post(path, json=BASES[path] | {"stop_token_ids": [ids[2]]}).json())
+    assert cut == client.post("/detokenize", json={"tokens": ids[:2]}).json()["content"]
+    bad = plain.split()[-1].strip(".")
+    without = text_of(client.post(path, json=BASES[path] | {"bad_words": [bad], "min_tokens": 30}).json())
+    assert bad not in without and without != plain
+    refused = client.post(path, json=BASES[path] | {"min_tokens": 3, "min_new_tokens": 4})
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "min_tokens"
+
+
+def test_where_each_of_several_answers_may_end(client: TestClient) -> None:
+    """Of several choices each has its own count; streams tell the same texts."""
+    fields = {"n": 3, "seed": 5, "temperature": 1.0, "min_tokens": 12, "max_tokens": 20, "bad_words": ["Paris"]}
+    body = BASES[CHAT] | fields
+    whole = [choice["message"]["content"] for choice in client.post(CHAT, json=body).json()["choices"]]
+    alone = [text_of(client.post(CHAT, json=body | {"n": 1, "seed": 5 + n}).json()) for n in range(3)]
+    streamed = ["", "", ""]
+    for line in client.post(CHAT, json=body | {"stream": True}).text.splitlines():
+        if line.startswith("data: {"):
+            for choice in json.loads(line[6:])["choices"]:
+                streamed[choice["index"]] += choice["delta"].get("content") or ""
+    assert whole == alone == streamed

@@ -26,7 +26,12 @@ class TurnOptions(SamplingArguments, total=False):
     """What may be asked of one answer in a conversation, beside how it is drawn (`SamplingOptions`).
 
     max_tokens: the most tokens to generate; default 512. None: until the context is full.
+    min_tokens: so many tokens come before a stop token or a stop text may end the answer; default 0. A grammar that is
+        complete ends it in any case.
     stop: a text, or several, that ends the answer, and is not part of it.
+    stop_token_ids: tokens that do the same, beside the model's own.
+    ignore_eos: go on past the model's own stop tokens, to `max_tokens`.
+    bad_words: texts that may not come, at the start of a word or within one: as the tokens that they are encoded to.
     tool_choice: "auto", "none", "required", or the name of the tool to be called.
     parallel_tool_calls: whether one answer may have several calls; default True.
     reasoning_budget: the most tokens that a model which thinks first may think.
@@ -44,7 +49,11 @@ class TurnOptions(SamplingArguments, total=False):
     """
 
     max_tokens: int | None
+    min_tokens: int
     stop: str | Sequence[str] | None
+    stop_token_ids: Sequence[int]
+    ignore_eos: bool
+    bad_words: Sequence[str]
     tool_choice: str | Mapping[str, Any] | None
     parallel_tool_calls: bool
     reasoning_budget: int | None

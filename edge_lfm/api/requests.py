@@ -34,6 +34,7 @@ MAX_DRAFTS, MAX_TOP_LOGPROBS = 64, 20
 HEADROOM = 4
 """A full context is cleared by a quarter, so that not every turn after it begins anew."""
 _MAX_STOPS, _MAX_STOP_TEXT = 16, 500
+_MAX_STOP_IDS, _MAX_BAD_WORDS = 256, 1000
 _MAX_COUNT = 1 << 31
 _DRY_BREAKERS = ("\n", ":", '"', "*")
 
@@ -132,14 +133,18 @@ class Requests:
         if calling.parameters and grammar is not None:
             raise UsageError("tools and a grammar exclude each other", hint="give one of them, or tool_choice none")
         max_tokens = options.get("max_tokens", DEFAULT_TOKENS)
+        if max_tokens is None:
+            max_tokens = self.context - len(token_ids) + 1
         sampling = self.sampling.changed(**_sampling_of(options))
         return Request(
             token_ids=tuple(token_ids),
             sampling=sampling,
-            max_tokens=self.context - len(token_ids) + 1
-            if max_tokens is None
-            else check_whole("max_tokens", max_tokens, 1, _MAX_COUNT),
+            max_tokens=check_whole("max_tokens", max_tokens, 1, _MAX_COUNT),
+            min_tokens=_check_least(options.get("min_tokens", 0), max_tokens),
             stop=_check_stops(options.get("stop")),
+            stop_token_ids=self._stop_ids(options.get("stop_token_ids") or ()),
+            ignore_eos=options.get("ignore_eos", False),
+            bad_words=self._bad_words(options.get("bad_words") or ()),
             logprobs=_whole_or_none("logprobs", options.get("logprobs"), MAX_TOP_LOGPROBS),
             prompt_logprobs=options.get("prompt_logprobs", False),
             lookup=check_whole("lookup", options.get("lookup", 0), 0, MAX_DRAFTS),
@@ -161,6 +166,29 @@ class Requests:
             raise UsageError(f"{self.where} has no tokenizer.json", hint="grammars need the model's tokenizer")
         return self.engine.grammars.compile(grammar, apart=untrusted)
 
+    def _stop_ids(self, values: Sequence[int]) -> tuple[int, ...]:
+        if len(values) > _MAX_STOP_IDS:
+            raise UsageError(f"stop_token_ids has {len(values)} ids", hint=f"at most {_MAX_STOP_IDS} are taken")
+        try:
+            return tuple(self.check_ids(values))
+        except UsageError as error:
+            raise UsageError(f"stop_token_ids: {error.message}", hint=error.hint) from None
+
+    def _bad_words(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """The tokens of each word, with a space in front and without one, as vLLM reads them."""
+        if not words:
+            return ()
+        tokenizer = self.engine.tokenizer
+        if tokenizer is None:
+            raise UsageError(f"{self.where} has no tokenizer.json", hint="bad_words need the model's tokenizer")
+        if len(words) > _MAX_BAD_WORDS or not all(0 < len(word.lstrip()) <= _MAX_STOP_TEXT for word in words):
+            raise UsageError(
+                "bad_words must be texts", hint=f"at most {_MAX_BAD_WORDS}, of 1..{_MAX_STOP_TEXT} characters each"
+            )
+        texts = (text for word in words for text in (word.lstrip(), f" {word.lstrip()}"))
+        sequences = dict.fromkeys(tuple(tokenizer.encode(text, special=True)) for text in texts)
+        return tuple(ids for ids in sequences if ids and ids[-1] < self.engine.vocab)
+
     @cached_property
     def _breakers(self) -> frozenset[int]:
         """Tokens that DRY does not reach across: found when first needed, in 0.3 s at 65,536 entries."""
@@ -178,6 +206,12 @@ def _sampling_of(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _whole_or_none(name: str, value: int | None, limit: int) -> int | None:
     return None if value is None else check_whole(name, value, 0, limit)
+
+
+def _check_least(min_tokens: int, max_tokens: int) -> int:
+    if check_whole("min_tokens", min_tokens, 0, _MAX_COUNT) > max_tokens:
+        raise UsageError(f"min_tokens is {min_tokens}, and max_tokens {max_tokens}", hint="raise max_tokens")
+    return min_tokens
 
 
 def _check_stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -27,6 +27,10 @@ _SAMPLING = (
     "dry_multiplier",
     "xtc_probability",
     "stop",
+    "stop_token_ids",
+    "min_tokens",
+    "ignore_eos",
+    "bad_words",
     "seed",
     "lookup",
 )
@@ -94,6 +98,16 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
         "--xtc", dest="xtc_probability", type=float, metavar="P", help="XTC: how often to be surprising"
     )
     parser.add_argument("--stop", action="append", metavar="TEXT", help="end the answer there (may be repeated)")
+    parser.add_argument(
+        "--stop-token", dest="stop_token_ids", action="append", type=int, metavar="ID", help="the same for a token"
+    )
+    parser.add_argument("--min-tokens", type=int, metavar="N", help="tokens before which nothing ends the answer")
+    parser.add_argument(
+        "--ignore-eos", action="store_true", default=None, help="go on past the model's own end, to --max-tokens"
+    )
+    parser.add_argument(
+        "--bad-word", dest="bad_words", action="append", metavar="TEXT", help="what may not come (may be repeated)"
+    )
     parser.add_argument("--lookup", type=int, metavar="N", help="draft up to N tokens a step from the text so far")
     parser.add_argument("--seed", type=int, metavar="S", help="the same seed draws the same text")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edge_lfm.engine.backend import Backend
-from edge_lfm.engine.constraints import AfterReasoning, Constraint, InCalls
+from edge_lfm.engine.constraints import AfterReasoning, Constraint, InCalls, NotYet, Without
 from edge_lfm.engine.events import Completion, Done, Event, Progress, Reasoning, Text, ToolCall
 from edge_lfm.engine.feeds import Logits, Steps
 from edge_lfm.engine.generate import Timings, check_length, decode, prefill
@@ -53,6 +53,9 @@ class Engine:
 class Request:
     """A prompt and what is wanted of its answer.
 
+    min_tokens: so many tokens come before a stop token or a stop string may end the answer.
+    stop_token_ids: tokens that end the answer beside the model's own, without a text; ignore_eos: those do not end it.
+    bad_words: sequences of tokens that the answer may not complete.
     logprobs: how many of the most likely tokens to tell for each token; None: no log probabilities.
     prompt_logprobs: tell them for the prompt's tokens too, which are then all computed anew.
     markers: sort the answer into text, reasoning and tool calls.
@@ -70,6 +73,10 @@ class Request:
     sampling: SamplingOptions
     max_tokens: int
     stop: tuple[str, ...] = ()
+    min_tokens: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    bad_words: tuple[tuple[int, ...], ...] = ()
     logprobs: int | None = None
     prompt_logprobs: bool = False
     lookup: int = 0
@@ -129,7 +136,22 @@ def score(engine: Engine, prompt: Sequence[int], answers: Sequence[Sequence[int]
 
 
 def _constraint(engine: Engine, request: Request) -> Constraint | None:
-    """What the answer must follow: a grammar, or that of calls once one begins; both after the reasoning only."""
+    """What the answer must follow: its form, what it may not say, and how long it must be."""
+    constraint = _form(engine, request)
+    if request.bad_words:
+        constraint = Without(constraint, request.bad_words, engine.vocab)
+    if request.min_tokens:
+        ends = {*engine.stop_ids, *request.stop_token_ids}
+        constraint = NotYet(constraint, [i for i in ends if i < engine.vocab], engine.vocab, request.min_tokens)
+    return constraint
+
+
+def _stop_ids(engine: Engine, request: Request) -> tuple[int, ...]:
+    return (*(() if request.ignore_eos else engine.stop_ids), *request.stop_token_ids)
+
+
+def _form(engine: Engine, request: Request) -> Constraint | None:
+    """The form of the answer: a grammar, or that of calls once one begins; both after the reasoning only."""
     tokenizer, vocab = engine.tokenizer, engine.vocab
     constraint: Constraint | None = None
     if tokenizer is None:
@@ -192,29 +214,30 @@ def _write(
     job: Job[Events],
 ) -> Steps[Events]:
     """Decode: events token by token; the last ones, with `Done`, are returned."""
-    draft, read_s = _Draft(engine, request), job.step_s
+    stop_ids = _stop_ids(engine, request)
+    draft, read_s = _Draft(engine, request, stop_ids), job.step_s
 
     def give(token: int, row: Logits | None) -> bool:
         job.put(draft.add(token, row))
         return not draft.stopped
 
-    common = (sequence, logits, sampler, engine.stop_ids, request.max_tokens, timings, give)
+    common = (sequence, logits, sampler, stop_ids, request.max_tokens, timings, give)
     if request.lookup:
         yield from decode_with_lookup(*common, request.lookup)
     else:
-        yield from decode(*common, skip=request.logprobs is None)
+        yield from decode(*common, skip=request.logprobs is None and not request.stop_token_ids)
     timings.decode_s = job.step_s - read_s
     events = draft.finish()
-    generated = tuple(sampler.answer)
-    ended = draft.stopped or sampler.ended or (bool(generated) and generated[-1] in engine.stop_ids)
+    generated = tuple(sampler.answer[: timings.completion_tokens])  # a stop string cuts what came in one step
+    ended = draft.stopped or sampler.ended or (bool(generated) and generated[-1] in stop_ids)
     return (*events, Done(draft.completion(generated, ended, timings, prompt_logprobs)))
 
 
 class _Draft:
     """An answer in the making: tokens in, events out."""
 
-    def __init__(self, engine: Engine, request: Request) -> None:
-        self._engine, self._request = engine, request
+    def __init__(self, engine: Engine, request: Request, stop_ids: Sequence[int]) -> None:
+        self._engine, self._request, self._stop_ids = engine, request, stop_ids
         self._parser = (
             AnswerParser(
                 engine.tokenizer,
@@ -223,6 +246,7 @@ class _Draft:
                 request.markers,
                 list(request.parameters),
                 request.dialect,
+                request.min_tokens,
             )
             if engine.tokenizer is not None
             else None
@@ -239,7 +263,7 @@ class _Draft:
         return self._parser is not None and self._parser.stopped
 
     def add(self, token: int, logits: Logits | None) -> Events:
-        stop = token in self._engine.stop_ids
+        stop = token in self._stop_ids
         if self._request.logprobs is not None and logits is not None:
             self._logprobs.append(token_logprobs(logits, self._engine.vocab, token, self._request.logprobs))
         return self._events(self._parser.feed(token)) if self._parser is not None and not stop else ()

@@ -1,16 +1,18 @@
-"""When a grammar holds: from the start, inside tool calls only, or after the reasoning. Each wraps the next; a
-sampler sees one.
+"""Which tokens may come: those of a grammar, from the start, inside tool calls only, or after the reasoning; none that
+completes a forbidden sequence; no end too early. Each wraps the next; a sampler sees one.
 
 A constraint says which tokens may come next (None: any), hears which one came, and may know some in advance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edge_lfm.errors import GrammarError
 
 
 class Constraint(Protocol):
@@ -108,6 +110,86 @@ class AfterReasoning:
 
     def forced(self, limit: int) -> list[int]:
         return self._inner.forced(limit) if self._inner is not None and not self._open and not self._first else []
+
+
+class Without:
+    """The inner constraint, if any, without tokens that complete one of the sequences in the answer.
+
+    Only the last token of a sequence is forbidden, and only behind the others (vLLM's bad_words).
+    """
+
+    def __init__(self, inner: Constraint | None, sequences: Iterable[Sequence[int]], vocab: int) -> None:
+        self._inner, self._vocab = inner, vocab
+        self._lasts: dict[tuple[int, ...], list[int]] = {}  # by the tokens before them
+        for *before, last in sequences:
+            self._lasts.setdefault(tuple(before), []).append(last)
+        self._lengths = sorted({len(before) for before in self._lasts})
+        self._tail: list[int] = []
+
+    @property
+    def ended(self) -> bool:
+        return self._inner is not None and self._inner.ended
+
+    def allowed(self) -> NDArray[np.bool_] | None:
+        """Which tokens may come next [vocab].
+
+        Raises:
+            GrammarError: the sequences forbid all that the grammar allows.
+        """
+        inner = self._inner.allowed() if self._inner is not None else None
+        tails = (tuple(self._tail[len(self._tail) - n :]) for n in self._lengths if n <= len(self._tail))
+        forbidden = [last for tail in tails for last in self._lasts.get(tail, ())]
+        if not forbidden:
+            return inner
+        mask = _copy(inner, self._vocab)
+        mask[forbidden] = False
+        if not mask.any():
+            raise GrammarError("bad_words forbid every token that may come here", hint="leave some of them out")
+        return mask
+
+    def accept(self, token: int) -> None:
+        self._tail = [*self._tail, token][-max(1, self._lengths[-1]) :]
+        if self._inner is not None:
+            self._inner.accept(token)
+
+    def forced(self, limit: int) -> list[int]:
+        return []  # what a grammar leaves no choice about may be forbidden
+
+
+class NotYet:
+    """The inner constraint, if any, without the tokens that end an answer, for `count` tokens.
+
+    Where it leaves nothing but an end, as a grammar that is complete, the answer ends.
+    """
+
+    def __init__(self, inner: Constraint | None, ends: Sequence[int], vocab: int, count: int) -> None:
+        self._inner, self._ends, self._vocab, self._left = inner, list(ends), vocab, count
+
+    @property
+    def ended(self) -> bool:
+        return self._inner is not None and self._inner.ended
+
+    def allowed(self) -> NDArray[np.bool_] | None:
+        inner = self._inner.allowed() if self._inner is not None else None
+        if self._left <= 0:
+            return inner
+        mask = _copy(inner, self._vocab)
+        mask[self._ends] = False
+        return mask if mask.any() else inner
+
+    def accept(self, token: int) -> None:
+        self._left -= 1
+        if self._inner is not None:
+            self._inner.accept(token)
+
+    def forced(self, limit: int) -> list[int]:
+        tokens = self._inner.forced(limit) if self._inner is not None else []
+        self._left -= len(tokens)
+        return tokens
+
+
+def _copy(mask: NDArray[np.bool_] | None, vocab: int) -> NDArray[np.bool_]:
+    return np.ones(vocab, np.bool_) if mask is None else mask.copy()
 
 
 def only(token: int, vocab: int) -> NDArray[np.bool_]:

@@ -56,11 +56,11 @@ def decode_with_lookup(
     before = state.checkpoint()
     while True:
         tokens = _agree(rows, drafts, sampler, stop_ids, max_tokens - timings.completion_tokens)
-        timings.completion_tokens += len(tokens)
         if len(tokens) < len(rows):
             sequence.undo(state.checkpoint_after(before, len(tokens)))
         for token, row in zip(tokens, rows, strict=False):
             lookup.extend(token)
+            timings.completion_tokens += 1
             if not give(token, row):
                 return
         if (

@@ -27,12 +27,19 @@ MAX_TOKEN_IDS = 1 << 18
 Choices = Annotated[int, Meta(ge=1, le=MAX_CHOICES)]
 Count = Annotated[int, Meta(ge=1, le=1 << 31)]
 TokenIds = Annotated[list[int], Meta(max_length=MAX_TOKEN_IDS)]
+StopIds = Annotated[list[int], Meta(max_length=256)]
 Stops = str | Annotated[list[str], Meta(max_length=16)]
 Metadata = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]], Meta(max_length=16)
 ]
 """OpenAI's limits."""
 S = TypeVar("S", bound="Struct")
+_ALIASES = {
+    "repeat_penalty": ("repetition_penalty",),
+    "min_tokens": ("min_new_tokens",),
+    "ignore_eos": ("ignore_eos_token",),
+}
+"""Other servers' names for an option: vLLM's, SGLang's and TGI's."""
 
 
 class StreamOptions(Struct):
@@ -40,7 +47,7 @@ class StreamOptions(Struct):
 
 
 class Sampling(Bound, kw_only=True):
-    """The sampling options of all interfaces; ranges are checked by `SamplingOptions`, which names them as we do."""
+    """The options of an answer that all interfaces have, named as in `AnswerOptions`, which checks their ranges."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -58,20 +65,23 @@ class Sampling(Bound, kw_only=True):
     logit_bias: dict[str, float] | None = None
     seed: int | None = None
     lookup: int | None = None
+    min_tokens: int | None = None
+    min_new_tokens: int | None = None
+    stop_token_ids: StopIds | None = None
+    ignore_eos: bool | None = None
+    ignore_eos_token: bool | None = None
+    bad_words: Annotated[list[str], Meta(max_length=1000)] | None = None
 
     def options(self, choice: int = 0) -> dict[str, Any]:
         """Arguments of `Model.request`. Each choice of several draws with a seed of its own."""
-        others = {"repetition_penalty", "repeat_penalty", "logit_bias", *Bound.__struct_fields__}
+        others = {*Bound.__struct_fields__, *(alias for aliases in _ALIASES.values() for alias in aliases)}
         names = [name for name in Sampling.__struct_fields__ if name not in others]
-        given = {name: value for name in names if (value := getattr(self, name)) is not None}
-        penalty = self.repeat_penalty if self.repeat_penalty is not None else self.repetition_penalty
-        if penalty is not None:
-            given["repeat_penalty"] = penalty
+        given = {n: value for n in names if (value := one_of(self, n, *_ALIASES.get(n, ()))) is not None}
         if given.get("seed") == -1:  # llama.cpp's way to say "any"
             del given["seed"]
         if "seed" in given:
             given["seed"] = (given["seed"] % (1 << 64) + choice) % (1 << 64)
-        if self.logit_bias:
+        if self.logit_bias is not None:
             given["logit_bias"] = {_token_id(token): value for token, value in self.logit_bias.items()}
         return given
 
@@ -203,7 +213,8 @@ class ChatRequest(Sampling, kw_only=True):
 
     @property
     def limit(self) -> int | None:
-        return limit_of(self.max_completion_tokens, self.max_tokens, self.max_new_tokens, self.n_predict)
+        limit: int | None = one_of(self, "max_completion_tokens", "max_tokens", "max_new_tokens", "n_predict")
+        return None if limit is None or limit < 0 else limit
 
     @property
     def shown_tools(self) -> list[dict[str, Any]]:
@@ -265,8 +276,8 @@ class CompletionRequest(Sampling, kw_only=True):
     @property
     def limit(self) -> int | None:
         """The most tokens to generate; None: until the context is full."""
-        given = (self.max_tokens, self.max_new_tokens, self.n_predict)
-        return limit_of(*given) if any(n is not None for n in given) else DEFAULT_TOKENS
+        limit: int | None = one_of(self, "max_tokens", "max_new_tokens", "n_predict")
+        return DEFAULT_TOKENS if limit is None else None if limit < 0 else limit
 
     def prompts(self) -> list[str | list[int]]:
         """The prompts, each a text or token ids."""
@@ -352,10 +363,17 @@ class TemplateRequest(Struct):
     model: str | None = None
 
 
-def limit_of(*given: int | None) -> int | None:
-    """The most tokens to generate, under the first of its names that is given; None, or less than 0: no limit."""
-    limit = next((n for n in given if n is not None), None)
-    return limit if limit is None or limit >= 0 else None
+def one_of(body: Struct, *names: str) -> Any:
+    """The value of what has several names; None if none of them is given.
+
+    Raises:
+        RequestError: two of them differ.
+    """
+    given = {name: value for name in names if (value := getattr(body, name)) is not None}
+    first = next(iter(given.values()), None)
+    if any(value != first for value in given.values()):
+        raise RequestError(f"{' and '.join(given)} differ; give one", next(iter(given)))
+    return first
 
 
 def check_tools(tools: list[dict[str, Any]] | None) -> None:

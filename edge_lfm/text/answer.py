@@ -34,6 +34,7 @@ class AnswerParser:
 
     prompt: the ids before the answer, which may have opened the reasoning. stops: stop strings, heeded in text only.
     tools: names of tools: an answer that is nothing but a call, without markers, is a call too.
+    min_tokens: so many tokens come before a stop string may end the answer.
     """
 
     def __init__(
@@ -44,8 +45,9 @@ class AnswerParser:
         markers: bool = True,
         tools: Sequence[str] = (),
         dialect: Dialect = PYTHONIC,
+        min_tokens: int = 0,
     ) -> None:
-        self._tokenizer, self._decoder = tokenizer, Decoder(tokenizer)
+        self._tokenizer, self._decoder, self._min_tokens = tokenizer, Decoder(tokenizer), min_tokens
         self._shown = _Shown(stops)
         names = (dialect.call_start, dialect.call_end, dialect.think_start, dialect.think_end)
         ids = [tokenizer.special_id(name) if markers else None for name in names]
@@ -54,7 +56,7 @@ class AnswerParser:
         self._call = Part("call", "")
         self._trim = False  # the whitespace that a marker leaves at the start of the text after it
         self._openings = dialect.openings(tools)
-        self._bare = Part("call", "") if tools else None  # text that may turn out to be a call without markers
+        self._bare: list[Part] | None = [] if tools else None  # text that may turn out to be a call without markers
         self._count = 0
         self._halves: tuple[int, ...] = ()  # tokens of a character that is not complete
         self.reasoning_tokens = 0
@@ -83,9 +85,10 @@ class AnswerParser:
         parts = self._end_character()
         if self._kind == "call" and self._call.text:
             parts.append(replace(self._call, kind="text"))
-        if self._bare is not None and self._bare.text:
-            is_call = self._bare.text.strip().startswith(self._openings)
-            parts.append(replace(self._bare, kind="call" if is_call else "text"))
+        if self._bare:
+            bare = _joined(*self._bare)
+            is_call = bare.text.strip().startswith(self._openings)
+            parts.append(replace(bare, kind="call" if is_call else "text"))
         return [*parts, *self._shown.finish()]
 
     def _is_mark(self, token_id: int) -> bool:
@@ -96,8 +99,8 @@ class AnswerParser:
 
     def _cross(self, mark: int) -> list[Part]:
         parts = self._end_character()
-        if self._bare is not None and self._bare.text:  # other things come: it was text
-            parts.append(replace(self._bare, kind="text"))
+        if self._bare:  # other things come: it was text
+            parts.append(_joined(*self._bare))
         self._bare = None
         if self._kind == "call" and self._call.text:
             parts.append(self._call if mark == self._call_end else replace(self._call, kind="text"))
@@ -126,19 +129,23 @@ class AnswerParser:
         if self._kind == "call":
             self._call = _joined(self._call, part)
             return []
-        return [part] if self._kind == "reasoning" else self._shown.add(self._hold(part))
+        if self._kind == "reasoning":
+            return [part]
+        return [shown for text in self._hold(part) for shown in self._shown.add(text, self._may_end(text))]
 
-    def _hold(self, part: Part) -> Part:
+    def _may_end(self, part: Part) -> bool:
+        return not part.tokens or part.tokens[-1] >= self._min_tokens
+
+    def _hold(self, part: Part) -> list[Part]:
         """Keep text back while all of it may be a call without markers."""
         if self._bare is None:
-            return part
-        held = _joined(self._bare, part)
-        begun = held.text.lstrip()
+            return [part]
+        self._bare.append(part)
+        begun = _joined(*self._bare).text.lstrip()
         if any(opening.startswith(begun) or begun.startswith(opening) for opening in self._openings):
-            self._bare = held
-            return Part("text", "")
-        self._bare = None
-        return replace(held, kind="text")
+            return []
+        held, self._bare = self._bare, None
+        return held
 
 
 class _Shown:
@@ -153,10 +160,10 @@ class _Shown:
     def stopped(self) -> bool:
         return self._stops.ended_by is not None
 
-    def add(self, part: Part) -> list[Part]:
+    def add(self, part: Part, may_end: bool) -> list[Part]:
         self._waiting += [(self._entered, token) for token in part.tokens]
         self._entered += len(part.text)
-        return self._leave(self._stops.feed(part.text))
+        return self._leave(self._stops.feed(part.text, may_end))
 
     def finish(self) -> list[Part]:
         return self._leave(self._stops.finish())
@@ -170,8 +177,9 @@ class _Shown:
         return [Part("text", text, shown)]
 
 
-def _joined(one: Part, other: Part) -> Part:
-    return Part(one.kind, one.text + other.text, one.tokens + other.tokens)
+def _joined(*parts: Part) -> Part:
+    tokens = tuple(token for part in parts for token in part.tokens)
+    return Part(parts[0].kind, "".join(part.text for part in parts), tokens)
 
 
 def opens_reasoning(prompt: Sequence[int], start_id: int | None, end_id: int | None) -> bool:

@@ -14,12 +14,16 @@ class StopStrings:
         self._held = ""
         self.ended_by: str | None = None
 
-    def feed(self, text: str) -> str:
-        """The text that is safe to give out now; nothing more after a stop string was found."""
+    def feed(self, text: str, may_end: bool = True) -> str:
+        """The text that is safe to give out now; nothing more after a stop string was found.
+
+        may_end: whether a stop string that this text completes ends the answer. One that it begins may, later on.
+        """
         if not self._stops or self.ended_by is not None:
             return text if self.ended_by is None else ""
-        text = self._held + text
-        first = min(((text.find(s) + len(s), -len(s), s) for s in self._stops if s in text), default=None)
+        held, text = len(self._held), self._held + text
+        places = [(text.find(s, max(0, held - len(s) + 1)), s) for s in self._stops] if may_end else []
+        first = min(((place + len(s), -len(s), s) for place, s in places if place >= 0), default=None)
         if first is not None:  # the one that is complete first; of two at once the longer
             self.ended_by, self._held = first[2], ""
             return text[: first[0] + first[1]]
