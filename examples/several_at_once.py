@@ -1,4 +1,4 @@
-"""Several answers at once in asyncio; they take turns token by token: python examples/several_at_once.py [MODEL]"""
+"""Several answers at once in asyncio, their tokens in the same steps: python examples/several_at_once.py [MODEL]"""
 
 import asyncio
 import sys

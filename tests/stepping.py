@@ -58,11 +58,13 @@ def paged_model(
             yield runner
 
 
-def paging_ram(folder: Path, context: int, threads: int = 1, cache_bytes: int | None = None) -> str:
+def paging_ram(
+    folder: Path, context: int, threads: int = 1, cache_bytes: int | None = None, parallel: int | None = None
+) -> str:
     """A budget in bytes that holds a packed model with its experts paged, and not all of it."""
     with PackedModel(folder) as model:
         shape, demand = model.shape, demand_of(model.shape, list(model.tensors.values()))
-    wishes = Wishes(context=context, threads=threads, cache_bytes=cache_bytes)
+    wishes = Wishes(context=context, threads=threads, cache_bytes=cache_bytes, parallel=parallel)
     whole = plan_whole(shape, demand.file_bytes, Budget(0, stated=True), wishes)
     budget = Budget(whole.needed_bytes - 1, stated=True)
     plan = plan_memory(shape, demand, budget, wishes)

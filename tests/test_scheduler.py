@@ -1,4 +1,5 @@
-"""Turns: fairness, limits, cancelling, slow readers, failures; and answers from threads and from asyncio."""
+"""Steps of several jobs: what they hold, limits, cancelling, slow readers, failures; and answers from threads and from
+asyncio."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ import pytest
 
 from edge_lfm import Done, Model, Progress, Text
 from edge_lfm.engine.feeds import Feed, Steps
+from edge_lfm.engine.gathering import Room
 from edge_lfm.engine.scheduler import CHANNEL_ITEMS, Job, Scheduler
 from edge_lfm.errors import BusyError, CancelledError, NumericalError, ShuttingDownError, UsageError
 from edge_lfm.model.state import State
@@ -25,23 +27,34 @@ from edge_lfm.model.state import State
 CAPITAL = "What is the capital of France?"
 
 
+ROOM = Room(32, 16)
+
+
 @pytest.fixture
 def scheduler():
-    scheduler = Scheduler(2, run)
+    scheduler = Scheduler(2, run, ROOM, 0.5)
     yield scheduler
     scheduler.close()
 
 
+class Still(State):
+    """The state of a sequence that nothing happens to."""
+
+    def __init__(self) -> None:
+        self.conv = {}
+        self.position = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Named(Feed):
-    """A feed of no tokens that leaves its name in a log when it is run."""
+    """A feed of a token that leaves its name in a log when it is run."""
 
     name: str = ""
     log: list[str] = field(default_factory=list)
 
 
 def feed(name: str = "", log: list[str] | None = None) -> Feed:
-    return Named(State.__new__(State), (), name=name, log=[] if log is None else log)
+    return Named(Still(), (0,), name=name, log=[] if log is None else log)
 
 
 def run(feeds, *, cancelled=None) -> list[np.ndarray]:
@@ -81,12 +94,13 @@ def wait_for(condition, seconds: float = 5.0) -> None:
         time.sleep(0.001)
 
 
-def test_two_take_turns_and_a_third_waits(scheduler: Scheduler) -> None:
+def test_two_share_steps_and_a_third_waits(scheduler: Scheduler) -> None:
     log: list[str] = []
     with held(scheduler):
         jobs = [scheduler.submit(counting(3, log, name)) for name in "abc"]
     assert [list(job) for job in jobs] == [[0, 1, 2]] * 3
-    assert log[:8] == ["a", "b", "a", "b", "a", "a ended", "b", "b ended"]
+    assert log[:8] == ["a", "b", "a", "b", "a", "b", "a ended", "b ended"]
+    assert (scheduler.counts.steps, scheduler.counts.shared, scheduler.counts.feeds) == (6, 3, 9)
     assert log.index("c") > log.index("a ended")
 
 
@@ -159,7 +173,7 @@ def test_the_error_of_a_step_is_thrown_into_its_job(scheduler: Scheduler) -> Non
         job.put("caught")
         yield feed()
 
-    lame = Scheduler(1, broken)
+    lame = Scheduler(1, broken, ROOM, 0.5)
     job = lame.submit(asks_again)
     assert next(job) == "caught"
     with pytest.raises(NumericalError):
@@ -201,7 +215,7 @@ def test_the_last_item_comes_with_the_end(scheduler: Scheduler) -> None:
 
 
 def test_closing_ends_all_jobs() -> None:
-    scheduler = Scheduler(1, run)
+    scheduler = Scheduler(1, run, ROOM, 0.5)
     started = threading.Event()
 
     def endless(job: Job[int]) -> Steps[None]:
@@ -219,7 +233,7 @@ def test_closing_ends_all_jobs() -> None:
             list(job)
     with pytest.raises(ShuttingDownError):
         scheduler.submit(endless)
-    Scheduler(1, run).close()  # one that was never used
+    Scheduler(1, run, ROOM, 0.5).close()  # one that was never used
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ from edge_lfm.engine.apart import run_apart
 from edge_lfm.engine.events import Completion, Done, Event, Progress, Reasoning, Text, ToolCall
 from edge_lfm.engine.generate import Timings
 from edge_lfm.engine.sampling import SamplingArguments, SamplingOptions, TokenLogprobs
+from edge_lfm.engine.scheduler import StepCounts
 from edge_lfm.engine.written_forms import csv_grammar, table_grammar, xml_grammar
 from edge_lfm.machine.thermal import temperatures
 from edge_lfm.memory.paging import PagingStats
@@ -63,6 +64,7 @@ __all__ = [
     "SamplingOptions",
     "Session",
     "Shape",
+    "StepCounts",
     "Text",
     "Timings",
     "TokenLogprobs",

@@ -8,10 +8,12 @@ from typing import Literal
 
 from edge_lfm.checking import check_path, check_whole, checked_record
 from edge_lfm.engine.cached_routing import parse_routing
+from edge_lfm.errors import UsageError
 from edge_lfm.machine.processors import choose_threads
 from edge_lfm.memory.budget import parse_size
 
 MAX_PARALLEL = 256
+MAX_TOKEN_WAIT = 3600.0
 
 
 @checked_record
@@ -32,8 +34,10 @@ class LoadOptions:
         cache: the most memory, within `ram`, for what earlier prompts and conversations left, to be used again;
             default: a quarter of what the model leaves free, at most 2 GB; when experts are paged, one full
             context.
-        parallel: answers that take turns token by token; more wait. Default: 4, fewer where memory is short, or 1
-            when experts are paged.
+        parallel: answers that are made at a time, their tokens in the same steps; more wait. Default: 4, fewer where
+            memory is short, or 1 when experts are paged.
+        token_wait: the most seconds that an answer waits for its next token because others' prompts are read in
+            the same steps; default 0.5. A prompt is read by at least a token a step, whatever that takes.
         paging: how experts that do not fit come into memory: "read" past the system's page cache, "map" through it,
             which other processes and the next start then share; "auto": mapped if the model nearly fits into what
             is available and that is as fast, as measured at the start.
@@ -53,6 +57,7 @@ class LoadOptions:
     routing: str = "exact"
     cache: str | int | None = None
     parallel: int | None = None
+    token_wait: float = 0.5
     paging: Literal["auto", "read", "map"] = "auto"
     backend: Literal["native", "onnxruntime"] | None = None
 
@@ -65,6 +70,10 @@ class LoadOptions:
             check_whole("context", self.context, 1, 1 << 31)
         if self.parallel is not None:
             check_whole("parallel", self.parallel, 1, MAX_PARALLEL)
+        if not 0 < self.token_wait <= MAX_TOKEN_WAIT:
+            raise UsageError(
+                f"token_wait is {self.token_wait:g}", hint=f"give seconds above 0, at most {MAX_TOKEN_WAIT:g}"
+            )
         choose_threads(self.threads)
         parse_routing(self.routing)
         _ = self.cache_bytes

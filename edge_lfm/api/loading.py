@@ -31,8 +31,8 @@ from edge_lfm.shape import Shape
 
 @dataclass(frozen=True)
 class Loaded:
-    """An open model, ready to run steps. `cache_bytes`: for what earlier prompts left; `parallel`: answers that take
-    turns."""
+    """An open model, ready to run steps. `cache_bytes`: for what earlier prompts left; `parallel`: answers that are
+    made at a time; `token_wait`: as of `LoadOptions`."""
 
     files: PackedModel | OnnxModel
     backend: Backend
@@ -40,6 +40,7 @@ class Loaded:
     kv_dtype: str
     cache_bytes: int
     parallel: int
+    token_wait: float
 
     def close(self) -> None:
         self.backend.close()
@@ -87,7 +88,7 @@ def _load_packed(packed: PackedModel, options: LoadOptions) -> Loaded:
             packed, kernels, threads, budget, plan.paging, options.paging, options.cached_ratio, processors=processors
         )
     )
-    return Loaded(packed, runner, plan.context, options.kv_dtype, plan.cache_bytes, plan.parallel)
+    return Loaded(packed, runner, plan.context, options.kv_dtype, plan.cache_bytes, plan.parallel, options.token_wait)
 
 
 def _load_onnx(folder: Path, options: LoadOptions) -> Loaded:
@@ -100,7 +101,9 @@ def _load_onnx(folder: Path, options: LoadOptions) -> Loaded:
     wishes = replace(_wishes(options, "float32", threads), chunk=CHUNK)
     plan = plan_whole(files.shape, files.nbytes, Budget.of(options.ram), wishes)
     plan.check()
-    return Loaded(files, OnnxRunner(files, threads), plan.context, "float32", plan.cache_bytes, plan.parallel)
+    return Loaded(
+        files, OnnxRunner(files, threads), plan.context, "float32", plan.cache_bytes, plan.parallel, options.token_wait
+    )
 
 
 def _wishes(options: LoadOptions, kv_dtype: str, threads: int) -> Wishes:

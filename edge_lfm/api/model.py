@@ -1,7 +1,7 @@
 """A loaded model: answers, logits, conversations, and what it costs.
 
 Nothing here knows how a token is computed. Safe to use from several threads and from asyncio: one engine thread does
-the work, and requests take turns.
+the work, and its steps serve several requests.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from edge_lfm.engine.events import Completion
 from edge_lfm.engine.feeds import Feed
 from edge_lfm.engine.pool import PoolStats
 from edge_lfm.engine.sampling_steps import softmax
-from edge_lfm.engine.scheduler import Job
+from edge_lfm.engine.scheduler import Job, StepCounts
 from edge_lfm.errors import UsageError
 from edge_lfm.memory.budget import Budget
 from edge_lfm.memory.paging import PagingStats
@@ -41,8 +41,8 @@ MAX_LABELS = 1000
 
 @dataclass(frozen=True)
 class Activity:
-    """What a model is doing. active: answers that take turns; waiting: requests in the queue; last_step: when the last
-    step ended, as `time.monotonic` counts."""
+    """What a model is doing. active: answers that are made now; waiting: requests in the queue; last_step: when the
+    last step ended, as `time.monotonic` counts."""
 
     active: int
     waiting: int
@@ -98,6 +98,11 @@ class Model(OpenModel):
     def reuse(self) -> PoolStats:
         """Counters of what was kept of earlier prompts and used again."""
         return self.engine.pool.stats
+
+    @property
+    def steps(self) -> StepCounts:
+        """Counters of steps, and of what they held."""
+        return self.scheduler.counts
 
     @property
     def activity(self) -> Activity:

@@ -15,6 +15,7 @@ from edge_lfm.api.requests import Requests
 from edge_lfm.architectures.reader import as_ids
 from edge_lfm.checking import checked
 from edge_lfm.engine.answering import Engine, Events, Request, answer
+from edge_lfm.engine.gathering import Room
 from edge_lfm.engine.grammar import GrammarCompiler
 from edge_lfm.engine.pool import SequencePool
 from edge_lfm.engine.sampling import SamplingOptions
@@ -22,6 +23,7 @@ from edge_lfm.engine.scheduler import Job, Scheduler
 from edge_lfm.engine.session_file import load_sequence, save_sequence
 from edge_lfm.errors import UsageError
 from edge_lfm.formats.strict import read_json
+from edge_lfm.memory.plan import LOGIT_ROWS
 from edge_lfm.memory.prefault import Prefault
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.state import State
@@ -49,7 +51,8 @@ class OpenModel:
         self.template = ChatTemplate.load(self.folder, self.tokenizer) if self.tokenizer else None
         generation = _optional_json(self.folder / "generation_config.json")
         self.sampling = SamplingOptions.from_generation_config(generation)
-        self.scheduler = Scheduler(loaded.parallel, loaded.backend.run)
+        room = Room(backend.chunk, LOGIT_ROWS)
+        self.scheduler = Scheduler(loaded.parallel, backend.run, room, loaded.token_wait)
         self.engine = Engine(
             backend,
             SequencePool(self.new_state, loaded.cache_bytes),

@@ -44,7 +44,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache", metavar="SIZE", help="the most memory, of that, to keep for reuse of earlier prompts"
     )
-    parser.add_argument("--parallel", type=int, metavar="N", help="answers that take turns (default 4; paged 1)")
+    parser.add_argument("--parallel", type=int, metavar="N", help="answers made at a time (default 4; paged 1)")
+    parser.add_argument(
+        "--token-wait",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="the most seconds that a prompt of another holds up an answer's next token (default 0.5)",
+    )
     parser.add_argument(
         "--routing",
         default="exact",

@@ -24,14 +24,12 @@ from edge_lfm.engine.scheduler import Job
 from edge_lfm.engine.score import score as score_continuations
 from edge_lfm.engine.sequence import TokenSequence
 from edge_lfm.errors import CancelledError, ToolCallError
+from edge_lfm.memory.plan import LOGIT_ROWS
 from edge_lfm.text.answer import AnswerParser, Part, opens_reasoning
 from edge_lfm.text.dialects import PYTHONIC, Dialect
 from edge_lfm.text.documents import Document, find_citations
 from edge_lfm.text.tokenizer import Tokenizer
 from edge_lfm.text.tool_calls import parse_calls
-
-_LOGIT_ROWS = 64
-"""Tokens of a step that gives all logits: 16 MB of them at 65,536 entries."""
 
 Events = tuple[Event, ...]
 
@@ -182,7 +180,7 @@ def _read(engine: Engine, request: Request, sequence: TokenSequence, timings: Ti
     def progress() -> None:
         job.put((Progress(len(sequence.ids), len(ids), timings.cached_tokens),))
 
-    logits = yield from prefill(engine.runner, sequence, ids, turns, job.alone, progress)
+    logits = yield from prefill(engine.runner, sequence, ids, turns, progress)
     timings.prefill_s = time.perf_counter() - started
     return logits, ()
 
@@ -194,8 +192,8 @@ def _read_with_logprobs(
     ids, started = request.token_ids, time.perf_counter()
     check_length(len(ids), sequence.state.context)
     logprobs: list[TokenLogprobs] = []
-    for first in range(0, len(ids), _LOGIT_ROWS):
-        _, rows = yield from sequence.draft(ids[first : first + _LOGIT_ROWS])
+    while (first := len(sequence.ids)) < len(ids):
+        _, rows = yield from sequence.draft(ids[first : first + LOGIT_ROWS], divisible=True)
         for row, token in zip(rows, ids[first + 1 : first + 1 + len(rows)], strict=False):
             logprobs.append(token_logprobs(row, engine.vocab, token, request.logprobs or 0))
         job.put((Progress(len(sequence.ids), len(ids), 0),))

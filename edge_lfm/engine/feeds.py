@@ -6,7 +6,7 @@ Knows states and token ids; does not know who runs a step, nor what its logits a
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -27,6 +27,7 @@ class Feed:
     noted: the tokens (0 is the first of these) after which `State.checkpoint_after` will be asked for, each with those
         before it that the convolution sees.
     cancellable: whoever made this feed has a checkpoint, and goes back to it when the step is cancelled.
+    divisible: whoever made it goes on from where the state is then, if only its first tokens were run.
     """
 
     state: State
@@ -34,11 +35,20 @@ class Feed:
     logits: Literal["none", "last", "all"] = "last"
     noted: Sequence[int] = ()
     cancellable: bool = False
+    divisible: bool = False
 
     @property
     def logit_rows(self) -> int:
         """Rows of logits that the step gives this feed."""
         return len(self.token_ids) if self.logits == "all" else int(self.logits == "last")
+
+    def first(self, count: int) -> Feed:
+        """The feed of the first `count` tokens: all of them, or without the logits of the last."""
+        if count >= len(self.token_ids):
+            return self
+        logits: Literal["none", "all"] = "all" if self.logits == "all" else "none"
+        noted = [n for n in self.noted if n < count]
+        return replace(self, token_ids=self.token_ids[:count], logits=logits, noted=noted)
 
 
 Steps = Generator[Feed, Logits, T]

@@ -11,9 +11,8 @@ from edge_lfm.engine.sampling import Sampler
 from edge_lfm.engine.sequence import TokenSequence
 from edge_lfm.errors import ContextOverflowError, UsageError
 
-SHARED_CHUNK = 128
-"""Tokens of a prefill step while other answers wait for their turns. Paged models keep whole chunks: each reads
-nearly every expert from the disk, whatever its length."""
+PROGRESS_TOKENS = 64
+"""Between two reports of progress at least: beside running answers, a step may read a few tokens only."""
 
 Give = Callable[[int, Logits | None], bool]
 """Takes a token and the logits [vocab] that it was drawn from, None if there was no choice; whether to go on."""
@@ -61,17 +60,15 @@ def prefill(
     sequence: TokenSequence,
     token_ids: Sequence[int],
     turns: Sequence[int] = (),
-    alone: Callable[[], bool] = lambda: True,
     progress: Callable[[], object] = lambda: None,
 ) -> Steps[Logits]:
-    """Feed the rest of a prompt in chunks, one a step; returns the logits of the last token [vocab].
+    """Feed the rest of a prompt, in each step what it has room for; returns the logits of the last token [vocab].
 
     Args:
         runner: whose steps they will be.
         token_ids: the whole prompt; the sequence has read some of it.
         turns: positions in it that the sequence shall be able to go back to.
-        alone: whether no one else waits for a step; else chunks are shorter.
-        progress: called after each chunk.
+        progress: called when it has been read, and now and then before.
 
     Raises:
         ContextOverflowError: it does not fit into the context.
@@ -79,13 +76,14 @@ def prefill(
     """
     check_length(len(token_ids), sequence.state.context)
     sequence.state.reserve(len(token_ids))
-    places = {*turns, len(token_ids) - 1}
+    places, told = {*turns, len(token_ids) - 1}, len(sequence.ids)
     while (first := len(sequence.ids)) < len(token_ids):
-        size = runner.chunk if alone() or runner.pager is not None else min(runner.chunk, SHARED_CHUNK)
-        chunk = token_ids[first : first + size]
+        chunk = token_ids[first : first + runner.chunk]
         end = first + len(chunk)
-        rows = yield from sequence.feed(chunk, sorted(p for p in places if first < p <= end), end == len(token_ids))
-        progress()
+        rows = yield from sequence.read(chunk, sorted(p for p in places if first < p <= end), end == len(token_ids))
+        if len(sequence.ids) - told >= PROGRESS_TOKENS or len(sequence.ids) == len(token_ids):
+            told = len(sequence.ids)
+            progress()
     last: Logits = rows[0]
     return last
 

@@ -1,8 +1,9 @@
-"""The engine thread: jobs take turns, one step each, so that a short answer does not wait for a long one.
+"""The engine thread: each step serves all jobs that want one, as far as it has room (`gathering.py`).
 
 A job is a generator that yields feeds and is sent their logits; what it puts goes into a bounded channel that its
 consumer reads from any thread. What the generator returns, if anything, is the last item, which comes together with
-the end. A consumer who reads slowly, or leaves, delays no one else. Knows neither models nor text.
+the end. A consumer who reads slowly, or leaves, delays no one else; a step that fails is run again for each job alone,
+so that it fails those only whose fault it was. Knows neither models nor text.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from edge_lfm.engine.feeds import Feed, Logits, Steps
+from edge_lfm.engine.gathering import Pace, Room, gather
 from edge_lfm.errors import BusyError, CancelledError, ShuttingDownError, UsageError
 
 T = TypeVar("T")
@@ -34,7 +37,7 @@ class Job(Generic[T]):
         self.submitted = time.perf_counter()
         self.steps: Steps[T | None] | None = None
         self.feed: Feed | None = None
-        """What the job waits for; None before its first turn."""
+        """What the job waits for; None before it has begun."""
         self.step_s = 0.0
         """Seconds of all steps of this job so far."""
         self.listener: Callable[[], object] | None = None
@@ -43,10 +46,6 @@ class Job(Generic[T]):
     def cancelled(self) -> bool:
         """Whether the consumer has left."""
         return self._cancelled
-
-    def alone(self) -> bool:
-        """Whether no other job waits for its turn."""
-        return self._scheduler.active <= 1 and not self._scheduler.waiting
 
     def cancel(self) -> None:
         """Stop the job within one step. What it has given can still be read."""
@@ -114,11 +113,37 @@ class Run(Protocol):
     def __call__(self, feeds: Sequence[Feed], *, cancelled: Callable[[], bool] | None = None) -> Sequence[Logits]: ...
 
 
-class Scheduler:
-    """`parallel`: jobs that take turns; others wait in the order in which they came. `run`: runs a step."""
+@dataclass
+class StepCounts:
+    """What steps have held since the model was loaded. feeds: sequences, of all steps together; prompt_rows: rows of
+    prompts that were read in parts; shared: steps of several sequences."""
 
-    def __init__(self, parallel: int, run: Run) -> None:
-        self.parallel, self._run = parallel, run
+    steps: int = 0
+    feeds: int = 0
+    rows: int = 0
+    prompt_rows: int = 0
+    shared: int = 0
+
+    def note(self, feeds: Sequence[Feed]) -> None:
+        """Count a step."""
+        self.steps += 1
+        self.feeds += len(feeds)
+        self.rows += sum(len(feed.token_ids) for feed in feeds)
+        self.prompt_rows += sum(len(feed.token_ids) for feed in feeds if feed.divisible)
+        self.shared += len(feeds) > 1
+
+
+class Scheduler:
+    """`parallel`: jobs that are served; others wait in the order in which they came. `run`: runs a step.
+
+    room: of a step.
+    token_wait: the most seconds that an answer waits for its next token because prompts are read beside it.
+    """
+
+    def __init__(self, parallel: int, run: Run, room: Room, token_wait: float) -> None:
+        self.parallel, self._run, self._room = parallel, run, room
+        self._pace = Pace(token_wait, room.rows)
+        self.counts = StepCounts()
         self._changed = threading.Condition()
         self._active: deque[Job[Any]] = deque()
         self._waiting: deque[Job[Any]] = deque()
@@ -200,67 +225,108 @@ class Scheduler:
 
     def _serve(self) -> None:
         while True:
-            job: Job[Any] | None = None
+            jobs: list[Job[Any]] = []
             with self._changed:
-                while not self._closing and not self._calls and (job := self._choose()) is None:
+                while not self._closing and not self._calls and not (jobs := self._ready()):
                     self._changed.wait()
                 if self._closing:
                     break
                 call = self._calls.popleft() if self._calls else None
             if call is not None:
                 self._run_call(*call)
-            elif job is not None:
-                self._take_turn(job)
+            else:
+                self._take_turn(jobs)
         for job in [*self._active, *self._waiting, *(job for _, job in self._calls)]:
             _close(job)
             job.end(ShuttingDownError("the model was closed", hint="load it again"))
 
-    def _choose(self) -> Job[Any] | None:
-        """The next job that can go on; it moves to the end of the line."""
+    def _ready(self) -> list[Job[Any]]:
+        """The jobs that can go on; who has waited longest comes first."""
         for job in [job for job in self._waiting if job.cancelled()]:
             self._waiting.remove(job)
             job.end(CancelledError("the request was cancelled"))
         while self._waiting and len(self._active) < self.parallel:
             self._active.append(self._waiting.popleft())
-        for _ in range(len(self._active)):
-            job = self._active[0]
-            self._active.rotate(-1)
-            if job.cancelled() or not job.full:
-                return job
+        return [job for job in self._active if job.cancelled() or not job.full]
+
+    def _take_turn(self, jobs: Sequence[Job[Any]]) -> None:
+        """Run a step, and then the jobs that it has served until each wants the next."""
+        started = time.perf_counter()
+        wanting: list[tuple[Job[Any], Feed]] = []
+        for job in jobs:
+            if job.cancelled():
+                self._end(job, CancelledError("the request was cancelled"))
+            elif (feed := job.feed or self._begin(job)) is not None:
+                wanting.append((job, feed))
+        if wanting:
+            chosen = gather([feed for _, feed in wanting], self._room, self._pace.tokens)
+            served = [(wanting[n][0], feed) for n, feed in chosen]
+            for (job, _), outcome in zip(served, self._run_step(served), strict=True):
+                self._go_on(job, outcome)
+            self._note(served, time.perf_counter() - started)
+        self.last_step = time.monotonic()
+
+    def _run_step(self, served: Sequence[tuple[Job[Any], Feed]]) -> Sequence[Logits | BaseException]:
+        """One step for several jobs; the logits of each, or why it has none."""
+        feeds, started = [feed for _, feed in served], time.perf_counter()
+        everyone = all(feed.cancellable for feed in feeds)
+        befores = [feed.state.checkpoint() for feed in feeds] if len(feeds) > 1 else []
+        try:
+            return self._run(feeds, cancelled=(lambda: all(job.cancelled() for job, _ in served)) if everyone else None)
+        except CancelledError as error:
+            return [error] * len(feeds)
+        except BaseException as error:  # a step that fails must not end the engine
+            if len(feeds) == 1:
+                return [error]
+            for feed, before in zip(feeds, befores, strict=True):
+                feed.state.go_back(before)
+            return [self._run_step([one])[0] for one in served]
+        finally:
+            for job, _ in served:
+                job.step_s += time.perf_counter() - started
+
+    def _begin(self, job: Job[Any]) -> Feed | None:
+        """What a new job wants first; None: it has ended."""
+        assert job.steps is not None
+        return self._advance(job, lambda: next(job.steps))  # type: ignore[arg-type]
+
+    def _go_on(self, job: Job[Any], outcome: Logits | BaseException) -> None:
+        """Give a job what came of its step, until it wants the next."""
+        steps = job.steps
+        assert steps is not None
+        if isinstance(outcome, BaseException):
+            self._advance(job, lambda: steps.throw(outcome))
+        else:
+            self._advance(job, lambda: steps.send(outcome))
+
+    def _advance(self, job: Job[Any], run: Callable[[], Feed]) -> Feed | None:
+        """Run a job until it wants the next step; None: it has ended."""
+        try:
+            job.feed = run()
+            return job.feed
+        except StopIteration as ended:
+            self._end(job, None, ended.value)
+        except BaseException as error:  # a job that fails must not end the engine
+            self._end(job, error)
         return None
 
-    def _take_turn(self, job: Job[Any]) -> None:
-        """Run one step of a job, and then the job itself until it wants the next."""
-        error: BaseException | None = None
-        last: Any = None
-        try:
-            if job.cancelled():
-                raise CancelledError("the request was cancelled")
-            job.feed = self._feed(job)
-            return
-        except StopIteration as ended:
-            last = ended.value
-        except BaseException as raised:  # a job that fails must not end the engine
-            error = raised
-        finally:
-            self.last_step = time.monotonic()
+    def _end(self, job: Job[Any], error: BaseException | None, last: Any = None) -> None:
+        """A job leaves the line; what its cleaning up raised counts for more than why it ended."""
         error = _close(job) or error
         with self._changed:
             self._active.remove(job)
         job.end(error, last)
 
-    def _feed(self, job: Job[Any]) -> Feed:
-        """Run what a job waits for; what it waits for next."""
-        assert job.steps is not None
-        feed = job.feed or next(job.steps)
-        started = time.perf_counter()
-        try:
-            rows = self._run([feed], cancelled=job.cancelled if feed.cancellable else None)[0]
-        except BaseException as error:
-            return job.steps.throw(error)
-        finally:
-            job.step_s += time.perf_counter() - started
-        return job.steps.send(rows)
+    def _note(self, served: Sequence[tuple[Job[Any], Feed]], seconds: float) -> None:
+        """Count a step; whom it has served is behind the others from now on."""
+        feeds = [feed for _, feed in served]
+        self.counts.note(feeds)
+        prompt_tokens = sum(len(feed.token_ids) for feed in feeds if feed.divisible)
+        if prompt_tokens and not all(feed.divisible for feed in feeds):
+            self._pace.note(prompt_tokens, seconds)
+        done = {id(job) for job, _ in served}
+        with self._changed:
+            self._active = deque(sorted(self._active, key=lambda job: id(job) in done))
 
     @staticmethod
     def _run_call(function: Callable[[], object], job: Job[Any]) -> None:

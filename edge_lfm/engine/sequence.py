@@ -1,8 +1,8 @@
 """A sequence that the model has read: its tokens, its state, and the places that it can go back to.
 
 Keys and values of a prefix stay valid whatever follows; the conv state does not, so a copy of it is kept where
-sequences are likely to part: at the turns of a conversation, at the starts of prefill chunks and before the last
-token of a prompt. Knows token ids; does not know what a turn is.
+sequences are likely to part: at the turns of a conversation, now and then in a prompt, and before its last token.
+Knows token ids; does not know what a turn is.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from edge_lfm.model.state import MAPPED_BYTES, Checkpoint, State
 
 MAX_CHECKPOINTS = 64
 """Half a megabyte each in the 24B: together less than the keys and values of 1,600 tokens."""
+CHECKPOINT_TOKENS = 128
+"""Between two checkpoints that are kept while a prompt is read, beside those at turns."""
 
 
 class TokenSequence:
@@ -62,44 +64,61 @@ class TokenSequence:
         copy.ids = self.ids[:position]
         return copy
 
-    def feed(self, ids: Sequence[int], turns: Sequence[int] = (), last: bool = True) -> Steps[Logits]:
-        """Feed the next tokens in one step, which may be cancelled; the logits of the last [1, vocab], if wanted.
+    def feed(self, ids: Sequence[int]) -> Steps[Logits]:
+        """Feed the next tokens in one step; the logits of the last [1, vocab].
+
+        Args:
+            ids: as many as a step may have at most.
+        """
+        if len(ids) == 1:
+            rows = yield Feed(self.state, ids)
+        else:
+            _, rows = yield from self._feed_undoable(Feed(self.state, ids, cancellable=True))
+        self.ids.extend(int(i) for i in ids)
+        return rows
+
+    def read(self, ids: Sequence[int], turns: Sequence[int] = (), last: bool = True) -> Steps[Logits]:
+        """Feed the next tokens of a prompt, as many as the step has room for.
+
+        The logits of the last [1, vocab], if they are wanted and it was fed; else [0, vocab].
 
         Args:
             ids: as many as a step may have at most.
             turns: positions after some of these tokens that the sequence shall be able to go back to.
             last: whether the logits are wanted.
         """
+        first, width = len(self.ids), self.state.conv_width
+        noted = sorted({t for p in turns for t in range(max(0, p - first - width), p - first)})
         wanted: Literal["none", "last"] = "last" if last else "none"
-        if len(ids) == 1 and not turns:
-            rows = yield Feed(self.state, ids, wanted)
-        else:
-            first, width = len(self.ids), self.state.conv_width
-            noted = sorted({t for p in turns for t in range(max(0, p - first - width), p - first)})
-            before, rows = yield from self._feed_undoable(ids, wanted, noted)
-            for position in turns:
+        feed = Feed(self.state, ids, wanted, noted, cancellable=True, divisible=True)
+        before, rows = yield from self._feed_undoable(feed)
+        end = self.state.position
+        for position in turns:
+            if position <= end:
                 self._remember(self.state.checkpoint_after(before, position - first))
-            if first:
-                self._remember(before)
-        self.ids.extend(int(i) for i in ids)
+        if first - max((p for p in self.checkpoints if p < first), default=0) >= CHECKPOINT_TOKENS:
+            self._remember(before)
+        self.ids.extend(int(i) for i in ids[: end - first])
         return rows
 
-    def draft(self, ids: Sequence[int]) -> Steps[tuple[Checkpoint, Logits]]:
+    def draft(self, ids: Sequence[int], divisible: bool = False) -> Steps[tuple[Checkpoint, Logits]]:
         """Feed tokens in one step that can be undone behind any of them.
 
         The checkpoint before them, for `State.checkpoint_after` and `undo`; the logits [T, vocab] of all.
+
+        Args:
+            divisible: feed only as many as the step has room for; there are logits of no others.
         """
-        before, rows = yield from self._feed_undoable(ids, "all", range(len(ids)))
-        self.ids.extend(ids)
+        feed = Feed(self.state, ids, "all", range(len(ids)), cancellable=True, divisible=divisible)
+        before, rows = yield from self._feed_undoable(feed)
+        self.ids.extend(ids[: len(rows)])
         return before, rows
 
-    def _feed_undoable(
-        self, ids: Sequence[int], wanted: Literal["none", "last", "all"], noted: Sequence[int]
-    ) -> Steps[tuple[Checkpoint, Logits]]:
+    def _feed_undoable(self, feed: Feed) -> Steps[tuple[Checkpoint, Logits]]:
         """A step that leaves the sequence as it was when it is cancelled; the checkpoint before it, and its logits."""
         before = self.state.checkpoint()
         try:
-            rows = yield Feed(self.state, ids, wanted, noted, cancellable=True)
+            rows = yield feed
         except CancelledError:
             self.state.go_back(before)
             raise

@@ -72,7 +72,7 @@ class _Now(Collector):
         yield zones
         if model is None:
             return
-        yield _gauge("active_requests", "Answers that take turns", model.activity.active)
+        yield _gauge("active_requests", "Answers that are made now", model.activity.active)
         yield _gauge("waiting_requests", "Requests in the queue", model.activity.waiting)
         yield _gauge("kept_bytes", "Memory of sequences kept for reuse", model.reuse.nbytes)
         yield _gauge("kept_sequences", "Sequences kept for reuse", model.reuse.sequences)

@@ -1,0 +1,208 @@
+"""An answer is the same, to the bit, whatever runs beside it: drawn mixes of answers, each compared with itself alone.
+
+Alone means: one answer at a time, nothing kept of earlier prompts, whole chunks. In company: eight at a time, prompts
+begun from what others have read, cut to a few tokens a step.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from stepping import paging_ram
+
+from edge_lfm import Completion, Model
+from edge_lfm.engine.feeds import Steps
+from edge_lfm.engine.gathering import Room
+from edge_lfm.engine.runner import Runner
+from edge_lfm.engine.scheduler import Job, Scheduler
+from edge_lfm.engine.sequence import TokenSequence
+from edge_lfm.errors import EdgeLfmError, NumericalError
+from edge_lfm.kernels.load.library import load_kernels
+from edge_lfm.model.packed_model import PackedModel
+from edge_lfm.model.state import State
+
+pytestmark = pytest.mark.slow
+CONTEXT = 320
+TEXTS = ("The cat sat on the mat. ", "What is the capital of France? ", "Dogs bark, and the sun sets in the west. ")
+FORMS: tuple[dict[str, Any], ...] = (
+    {"regex": "[a-z]{2,9}( [a-z]+){1,4}"},
+    {"choices": ["Paris", "The cat", "No"]},
+    {"schema": {"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"}}}},
+)
+SAMPLERS: tuple[dict[str, Any], ...] = (
+    {"temperature": 0.0},
+    {"temperature": 1.2, "top_k": 20},
+    {"temperature": 2.0, "min_p": 0.05, "repeat_penalty": 1.2},
+    {"temperature": 0.9, "top_p": 0.8, "presence_penalty": 0.5, "frequency_penalty": 0.3},
+    {"temperature": 0.8, "dry_multiplier": 0.8, "xtc_probability": 0.4},
+)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One request. leaves_after: events after which its client leaves; None: it stays."""
+
+    prompt: str
+    options: dict[str, Any]
+    leaves_after: int | None = None
+
+
+def draw_wish(rng: np.random.Generator) -> Wish:
+    """A request of any kind: prompts begin alike, so that some start from what others have read."""
+    prompt = "".join(rng.choice(TEXTS) for _ in range(rng.choice([1, 2, 5, 12])))
+    options = {
+        **SAMPLERS[rng.integers(len(SAMPLERS))],
+        "seed": int(rng.integers(1 << 30)),
+        "raw": bool(rng.random() < 0.7),
+    }
+    options["max_tokens"] = None if rng.random() < 0.1 else int(rng.integers(1, 40))
+    if rng.random() < 0.3:
+        options |= FORMS[rng.integers(len(FORMS))]
+    if rng.random() < 0.3:
+        options["stop"] = [" the", "s"][: rng.integers(1, 3)]
+    if rng.random() < 0.3:
+        options |= {"logprobs": int(rng.integers(0, 4)), "prompt_logprobs": bool(rng.random() < 0.4)}
+    if rng.random() < 0.3:
+        options["lookup"] = int(rng.integers(1, 9))
+    return Wish(prompt, options, int(rng.integers(1, 12)) if rng.random() < 0.15 else None)
+
+
+def told(completion: Completion) -> tuple[Any, ...]:
+    """All of an answer but its times."""
+    c = completion
+    return c.text, c.token_ids, c.finish_reason, c.reasoning, c.tool_calls, c.logprobs, c.prompt_logprobs
+
+
+def in_company(model: Model, wishes: list[Wish]) -> list[tuple[Any, ...] | None]:
+    """All of them at once; None for one whose client has left."""
+    found: list[tuple[Any, ...] | None] = [None] * len(wishes)
+
+    def ask(n: int) -> None:
+        with model.stream(wishes[n].prompt, **wishes[n].options) as stream:
+            if wishes[n].leaves_after is None:
+                found[n] = told(stream.result())
+            else:
+                for _ in zip(range(wishes[n].leaves_after or 0), stream, strict=False):
+                    pass
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(len(wishes))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+@pytest.fixture(scope="module", params=["whole", "int8 cache", "paged"])
+def both(request: pytest.FixtureRequest, demo: dict[str, Path]) -> Iterator[tuple[Model, Model]]:
+    """A model that answers alone, and one that answers in company."""
+    folder = demo["balanced"]
+    options: dict[str, Any] = {"context": CONTEXT, "kv_dtype": "int8" if request.param == "int8 cache" else "float16"}
+    ram = {"ram": paging_ram(folder, CONTEXT, threads=2, parallel=8)} if request.param == "paged" else {}
+    with (
+        Model.load(folder, threads=1, parallel=1, cache=1, **options) as alone,
+        Model.load(folder, threads=2, parallel=8, token_wait=0.01, **options, **ram) as company,
+    ):
+        assert (company.paging is not None) == (request.param == "paged")
+        yield alone, company
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_an_answer_is_the_same_whatever_runs_beside_it(both: tuple[Model, Model], seed: int) -> None:
+    alone, company = both
+    rng = np.random.default_rng(seed)
+    wishes = [draw_wish(rng) for _ in range(16)]
+    before = company.steps.shared
+    found = in_company(company, wishes)
+    assert company.steps.shared > before
+    for wish, answer in zip(wishes, found, strict=True):
+        if wish.leaves_after is None:
+            assert answer == told(alone.generate(wish.prompt, **wish.options)), wish
+    assert company.activity.active == company.activity.waiting == 0
+
+
+def test_conversations_side_by_side_are_those_of_each_alone(both: tuple[Model, Model]) -> None:
+    """With turns taken back, asked again, and forks that go on beside their origin."""
+    alone, company = both
+
+    def talk(model: Model, n: int) -> list[tuple[Any, ...]]:
+        session = model.session(system=f"You are number {n % 2}.")
+        options = {"temperature": 1.1, "seed": n, "max_tokens": 12}
+        answers = [session.send("My name is Anna.", **options), session.send("What is my name?", **options)]
+        session.undo()
+        other = session.fork()
+        answers += [other.send("Who are you?", **options), session.send("What is my name?", **options)]
+        answers.append(session.regenerate(**{**options, "seed": n + 100}).result())
+        return [told(answer) for answer in answers]
+
+    found = at_once(8, lambda n: talk(company, n))
+    assert found == [talk(alone, n) for n in range(8)]
+
+
+def at_once(count: int, function: Callable[[int], Any]) -> list[Any]:
+    """What a function gives for 0, 1, 2, ..., called in a thread each."""
+    found: list[Any] = [None] * count
+    threads = [threading.Thread(target=lambda n=n: found.__setitem__(n, function(n))) for n in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def follow(sequence: TokenSequence, ids: list[int], rows: list[np.ndarray]) -> Callable[[Job[int]], Steps[None]]:
+    """A job that reads a prompt, and then feeds what is likeliest, twelve times."""
+
+    def steps(job: Job[int]) -> Steps[None]:
+        while len(sequence.ids) < len(ids):
+            logits = yield from sequence.read(ids[len(sequence.ids) :])
+        for _ in range(12):
+            rows.append(logits)
+            logits = yield from sequence.feed([int(np.argmax(logits[-1]))])
+            job.put(1)
+
+    return steps
+
+
+@pytest.mark.parametrize("sick", [0, 3])
+def test_a_nan_in_one_sequence_touches_no_other(sick: int, packed_cases: dict[str, dict[str, Path]]) -> None:
+    rng = np.random.default_rng(sick)
+    prompts = [rng.integers(0, 160, count).tolist() for count in (5, 30, 1, 17)]
+
+    def answers(parallel: int, sick: int | None) -> tuple[list[list[np.ndarray]], list[EdgeLfmError | None]]:
+        found: list[list[np.ndarray]] = [[] for _ in prompts]
+        errors: list[EdgeLfmError | None] = [None] * len(prompts)
+        folder = packed_cases["int8"]["moe"]
+        with PackedModel(folder) as model, Runner(model, load_kernels(), 2, 24) as runner:
+            scheduler = Scheduler(parallel, runner.run, Room(24, 16), 0.5)
+            states = [State(runner.shape, 64) for _ in prompts]
+            if sick is not None:
+                states[sick].conv[0][:] = np.nan
+            gate = threading.Event()
+            blocker = threading.Thread(target=lambda: scheduler.call(gate.wait))
+            blocker.start()
+            parts = zip(states, prompts, found, strict=True)
+            jobs = [scheduler.submit(follow(TokenSequence(s), ids, rows)) for s, ids, rows in parts]
+            gate.set()
+            for n, job in enumerate(jobs):
+                try:
+                    list(job)
+                except EdgeLfmError as error:
+                    errors[n] = error
+            blocker.join()
+            scheduler.close()
+        return found, errors
+
+    expected, none = answers(1, None)
+    found, errors = answers(4, sick)
+    assert none == [None] * 4
+    assert [type(error) for error in errors] == [NumericalError if n == sick else type(None) for n in range(4)]
+    for n in set(range(4)) - {sick}:
+        assert len(found[n]) == 12
+        assert all(np.array_equal(a, b) for a, b in zip(found[n], expected[n], strict=True))
