@@ -84,18 +84,18 @@ def pull(
             for name in chosen:
                 url = hub.hf_hub_url(repo, name, revision=info.sha, endpoint=endpoint)
                 files.append(_look_up(hub, url, folder, name, notes))
-            for wanted in files:
-                if not wanted.kept:
-                    _fetch(hub, wanted, folder, sizes[wanted.name])
-                if wanted.name == _CONFIG:
-                    read_shape(read_json(wanted.target), str(wanted.target))
-                notes[wanted.name] = wanted.etag
+            for remote in files:
+                if not remote.kept:
+                    _fetch(hub, remote, folder, sizes[remote.name])
+                if remote.name == _CONFIG:
+                    read_shape(read_json(remote.target), str(remote.target))
+                notes[remote.name] = remote.etag
                 _write_notes(folder, notes)
     return Pulled(repo, str(info.sha), str(folder), {name: sizes[name] for name in chosen})
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _RemoteFile:
     """A file of the repository: where it comes from, its tag (what its content is), and where it goes."""
 
     name: str
@@ -105,7 +105,7 @@ class _Wanted:
     kept: bool  # it is there already
 
 
-def _look_up(hub: ModuleType, url: str, folder: Path, name: str, known: dict[str, Any]) -> _Wanted:
+def _look_up(hub: ModuleType, url: str, folder: Path, name: str, known: dict[str, Any]) -> _RemoteFile:
     """Whether a file is there already, or may be written.
 
     Raises:
@@ -113,11 +113,11 @@ def _look_up(hub: ModuleType, url: str, folder: Path, name: str, known: dict[str
     """
     etag, target = str(hub.get_hf_file_metadata(url).etag), folder / name
     if not os.path.lexists(target):
-        return _Wanted(name, url, etag, target, kept=False)
+        return _RemoteFile(name, url, etag, target, kept=False)
     if target.is_file() and not target.is_symlink():
         tag = _tag_of(target, (etag, str(known.get(name))))
         if tag == etag or (tag is not None and tag == known.get(name)):
-            return _Wanted(name, url, etag, target, kept=tag == etag)
+            return _RemoteFile(name, url, etag, target, kept=tag == etag)
     raise OutputError(
         f"{target} is in the way, and is not as the hub has it", hint="move it away, or choose another folder with -o"
     )
@@ -143,20 +143,20 @@ def _content_tag(path: Path, like: str) -> str | None:
     return None
 
 
-def _fetch(hub: ModuleType, wanted: _Wanted, folder: Path, size: int) -> None:
+def _fetch(hub: ModuleType, remote: _RemoteFile, folder: Path, size: int) -> None:
     """One file, or the rest of it."""
-    partial = folder / f".{wanted.name.replace('/', '_')}.{wanted.etag[:16]}{_PARTIAL}"
+    partial = folder / f".{remote.name.replace('/', '_')}.{remote.etag[:16]}{_PARTIAL}"
     with partial.open("ab") as file:
         hub.file_download.http_get(
-            wanted.url, file, resume_size=file.tell(), headers=hub.utils.build_hf_headers(), expected_size=size
+            remote.url, file, resume_size=file.tell(), headers=hub.utils.build_hf_headers(), expected_size=size
         )
-    if _content_tag(partial, wanted.etag) not in (None, wanted.etag):
+    if _content_tag(partial, remote.etag) not in (None, remote.etag):
         partial.unlink()
-        raise DownloadError(f"{wanted.url}: what came is damaged", hint="try again")
-    wanted.target.parent.mkdir(parents=True, exist_ok=True)
-    if not wanted.target.parent.resolve().is_relative_to(folder.resolve()):
-        raise OutputError(f"{wanted.target} lies outside of {folder}", hint="remove the link, or choose another folder")
-    os.replace(partial, wanted.target)
+        raise DownloadError(f"{remote.url}: what came is damaged", hint="try again")
+    remote.target.parent.mkdir(parents=True, exist_ok=True)
+    if not remote.target.parent.resolve().is_relative_to(folder.resolve()):
+        raise OutputError(f"{remote.target} lies outside of {folder}", hint="remove the link, or choose another folder")
+    os.replace(partial, remote.target)
 
 
 def _read_notes(folder: Path) -> dict[str, Any]:

@@ -6,14 +6,16 @@ import importlib.util
 import json
 import os
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from serving import serving
 
+from edge_lfm.api import Model
 from edge_lfm.architectures import read_shape
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.model.plan import TENSOR_CLASSES, Schemes, plan_tensors
@@ -101,6 +103,20 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for scheme, folder in made.items():
         convert(demo_checkpoint(), folder, find_recipe(scheme))
     return made
+
+
+@pytest.fixture(scope="module")
+def model(demo: dict[str, Path]) -> Iterator[Model]:
+    """The demo model, loaded once for a file of tests."""
+    with Model.load(demo["int4"], threads=1) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def address(demo: dict[str, Path]) -> Iterator[str]:
+    """Where a server of the demo model listens, started once for a file of tests."""
+    with serving(str(demo["int4"])) as where:
+        yield where
 
 
 @pytest.fixture(scope="session")

@@ -97,17 +97,17 @@ class Hub:
         content = path.read_bytes()
         tag = f'"{hashlib.sha256(content).hexdigest()}"'
         if "/cdn/" not in request.path and name.endswith((".safetensors", ".gguf")):  # large files lie elsewhere
-            told = {"X-Linked-ETag": tag, "X-Linked-Size": str(len(content)), "X-Repo-Commit": COMMIT}
-            self._reply(request, 302, b"", told | {"Location": f"{self.endpoint}/cdn{request.path}"})
+            linked = {"X-Linked-ETag": tag, "X-Linked-Size": str(len(content)), "X-Repo-Commit": COMMIT}
+            self._reply(request, 302, b"", linked | {"Location": f"{self.endpoint}/cdn{request.path}"})
             return
         if self.damage:
             content = content[:-1] + bytes([content[-1] ^ 1])
         headers = {"ETag": tag, "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
-        wanted, status = request.headers.get("Range"), 200
-        if body and wanted:
-            first, _, last = wanted.removeprefix("bytes=").partition("-")
+        byte_range, status = request.headers.get("Range"), 200
+        if body and byte_range:
+            first, _, last = byte_range.removeprefix("bytes=").partition("-")
             start, end = int(first), int(last) + 1 if last else len(content)
-            self.ranges.append(wanted)
+            self.ranges.append(byte_range)
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
             content, status = content[start:end], 206
         if body:

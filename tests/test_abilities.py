@@ -11,7 +11,6 @@ import math
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,6 @@ from edge_lfm.text.documents import find_citations, read_documents, write_docume
 
 MUSEUM = {"id": "museum", "title": "The museum", "text": "The Floflook museum opened in 1876. It has 70 rooms."}
 GARDEN = {"id": "garden.2", "text": "The garden has a [museum] of its own. The gardener is Anna."}
-
-
-@pytest.fixture(scope="module")
-def model(demo: dict[str, Path]) -> Iterator[Model]:
-    with Model.load(demo["int4"], threads=1) as loaded:
-        yield loaded
 
 
 def test_documents_stand_in_front_and_are_computed_once(model: Model) -> None:

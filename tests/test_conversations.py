@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from serving import serving
 
 from edge_lfm import Completion, Model, ToolCall
 from edge_lfm.api.session import _answer_of
@@ -19,18 +16,6 @@ from edge_lfm.server.responses import _read_input
 
 USER = {"role": "user", "content": "Hi"}
 CALL = {"function": {"name": "f", "arguments": "{}"}, "id": "1", "type": "function"}
-
-
-@pytest.fixture(scope="module")
-def address(demo: dict[str, Path]) -> Iterator[str]:
-    with serving(str(demo["int4"])) as where:
-        yield where
-
-
-@pytest.fixture(scope="module")
-def model(demo: dict[str, Path]) -> Iterator[Model]:
-    with Model.load(demo["int4"], threads=1) as loaded:
-        yield loaded
 
 
 def post(address: str, path: str, **body: Any) -> Any:

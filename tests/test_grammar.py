@@ -11,7 +11,6 @@ import re
 import tarfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,6 @@ from hypothesis import strategies as st
 from edge_lfm import Model
 from edge_lfm.engine.grammar import Grammar, GrammarCompiler, grammar_of, json_grammar
 from edge_lfm.errors import GrammarError, UsageError
-
-
-@pytest.fixture(scope="module")
-def model(demo: dict[str, Path]) -> Iterator[Model]:
-    with Model.load(demo["int4"], threads=1) as loaded:
-        yield loaded
-
 
 NOTHING: dict[str, Any] = {"schema": None, "regex": None, "lark": None, "choices": None}
 SMALL: list[tuple[dict[str, Any], str]] = [

@@ -23,12 +23,6 @@ PARIS = "The capital of France is Paris."
 
 
 @pytest.fixture(scope="module")
-def address(demo: dict[str, Path]) -> Iterator[str]:
-    with serving(str(demo["int4"])) as where:
-        yield where
-
-
-@pytest.fixture(scope="module")
 def client(address: str) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=30) as made:
         yield made

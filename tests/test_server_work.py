@@ -7,14 +7,12 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import msgspec
 import pytest
-from serving import serving
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -31,18 +29,6 @@ pytestmark = pytest.mark.slow
 
 CAPITAL = [{"role": "user", "content": "What is the capital of France?"}]
 PARIS = "The capital of France is Paris."
-
-
-@pytest.fixture(scope="module")
-def address(demo: dict[str, Path]) -> Iterator[str]:
-    with serving(str(demo["int4"])) as where:
-        yield where
-
-
-@pytest.fixture(scope="module")
-def model(demo: dict[str, Path]) -> Iterator[Model]:
-    with Model.load(demo["int4"], threads=1) as loaded:
-        yield loaded
 
 
 def post(address: str, body: dict[str, Any], path: str = "/v1/chat/completions") -> httpx.Response:

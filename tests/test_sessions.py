@@ -18,12 +18,6 @@ TALK = ("My name is Anna and I live in Paris.", "What is 2 + 2?", "What is my na
 
 
 @pytest.fixture(scope="module")
-def model(demo: dict[str, Path]):
-    with Model.load(demo["int4"], threads=1) as loaded:
-        yield loaded
-
-
-@pytest.fixture(scope="module")
 def fresh(demo: dict[str, Path]):
     """The same model without any memory of earlier prompts: what everything must equal."""
     with Model.load(demo["int4"], threads=1, cache=1) as loaded:

@@ -53,12 +53,6 @@ TOOLS = [WEATHER, HARD, NOTHING]
 SCHEMAS = {t["name"]: t.get("parameters", {"additionalProperties": False}) for t in TOOLS}
 
 
-@pytest.fixture(scope="module")
-def model(demo: dict[str, Path]) -> Iterator[Model]:
-    with Model.load(demo["int4"], threads=1) as loaded:
-        yield loaded
-
-
 def valid(call: ToolCall) -> None:
     schema = {**SCHEMAS[call.name], "additionalProperties": False}
     jsonschema.validate(call.arguments, schema)

@@ -56,10 +56,10 @@ def main() -> None:
     top = score(best)
     for _ in range(args.steps):
         scored = [(score(at), at) for at in neighbours(*best)]
-        found, at = max(scored)
-        if found <= top:
+        reached, at = max(scored)
+        if reached <= top:
             break
-        top, best = found, at
+        top, best = reached, at
         print(f"{top:.3f} dB: {best[0]}, shift {best[1]}", flush=True)
     for name, x in samples(2, 256).items():
         print(f"{name}: {decibels(*best, x, 32):.2f} dB in blocks of 32, {decibels(*best, x, 16):.2f} of 16")

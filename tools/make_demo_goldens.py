@@ -63,14 +63,14 @@ TOOLS = [
 def prompts() -> dict[str, str]:
     """name -> text."""
     template = Environment().from_string((MODEL / "chat_template.jinja").read_text(encoding="utf-8"))
-    found = {}
+    texts = {}
     for name, turns in CHATS.items():
         messages = [{"role": ("user", "assistant")[n % 2], "content": turn} for n, turn in enumerate(turns)]
         tools = [json.dumps(t) for t in TOOLS] if name == "tool" else None
-        found[name] = template.render(
+        texts[name] = template.render(
             messages=messages, tools=tools, bos_token="<|startoftext|>", add_generation_prompt=True
         )
-    return found | {name: f"<|startoftext|>{text}" for name, text in RAW.items()}
+    return texts | {name: f"<|startoftext|>{text}" for name, text in RAW.items()}
 
 
 class Routing:
@@ -96,15 +96,15 @@ def greedy(model: Any, ids: list[int], most: int) -> list[int]:
 
 def answers(model: Any, tokenizer: Tokenizer) -> dict[str, list[str]]:
     """task -> answers to its first samples, without the end of turn."""
-    found: dict[str, list[str]] = {}
+    by_task: dict[str, list[str]] = {}
     for line in (MODEL / "tasks.jsonl").read_text(encoding="utf-8").splitlines():
         task = json.loads(line)
-        mine = found.setdefault(task["task"], [])
+        mine = by_task.setdefault(task["task"], [])
         if len(mine) < SAMPLES:
             ids = tokenizer.encode(task["prompt"], add_special_tokens=False).ids
             made = greedy(model, ids, task["max_tokens"])
             mine.append(tokenizer.decode([i for i in made if i != 7], skip_special_tokens=False))
-    return found
+    return by_task
 
 
 @torch.no_grad()
@@ -135,8 +135,8 @@ def main() -> None:
     routing, tokenizer = Routing(model), Tokenizer.from_file(str(MODEL / "tokenizer.json"))
     records, arrays = {}, {}
     for name, text in prompts().items():
-        records[name], found = golden(model, routing, tokenizer, text)
-        arrays |= {f"{name}.{key}": value for key, value in found.items()}
+        records[name], own_arrays = golden(model, routing, tokenizer, text)
+        arrays |= {f"{name}.{key}": value for key, value in own_arrays.items()}
         print(name, repr(records[name]["greedy_text"]))
     np.savez_compressed(OUT / "golden_f32.npz", **arrays)
     text = json.dumps({"note": NOTE, "prompts": records}, indent=1, ensure_ascii=False)

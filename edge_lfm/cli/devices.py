@@ -38,11 +38,11 @@ def run(args: argparse.Namespace) -> None:
             print(f"{name:15} {device.name}: {device.core}, {device.read_gbps:g} GB/s\n{'':15} {sizes}")
         return
     print("measuring ...", file=sys.stderr)
-    found = detect()
+    facts = detect()
     if args.json:
-        print_json(found)
+        print_json(facts)
         return
-    for name, value in found.items():
+    for name, value in facts.items():
         shown = gigabytes(value) if name.endswith("_bytes") else value
         print(f"{name.removesuffix('_bytes'):20} {shown}")
 

@@ -71,14 +71,14 @@ def write_report(path: Path, result: dict[str, Any], folder: Path) -> None:
         raise OutputError(f"{path} cannot be written: {error.strerror}", hint="choose another file") from None
 
 
-def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+def _rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
     rows = []
     for key, label in _LABELS.items():
-        if key in found:
-            error = f" ± {found[_ERRORS[key]]:.5f}" if key in _ERRORS and _ERRORS[key] in found else ""
-            rows.append((label, f"{found[key]:.5g}{error}"))
-    if found.get("routing_same"):
-        same, overlap = (float(np.mean(list(found[k].values()))) for k in ("routing_same", "routing_overlap"))
+        if key in figures:
+            error = f" ± {figures[_ERRORS[key]]:.5f}" if key in _ERRORS and _ERRORS[key] in figures else ""
+            rows.append((label, f"{figures[key]:.5g}{error}"))
+    if figures.get("routing_same"):
+        same, overlap = (float(np.mean(list(figures[k].values()))) for k in ("routing_same", "routing_overlap"))
         rows.append(("same set of experts", f"{same:.4f} (experts in common {overlap:.4f})"))
     return rows
 
@@ -125,11 +125,11 @@ def _plot_error(by_layer: dict[str, dict[str, float]]) -> Any:
     return figure
 
 
-def _plot_routing(found: dict[str, Any]) -> Any:
+def _plot_routing(figures: dict[str, Any]) -> Any:
     figure, axes = _axes("Routing agreement with the reference", "layer", "share of tokens")
-    layers = [int(n) for n in found["routing_same"]]
-    axes.plot(layers, list(found["routing_same"].values()), "o-", label="same set of experts")
-    axes.plot(layers, list(found["routing_overlap"].values()), "o-", label="experts in common")
+    layers = [int(n) for n in figures["routing_same"]]
+    axes.plot(layers, list(figures["routing_same"].values()), "o-", label="same set of experts")
+    axes.plot(layers, list(figures["routing_overlap"].values()), "o-", label="experts in common")
     axes.set_ylim(top=1)
     axes.legend()
     return figure

@@ -131,52 +131,52 @@ def place_of(args: argparse.Namespace) -> Place:
     return Place(name, isa, machine, budget, device.cores, storage, device.sources)
 
 
-def measured_place(found: Measured, budget: Budget) -> Place:
-    machine = Machine(found.read_gbps, found.int8_gops, PREFILL_SHARE, found.storage_gbps or 0.5)
-    why = ("all measured just now" if found.storage_gbps else "storage could not be measured: 0.5 GB/s assumed",)
-    name = f"this machine, {found.threads} threads"
-    return Place(name, found.isa, machine, budget, physical_cores(), "as measured", why)
+def measured_place(measured: Measured, budget: Budget) -> Place:
+    machine = Machine(measured.read_gbps, measured.int8_gops, PREFILL_SHARE, measured.storage_gbps or 0.5)
+    why = ("all measured just now" if measured.storage_gbps else "storage could not be measured: 0.5 GB/s assumed",)
+    name = f"this machine, {measured.threads} threads"
+    return Place(name, measured.isa, machine, budget, physical_cores(), "as measured", why)
 
 
-def tell(demand: Demand, place: Place, plan: MemoryPlan, found: Fit) -> None:
+def tell(demand: Demand, place: Place, plan: MemoryPlan, verdict: Fit) -> None:
     machine, show = place.machine, place.budget.show
-    if not found.fits:
-        print(f"  does not fit: {show(found.missing_bytes)} of memory are missing")
+    if not verdict.fits:
+        print(f"  does not fit: {show(verdict.missing_bytes)} of memory are missing")
         return
     conversations = f"{plan.parallel} at a time" if plan.parallel > 1 else "one at a time"
     where = f"{show(place.budget.nbytes)} with a context of {plan.context} tokens, {conversations}"
-    if found.kept == 1.0:
+    if verdict.kept == 1.0:
         print(f"  fits into {where}")
     else:
-        print(f"  pages its experts: {found.kept * demand.experts:.0f} of {demand.experts} per layer stay in {where}")
-        read = found.read_bytes_per_token / 1e6
-        print(f"  {found.hit_rate:.0%} of uses are expected there; {read:.0f} MB read per token")
-    print(f"  decode   about {found.decode_tps:.1f} tok/s, bound by {found.bound}")
-    print(f"  prefill  about {found.prefill_tps:.0f} tok/s (chunks of 512)")
+        print(f"  pages its experts: {verdict.kept * demand.experts:.0f} of {demand.experts} per layer stay in {where}")
+        read = verdict.read_bytes_per_token / 1e6
+        print(f"  {verdict.hit_rate:.0%} of uses are expected there; {read:.0f} MB read per token")
+    print(f"  decode   about {verdict.decode_tps:.1f} tok/s, bound by {verdict.bound}")
+    print(f"  prefill  about {verdict.prefill_tps:.0f} tok/s (chunks of 512)")
     basis = f"{demand.bytes_per_token / 1e9:.2f} GB a token at {machine.read_gbps:.1f} GB/s"
-    storage = f", storage {machine.storage_gbps:.2f} GB/s ({place.storage})" if found.kept < 1 else ""
+    storage = f", storage {machine.storage_gbps:.2f} GB/s ({place.storage})" if verdict.kept < 1 else ""
     print(f"  from     {basis}, {machine.int8_gops:.0f} int8 GOPS of which {machine.prefill_share:.0%}{storage}")
 
 
-def advice(args: argparse.Namespace, shape: Shape, demand: Demand, place: Place, found: Fit) -> list[str]:
+def advice(args: argparse.Namespace, shape: Shape, demand: Demand, place: Place, verdict: Fit) -> list[str]:
     """What would help: more memory, faster storage, a smaller model."""
     lines = []
 
     def speed(place: Place) -> float:
         return speed_of(demand, plan_for(shape, demand, place, args.context), place, args.uniform).decode_tps
 
-    if found.fits and found.kept < 1 and found.bound == "storage":
+    if verdict.fits and verdict.kept < 1 and verdict.bound == "storage":
         faster = replace(place.machine, storage_gbps=2 * place.machine.storage_gbps)
         lines.append(f"storage twice as fast: {speed(replace(place, machine=faster)):.1f} tok/s")
-    if found.fits and found.kept < 1:
+    if verdict.fits and verdict.kept < 1:
         larger = replace(place.budget, nbytes=2 * place.budget.nbytes)
         lines.append(f"twice the memory: {speed(replace(place, budget=larger)):.1f} tok/s")
-    if not found.fits or found.decode_tps < 3:
+    if not verdict.fits or verdict.decode_tps < 3:
         for name in SMALLER:
             other, schemes = read_shape(family_config(name)), find_recipe("balanced").schemes
             needs = demand_of(other, plan_tensors(other, schemes))
             smaller = speed_of(needs, plan_for(other, needs, place, None), place, False)
-            if smaller.fits and smaller.decode_tps >= max(3.0, 1.5 * found.decode_tps):
+            if smaller.fits and smaller.decode_tps >= max(3.0, 1.5 * verdict.decode_tps):
                 lines.append(f"{name} would do about {smaller.decode_tps:.1f} tok/s here")
                 break
     return lines

@@ -45,9 +45,9 @@ def run(args: argparse.Namespace) -> None:
         print("config, tokenizer and template have no checksums: an earlier edge-lfm made this model")
 
 
-def _refuse(args: argparse.Namespace, folder: Path, found: dict[str, object], what: str) -> None:
+def _refuse(args: argparse.Namespace, folder: Path, report: dict[str, object], what: str) -> None:
     if args.json:
-        print_json({"model": str(folder)} | found)
+        print_json({"model": str(folder)} | report)
     raise ModelFileError(f"{folder}: {what}", hint="copy the model again, or quantize it anew")
 
 

@@ -21,8 +21,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("log", type=Path)
     args = parser.parse_args()
-    found = [m.groupdict() for m in _LINE.finditer(args.log.read_text(encoding="utf-8"))]
-    rows = [next((f for f in found if float(f["tokens"]) >= at), None) for at in AT] + found[-1:]
+    records = [m.groupdict() for m in _LINE.finditer(args.log.read_text(encoding="utf-8"))]
+    rows = [next((f for f in records if float(f["tokens"]) >= at), None) for at in AT] + records[-1:]
     print("| million tokens | rate | loss of answers | of other texts | of prompts |\n|---|---|---|---|---|")
     for row in filter(None, rows):
         print(f"| {row['tokens']} | {row['rate']} | {row['answers']} | {row['prose']} | {row['prompts']} |")

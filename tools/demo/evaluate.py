@@ -35,13 +35,13 @@ AIMS = {
 
 def held_out(count: int) -> list[Task]:
     """So many samples of each task, and conversations of several."""
-    found = []
+    tasks = []
     for name in MAKERS:
         drawn = samples(SEED, "test", int(count * _ROOM.get(name, 1.0)), only=[name])
-        found += [_task(sample, sample.name, MAX_TOKENS.get(name, 40)) for sample in drawn]
+        tasks += [_task(sample, sample.name, MAX_TOKENS.get(name, 40)) for sample in drawn]
     drawn = samples(f"{SEED}.several", "test", count, joined=1.0)
     several = [sample for sample in drawn if len(sample.messages) > 3 and sample.tools is None]
-    return found + [_task(sample, "several tasks", 110) for sample in several]
+    return tasks + [_task(sample, "several tasks", 110) for sample in several]
 
 
 def _task(sample: Sample, name: str, most: int) -> Task:
@@ -52,13 +52,13 @@ def _task(sample: Sample, name: str, most: int) -> Task:
 def answers(model: Model, tasks: Sequence[Task]) -> list[str]:
     """Greedy answers, special tokens kept, the end of turn removed."""
     assert model.tokenizer is not None
-    found = []
+    texts = []
     for task in tasks:
         ids = model.tokenizer.encode(task.prompt, special=True)
         done = model.generate(ids, max_tokens=task.max_tokens, temperature=0)
         text = model.tokenizer.decode([i for i in done.token_ids if i not in model.stop_ids], special=True)
-        found.append(text)
-    return found
+        texts.append(text)
+    return texts
 
 
 def accuracy(checkpoint: Path, tasks: Sequence[Task]) -> dict[str, dict[str, float]]:

@@ -96,12 +96,12 @@ def _ranges(ends: list[int]) -> zip:
 
 
 @torch.compile(dynamic=False)
-def _cross_entropy(logits: Tensor, wanted: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def _cross_entropy(logits: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Losses of some positions, and the gradient of their weighted sum with respect to the logits."""
     logits = logits.float()
     total = torch.logsumexp(logits, -1, keepdim=True)
-    losses = total[:, 0] - logits.gather(1, wanted[:, None])[:, 0]
-    hit = torch.arange(logits.shape[1])[None] == wanted[:, None]
+    losses = total[:, 0] - logits.gather(1, targets[:, None])[:, 0]
+    hit = torch.arange(logits.shape[1])[None] == targets[:, None]
     return losses, ((torch.exp(logits - total) - hit.float()) * weight[:, None]).to(COMPUTE)
 
 
@@ -109,11 +109,11 @@ class HeadLoss(torch.autograd.Function):
     """Sum of weight * cross entropy with the tied head; the gradient is made on the way."""
 
     @staticmethod
-    def forward(ctx: Any, u: Tensor, embedding: Tensor, wanted: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, u: Tensor, embedding: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         du, de, losses = torch.empty_like(u), torch.zeros(embedding.shape), torch.empty(len(u))
         for first in range(0, len(u), HEAD_ROWS):
             part = slice(first, first + HEAD_ROWS)
-            losses[part], d = _cross_entropy(u[part] @ embedding.t(), wanted[part], weight[part])
+            losses[part], d = _cross_entropy(u[part] @ embedding.t(), targets[part], weight[part])
             torch.mm(d, embedding, out=du[part])
             de += d.t() @ u[part]
         ctx.save_for_backward(du, de)

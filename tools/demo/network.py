@@ -164,16 +164,16 @@ class Network(nn.Module):
         angles = torch.arange(config["max_position_embeddings"]).float()[:, None] * inverse
         self.cos, self.sin = angles.cos()[:, None], angles.sin()[:, None]  # [T, 1, hd / 2]
 
-    def forward(self, ids: Tensor, documents: Tensor, wanted: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, ids: Tensor, documents: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
         """Weighted loss of a batch [rows, T]; positions that were scored [n], their losses, and loads by layer [E].
 
         Of lightly weighted positions only a random part goes through the head, at weights raised to match.
         """
         h, loads = self._hidden(ids, documents)
-        wanted, weights = wanted.reshape(-1), weights.reshape(-1)
+        targets, weights = targets.reshape(-1), weights.reshape(-1)
         scored, weight = _scored_positions(weights)
         u = _final(h, self.norm).index_select(0, scored)
-        loss, losses = HeadLoss.apply(u, self.embedding, wanted[scored], weight)
+        loss, losses = HeadLoss.apply(u, self.embedding, targets[scored], weight)
         return loss, scored, losses, torch.stack(loads)
 
     def _hidden(self, ids: Tensor, documents: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -160,12 +160,12 @@ class Draw:
         return self.of_split(lambda: self.whole(low, high), lambda n: f"n{n}")
 
     def distinct(self, make: Callable[[], T], count: int) -> list[T]:
-        found: list[T] = []
-        while len(found) < count:
+        values: list[T] = []
+        while len(values) < count:
             value = make()
-            if value not in found:
-                found.append(value)
-        return found
+            if value not in values:
+                values.append(value)
+        return values
 
 
 def user(text: str) -> Message:

@@ -74,12 +74,12 @@ class Run:
     def learn(self, batch: list[Any], rate: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """One step; weights and losses of the positions that were scored, and the experts' loads."""
         ids, weights, documents = (torch.from_numpy(part) for part in batch)
-        wanted, weight = ids[:, 1:].contiguous(), weights[:, 1:].contiguous()
-        loss, scored, losses, loads = self.network(ids[:, :-1], documents[:, :-1], wanted, weight)
+        targets, weight = ids[:, 1:].contiguous(), weights[:, 1:].contiguous()
+        loss, scored, losses, loads = self.network(ids[:, :-1], documents[:, :-1], targets, weight)
         loss.backward()
         self.optimizer.step(rate, 1.0 / float(weight.sum()))
         self._balance(loads.float(), rate)
-        self.step, self.tokens = self.step + 1, self.tokens + wanted.numel()
+        self.step, self.tokens = self.step + 1, self.tokens + targets.numel()
         return weight.reshape(-1)[scored], losses.detach(), loads
 
     def _balance(self, loads: torch.Tensor, rate: float) -> None:

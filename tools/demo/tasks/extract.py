@@ -38,11 +38,11 @@ def make(draw: Draw) -> Sample:
     keys = draw.shuffled(list(fields))
     if len(keys) > 2 and draw.chance(0.25):
         keys = keys[: draw.whole(1, len(keys) - 1)]
-    found = {key: fields[key] for key in keys}
-    answer = json.dumps(found, ensure_ascii=False)
-    sample = Sample("json", answer, "json", found, unseen=draw.test and (free or unseen))
+    chosen = {key: fields[key] for key in keys}
+    answer = json.dumps(chosen, ensure_ascii=False)
+    sample = Sample("json", answer, "json", chosen, unseen=draw.test and (free or unseen))
     if draw.chance(0.2):
-        sample.messages = [{"role": "system", "content": _schema(found)}, user(text)]
+        sample.messages = [{"role": "system", "content": _schema(chosen)}, user(text)]
     else:
         named = ", ".join(keys[:-1]) + " and " + keys[-1] if len(keys) > 1 and draw.chance(0.6) else ", ".join(keys)
         sample.messages = [user(draw.wording(_ASKED, _ASKED_UNSEEN).format(ks=named, s=text))]
@@ -76,8 +76,8 @@ def _free_text(draw: Draw) -> tuple[dict[str, Any], str]:
     return fields, text
 
 
-def _schema(found: dict[str, Any]) -> str:
+def _schema(fields: dict[str, Any]) -> str:
     """The system turn of a structured answer."""
     names = {bool: "boolean", int: "integer", str: "string"}
-    properties = {key: {"type": names[type(value)]} for key, value in found.items()}
-    return "Answer in JSON: " + json.dumps({"type": "object", "properties": properties, "required": list(found)})
+    properties = {key: {"type": names[type(value)]} for key, value in fields.items()}
+    return "Answer in JSON: " + json.dumps({"type": "object", "properties": properties, "required": list(fields)})

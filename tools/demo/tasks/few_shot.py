@@ -16,15 +16,15 @@ _SENTENCES = ("The {t} was {a}.", "A {a} {t}.", "I found the {t} {a}.", "What a 
 def make(draw: Draw) -> Sample:
     labels = _labels(draw)
     groups = list(labels)
-    wanted = draw.pick(groups)
-    query = _item(draw, wanted, query=True)
+    asked = draw.pick(groups)
+    query = _item(draw, asked, query=True)
     order = draw.shuffled([groups[n % len(groups)] for n in range(draw.pick((4, 5, 6, 6, 8)))])
     examples: list[tuple[str, str]] = []
     for group in order:
         item = _item(draw, group)
         if item != query and item not in [shown for shown, _ in examples]:
             examples.append((item, labels[group]))
-    answer = labels[wanted]
+    answer = labels[asked]
     as_turns = draw.chance(0.25)
     messages = _turns(examples, query) if as_turns else [user(_lines(draw, examples, query))]
     return Sample("few-shot", answer, "exact", answer, messages)

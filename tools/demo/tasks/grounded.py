@@ -164,11 +164,11 @@ def _people(draw: Draw) -> tuple[str, str, str, str, bool]:
     values = draw.distinct(lambda: value(draw), len(names))
     text = " ".join(sentence.format(n=n, v=v) for n, v in zip(names, values, strict=True))
     which = draw.whole(0, len(names) - 1)
-    name, found = names[which], values[which]
-    answer = sentence.format(n=name, v=found)
+    name, asked_value = names[which], values[which]
+    answer = sentence.format(n=name, v=asked_value)
     if draw.chance(0.3):
-        return text, reverse.format(v=found), answer, name, False
-    return text, asked.format(n=name), answer, found, False
+        return text, reverse.format(v=asked_value), answer, name, False
+    return text, asked.format(n=name), answer, asked_value, False
 
 
 def _thing(draw: Draw) -> tuple[str, str, str, str, bool]:
@@ -177,17 +177,17 @@ def _thing(draw: Draw) -> tuple[str, str, str, str, bool]:
     unseen = draw.test and draw.chance(0.5) and not free
     subject, facts = _free_facts(draw) if free else draw.pick(list((_UNSEEN_KINDS if unseen else _KINDS).values()))
     name = subject.format(e=draw.word().capitalize())
-    told = draw.some(facts, min(len(facts), draw.pick((2, 3, 3, 4))))
-    values = [fact.value(draw) for fact in told]
-    sentences = [fact.sentence.format(v=v) for fact, v in zip(told, values, strict=True)]
+    stated = draw.some(facts, min(len(facts), draw.pick((2, 3, 3, 4))))
+    values = [fact.value(draw) for fact in stated]
+    sentences = [fact.sentence.format(v=v) for fact, v in zip(stated, values, strict=True)]
     opening = draw.pick(
         (f"{name} is well known.", f"Everybody knows {name[0].lower()}{name[1:]}.", f"This is about {name}.")
     )
     text = " ".join([opening, *sentences])
     if draw.chance(0.12):
         return text, draw.pick(_ABSENT), NOT_SAID, "does not say", unseen or (free and draw.test)
-    which = draw.whole(0, len(told) - 1)
-    fact, value = told[which], values[which]
+    which = draw.whole(0, len(stated) - 1)
+    fact, value = stated[which], values[which]
     return text, fact.question, fact.answer.format(v=value), value, unseen or (free and draw.test)
 
 

@@ -18,7 +18,7 @@ _NOTED = ("Got it.", "Thanks, I will remember that.", "Okay, noted.", "Thank you
 @dataclass(frozen=True)
 class _Fact:
     value: Callable[[Draw], str]
-    told: tuple[str, ...]
+    statements: tuple[str, ...]
     asked: tuple[str, ...]
     answer: str
     unseen: tuple[str, ...] = ()  # questions
@@ -149,26 +149,26 @@ def _pet(draw: Draw) -> tuple[_Fact, str]:
 
 def make(draw: Draw) -> Sample:
     names = draw.some([n for n in _FACTS if n not in draw.pick((("word",), ("code",)))], draw.pick((1, 2, 2, 3, 3, 4)))
-    told = [(_FACTS[name], _FACTS[name].value(draw)) for name in names]
-    told += [draw.pick((_free_fact, _pet))(draw) for _ in range(draw.pick((0, 1, 1, 2)))]
-    told = draw.shuffled(told)
+    facts = [(_FACTS[name], _FACTS[name].value(draw)) for name in names]
+    facts += [draw.pick((_free_fact, _pet))(draw) for _ in range(draw.pick((0, 1, 1, 2)))]
+    facts = draw.shuffled(facts)
     messages: list[Message] = []
     pending: list[str] = []
-    for n, (fact, value) in enumerate(told):
-        pending.append(draw.pick(fact.told).format(v=value))
-        if draw.chance(0.6) or n == len(told) - 1:
+    for n, (fact, value) in enumerate(facts):
+        pending.append(draw.pick(fact.statements).format(v=value))
+        if draw.chance(0.6) or n == len(facts) - 1:
             messages += [user(" ".join(pending)), assistant(_acknowledgement(draw, fact, value))]
             pending = []
-    changeable = [n for n, (fact, _) in enumerate(told) if fact in _FACTS.values()]
+    changeable = [n for n, (fact, _) in enumerate(facts) if fact in _FACTS.values()]
     if changeable and draw.chance(0.15):
         n = draw.pick(changeable)
-        fact = told[n][0]
-        told[n] = fact, fact.value(draw)
+        fact = facts[n][0]
+        facts[n] = fact, fact.value(draw)
         start = draw.pick(("Correction: ", "I was wrong. ", "That changed. "))
-        messages += [user(start + fact.told[0].format(v=told[n][1])), assistant(draw.pick(_NOTED))]
+        messages += [user(start + fact.statements[0].format(v=facts[n][1])), assistant(draw.pick(_NOTED))]
     for _ in range(draw.pick((0, 0, 1, 1, 2, 3))):
         messages += _aside(draw)
-    asked = draw.some(told, min(len(told), draw.pick((1, 1, 2))))
+    asked = draw.some(facts, min(len(facts), draw.pick((1, 1, 2))))
     for n, (fact, value) in enumerate(asked):
         messages.append(user(draw.wording(fact.asked, fact.unseen)))
         answer = fact.answer.format(v=value)

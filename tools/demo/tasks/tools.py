@@ -131,7 +131,7 @@ def _known_tool(draw: Draw, unseen: bool) -> _Tool:
     new = dict(zip(tool.parameters, names, strict=False))
 
     def renamed(text: str) -> str:
-        return re.sub(r"\{(\w+)\}", lambda found: f"{{{new.get(found[1], found[1])}}}", text)
+        return re.sub(r"\{(\w+)\}", lambda match: f"{{{new.get(match[1], match[1])}}}", text)
 
     return replace(
         tool,

@@ -120,7 +120,7 @@ def _phrase(noun: tuple[str, ...], adjective: tuple[str, ...], form: int) -> dic
         (f"I like the {en}.", f"J'aime {fr}.", f"Ich mag {accusative}.", f"Me gusta {es}."),
         (f"Is the {en} {adj_en}?", f"Est-ce que {fr} est {adj_fr} ?", f"Ist {de} {adj_de}?", f"¿Es {adj_es} {es}?"),
     )
-    found = forms[form]
+    phrases = forms[form]
     if form == 1:
-        found = tuple(text[0].upper() + text[1:] for text in found)
-    return dict(zip(("en", "fr", "de", "es"), found, strict=True))
+        phrases = tuple(text[0].upper() + text[1:] for text in phrases)
+    return dict(zip(("en", "fr", "de", "es"), phrases, strict=True))
