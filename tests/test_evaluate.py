@@ -258,6 +258,9 @@ def test_where_the_kernel_confines_nothing_no_code_is_run(monkeypatch: pytest.Mo
         check_sandbox()
     with pytest.raises(SandboxError):
         judge([task for task in read_tasks(TASKS) if task.check == "exec"][:1], ["```python\n```"], run_code=True)
+    refusing.write_text(source.replace("libc.prctl(_SECCOMP", "libc.prctl(-1"), encoding="utf-8")
+    with pytest.raises(SandboxError, match="under the system-call filter"):
+        check_sandbox()
     refusing.write_text("raise SystemExit(3)", encoding="utf-8")
     with pytest.raises(SandboxError, match="ended with 3"):
         check_sandbox()

@@ -138,3 +138,16 @@ def test_paths_that_are_named_exist() -> None:
         if "NAME" not in path and not (ROOT / path).exists() and not (ROOT / "edge_lfm" / path).exists()
     }
     assert dead == set()
+
+
+def test_every_promise_names_tests_that_there_are() -> None:
+    sources = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in ROOT.glob("tests/*.py")}
+    known = {name for source in sources.values() for name in re.findall(r"^def (test_\w+)", source, re.MULTILINE)}
+    known |= {path for path, source in sources.items() if re.search(r"^def test_", source, re.MULTILINE)}
+    known |= {
+        f"make {target}" for target in re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    }
+    rows = re.findall(r"^\| (?!promise)(\w.*) \| (.*) \|$", (ROOT / "SECURITY.md").read_text("utf-8"), re.MULTILINE)
+    named = {promise: set(re.findall(r"`([^`]+)`", tests)) for promise, tests in rows}
+    assert named and all(named.values())
+    assert {promise: tests - known for promise, tests in named.items() if tests - known} == {}

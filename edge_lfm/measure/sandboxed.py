@@ -63,7 +63,8 @@ def main() -> None:
         _be_the_first_process(libc)
         _empty_the_root(libc, machine)
         _drop_privileges(libc, machine)
-        _run(libc, machine, "def f():\n    return 1", "f", [[]])  # the filter itself
+        if _run(libc, machine, "def f():\n    return 1", "f", [[]]) != "[1]\n":  # the filter and the limits themselves
+            raise RefusedError("a process under the system-call filter does not answer")
     except (RefusedError, OSError) as error:
         _say(str(error))
         return
