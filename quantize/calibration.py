@@ -136,7 +136,7 @@ class Calibration:
             token, rank = np.nonzero(chosen == expert)
             rows = file.get_slice("x")
             x = (
-                np.stack([rows[int(t)] for t in token])
+                np.array([rows[int(t)] for t in token]).reshape(-1, shape[1])
                 if len(token) < len(chosen) // 64
                 else file.get_tensor("x")[token]
             )

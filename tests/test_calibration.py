@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import GOLDEN_CASES, goldens_tool
+from safetensors.numpy import load_file, save_file
 
 from edge_lfm.architectures import read_shape
 from edge_lfm.demo import demo_checkpoint
@@ -94,6 +96,18 @@ def test_statistics_equal_a_direct_computation(calibrated: Path, windows: list[n
         layer = known.squares["model.layers.4.feed_forward.experts.all.w1.weight"]
         mixed = (power.sum() * own + PRIOR_TOKENS * layer) / (power.sum() + PRIOR_TOKENS)
         assert np.corrcoef(mixed, w1)[0, 1] > 0.999
+
+
+def test_an_expert_that_saw_nothing_has_no_inputs(calibrated: Path, tmp_path: Path) -> None:
+    shutil.copytree(calibrated, tmp_path / "calibration")
+    path = tmp_path / "calibration" / "inputs-4.safetensors"
+    arrays = load_file(path)
+    arrays["chosen"][arrays["chosen"] == 3] = 4
+    save_file(arrays, path)
+    checkpoint, shape, _ = open_weights(demo_checkpoint())
+    with checkpoint:
+        seen = Calibration.load(path.parent, checkpoint, shape).inputs_of(4, 3)
+    assert seen.x.shape == (0, shape.hidden) and seen.weight.shape == (0,)
 
 
 def test_a_calibrated_model_is_made_and_remembers_it(calibrated: Path, tmp_path: Path) -> None:
