@@ -278,6 +278,7 @@ WHOLE: dict[str, dict[str, Any]] = {
         "logprobs": True,
         "top_logprobs": 1,
         "reasoning_budget": 1,
+        "chat_template_kwargs": {},
     },
     "/v1/chat/completions?form": {
         "messages": CAPITAL,
@@ -323,12 +324,14 @@ WHOLE: dict[str, dict[str, Any]] = {
         "tools": [{"type": "function", "name": "f", "parameters": {"type": "object", "properties": {"a": {}}}}],
         "tool_choice": {"type": "function", "name": "f"},
         "reasoning": {"effort": "medium"},
+        "chat_template_kwargs": {},
     },
     "/tokenize": {"messages": CAPITAL, "add_special": True},
     "/detokenize": {"tokens": [5, 6]},
     "/apply-template": {
         "messages": CAPITAL,
         "tools": [{"function": {"name": "f", "parameters": {"properties": {"a": {}}}}}],
+        "chat_template_kwargs": {},
     },
 }
 WRONG = [None, True, -1, 10**30, 1.5, "x", "", "\ud83d", [], [[]], [5], ["x"], {}, {"x": {}}, {"type": []}, [{}]]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from edge_lfm.demo import demo_checkpoint
-from edge_lfm.errors import EdgeLfmError
+from edge_lfm.errors import EdgeLfmError, UsageError
 from edge_lfm.text.documents import read_documents, write_documents
 from edge_lfm.text.template import ChatTemplate
 from edge_lfm.text.tokenizer import Tokenizer
@@ -42,14 +42,15 @@ def template_of(name: str) -> ChatTemplate:
     return ChatTemplate(GOLDENS["templates"][name], names.pop("bos_token"), names)
 
 
-@pytest.mark.parametrize("case", GOLDENS["cases"], ids=lambda case: "-".join(map(str, case[:4])))
+@pytest.mark.parametrize("case", GOLDENS["cases"], ids=lambda case: "-".join(map(str, case[:5])))
 def test_templates_render_as_transformers_renders_them(case: list[Any], tokenizer: Tokenizer) -> None:
-    name, conversation, has_tools, opened, text = case
+    name, conversation, has_tools, opened, switches, text = case
     messages, tools = GOLDENS["conversations"][conversation], [GOLDENS["tool"]] if has_tools else None
     template = template_of(name)
-    assert template.render(messages, tools=tools, add_generation_prompt=opened) == text
+    options = {"tools": tools, "add_generation_prompt": opened, "switches": switches}
+    assert template.render(messages, **options) == text
     if template.renders_calls or conversation != "thoughts":  # else calls are put into the content
-        ids = template.encode(messages, tokenizer, tools=tools, add_generation_prompt=opened)
+        ids = template.encode(messages, tokenizer, **options)
         assert tokenizer.decode(ids, special=True) == text
 
 
@@ -105,7 +106,7 @@ FIELDS: dict[str, Callable[[str], tuple[list[Any], list[Any] | None]]] = {
 
 
 @pytest.mark.parametrize("field", FIELDS)
-@pytest.mark.parametrize("name", ["demo", "thinks", "filters"])
+@pytest.mark.parametrize("name", ["demo", "thinks", "keeps", "preserves", "filters"])
 def test_nobody_forges_a_turn(name: str, field: str, tokenizer: Tokenizer) -> None:
     """A field brings as many control tokens as with harmless words in it: those that the template writes."""
     template = ChatTemplate.load(demo_checkpoint(), tokenizer) if name == "demo" else template_of(name)
@@ -165,3 +166,35 @@ def test_thoughts_reach_the_template_under_each_of_their_names(name: str) -> Non
     messages = [dict(m) for m in GOLDENS["conversations"]["thoughts"]]
     messages[4][name] = messages[4].pop("thinking")
     assert "<think>call it</think>" in template_of("thinks").render(messages)
+
+
+def test_a_template_says_which_switches_it_has() -> None:
+    assert template_of("keeps").switches == ["keep_past_thinking"] and template_of("thinks").switches == []
+    assert template_of("preserves").switches == ["preserve_thinking"]  # not strftime_now, bos_token, loop or messages
+
+
+@pytest.mark.parametrize("name", ["enable_thinking", "messages", "tools", "bos_token", "add_generation_prompt", "loop"])
+def test_a_switch_that_the_template_does_not_have_is_refused(name: str, tokenizer: Tokenizer) -> None:
+    with pytest.raises(UsageError, match=name) as caught:
+        template_of("preserves").encode([USER], tokenizer, switches={"preserve_thinking": True, name: []})
+    assert "preserve_thinking" in (caught.value.hint or "")
+
+
+def test_a_switch_cannot_forge_a_turn(tokenizer: Tokenizer) -> None:
+    template = ChatTemplate("<|im_start|>{{ style }}{{ messages[0].content }}", "")
+    ids = template.encode([USER], tokenizer, switches={"style": "<|im_end|>"})
+    assert sum(map(tokenizer.is_control, ids)) == 1
+
+
+def test_a_text_begins_once(tokenizer: Tokenizer) -> None:
+    start = tokenizer.special_id("<|startoftext|>")
+    for text in ("x", "<|startoftext|>x", ""):
+        assert tokenizer.encode(text, bos=True, special=True).count(start) == 1
+    assert tokenizer.encode("<|startoftext|>x", bos=True).count(start) == 1  # the rest is content
+
+
+def test_a_model_whose_texts_begin_with_nothing(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(tokenizer._inner.to_str(), encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(GOLDENS["names"] | {"add_bos_token": False}))
+    plain = Tokenizer(tmp_path)
+    assert plain.encode("x", bos=True) == plain.encode("x") and plain.bos == "<|startoftext|>"

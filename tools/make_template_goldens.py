@@ -84,6 +84,81 @@ TEMPLATES = {
   {{- "<|im_end|>\\n" -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- "<|im_start|>assistant\\n<think>" -}}{%- endif -%}""",
+    # thoughts stay in the last answer only, or in all; contents in parts; calls are left to the content
+    "keeps": """{{- bos_token -}}
+{%- set keep_past_thinking = keep_past_thinking | default(false) -%}
+{%- set ns = namespace(last=-1, system="") -%}
+{%- if messages[0].role == "system" -%}
+  {%- set ns.system = messages[0].content -%}{%- set messages = messages[1:] -%}
+{%- endif -%}
+{%- if tools -%}
+  {%- set ns.system = ns.system + ("\\n" if ns.system else "") + "List of tools: [" -%}
+  {%- for tool in tools -%}
+    {%- set tool = tool if tool is string else tool | tojson -%}
+    {%- set ns.system = ns.system + tool + (", " if not loop.last else "") -%}
+  {%- endfor -%}
+  {%- set ns.system = ns.system + "]" -%}
+{%- endif -%}
+{%- if ns.system %}{{- "<|im_start|>system\\n" + ns.system + "<|im_end|>\\n" -}}{% endif -%}
+{%- for m in messages -%}{%- if m.role == "assistant" %}{% set ns.last = loop.index0 %}{% endif -%}{%- endfor -%}
+{%- for m in messages -%}
+  {{- "<|im_start|>" + m.role + "\\n" -}}
+  {%- set content = m.content -%}
+  {%- if content is not string -%}
+    {%- set parts = namespace(text="") -%}
+    {%- for part in content -%}
+      {%- set parts.text = parts.text + (part.text if part.type == "text" else part | tojson) -%}
+    {%- endfor -%}
+    {%- set content = parts.text -%}
+  {%- endif -%}
+  {%- if m.role == "assistant" and not keep_past_thinking and loop.index0 != ns.last and "</think>" in content -%}
+    {%- set content = content.split("</think>")[-1] | trim -%}
+  {%- endif -%}
+  {{- content + "<|im_end|>\\n" -}}
+{%- endfor -%}
+{%- if add_generation_prompt %}{{- "<|im_start|>assistant\\n" -}}{% endif -%}""",
+    # the trained part is marked; a switch keeps earlier thoughts; strings in calls are not escaped, lists are Python's
+    "preserves": """{{- bos_token -}}
+{%- set preserve_thinking = preserve_thinking | default(false) -%}
+{%- macro value_of(value) -%}
+  {%- if value is string -%}{{- "'" + value + "'" -}}
+  {%- elif value is mapping -%}{{- value | tojson -}}
+  {%- else -%}{{- value | string -}}{%- endif -%}
+{%- endmacro -%}
+{%- set ns = namespace(last=-1) -%}
+{%- if tools -%}
+  {{- "<|im_start|>system\\nList of tools: " + (tools | tojson) + "<|im_end|>\\n" -}}
+{%- endif -%}
+{%- for m in messages -%}{%- if m.role == "user" %}{% set ns.last = loop.index0 %}{% endif -%}{%- endfor -%}
+{%- for m in messages -%}
+  {{- "<|im_start|>" + m.role + "\\n" -}}
+  {%- if m.role == "assistant" -%}
+    {%- generation -%}
+    {%- set kept = preserve_thinking or loop.index0 > ns.last -%}
+    {%- if m.thinking is defined and kept -%}{{- "<think>" + m.thinking + "</think>" -}}{%- endif -%}
+    {%- if m.content is defined -%}
+      {%- set content = m.content -%}
+      {%- if not kept and "</think>" in content %}{% set content = content.split("</think>")[-1] | trim %}{% endif -%}
+      {{- content -}}
+    {%- endif -%}
+    {%- if m.tool_calls is defined -%}
+      {%- set calls = namespace(parts=[]) -%}
+      {%- for call in m.tool_calls -%}
+        {%- set args = namespace(parts=[]) -%}
+        {%- for name, value in call["function"]["arguments"].items() -%}
+          {%- set args.parts = args.parts + [name + "=" + value_of(value)] -%}
+        {%- endfor -%}
+        {%- set calls.parts = calls.parts + [call["function"]["name"] + "(" + (args.parts | join(", ")) + ")"] -%}
+      {%- endfor -%}
+      {{- "<|tool_call_start|>[" + (calls.parts | join(", ")) + "]<|tool_call_end|>" -}}
+    {%- endif -%}
+    {{- "<|im_end|>\\n" -}}
+    {%- endgeneration -%}
+  {%- else -%}
+    {{- m.content + "<|im_end|>\\n" -}}
+  {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- "<|im_start|>assistant\\n" -}}{%- endif -%}""",
     # macros, filters, blocks and arguments of tojson
     "filters": """{%- macro turn(role, text="nothing") -%}<|im_start|>{{ role | upper }}
 {{ caller() if caller is defined else text }}{{ eos_token }}
@@ -98,6 +173,10 @@ TEMPLATES = {
 {%- endfor -%}
 {% call turn("tool") %}{{ {"b": [1, "é"], "a": none} | tojson(sort_keys=true, indent=1) }}{% endcall -%}
 {{- tools | tojson(separators=(",", ":"), ensure_ascii=true) if tools -}}""",
+}
+SWITCHES: dict[str, dict[str, Any]] = {
+    "keeps": {"keep_past_thinking": True},
+    "preserves": {"preserve_thinking": True},
 }
 CALL = {
     "type": "function",
@@ -136,10 +215,12 @@ def main() -> None:
     for name, source in TEMPLATES.items():
         for conversation, messages in CONVERSATIONS.items():
             for tools in (None, [TOOL]):
-                for opened in (True, False):
+                for opened, switches in ((True, {}), (False, {}), (True, SWITCHES.get(name))):
+                    if switches is None:
+                        continue
                     options = {"chat_template": source, "tools": tools, "add_generation_prompt": opened, **NAMES}
-                    (text,), _ = render_jinja_template(conversations=[messages], **options)
-                    cases.append([name, conversation, bool(tools), opened, text])
+                    (text,), _ = render_jinja_template(conversations=[messages], **options, **switches)
+                    cases.append([name, conversation, bool(tools), opened, switches, text])
     whole = {"names": NAMES, "templates": TEMPLATES, "conversations": CONVERSATIONS, "tool": TOOL, "cases": cases}
     print(json.dumps(whole, indent=1, ensure_ascii=False))
 

@@ -6,7 +6,7 @@ the work, and its steps serve several requests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -137,14 +137,19 @@ class Model(OpenModel):
 
     @checked
     def encode_prompt(
-        self, prompt: Prompt, system: str | None = None, raw: bool = False, tools: Tools | None = None
+        self,
+        prompt: Prompt,
+        system: str | None = None,
+        raw: bool = False,
+        tools: Tools | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """Token ids of a prompt: a user's text, messages, plain text if `raw`, or ids as they are.
 
         Raises:
             EdgeLfmError: the model has no tokenizer or template, or the template refuses the messages.
         """
-        return self.requests.encode(prompt, system, raw, tools)
+        return self.requests.encode(prompt, system, raw, tools, chat_template_kwargs)
 
     @checked
     def generate(self, prompt: Prompt, **options: Unpack[AnswerOptions]) -> Completion:

@@ -35,6 +35,8 @@ class TurnOptions(SamplingArguments, total=False):
     tool_choice: "auto", "none", "required", or the name of the tool to be called.
     parallel_tool_calls: whether one answer may have several calls; default True.
     reasoning_budget: the most tokens that a model which thinks first may think.
+    chat_template_kwargs: switches of the model's chat template, as {"enable_thinking": False}; one that it does not
+        have is refused.
     schema: a JSON schema, True for any JSON object, or a class with `model_json_schema` (Pydantic), that the answer
         must satisfy.
     regex, lark, choices: an expression, a grammar, or texts that the answer must match instead.
@@ -57,6 +59,7 @@ class TurnOptions(SamplingArguments, total=False):
     tool_choice: str | Mapping[str, Any] | None
     parallel_tool_calls: bool
     reasoning_budget: int | None
+    chat_template_kwargs: Mapping[str, Any] | None
     schema: Mapping[str, Any] | bool | type | None
     regex: str | None
     lark: str | None

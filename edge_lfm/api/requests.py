@@ -66,11 +66,17 @@ class Requests:
         return [int(value) for value in ids]
 
     def encode(
-        self, prompt: Prompt, system: str | None = None, raw: bool = False, tools: Tools | None = None
+        self,
+        prompt: Prompt,
+        system: str | None = None,
+        raw: bool = False,
+        tools: Tools | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """Token ids of a prompt; see `Model.encode_prompt`."""
-        if system is not None and (raw or are_ids(prompt)):
-            raise UsageError("a system message needs a chat", hint="leave out raw, and give text or messages")
+        if (system is not None or chat_template_kwargs) and (raw or are_ids(prompt)):
+            what = "a system message needs" if system is not None else "chat_template_kwargs need"
+            raise UsageError(f"{what} a chat", hint="leave out raw, and give text or messages")
         if are_ids(prompt):
             return self.check_ids(prompt)
         tokenizer = self.engine.tokenizer
@@ -80,11 +86,11 @@ class Requests:
             if not isinstance(prompt, str):
                 raise UsageError("a raw prompt is a text", hint="give a string")
             tokenizer.check_room(prompt, self.context)
-            written = bool(tokenizer.bos) and prompt.startswith(tokenizer.bos)
-            return tokenizer.encode(prompt, bos=not written, special=True)
+            return tokenizer.encode(prompt, bos=True, special=True)
         if self.template is None:
             raise TemplateError(f"{self.where} has no chat template", hint="use raw text (--raw)")
-        return self.template.encode(as_messages(prompt, system), tokenizer, tools=tools, room=self.context)
+        messages = as_messages(prompt, system)
+        return self.template.encode(messages, tokenizer, tools=tools, switches=chat_template_kwargs, room=self.context)
 
     def prepare(self, prompt: Prompt, options: AnswerOptions) -> Request:
         """A checked request; options as in `Model.generate`.
@@ -94,18 +100,20 @@ class Requests:
         """
         raw, cite, system = options.get("raw", False), options.get("cite", False), options.get("system")
         tools = None if options.get("tool_choice") == "none" else options.get("tools")
+        switches = options.get("chat_template_kwargs")
         examples, documents = options.get("examples") or (), read_documents(options.get("documents") or ())
         if raw or are_ids(prompt):
             if documents or examples or cite:
                 raise UsageError("documents and examples need a chat", hint="leave out raw, and give text or messages")
-            return self._request(self.encode(prompt, system, raw, tools), options)
+            return self._request(self.encode(prompt, system, raw, tools, switches), options)
         messages, trimmed = as_messages(prompt, system), list[str]()
         if cite and (not documents or options.get("lark") is not None):
             raise UsageError("there is nothing to cite, or another grammar", hint="give documents, and no lark")
 
         def fill(turns: Messages, texts: Sequence[Document]) -> list[int]:
             whole = with_examples(turns, examples)
-            return self.encode(with_documents(whole, texts, cite) if texts else whole, tools=tools)
+            asked = with_documents(whole, texts, cite) if texts else whole
+            return self.encode(asked, tools=tools, chat_template_kwargs=switches)
 
         if options.get("trim_documents") and documents:
             room = self.context - min(options.get("max_tokens") or DEFAULT_TOKENS, self.context // 4)

@@ -16,7 +16,7 @@ from edge_lfm.cli.live import LiveLine
 from edge_lfm.formats.file_list import changed_files
 from edge_lfm.text.tool_calls import Call, write_calls
 
-_SAMPLING = (
+_ANSWERING = (
     "temperature",
     "top_k",
     "top_p",
@@ -33,6 +33,7 @@ _SAMPLING = (
     "bad_words",
     "seed",
     "lookup",
+    "chat_template_kwargs",
 )
 
 
@@ -119,9 +120,28 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, metavar="S", help="the same seed draws the same text")
 
 
+def add_template_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--chat-template-kwargs",
+        type=_json_object,
+        metavar="JSON",
+        help="switches of the model's chat template, like '{\"enable_thinking\": false}'",
+    )
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is no JSON object")
+    return value
+
+
 def sampling_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The sampling options that were given."""
-    return {name: getattr(args, name) for name in _SAMPLING if getattr(args, name) is not None}
+    """The options of an answer that were given."""
+    return {name: value for name in _ANSWERING if (value := getattr(args, name, None)) is not None}
 
 
 def progress_bar(label: str, unit: str = "B") -> Callable[[int], Callable[[int], object]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from edge_lfm.cli.arguments import (
     add_model_arguments,
     add_sampling_arguments,
+    add_template_argument,
     open_model,
     print_json,
     sampling_of,
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trim", action="store_true", help="cut documents that do not fit, and say so")
     add_model_arguments(parser)
     add_sampling_arguments(parser)
+    add_template_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end instead of the text")
 
 

@@ -14,6 +14,7 @@ from edge_lfm.api import Completion, Generation, Model, Session
 from edge_lfm.cli.arguments import (
     add_model_arguments,
     add_sampling_arguments,
+    add_template_argument,
     describe_paging,
     describe_timings,
     open_model,
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", help="folder of a packed model (default: the embedded demo model)")
     add_model_arguments(parser)
     add_sampling_arguments(parser)
+    add_template_argument(parser)
     parser.add_argument("--system", help="a system message")
     parser.add_argument("--load", metavar="FILE", help="go on with a conversation that /save has written")
     parser.add_argument("--echo", action="store_true", help="show piped lines before their answers")

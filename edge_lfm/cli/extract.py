@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from edge_lfm.api import Model
-from edge_lfm.cli.arguments import add_model_arguments, add_sampling_arguments, open_model, sampling_of
+from edge_lfm.cli.arguments import (
+    add_model_arguments,
+    add_sampling_arguments,
+    add_template_argument,
+    open_model,
+    sampling_of,
+)
 from edge_lfm.errors import CheckError, ModelFileError, UsageError
 from edge_lfm.formats.strict import read_json
 
@@ -23,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--soft", type=int, metavar="N", help="check answers instead of binding them; at most N tries")
     add_model_arguments(parser)
     add_sampling_arguments(parser)
+    add_template_argument(parser)
     parser.add_argument("--json", action="store_true", help="the same: the output is JSON in any case")
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from edge_lfm.cli.arguments import (
     add_model_arguments,
     add_sampling_arguments,
+    add_template_argument,
     describe_paging,
     describe_timings,
     open_model,
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="?", help="the prompt (default: standard input)")
     add_model_arguments(parser)
     add_sampling_arguments(parser)
+    add_template_argument(parser)
     parser.add_argument("--system", help="a system message")
     parser.add_argument("--raw", action="store_true", help="take the prompt as it is, without the chat template")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end instead of the text")

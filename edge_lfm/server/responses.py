@@ -199,6 +199,7 @@ def _prepare(model: Model, wanted: ResponsesRequest, messages: list[Json]) -> En
         overflow="drop_oldest" if wanted.truncation == "auto" else "refuse",
         tool_choice=choice or "auto",
         parallel_tool_calls=wanted.parallel_tool_calls is not False,
+        chat_template_kwargs=wanted.chat_template_kwargs,
         max_tokens=wanted.max_output_tokens,
         untrusted=True,
         **wanted.form(),

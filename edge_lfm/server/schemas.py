@@ -200,6 +200,7 @@ class ChatRequest(Sampling, kw_only=True):
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     reasoning_budget: Annotated[int, Meta(ge=0, le=1 << 31)] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     n_predict: Annotated[int, Meta(ge=-2, le=1 << 31)] | None = None
     max_new_tokens: Count | None = None
     truncation: Literal["auto", "disabled"] | None = None
@@ -319,6 +320,7 @@ class ResponsesRequest(Sampling, kw_only=True):
     text: TextOptions | None = None
     truncation: Literal["auto", "disabled"] | None = None
     reasoning: Reasoning | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     metadata: Metadata | None = None
 
     def form(self) -> dict[str, Any]:
@@ -360,6 +362,7 @@ class TemplateRequest(Struct):
 
     messages: Annotated[list[Message], Meta(max_length=MAX_MESSAGES)]
     tools: Annotated[list[dict[str, Any]], Meta(max_length=1000)] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     model: str | None = None
 
 

@@ -111,7 +111,8 @@ def _detokenized(model: Model, wanted: DetokenizeRequest) -> Response:
 def _templated(model: Model, wanted: TemplateRequest) -> Response:
     check_tools(wanted.tools)
     messages = [message.plain(n) for n, message in enumerate(wanted.messages)]
-    return _json({"prompt": _template_of(model).render(messages, tools=wanted.tools)})
+    template, switches = _template_of(model), wanted.chat_template_kwargs
+    return _json({"prompt": template.render(messages, tools=wanted.tools, switches=switches)})
 
 
 def _json(told: dict[str, Any]) -> Response:

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from jinja2 import meta, nodes
 
-from edge_lfm.errors import ModelFileError, TemplateError
+from edge_lfm.errors import ModelFileError, TemplateError, UsageError
 from edge_lfm.formats.strict import read_text
 from edge_lfm.text.deadline import within
 from edge_lfm.text.dialects import dialect_of
 from edge_lfm.text.json_values import read_json
-from edge_lfm.text.tokenizer import Tokenizer
+from edge_lfm.text.tokenizer import TOKEN_NAMES, Tokenizer
 from edge_lfm.text.tool_calls import Call, write_calls
 from edge_lfm.text.written import TemplateEnvironment, Written, parts_of
 
@@ -31,6 +32,8 @@ _THOUGHTS = ("thinking", "reasoning", "reasoning_content")
 """Names of one thing in the templates of the family's generations and of others."""
 
 
+_GIVEN = ("messages", "tools", "add_generation_prompt", *TOKEN_NAMES)
+"""Variables that every template gets, and nobody else gives."""
 _MAX_BYTES = 1 << 20
 """Of a template's file; the longest published one has 20 kB."""
 _BROKEN = (
@@ -64,6 +67,8 @@ class ChatTemplate:
         try:
             # Constants are computed already here.
             self._template = within(_MAX_SECONDS, lambda: environment.from_string(source))
+            self.switches = _switches_of(environment.parse(source))
+            """Variables of its own that a request may set, as `enable_thinking`."""
         except (jinja2.TemplateError, *_BROKEN) as error:
             raise TemplateError(f"the chat template is broken: {error}", hint="check chat_template.jinja") from None
 
@@ -81,18 +86,27 @@ class ChatTemplate:
         return cls(source, tokenizer.bos, tokenizer.named_tokens) if isinstance(source, str) else None
 
     def render(
-        self, messages: Sequence[Message], *, tools: Sequence[Any] | None = None, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Any] | None = None,
+        add_generation_prompt: bool = True,
+        switches: Mapping[str, Any] | None = None,
     ) -> str:
         """The prompt of a conversation, as text.
 
         Raises:
             TemplateError: there are no messages, one is malformed, or the template refuses them.
+            UsageError: the template has no such switch.
         """
-        return str.__str__(self._render(messages, tools, add_generation_prompt))
+        return str.__str__(self._render(messages, tools, add_generation_prompt, switches or {}))
 
-    def _render(self, messages: Sequence[Message], tools: Sequence[Any] | None, opened: bool) -> Written:
+    def _render(
+        self, messages: Sequence[Message], tools: Sequence[Any] | None, opened: bool, switches: Mapping[str, Any]
+    ) -> Written:
         """The prompt, with what the template wrote told from what it was given."""
         _check(messages)
+        self._check_switches(switches)
         try:
             return within(
                 _MAX_SECONDS,
@@ -101,6 +115,7 @@ class ChatTemplate:
                     tools=list(tools) if tools else None,
                     add_generation_prompt=opened,
                     **self._names,
+                    **switches,
                 ),
             )
         except TimeoutError as error:
@@ -117,6 +132,7 @@ class ChatTemplate:
         *,
         tools: Sequence[Any] | None = None,
         add_generation_prompt: bool = True,
+        switches: Mapping[str, Any] | None = None,
         room: int | None = None,
     ) -> list[int]:
         """The prompt of a conversation as token ids; special tokens only where the template wrote them.
@@ -124,10 +140,16 @@ class ChatTemplate:
         `room`: a text that cannot have so few tokens is refused before they are made (ContextOverflowError).
         An assistant's `tool_calls` (OpenAI's form) are rendered by the template, or put in front of its content.
         """
-        text = self._render([self._with_calls(m) for m in messages], tools, add_generation_prompt)
+        text = self._render([self._with_calls(m) for m in messages], tools, add_generation_prompt, switches or {})
         if room is not None:
             tokenizer.check_room(text, room)
         return _encode(text, tokenizer)
+
+    def _check_switches(self, switches: Mapping[str, Any]) -> None:
+        unknown = next((name for name in switches if name not in self.switches), None)
+        if unknown is not None:
+            known = f"it has {', '.join(self.switches)}" if self.switches else "it has none"
+            raise UsageError(f"chat_template_kwargs: the template has no switch {unknown!r:.60}", hint=known)
 
     def _join(self, **variables: Any) -> Written:
         parts, length = [], 0
@@ -150,6 +172,19 @@ class ChatTemplate:
         start, end = Written.literal(self.dialect.call_start), Written.literal(self.dialect.call_end)
         content = rest["content"] if isinstance(rest["content"], str) else _to_json(rest["content"])
         return {**rest, "content": start + write_calls(calls, self.dialect) + end + content}
+
+
+def _switches_of(tree: nodes.Template) -> list[str]:
+    """The variables that a template takes from outside: not set by it, or tested for whether they are."""
+    names = tree.find_all(nodes.Name)
+    stored = {name.name for name in names if name.ctx == "store"}
+    tests = [test for kind in (nodes.Test, nodes.Filter) for test in tree.find_all(kind)]
+    tested = {
+        test.node.name
+        for test in tests
+        if test.name in ("default", "d", "defined", "undefined") and isinstance(test.node, nodes.Name)
+    }
+    return sorted(meta.find_undeclared_variables(tree) - {*_GIVEN} - (stored - tested))
 
 
 def _encode(text: Written, tokenizer: Tokenizer) -> list[int]:

@@ -30,6 +30,8 @@ def _byte_of_character() -> dict[str, int]:
 
 
 _BYTES = _byte_of_character()
+TOKEN_NAMES = tuple(f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+"""How transformers names control tokens, for settings and for templates."""
 _WORD = re.compile(r"[^\W_\s]+|\s+")
 _LONG = 20_000
 """Characters from which a text is encoded beside others: below, that costs more than it takes, a few milliseconds."""
@@ -89,6 +91,11 @@ class Tokenizer:
     def bos(self) -> str:
         return self._special("bos_token")
 
+    @cached_property
+    def start_id(self) -> int | None:
+        """The token that begins a text; None if there is none, or only templates write it (`add_bos_token` false)."""
+        return None if self.settings.get("add_bos_token") is False else self.special_id(self.bos)
+
     @property
     def eos_ids(self) -> tuple[int, ...]:
         return as_ids(self.special_id(self._special("eos_token")))
@@ -96,8 +103,7 @@ class Tokenizer:
     @property
     def named_tokens(self) -> dict[str, str]:
         """The control tokens that a template may ask for by name, as transformers gives them: eos_token and so on."""
-        names = [f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")]
-        return {name: text for name in names if (text := self._special(name))}
+        return {name: text for name in TOKEN_NAMES if (text := self._special(name))}
 
     def is_special(self, token_id: int) -> bool:
         """Whether a token is a control token, which has no text of its own."""
@@ -127,7 +133,7 @@ class Tokenizer:
 
         Args:
             text: any text without lone surrogates.
-            bos: put the start token in front.
+            bos: put the start token in front, unless the text begins with it.
             special: read spellings of special tokens as such; only for text from a template.
 
         Raises:
@@ -142,8 +148,8 @@ class Tokenizer:
         ids = self._ids(text, special)
         if not special and not self._control.isdisjoint(ids):  # the library knows only those with "special": true
             ids = self._encode_words(text)
-        start = self.special_id(self.bos) if bos else None
-        return ids if start is None else [start, *ids]
+        start = self.start_id if bos else None
+        return ids if start is None or ids[:1] == [start] else [start, *ids]
 
     def _ids(self, text: str, special: bool) -> list[int]:
         """Token ids, with spellings of special tokens as such or as text."""
@@ -200,8 +206,7 @@ class Tokenizer:
             raise UsageError(
                 "this model cannot fill in the middle", hint=f"use a model with {GAP_MARKS[0]} in its vocabulary"
             )
-        start = self.special_id(self.bos)
-        head = [i for i in (start, markers[0]) if i is not None]
+        head = [i for i in (self.start_id, markers[0]) if i is not None]
         return [*head, *self.encode(before), markers[1], *self.encode(after), markers[2]]  # type: ignore[list-item]
 
     def decode(self, token_ids: Sequence[int], *, special: bool = False) -> str:

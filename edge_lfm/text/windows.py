@@ -46,7 +46,6 @@ def windows_of(folder: Path, text: str, length: int, limit: int) -> list[NDArray
             hint="give more text, or a smaller --window",
         )
     windows = ids[: count * length].reshape(count, length).copy()
-    bos = tokenizer.special_id(tokenizer.bos)
-    if bos is not None:
-        windows[:, 0] = bos
+    if tokenizer.start_id is not None:
+        windows[:, 0] = tokenizer.start_id
     return list(windows)
