@@ -20,7 +20,7 @@ from pathlib import Path
 
 from edge_lfm.memory.prefault import Prefault
 from edge_lfm.model.packed_model import PackedModel
-from edge_lfm.quantize.families import FAMILY, family_config
+from edge_lfm.quantize.families import PUBLISHED, family_config
 from edge_lfm.quantize.recipe import find_recipe
 from edge_lfm.quantize.synth import synthesize
 
@@ -113,7 +113,7 @@ def measure_peer(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="lfm2-8b-a1b", choices=FAMILY)
+    parser.add_argument("--shape", default="lfm2-8b-a1b", choices=PUBLISHED)
     parser.add_argument("--format", default="Q4_0", choices=FORMATS)
     parser.add_argument("--recipe", help="ours, in place of the one that belongs to the format")
     parser.add_argument("--threads", default="1,2")

@@ -22,7 +22,7 @@ from pathlib import Path
 from llama_cpp import build_peer, prepare_peer
 
 from edge_lfm.memory.budget import parse_size
-from edge_lfm.quantize.families import FAMILY, family_config
+from edge_lfm.quantize.families import PUBLISHED, family_config
 from edge_lfm.quantize.recipe import find_recipe
 from edge_lfm.quantize.synth import synthesize
 
@@ -95,7 +95,7 @@ def peer(bench: Path, model: Path, limit: int, args: argparse.Namespace) -> dict
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="lfm2-24b-a2b", choices=FAMILY)
+    parser.add_argument("--shape", default="lfm2-24b-a2b", choices=PUBLISHED)
     parser.add_argument("--recipe", default="balanced")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--limits", default="4G,6G,8G,12G")

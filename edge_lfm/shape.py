@@ -34,6 +34,8 @@ class Attention:
     """RMSNorm of queries and keys before RoPE: none, of each head, or of all heads together."""
     window: int | None = None
     """A token sees this many newest positions, its own included; None: all."""
+    bias: bool = False
+    """Whether the projections of queries, keys and values add a bias."""
 
 
 @dataclass(frozen=True)

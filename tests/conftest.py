@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from serving import serving
 
 from edge_lfm.api import Model
-from edge_lfm.architectures import read_shape
+from edge_lfm.architectures import family_of, read_shape
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.model.plan import TENSOR_CLASSES, Schemes, plan_tensors
 from edge_lfm.quantize.convert import convert
@@ -63,11 +63,10 @@ def write_checkpoint(folder: Path, raw_config: dict, tensors: dict[str, np.ndarr
     folder.mkdir(parents=True)
     shape = read_shape(raw_config)
     if tensors is None:
-        tensors = {
-            source.name: goldens_tool.random_weights(source.name, source.shape)
-            for tensor in plan_tensors(shape, FLOAT_SCHEMES)
-            for source in tensor.sources
-        }
+        family = family_of(raw_config)
+        sources = [source for tensor in plan_tensors(shape, FLOAT_SCHEMES) for source in tensor.sources]
+        shapes = {family.hub_name(source.name): source.shape for source in sources}
+        tensors = {name: goldens_tool.random_weights(name, shape) for name, shape in shapes.items()}
     save_file(tensors, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(raw_config), encoding="utf-8")
     return folder

@@ -31,6 +31,7 @@ SMALL = {
     "model_type": "lfm2_moe", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "moe_intermediate_size": 32,
     "num_hidden_layers": 2, "layer_types": ["conv", "full_attention"], "num_attention_heads": 2,
     "num_key_value_heads": 1, "num_dense_layers": 1, "num_experts": 4, "num_experts_per_tok": 2,
+    "rope_theta": 1e6,
 }  # fmt: skip
 
 

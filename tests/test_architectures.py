@@ -20,7 +20,7 @@ from edge_lfm.kernels.spec.routing import route
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.plan import plan_tensors
 from edge_lfm.model.supported import check_supported
-from edge_lfm.quantize.families import FAMILY, family_config
+from edge_lfm.quantize.families import PUBLISHED, family_config
 from edge_lfm.shape import Attention, Ffn, Layer, Rope, Router, Shape, ShortConv
 
 BROKEN_CONFIGS = {
@@ -50,10 +50,45 @@ BROKEN_CONFIGS = {
     "old scaled rope": ({"rope_parameters": {}, "rope_scaling": {"type": "linear"}}, "linear"),
     "rope in a word": ({"rope_parameters": "default"}, "rope_parameters"),
     "string theta": ({"rope_parameters": {"rope_theta": "big"}}, "rope_theta"),
+    "no theta": ({"rope_parameters": {"rope_type": "default"}}, "rope_theta is missing"),
+    "null theta": ({"rope_parameters": {"rope_theta": None}}, "rope_theta is missing"),
+    "zero theta": ({"rope_parameters": {"rope_theta": 0}}, "rope_theta is 0"),
     "other head_dim": ({"head_dim": 128}, "head_dim"),
     "negative eps": ({"norm_eps": -1}, "norm_eps"),
     "null eps": ({"norm_eps": None}, "norm_eps"),
 }
+
+OTHER_BROKEN_CONFIGS = [
+    ("moe", {"architectures": ["Lfm2Model"]}, "architectures"),
+    ("qwen2", {"architectures": ["Qwen2ForSequenceClassification"]}, "Qwen2ForSequenceClassification"),
+    ("qwen2", {"architectures": "Qwen2ForCausalLM"}, "architectures"),
+    ("qwen2", {"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+    ("qwen2", {"use_sliding_window": True}, "use_sliding_window true"),
+    ("qwen2", {"layer_types": ["full_attention", "sliding_attention", "full_attention"]}, "'sliding_attention'"),
+    ("qwen2", {"layer_types": "full_attention"}, "layer_types"),
+    ("qwen2", {"use_mrope": True}, "use_mrope true"),
+    ("qwen2", {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}}, "yarn"),
+    ("qwen2", {"rope_parameters": {"rope_theta": 1e6}, "partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
+    ("qwen2", {"rope_parameters": None}, "rope_theta is missing"),
+    ("qwen2", {"num_key_value_heads": None}, "num_key_value_heads is missing"),
+    ("qwen2", {"num_attention_heads": 64}, "head_dim 1 is odd"),
+    ("qwen3", {"attention_bias": True}, "attention_bias true"),
+    ("qwen3", {"head_dim": 33}, "head_dim 33 is odd"),
+    ("qwen3", {"head_dim": 2048}, "head_dim is 2048"),
+    ("qwen3", {"num_key_value_heads": 4}, "num_attention_heads 2 is no multiple"),
+    ("qwen3_moe", {"mlp_only_layers": [2]}, r"mlp_only_layers \[2\]"),
+    ("qwen3_moe", {"mlp_only_layers": 1}, "mlp_only_layers 1"),
+    ("qwen3_moe", {"decoder_sparse_step": 0}, "decoder_sparse_step is 0"),
+    ("qwen3_moe", {"num_experts_per_tok": 21}, "num_experts_per_tok 21"),
+    ("olmoe", {"clip_qkv": 8.0}, "clip_qkv 8.0"),
+    ("olmoe", {"attention_bias": True}, "attention_bias true"),
+]
+
+
+@pytest.mark.parametrize(("case", "change", "word"), OTHER_BROKEN_CONFIGS)
+def test_configs_of_other_families_are_refused_by_name(case: str, change: dict, word: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=word):
+        read_shape(GOLDEN_CASES[case] | change)
 
 
 @pytest.mark.parametrize("name", BROKEN_CONFIGS)
@@ -78,11 +113,16 @@ def test_dense_widths_are_refused_by_name(change: dict, word: str) -> None:
         read_shape(GOLDEN_CASES["dense-adjusted-width"] | change)
 
 
-@pytest.mark.parametrize("field", list(GOLDEN_CASES["moe"]))
+@pytest.mark.parametrize("case", ["moe", "qwen2", "qwen3", "qwen3_moe", "olmoe"])
 @pytest.mark.parametrize("value", [0, -1, 2**31, 1e300, None, "x", [], {}, True], ids=str)
-def test_no_config_value_ends_in_a_traceback(field: str, value: object) -> None:
+def test_no_config_value_ends_in_a_traceback(case: str, value: object) -> None:
+    for field in GOLDEN_CASES[case]:
+        read_or_refuse(GOLDEN_CASES[case] | {field: value})
+
+
+def read_or_refuse(raw: dict) -> None:
     try:
-        read_shape(GOLDEN_CASES["moe"] | {field: value})
+        read_shape(raw)
     except EdgeLfmError as error:
         assert error.hint
 
@@ -144,11 +184,38 @@ def test_a_model_with_experts() -> None:
     assert (shape.bos, shape.eos) == (1, (7,))
 
 
-@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_published_shapes_can_be_read(name: str) -> None:
+    check_supported(read_shape(family_config(name)))
+
+
+@pytest.mark.parametrize(("name", "theta"), [("lfm2.5-8b-a1b", 5e6), ("lfm2.5-2.6b", 1e7), ("lfm2.5-1.2b", 1e6)])
+def test_theta_is_that_of_the_file(name: str, theta: float) -> None:
+    """Configs of transformers 5 state it in `rope_parameters` only, older ones outside."""
     shape = read_shape(family_config(name))
-    assert {attention.width for attention in shape.attentions.values()} == {64}
-    assert bool(shape.experts) == ("-a" in name)
+    assert {attention.rope for attention in shape.attentions.values()} == {Rope(theta, 64)}
+
+
+def test_other_families_in_full() -> None:
+    """Of each kind one layer, from the facts of their published configs."""
+    qwen2 = read_shape(family_config("r1-distill-qwen-32b"))
+    rope = Rope(1e6, 128)
+    assert set(qwen2.layers) == {Layer(Attention(40, 8, 128, rope, "none", bias=True), Ffn(27648))}
+    assert (qwen2.tied, qwen2.eps, qwen2.eos) == (False, 1e-5, (151_643,))
+    softmax = Router(128, 8, "softmax", selection_bias=False, normalize=True, guard=0.0, scale=1.0)
+    qwen3_moe = read_shape(family_config("qwen3-30b-a3b"))
+    assert set(qwen3_moe.layers) == {Layer(Attention(32, 4, 128, rope, "head"), Ffn(768, softmax))}
+    assert read_shape(family_config("qwen3-0.6b")).tied
+    olmoe = read_shape(family_config("olmoe-1b-7b"))
+    router = replace(softmax, experts=64, normalize=False)
+    assert set(olmoe.layers) == {Layer(Attention(16, 16, 128, Rope(1e4, 128), "all"), Ffn(1024, router))}
+    between = read_shape(GOLDEN_CASES["qwen3_moe-dense-between"])
+    assert [layer.ffn.width for layer in between.layers] == [96, 32, 96, 96, 96]
+
+
+def test_several_tokens_end_an_answer() -> None:
+    shape = read_shape(family_config("lfm2.5-8b-a1b") | {"eos_token_id": [124900, 124893]})
+    assert (shape.vocab, shape.bos, shape.eos) == (128_000, 124_894, (124_900, 124_893))
 
 
 def test_a_family_may_call_its_tensors_otherwise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -202,13 +269,8 @@ def changed(shape: Shape, n: int, **fields: object) -> Shape:
     [
         ({"rope": None}, "layer 1 has attention without rotary positions"),
         ({"rope": Rope(1e6, 16)}, "rotary positions in 16 of a head's 32 values"),
-        ({"qk_norm": "all"}, "the norm 'all' of queries and keys"),
-        ({"qk_norm": "none"}, "the norm 'none'"),
         ({"window": 8}, "a window of 8 positions"),
-        ({"heads": 4}, "4 heads of width 32 at a hidden size of 64"),
         ({"width": 40}, "a head's width is 40, not a multiple of 32"),
-        ({"score": "softmax"}, "a router with softmax scores"),
-        ({"guard": 0.0}, "adds 0.0 to the sum"),
     ],
 )
 def test_what_the_kernels_cannot_do_is_refused_by_name(fields: dict, problem: str) -> None:
@@ -248,7 +310,7 @@ def test_the_routers_rule() -> None:
 _FAMILY = re.compile(r"(?<![\w-])(lfm\d(_?moe)?|qwen\d(_moe)?|olmoe|gpt_oss|afmoe|minimax_m\d|deepseek_v\d)(?![\w-])")
 _IN_A_NAME = re.compile(r"lfm\d|qwen|olmoe", re.IGNORECASE)
 _MARKER = re.compile(r"<\|[a-z_]+\|>|</?(think|tool_call|tool_response)>")
-_MAY_KNOW = ("edge_lfm/architectures/", "edge_lfm/text/dialects/", "quantize/families.py")
+_MAY_KNOW = ("edge_lfm/architectures/", "edge_lfm/text/dialects/", "quantize/families/")
 
 
 def spelt_in(source: str) -> Iterator[tuple[int, str]]:

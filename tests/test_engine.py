@@ -73,9 +73,12 @@ def test_float32_model_equals_the_reference(case: str, isa: str, packed_cases: d
 def test_float32_model_equals_transformers(
     case: str, packed_cases: dict[str, dict[str, Path]], golden_logits: dict[str, np.ndarray]
 ) -> None:
-    """Looser than the reference's 1e-4 by the float16 of the KV cache: 2**-11 of a key or value."""
-    found, expected = engine_logits(packed_cases["float32"][case], goldens_tool.token_ids(case)), golden_logits[case]
-    assert np.abs(found - expected).max() <= FLOAT16_STEP * np.abs(expected).max()
+    """Looser than the reference's 1e-4 by the float16 of the KV cache: 2**-11 of a key or value. Where that turns a
+    near tie of many experts, the reference with the same cache says how far it goes."""
+    ids, folder, expected = goldens_tool.token_ids(case), packed_cases["float32"][case], golden_logits[case]
+    effect = np.abs(reference_logits(folder, ids) - expected).max()
+    error = np.abs(engine_logits(folder, ids) - expected).max()
+    assert error <= max(FLOAT16_STEP * np.abs(expected).max(), 1.1 * effect)
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int4", "balanced"])
@@ -94,7 +97,7 @@ def test_quantized_model_follows_the_reference(
 
 
 @pytest.mark.parametrize("scheme", ["float32", "int8", "int4", "balanced"])
-@pytest.mark.parametrize("case", ["dense-group3", "moe", "moe-untied-conv4"])
+@pytest.mark.parametrize("case", ["dense-group3", "moe", "moe-untied-conv4", "qwen2-tied-group3", "olmoe"])
 def test_chunks_threads_and_batch_change_nothing(
     case: str, scheme: str, packed_cases: dict[str, dict[str, Path]]
 ) -> None:

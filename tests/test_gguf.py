@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import resource
 import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,15 +18,18 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+import tokenizers
 from conftest import DATA
 
 from edge_lfm import Model
+from edge_lfm.architectures import olmoe, qwen
 from edge_lfm.architectures.lfm2_gguf import GGUF
 from edge_lfm.cli.main import main
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import EdgeLfmError, MissingExtraError, ModelFileError, UnsupportedModelError
 from edge_lfm.export.gguf import TYPES, write_gguf
 from edge_lfm.export.source import open_source
+from edge_lfm.formats.checkpoint import FolderCheckpoint
 from edge_lfm.formats.gguf import GgufFile
 from edge_lfm.formats.gguf_checkpoint import GgufCheckpoint
 from edge_lfm.formats.gguf_tokenizer import gguf_metadata, hub_files
@@ -225,6 +230,102 @@ def test_the_real_tokenizer_survives(shared_data: Path, tmp_path: Path) -> None:
     assert (ours.size, ours.bos, ours.eos_ids) == (theirs.size, theirs.bos, theirs.eos_ids)
 
 
+# Other families: names by the package's own table of them
+
+OTHERS = {
+    "qwen2": "qwen2",
+    "qwen2-tied-group3": "qwen2",
+    "qwen3-group3": "qwen3",
+    "qwen3_moe-128-experts": "qwen3moe",
+    "olmoe": "olmoe",
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_families_out_and_in(case: str, case_checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    path, folder = tmp_path / "m.gguf", case_checkpoints[case]
+    with open_source(folder) as source:
+        write_gguf(source, path, "f32")
+        shape, layers = source.shape, len(source.shape.layers)
+    reader = gguf.GGUFReader(path)
+    written = {tensor.name: tensor for tensor in reader.tensors}
+    architecture = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == OTHERS[case])
+    assert reader.fields["general.architecture"].contents() == OTHERS[case]
+    names = gguf.get_tensor_name_map(architecture, layers)
+    with FolderCheckpoint(folder) as checkpoint:
+        experts: dict[str, list[np.ndarray]] = {}
+        for name in sorted(checkpoint.names, key=_by_number):
+            known = re.sub(r"\.experts\.\d+\.", ".experts.", name)
+            theirs = names.get_name(known, try_suffixes=(".weight", ".bias"))
+            assert theirs is not None, name
+            experts.setdefault(theirs, []).append(checkpoint.read(name))
+        assert experts.keys() == written.keys()
+        for name, values in experts.items():
+            expected = np.stack(values) if "_exps" in name else values[0]
+            assert np.array_equal(written[name].data, expected), name
+    with GgufCheckpoint(path) as again:
+        # GGUF keeps float32, and its end tokens with the tokenizer, which these checkpoints have none of.
+        assert again.describe() == replace(shape, eps=float(np.float32(shape.eps)), eos=())
+        weights = CheckpointWeights(again, shape, plan_tensors(shape, find_recipe("float32").schemes))
+        direct = _direct(folder)
+        for tensor in plan_tensors(shape, find_recipe("float32").schemes):
+            for part in tensor.sources:
+                assert np.array_equal(weights(part.name), direct(part.name)), part.name
+
+
+def _by_number(name: str) -> list[int]:
+    return [int(n) for n in re.findall(r"\d+", name)]
+
+
+def _direct(folder: Path) -> CheckpointWeights:
+    checkpoint = FolderCheckpoint(folder)
+    shape = checkpoint.describe()
+    return CheckpointWeights(checkpoint, shape, plan_tensors(shape, find_recipe("float32").schemes))
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        ("qwen3_moe-not-normalized", "norm_topk_prob is false"),
+        ("qwen3_moe-dense-between", "some layers have experts"),
+        ("olmoe-normalized-group3", "norm_topk_prob is true"),
+    ],
+)
+def test_what_llama_cpp_would_compute_otherwise_is_refused(
+    case: str, reason: str, case_checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    with open_source(case_checkpoints[case]) as source, pytest.raises(UnsupportedModelError, match=reason):
+        write_gguf(source, tmp_path / "m.gguf")
+    assert list(tmp_path.iterdir()) == []
+
+
+SPELLINGS = {"qwen2": qwen.GGUF, "olmo": olmoe.GGUF}
+
+
+@pytest.mark.parametrize("pre", SPELLINGS)
+def test_a_tokenizer_that_composes_characters_survives(pre: str, tmp_path: Path) -> None:
+    """The demo's vocabulary, split and composed as in these families' files, by the package tokenizers."""
+    spelling = SPELLINGS[pre]
+    theirs = tokenizers.Tokenizer.from_file(str(demo_checkpoint() / "tokenizer.json"))
+    theirs.normalizer = tokenizers.normalizers.NFC()
+    level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pre == "olmo")
+    split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(spelling.split), "isolated")
+    theirs.pre_tokenizer = level if pre == "olmo" else tokenizers.pre_tokenizers.Sequence([split, level])
+    settings = json.dumps({"eos_token": "<|im_end|>"}).encode()
+    files = {"tokenizer.json": theirs.to_str().encode(), "tokenizer_config.json": settings}
+    metadata = gguf_metadata(files, 4096, spelling, "here")
+    assert metadata["tokenizer.ggml.pre"] == pre
+    assert metadata["tokenizer.ggml.add_bos_token"] is False
+    again = hub_files(metadata, spelling, "here")
+    ours = tokenizers.Tokenizer.from_str(again["tokenizer.json"].decode())
+    for text in (*TEXTS, "1234567 12 1", "cafe\u0301 don't WE'LL"):
+        assert ours.encode(text, add_special_tokens=False).ids == theirs.encode(text, add_special_tokens=False).ids
+    assert not json.loads(again["tokenizer_config.json"])["add_bos_token"]
+    theirs.normalizer = tokenizers.normalizers.Lowercase()
+    with pytest.raises(UnsupportedModelError, match="Lowercase"):
+        gguf_metadata(files | {"tokenizer.json": theirs.to_str().encode()}, 4096, spelling, "here")
+
+
 # Beside llama.cpp (tools/make_llama_goldens.py)
 
 
@@ -364,6 +465,8 @@ def entry(name: str, shape: tuple[int, ...], kind: int, offset: int) -> bytes:
 
 
 LAST = 1 << 60
+ARCHITECTURE = pair("general.architecture", 8, text("lfm2moe"))
+KV_HEADS = pair("lfm2moe.attention.head_count_kv", 9, struct.pack("<IQii", 5, 2, 0, 1))
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "0 bytes"),
     "short": (b"GGUF", "4 bytes"),
@@ -391,7 +494,8 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "a part": (header(count=1, pairs=pair("split.count", 2, struct.pack("<H", 3)) + bytes(64)), "one part of several"),
     "no architecture": (header(count=1, pairs=pair("k", 0, b"\1")), "architecture None"),
     "another": (header(count=1, pairs=pair("general.architecture", 8, text("llama"))), "'llama'"),
-    "heads": (header(count=1, pairs=pair("general.architecture", 8, text("lfm2moe"))), "head_count_kv"),
+    "heads": (header(count=1, pairs=ARCHITECTURE), "head_count_kv"),
+    "no theta": (header(count=2, pairs=ARCHITECTURE + KV_HEADS), "lfm2moe.rope.freq_base is missing"),
 }
 
 

@@ -106,12 +106,13 @@ def test_the_command_lines_document_is_the_parsers_help() -> None:
     assert (ROOT / "docs/cli.md").read_text(encoding="utf-8") == made, f"remake it: {remake}"
 
 
-def test_the_import_graph_is_the_one_of_the_document() -> None:
-    code = "import import_graph as g; d = g.DOCUMENT.read_text(encoding='utf-8'); assert g.placed(d) == d"
+@pytest.mark.parametrize("tool", ["import_graph", "model_table"])
+def test_what_a_tool_made_is_what_stands_in_the_document(tool: str) -> None:
+    code = f"import {tool} as t; d = t.DOCUMENT.read_text(encoding='utf-8'); assert t.placed(d) == d"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT / "tools", env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False
     )
-    assert done.returncode == 0, "remake it: python tools/import_graph.py"
+    assert done.returncode == 0, f"remake it: python tools/{tool}.py"
 
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tools").rglob("*.md")])

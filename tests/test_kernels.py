@@ -316,6 +316,15 @@ def test_a_part_of_each_head_is_turned(kernels: Kernels, rope_width: int) -> Non
     check_attention(kernels, 4, 2, 64, 20, "float16", rope_width=rope_width)
 
 
+@pytest.mark.parametrize("kept", ["float16", "int8"])
+@pytest.mark.parametrize("norm", ["none", "all"])
+@pytest.mark.parametrize(("heads", "kv", "width"), [(4, 4, 32), (3, 1, 96), (14, 2, 64)])
+def test_attention_with_another_norm_of_heads(
+    kernels: Kernels, heads: int, kv: int, width: int, norm: str, kept: str
+) -> None:
+    check_attention(kernels, heads, kv, width, 20, kept, norm=norm)
+
+
 def check_attention(
     kernels: Kernels,
     heads: int,
@@ -325,6 +334,7 @@ def check_attention(
     kept: str,
     window: int = 0,
     rope_width: int | None = None,
+    norm: str = "head",
 ) -> None:
     """Norm, RoPE, cache and softmax, after `position` cached tokens; keys and values rounded as the cache does.
 
@@ -335,15 +345,20 @@ def check_attention(
     tokens, capacity, theta = 6, 320, 10000.0
     wide = rng.standard_normal((tokens, (heads + 2 * kv) * width)).astype(np.float32)
     q, k, v = np.split(wide.reshape(tokens, -1, width).copy(), [heads, heads + kv], axis=1)
-    q_norm, k_norm = (1 + rng.standard_normal(width).astype(np.float32) * np.float32(0.2) for _ in range(2))
+    sizes = (heads * width, kv * width) if norm == "all" else (width, width)
+    q_norm, k_norm = (1 + rng.standard_normal(size).astype(np.float32) * np.float32(0.2) for size in sizes)
     past_k, past_v = (rng.standard_normal((position, kv, width)).astype(np.float32) for _ in range(2))
     rope = ref.rope_table(np.arange(capacity), rope_width, theta)
 
     def rounded(x: np.ndarray) -> np.ndarray:
         return ref.round_heads(x) if kept == "int8" else x.astype(np.float16).astype(np.float32)
 
-    turned_q = ref.rotate(ref.rms_norm(q, q_norm, 1e-5), rope[position : position + tokens])
-    turned_k = ref.rotate(ref.rms_norm(k, k_norm, 1e-5), rope[position : position + tokens])
+    def normed(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        rows = x.reshape(tokens, -1, weight.size)
+        return (rows if norm == "none" else ref.rms_norm(rows, weight, 1e-5)).reshape(x.shape)
+
+    turned_q = ref.rotate(normed(q, q_norm), rope[position : position + tokens])
+    turned_k = ref.rotate(normed(k, k_norm), rope[position : position + tokens])
     all_k, all_v = rounded(np.concatenate([past_k, turned_k])), rounded(np.concatenate([past_v, v]))
     expected = ref.attention(turned_q, all_k, all_v, position, window)
 
@@ -369,7 +384,8 @@ def check_attention(
     layer, state = np.zeros(1, LAYER), np.zeros(1, STATE)
     layer["heads"], layer["kv_heads"], layer["head_dim"], layer["window"] = heads, kv, width, window
     layer["rope"], layer["rope_width"] = rope.ctypes.data, rope_width
-    layer["q_norm"], layer["k_norm"] = q_norm.ctypes.data, k_norm.ctypes.data
+    if norm != "none":
+        layer["q_norm"], layer["k_norm"], layer["norm_all"] = q_norm.ctypes.data, k_norm.ctypes.data, norm == "all"
     state["keys"], state["values"] = keys.ctypes.data, values.ctypes.data
     state["key_scales"], state["value_scales"] = key_scales.ctypes.data, value_scales.ctypes.data
     mixed, mixed_q = np.zeros((tokens, heads * width), np.float32), np.zeros((tokens, heads * width), np.int8)
@@ -388,11 +404,20 @@ def check_attention(
     assert np.array_equal(mixed_q, ref.quantize_rows(mixed).q)
 
 
+@pytest.mark.parametrize("score", ["sigmoid", "softmax"])
 @pytest.mark.parametrize(
     ("experts", "top_k", "normalize", "biased"),
-    [(8, 3, True, True), (64, 4, True, True), (20, 4, False, True), (32, 1, True, False), (5, 5, True, True)],
+    [
+        (8, 3, True, True),
+        (64, 4, True, True),
+        (20, 4, False, True),
+        (32, 1, True, False),
+        (5, 5, True, True),
+        (128, 8, True, False),
+        (250, 8, False, False),
+    ],
 )
-def test_route(kernels: Kernels, experts: int, top_k: int, normalize: bool, biased: bool) -> None:
+def test_route(kernels: Kernels, experts: int, top_k: int, normalize: bool, biased: bool, score: str) -> None:
     rng = np.random.default_rng(experts + top_k)
     tokens, padded = 19, -(-experts // 16) * 16
     logits = rng.standard_normal((tokens, experts)).astype(np.float32)
@@ -400,7 +425,11 @@ def test_route(kernels: Kernels, experts: int, top_k: int, normalize: bool, bias
     bias = rng.standard_normal(experts).astype(np.float32) * np.float32(0.1) if biased else None
     if biased:
         logits[3], bias[: experts // 2] = 0.5, 0
-    router = Router(experts, top_k, "sigmoid", biased, normalize, guard=1e-6, scale=1.5)
+    if score == "softmax":
+        logits[5], logits[6] = 1e30, -1e30  # all alike, and far from 0
+        logits[7] *= 40  # most scores are all but 0
+        logits[7, :top_k] = 20
+    router = Router(experts, top_k, score, biased, normalize, guard=1e-6 if score == "sigmoid" else 0.0, scale=1.5)
     chosen, weights = route(logits, bias, router)
     found, found_weights = np.zeros((tokens, top_k), np.int64), np.zeros((tokens, top_k), np.float32)
     segments = np.zeros(experts + 1, np.int64)
@@ -409,8 +438,6 @@ def test_route(kernels: Kernels, experts: int, top_k: int, normalize: bool, bias
         tokens=tokens,
         experts=experts,
         top_k=top_k,
-        normalize_routes=int(normalize),
-        route_scale=1.5,
         router_logits=np.pad(logits, ((0, 0), (0, padded - experts))),
         chosen=found,
         chosen_weight=found_weights,
@@ -420,6 +447,8 @@ def test_route(kernels: Kernels, experts: int, top_k: int, normalize: bool, bias
     )
     layer = np.zeros(1, LAYER)
     layer["is_moe"], layer["router_bias"] = 1, 0 if bias is None else bias.ctypes.data
+    layer["softmax"], layer["normalize"] = score == "softmax", normalize
+    layer["guard"], layer["route_scale"] = router.guard, router.scale
     kernels.route(step.address, layer.ctypes.data)
     assert np.array_equal(found, chosen)
     assert np.abs(found_weights - weights).max() < 1e-6
@@ -437,8 +466,6 @@ def test_route_notices_nan(kernels: Kernels) -> None:
         tokens=1,
         experts=8,
         top_k=2,
-        normalize_routes=1,
-        route_scale=1.0,
         router_logits=logits,
         chosen=np.zeros(2, np.int64),
         chosen_weight=np.zeros(2, np.float32),
@@ -448,7 +475,7 @@ def test_route_notices_nan(kernels: Kernels) -> None:
         pair_weight=np.zeros(2, np.float32),
     )
     layer = np.zeros(1, LAYER)
-    layer["is_moe"] = 1
+    layer["is_moe"], layer["normalize"], layer["route_scale"] = 1, 1, 1.0
     kernels.route(step.address, layer.ctypes.data)
     assert step.sync[ERROR // 8] == 1
 

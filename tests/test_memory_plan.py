@@ -18,11 +18,11 @@ from edge_lfm.memory.scratch import plan_scratch
 from edge_lfm.model.demand import demand_of
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.plan import plan_tensors
-from edge_lfm.quantize.families import FAMILY, family_config
+from edge_lfm.quantize.families import PUBLISHED, family_config
 from edge_lfm.quantize.recipe import find_recipe
 
 
-@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_every_scratch_field_has_its_buffer(name: str) -> None:
     shape = read_shape(family_config(name))
     scratch = plan_scratch(shape, 512, 2)

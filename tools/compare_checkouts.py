@@ -100,7 +100,7 @@ def write_sources(folder: Path, names: set[str]) -> dict[str, str]:
     """The checkpoints that both checkouts read, by name; written by this checkout."""
     from safetensors.numpy import save_file
 
-    from edge_lfm.architectures import read_shape
+    from edge_lfm.architectures import family_of, read_shape
     from edge_lfm.demo import demo_checkpoint
     from edge_lfm.model.plan import plan_tensors
     from edge_lfm.quantize.recipe import find_recipe
@@ -114,12 +114,12 @@ def write_sources(folder: Path, names: set[str]) -> dict[str, str]:
     for case, raw in cases.items():
         if names and case not in names:
             continue
-        tensors = plan_tensors(read_shape(raw), find_recipe("float32").schemes)
-        sources = [source for tensor in tensors for source in tensor.sources]
+        family, tensors = family_of(raw), plan_tensors(read_shape(raw), find_recipe("float32").schemes)
+        shapes = {family.hub_name(source.name): source.shape for tensor in tensors for source in tensor.sources}
         paths[case] = str(folder / case)
         (folder / case).mkdir(parents=True)
-        tensors = {source.name: goldens.random_weights(source.name, source.shape) for source in sources}
-        save_file(tensors, folder / case / "model.safetensors")
+        weights = {name: goldens.random_weights(name, shape) for name, shape in shapes.items()}
+        save_file(weights, folder / case / "model.safetensors")
         (folder / case / "config.json").write_text(json.dumps(raw), encoding="utf-8")
     return paths
 

@@ -4,7 +4,7 @@
     .golden/bin/python tools/make_goldens.py
 
 Each case is a configuration, seeded float32 weights that the tests draw again by the same rule
-(`random_weights`), token ids, and the logits of Lfm2ForCausalLM or Lfm2MoeForCausalLM. Imports
+(`random_weights`, by the hub's names), token ids, and the logits of its class in transformers. Imports
 nothing of edge-lfm: the goldens are an independent oracle.
 """
 
@@ -46,6 +46,46 @@ MOE = BASE | {
     "use_expert_bias": True,
     "routed_scaling_factor": 1.0,
 }
+PLAIN = {
+    "vocab_size": 160,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": False,
+    "pad_token_id": None,
+    "bos_token_id": None,
+    "eos_token_id": 7,
+    "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"},
+}
+QWEN2 = PLAIN | {"model_type": "qwen2", "use_sliding_window": False}
+QWEN3 = PLAIN | {"model_type": "qwen3", "head_dim": 64}
+QWEN3_MOE = PLAIN | {
+    "model_type": "qwen3_moe",
+    "head_dim": 64,
+    "num_hidden_layers": 2,
+    "moe_intermediate_size": 32,
+    "num_experts": 20,
+    "num_experts_per_tok": 4,
+    "norm_topk_prob": True,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+}
+OLMOE = PLAIN | {
+    "model_type": "olmoe",
+    "rms_norm_eps": 1e-5,
+    "num_key_value_heads": 2,
+    "intermediate_size": 32,
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "norm_topk_prob": False,
+    "clip_qkv": None,
+    "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"},
+}
 CASES = {
     "dense": DENSE,
     "dense-adjusted-width": DENSE
@@ -69,7 +109,29 @@ CASES = {
     "moe-group3-conv-bias": MOE
     | {"hidden_size": 96, "num_attention_heads": 3, "num_key_value_heads": 1, "conv_bias": True},
     "moe-untied-conv4": MOE | {"tie_word_embeddings": False, "conv_L_cache": 4},
+    "moe-theta": MOE | {"rope_parameters": {"rope_theta": 5e6, "rope_type": "default"}, "eos_token_id": [7, 2]},
     "moe-top1": MOE | {"num_experts_per_tok": 1},
+    "qwen2": QWEN2,
+    "qwen2-tied-group3": QWEN2
+    | {
+        "hidden_size": 96,
+        "num_attention_heads": 3,
+        "tie_word_embeddings": True,
+        "rms_norm_eps": 1e-5,
+        "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"},
+    },
+    "qwen3": QWEN3,
+    "qwen3-tied-narrow-heads": QWEN3 | {"hidden_size": 128, "head_dim": 32, "tie_word_embeddings": True},
+    "qwen3-group3": QWEN3 | {"hidden_size": 96, "num_attention_heads": 6, "num_key_value_heads": 2},
+    "qwen3_moe": QWEN3_MOE,
+    "qwen3_moe-128-experts": QWEN3_MOE | {"num_hidden_layers": 1, "num_experts": 128, "num_experts_per_tok": 8},
+    "qwen3_moe-256-experts": QWEN3_MOE | {"num_hidden_layers": 1, "num_experts": 256, "num_experts_per_tok": 8},
+    "qwen3_moe-not-normalized": QWEN3_MOE | {"norm_topk_prob": False, "tie_word_embeddings": True},
+    "qwen3_moe-dense-between": QWEN3_MOE
+    | {"num_hidden_layers": 5, "num_experts": 8, "decoder_sparse_step": 2, "mlp_only_layers": [3]},
+    "olmoe": OLMOE,
+    "olmoe-normalized-group3": OLMOE
+    | {"hidden_size": 96, "num_attention_heads": 3, "num_key_value_heads": 1, "norm_topk_prob": True},
 }
 TOKENS = 37
 
@@ -108,17 +170,13 @@ def logits_of(case: str, config: dict) -> np.ndarray:
 def _weights_in_memory(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """transformers 5 fuses experts in memory; the goldens use the hub's per-expert tensors."""
     base, _, last = name.rpartition(".")
+    parts = ("w1", "w3", "w2") if ".feed_forward." in name else ("gate_proj", "up_proj", "down_proj")
     if last == "gate_up_proj":
-        return np.stack(
-            [
-                np.concatenate(
-                    [random_weights(f"{base}.{e}.{w}.weight", (shape[1] // 2, shape[2])) for w in ("w1", "w3")]
-                )
-                for e in range(shape[0])
-            ]
-        )
+        half = (shape[1] // 2, shape[2])
+        each = [[random_weights(f"{base}.{e}.{part}.weight", half) for part in parts[:2]] for e in range(shape[0])]
+        return np.stack([np.concatenate(both) for both in each])
     if last == "down_proj":
-        return np.stack([random_weights(f"{base}.{e}.w2.weight", shape[1:]) for e in range(shape[0])])
+        return np.stack([random_weights(f"{base}.{e}.{parts[2]}.weight", shape[1:]) for e in range(shape[0])])
     return random_weights(name, shape)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edge_lfm.architectures import lfm2
+from edge_lfm.architectures import lfm2, olmoe, qwen
 from edge_lfm.architectures.family import Family, GgufKeys, GgufSpelling
 from edge_lfm.architectures.reader import ConfigReader
 from edge_lfm.errors import UnsupportedModelError
@@ -17,8 +17,13 @@ from edge_lfm.shape import Shape
 
 __all__ = ["Family", "GgufKeys", "GgufSpelling", "family_of", "gguf_spelling", "read_shape"]
 
-_FAMILIES = {model_type: family for family in (lfm2.FAMILY,) for model_type in family.model_types}
+_FAMILIES = {
+    model_type: family for family in (lfm2.FAMILY, qwen.FAMILY, olmoe.FAMILY) for model_type in family.model_types
+}
 _GGUF = {name: family.gguf for family in _FAMILIES.values() for name in family.gguf.model_types}
+
+_HAS_HEAD = "ForCausalLM"
+"""How transformers' classes of models that predict the next token end."""
 
 
 def family_of(raw: Mapping[str, Any], where: str = "config.json") -> Family:
@@ -39,7 +44,11 @@ def read_shape(raw: Mapping[str, Any], where: str = "config.json") -> Shape:
     Raises:
         UnsupportedModelError: a value asks for something that is not implemented.
     """
-    return family_of(raw, where).read(ConfigReader(raw, where, _hint()))
+    config, family = ConfigReader(raw, where, _hint()), family_of(raw, where)
+    classes = raw.get("architectures") or []
+    if not isinstance(classes, list) or not all(str(name).endswith(_HAS_HEAD) for name in classes):
+        raise config.refuse(f"architectures {classes!r:.80} is not implemented, only language models (…{_HAS_HEAD})")
+    return family.read(config)
 
 
 def gguf_spelling(metadata: Mapping[str, Any], where: str) -> GgufSpelling:

@@ -51,6 +51,10 @@ class GgufSpelling:
     """llama.cpp's names of the tokenizer's splitting expression, its own first."""
     split: str
     """That expression, as `tokenizer.json` has it."""
+    composes: bool
+    """Whether the tokenizer composes characters first (NFC), of which GGUF says nothing."""
+    adds_bos: bool
+    """Whether the tokenizer begins with a start token where a file does not say."""
     read: Callable[[GgufKeys], dict[str, Any]]
     """A file's `config.json`."""
     keys: Callable[[Shape], dict[str, Any]]

@@ -6,12 +6,12 @@ canonical names of tensors are this family's own.
 
 from __future__ import annotations
 
+from edge_lfm.architectures.decoder import check_activation, read_rope, read_top_k
 from edge_lfm.architectures.family import Family
 from edge_lfm.architectures.lfm2_gguf import ATTENTION, CONV, DENSE, GGUF, SPARSE
 from edge_lfm.architectures.reader import ConfigReader
-from edge_lfm.shape import Attention, Ffn, Layer, Rope, Router, Shape, ShortConv
+from edge_lfm.shape import Attention, Ffn, Layer, Router, Shape, ShortConv
 
-_ACTIVATIONS = ("silu", "swish")
 _ROUTER_GUARD = 1e-6
 """Of Lfm2MoeTopKRouter in transformers 5.23."""
 
@@ -22,7 +22,7 @@ def read(config: ConfigReader) -> Shape:
     Raises:
         UnsupportedModelError: a value asks for something that is not implemented.
     """
-    _check_activation(config)
+    check_activation(config, "hidden_act", "hidden_activation")
     count, hidden = config.number("num_hidden_layers"), config.number("hidden_size")
     attention = _attention(config, hidden)
     conv = ShortConv(
@@ -43,13 +43,6 @@ def read(config: ConfigReader) -> Shape:
     )
 
 
-def _check_activation(config: ConfigReader) -> None:
-    for name in ("hidden_act", "hidden_activation"):
-        activation = config.raw.get(name)
-        if activation is not None and activation not in _ACTIVATIONS:
-            raise config.refuse(f"{name} {activation!r} is not implemented, only silu")
-
-
 def _attention(config: ConfigReader, hidden: int) -> Attention:
     heads, kv_heads = config.number("num_attention_heads"), config.number("num_key_value_heads")
     if hidden % heads or heads % kv_heads:
@@ -61,16 +54,7 @@ def _attention(config: ConfigReader, hidden: int) -> Attention:
         raise config.refuse(f"head_dim {stated!r} differs from hidden_size / num_attention_heads = {width}")
     if width % 2:
         raise config.refuse(f"head_dim {width} is odd, which RoPE cannot turn")
-    return Attention(heads, kv_heads, width, Rope(_theta(config), width), qk_norm="head")
-
-
-def _theta(config: ConfigReader) -> float:
-    parameters = config.section("rope_parameters", "rope_scaling")
-    kind = parameters.get("rope_type", parameters.get("type", "default"))
-    if kind != "default":
-        raise config.refuse(f"rope_type {kind!r} is not implemented, only default")
-    theta = parameters.get("rope_theta", config.raw.get("rope_theta", config.raw.get("theta", 1e6)))
-    return config.positive("rope_theta", theta)
+    return Attention(heads, kv_heads, width, read_rope(config, width), qk_norm="head")
 
 
 def _layer_types(config: ConfigReader, count: int) -> list[str]:
@@ -96,12 +80,10 @@ def _ffns(config: ConfigReader, count: int) -> list[Ffn]:
     scale = config.real("routed_scaling_factor", default=1.0)
     if config.raw["model_type"] == DENSE:
         return [Ffn(_dense_width(config))] * count
-    experts, top_k = config.number("num_experts"), config.number("num_experts_per_tok")
-    if top_k > experts:
-        raise config.refuse(f"num_experts_per_tok {top_k} is more than num_experts {experts}")
+    experts = config.number("num_experts")
     router = Router(
         experts,
-        top_k,
+        read_top_k(config, experts),
         score="sigmoid",
         selection_bias=config.flag("use_expert_bias", default=True),
         normalize=normalize,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from edge_lfm.architectures.decoder_gguf import check_positions
 from edge_lfm.architectures.family import GgufKeys, GgufSpelling
 from edge_lfm.errors import UnsupportedModelError
 from edge_lfm.shape import Shape
@@ -30,19 +31,13 @@ def read(file: GgufKeys) -> dict[str, Any]:
         UnsupportedModelError: something that is not implemented.
     """
     get, where = file.get, file.where
-    scaling = get("rope.scaling.type")
-    if scaling not in (None, "none"):
-        raise UnsupportedModelError(
-            f"{where}: rope scaling {scaling!r:.40} is not implemented", hint="use another file"
-        )
-    if get("attention.sliding_window"):
-        raise UnsupportedModelError(f"{where}: sliding-window attention is not implemented", hint="use another file")
     per_layer = get("attention.head_count_kv")
     if not isinstance(per_layer, list) or not all(isinstance(n, int) for n in per_layer) or not any(per_layer):
         raise UnsupportedModelError(
             f"{where}: {file.architecture}.attention.head_count_kv must be a list with a number for each layer",
             hint="convert the model again with a current llama.cpp",
         )
+    check_positions(file)
     sparse = GGUF.model_types[file.architecture] == SPARSE
     config = {
         "architectures": ["Lfm2MoeForCausalLM" if sparse else "Lfm2ForCausalLM"],
@@ -58,7 +53,7 @@ def read(file: GgufKeys) -> dict[str, Any]:
         "head_dim": get("attention.key_length"),
         "conv_L_cache": get("shortconv.l_cache"),
         "norm_eps": get("attention.layer_norm_rms_epsilon") or 1e-5,
-        "rope_theta": get("rope.freq_base") or 1e6,
+        "rope_theta": get("rope.freq_base"),
         "max_position_embeddings": get("context_length"),
         "tie_word_embeddings": "output.weight" not in file.names,
         "bos_token_id": file.metadata.get("tokenizer.ggml.bos_token_id"),
@@ -159,6 +154,8 @@ GGUF = GgufSpelling(
     },
     splitters=("lfm2", "llama-bpe", "llama3", "llama-v3"),
     split=SPLIT,
+    composes=False,
+    adds_bos=True,
     read=read,
     keys=keys,
     refusals=refusals,

@@ -23,7 +23,7 @@ from edge_lfm.model.demand import demand_of
 from edge_lfm.model.packed_model import PackedModel, is_packed
 from edge_lfm.model.plan import Schemes, plan_tensors
 from edge_lfm.paths import cache_folder
-from edge_lfm.quantize.families import FAMILY, SMALLER, family_config
+from edge_lfm.quantize.families import PUBLISHED, SMALLER, family_config
 from edge_lfm.quantize.recipe import find_recipe
 from edge_lfm.shape import Shape
 
@@ -35,7 +35,9 @@ AVX-512)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help=f"a packed model's folder, a checkpoint's folder, or one of {', '.join(FAMILY)}")
+    parser.add_argument(
+        "model", help=f"a packed model's folder, a checkpoint's folder, or one of {', '.join(PUBLISHED)}"
+    )
     parser.add_argument("--device", metavar="ID", help="one of `edge-lfm devices`, as rpi5-8g (default: this machine)")
     parser.add_argument("--recipe", default="balanced", help="how it is, or will be, quantized (default: balanced)")
     parser.add_argument("--ram", metavar="SIZE", help="memory that the model may take (default: what the device has)")

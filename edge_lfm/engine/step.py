@@ -118,8 +118,6 @@ class Step:
         c = self._context
         c["layer_count"], c["layers"] = len(shape.layers), binding.layers.ctypes.data
         c["hidden"], c["norm_eps"] = shape.hidden, shape.eps
-        for router in shape.routers.values():  # all alike (`model/supported.py`)
-            c["route_scale"], c["normalize_routes"] = router.scale, int(router.normalize)
         c["experts"], c["top_k"] = max(1, shape.experts), max(1, shape.top_k)
         c["embedding"], c["head"], c["final_norm"] = binding.embedding, binding.head, binding.final_norm.ctypes.data
 

@@ -27,6 +27,9 @@ from edge_lfm.shape import Shape
 ACTIVATIONS = {"float32": 0, "int8": 4}
 """MatMulNBits's accuracy_level: float32 is exact; int8 rounds activations, as this project's own kernels do: faster."""
 
+_PAST_NAMES = {"key": "past_key_values.%d.key", "value": "past_key_values.%d.value", "conv": "past_conv.%d"}
+_PRESENT_NAMES = {"key": "present.%d.key", "value": "present.%d.value", "conv": "present_conv.%d"}
+
 
 @dataclass(frozen=True)
 class OnnxReport:
@@ -113,6 +116,8 @@ def _classes(source: ExportSource) -> dict[str, str]:
 def genai_config(source: ExportSource) -> dict[str, Any]:
     """What onnxruntime-genai needs to know beside the graph."""
     shape, eos = source.shape, list(source.shape.eos)
+    kinds = {"key": shape.attentions, "value": shape.attentions, "conv": shape.convs}
+    states = [kind for kind, layers in kinds.items() if layers]
     attention = next(iter(shape.attentions.values()), None)
     return {
         "model": {
@@ -134,15 +139,11 @@ def genai_config(source: ExportSource) -> dict[str, Any]:
                 "inputs": {
                     "input_ids": "input_ids",
                     "attention_mask": "attention_mask",
-                    "past_key_names": "past_key_values.%d.key",
-                    "past_value_names": "past_key_values.%d.value",
-                    "past_conv_names": "past_conv.%d",
+                    **{f"past_{kind}_names": _PAST_NAMES[kind] for kind in states},
                 },
                 "outputs": {
                     "logits": "logits",
-                    "present_key_names": "present.%d.key",
-                    "present_value_names": "present.%d.value",
-                    "present_conv_names": "present_conv.%d",
+                    **{f"present_{kind}_names": _PRESENT_NAMES[kind] for kind in states},
                 },
             },
         },

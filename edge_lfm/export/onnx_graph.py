@@ -21,8 +21,8 @@ ROPE_POSITIONS = 32768
 """Positions in the graph's table of angles: 8 MB; the same as the runtime's default context."""
 
 
-_SCORES = {"sigmoid": "Sigmoid"}
-"""The operators of the scores that kernels can compute."""
+_SCORES = {"sigmoid": "Sigmoid", "softmax": "Softmax"}
+"""The operators of scores; Softmax goes over the last axis."""
 
 
 class ModelGraph(GraphNodes):
@@ -112,11 +112,11 @@ class ModelGraph(GraphNodes):
         self.cos, self.sin = self.initializer("rope.cos", cos), self.initializer("rope.sin", sin)
 
     def attention(self, n: int, attention: Attention, x: str) -> str:
-        """Grouped-query attention, with the norm of each head and RoPE."""
+        """Grouped-query attention, with the norm of queries and keys and RoPE."""
         at, kv, width = f"model.layers.{n}.self_attn", attention.kv_heads, attention.width
-        q = self.head_norm(self.matmul(f"{at}.q_proj.weight", x), f"{at}.q_layernorm.weight", attention.heads, width)
-        k = self.head_norm(self.matmul(f"{at}.k_proj.weight", x), f"{at}.k_layernorm.weight", kv, width)
-        v = self.matmul(f"{at}.v_proj.weight", x)
+        q, k, v = (self.matmul(f"{at}.{p}_proj.weight", x, self.bias(f"{at}.{p}_proj.bias")) for p in "qkv")
+        q = self.head_norm(q, f"{at}.q_layernorm.weight", attention, attention.heads)
+        k = self.head_norm(k, f"{at}.k_layernorm.weight", attention, kv)
         shape: list[str | int] = ["batch_size", kv, "past_sequence_length", width]
         past = [self.declare(f"past_key_values.{n}.{what}", FLOAT, shape) for what in ("key", "value")]
         present = [f"present.{n}.{what}" for what in ("key", "value")]
@@ -138,10 +138,14 @@ class ModelGraph(GraphNodes):
             self.result(name, ["batch_size", kv, "total_sequence_length", width])
         return self.matmul(f"{at}.out_proj.weight", mixed)
 
-    def head_norm(self, x: str, name: str, heads: int, width: int) -> str:
-        """RMSNorm of each head."""
-        split = self.reshape(x, [0, 0, heads, width])
-        return self.reshape(self.norm(split, name), [0, 0, heads * width])
+    def head_norm(self, x: str, name: str, attention: Attention, heads: int) -> str:
+        """RMSNorm of each head, or of all as one row, or none."""
+        if attention.qk_norm == "none":
+            return x
+        if attention.qk_norm == "all":
+            return self.norm(x, name)
+        split = self.reshape(x, [0, 0, heads, attention.width])
+        return self.reshape(self.norm(split, name), [0, 0, heads * attention.width])
 
     def swiglu(self, at: str, x: str) -> str:
         gate, up = (self.matmul(f"{at}.{w}.weight", x) for w in ("w1", "w3"))

@@ -17,6 +17,9 @@ from edge_lfm.formats.strict import json_object, refusing
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 _KEY = "tokenizer.ggml."
+_COMPOSES = {"type": "NFC"}
+_BYTE_LEVEL_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+"""What the package tokenizers' ByteLevel has built in (`use_regex`)."""
 _IDS = {"bos_token": "bos_token_id", "eos_token": "eos_token_id", "pad_token": "padding_token_id"}
 
 
@@ -45,10 +48,10 @@ def hub_files(metadata: Mapping[str, Any], spelling: GgufSpelling, where: str) -
         for name, key in _IDS.items()
         if isinstance(token_id := metadata.get(_KEY + key), int) and 0 <= token_id < len(tokens)
     }
-    adds_bos = bool(metadata.get(f"{_KEY}add_bos_token", True)) and "bos_token" in special
+    adds_bos = bool(metadata.get(f"{_KEY}add_bos_token", spelling.adds_bos)) and "bos_token" in special
     files: dict[str, Any] = {
         "tokenizer.json": _tokenizer_json(
-            tokens, types, merges, special.get("bos_token") if adds_bos else None, spelling.split
+            tokens, types, merges, special.get("bos_token") if adds_bos else None, spelling
         ),
         "tokenizer_config.json": {"add_bos_token": adds_bos, "add_eos_token": False} | special,
         "generation_config.json": {
@@ -65,7 +68,7 @@ def _are_texts(value: Any) -> bool:
 
 
 def _tokenizer_json(
-    tokens: list[str], types: list[int], merges: list[str], bos: str | None, split: str
+    tokens: list[str], types: list[int], merges: list[str], bos: str | None, spelling: GgufSpelling
 ) -> dict[str, Any]:
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     used = [(n, token, kind) for n, (token, kind) in enumerate(zip(tokens, types, strict=True)) if kind != UNUSED]
@@ -97,11 +100,11 @@ def _tokenizer_json(
         "truncation": None,
         "padding": None,
         "added_tokens": added,
-        "normalizer": None,
+        "normalizer": _COMPOSES if spelling.composes else None,
         "pre_tokenizer": {
             "type": "Sequence",
             "pretokenizers": [
-                {"type": "Split", "pattern": {"Regex": split}, "behavior": "Isolated", "invert": False},
+                {"type": "Split", "pattern": {"Regex": spelling.split}, "behavior": "Isolated", "invert": False},
                 level,
             ],
         },
@@ -143,6 +146,12 @@ def _metadata(files: Mapping[str, bytes], vocab_size: int, spelling: GgufSpellin
         raise UnsupportedModelError(
             f"{where}: tokenizer.json splits texts another way than its family", hint="GGUF has no name for it"
         )
+    normalizer = tokenizer.get("normalizer")
+    if normalizer is not None and not (spelling.composes and normalizer == _COMPOSES):
+        raise UnsupportedModelError(
+            f"{where}: tokenizer.json changes texts before it splits them: {json.dumps(normalizer):.80}",
+            hint="GGUF has no name for it",
+        )
     tokens, types = [f"[PAD{n}]" for n in range(vocab_size)], [UNUSED] * vocab_size
     named = [(token, n, NORMAL) for token, n in model["vocab"].items()]
     kinds = {True: CONTROL, False: USER_DEFINED}
@@ -158,7 +167,7 @@ def _metadata(files: Mapping[str, bytes], vocab_size: int, spelling: GgufSpellin
         f"{_KEY}tokens": tokens,
         f"{_KEY}token_type": types,
         f"{_KEY}merges": merges,
-        f"{_KEY}add_bos_token": bool(settings.get("add_bos_token", True)),
+        f"{_KEY}add_bos_token": bool(settings.get("add_bos_token", spelling.adds_bos)),
         f"{_KEY}add_eos_token": False,
     }
     for name, key in _IDS.items():
@@ -176,6 +185,8 @@ def _metadata(files: Mapping[str, bytes], vocab_size: int, spelling: GgufSpellin
 def _split_of(pre_tokenizer: Any) -> str | None:
     """The regular expression that isolates words, if bytes are all that comes after it; else None."""
     steps = pre_tokenizer["pretokenizers"] if pre_tokenizer["type"] == "Sequence" else [pre_tokenizer]
+    if [step["type"] for step in steps] == ["ByteLevel"] and steps[0]["use_regex"]:
+        return None if steps[0]["add_prefix_space"] else _BYTE_LEVEL_SPLIT
     if [step["type"] for step in steps] != ["Split", "ByteLevel"]:
         return None
     split, level = steps

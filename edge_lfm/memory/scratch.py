@@ -51,8 +51,7 @@ class Scratch:
 def plan_scratch(shape: Shape, chunk: int, threads: int) -> Scratch:
     """The buffers of steps of up to `chunk` tokens on `threads` threads."""
     ffn_width = max(layer.ffn.width for layer in shape.layers)
-    attention = max((a.heads * a.width for a in shape.attentions.values()), default=0)
-    thread_bytes = scratch_bytes(max(shape.hidden, attention, ffn_width))
+    thread_bytes = scratch_bytes(max(shape.hidden, _widest_mixed(shape), ffn_width))
     activations = tuple(_activations(shape, chunk))
     return Scratch((*activations, Buffer("scratch", threads * thread_bytes, np.uint8)), thread_bytes)
 
@@ -63,7 +62,7 @@ def _activations(shape: Shape, chunk: int) -> Iterator[Buffer]:
     yield Buffer("x", chunk * hidden, np.float32)
     yield from _quantized("normed", chunk * hidden)
     yield Buffer("wide", chunk * _widest_in_proj(shape), np.float32)
-    yield from _quantized("mixed", chunk * hidden)
+    yield from _quantized("mixed", chunk * _widest_mixed(shape))
     yield Buffer("router_logits", chunk * -(-experts // 16) * 16, np.float32)
     yield Buffer("chosen", pairs, np.int64)
     yield Buffer("chosen_weight", pairs, np.float32)
@@ -87,3 +86,8 @@ def _widest_in_proj(shape: Shape) -> int:
     """Rows of the widest matrix before an operator: q, k and v, or the three parts of a short convolution."""
     attentions = [(a.heads + 2 * a.kv_heads) * a.width for a in shape.attentions.values()]
     return max(attentions + [3 * shape.hidden for _ in shape.convs])
+
+
+def _widest_mixed(shape: Shape) -> int:
+    """Columns of the widest matrix after an operator: all heads, or the channels of a short convolution."""
+    return max([a.heads * a.width for a in shape.attentions.values()] + [shape.hidden for _ in shape.convs])

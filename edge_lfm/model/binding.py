@@ -78,7 +78,11 @@ class _Binder:
             layer["heads"], layer["kv_heads"], layer["head_dim"] = operator.heads, operator.kv_heads, operator.width
             layer["rope_width"] = operator.rope.width if operator.rope else 0
             layer["window"] = operator.window or 0
+            layer["norm_all"] = operator.qk_norm == "all"
             layer["in_proj"] = self.matrix(f"{at}.self_attn.qkv_proj.weight")
+            if operator.bias:
+                biases = np.concatenate([self.model.floats(f"{at}.self_attn.{p}_proj.bias") for p in "qkv"])
+                layer["in_proj"]["bias"] = self.address(biases)
             layer["out_proj"] = self.matrix(f"{at}.self_attn.out_proj.weight")
             layer["q_norm"] = self.floats(f"{at}.self_attn.q_layernorm.weight")
             layer["k_norm"] = self.floats(f"{at}.self_attn.k_layernorm.weight")
@@ -99,6 +103,8 @@ class _Binder:
             layer["router"] = self.matrix(f"{at}.gate.weight")
             assert layer["router"]["scheme"] == FLOAT32.id
             layer["router_bias"] = self.floats(f"{at}.expert_bias")
+            layer["softmax"], layer["normalize"] = router.score == "softmax", router.normalize
+            layer["guard"], layer["route_scale"] = router.guard, router.scale
         blocks = np.array([self.address(self.model.bytes_of(name)) for name in names], np.int64)
         layer["experts"] = self.address(blocks)
         if router is not None:

@@ -100,16 +100,18 @@ class Schemes:
 
 
 def plan_tensors(shape: Shape, schemes: Schemes) -> list[PackedTensor]:
-    """Every tensor of the packed model, in file order: the trunk first, then the experts layer by layer.
+    """Every tensor of the packed model, in file order: what every token needs, then the experts layer by layer.
 
     Raises:
         UnsupportedModelError: the model has something that the kernels cannot do.
     """
     check_supported(shape)
-    tensors = list(_trunk(shape, schemes))
+    trunk = list(_trunk(shape, schemes))
+    experts: list[PackedTensor] = []
     for n, layer in enumerate(shape.layers):
-        tensors += _ffn_blocks(layer.ffn, schemes, n, shape.hidden)
-    return tensors
+        blocks = _ffn_blocks(layer.ffn, schemes, n, shape.hidden)
+        (trunk if layer.ffn.router is None else experts).extend(blocks)
+    return trunk + experts
 
 
 def expert_name(layer: int, expert: int) -> str:
@@ -173,8 +175,12 @@ def _attention(attention: Attention, schemes: Schemes, at: str, hidden: int) -> 
     )
     yield PackedTensor(f"{at}.self_attn.qkv_proj.weight", "attention", schemes.by_class["attention"], (Matrix(parts),))
     yield _matrix(f"{at}.self_attn.out_proj.weight", "attention", schemes, (hidden, q))
-    yield _float(f"{at}.self_attn.q_layernorm.weight", (width,))
-    yield _float(f"{at}.self_attn.k_layernorm.weight", (width,))
+    for part, rows in (("q", q), ("k", kv), ("v", kv)) if attention.bias else ():
+        yield _float(f"{at}.self_attn.{part}_proj.bias", (rows,))
+    if attention.qk_norm != "none":
+        whole = attention.qk_norm == "all"
+        yield _float(f"{at}.self_attn.q_layernorm.weight", (q if whole else width,))
+        yield _float(f"{at}.self_attn.k_layernorm.weight", (kv if whole else width,))
 
 
 def _ffn_blocks(ffn: Ffn, schemes: Schemes, n: int, hidden: int) -> list[PackedTensor]:

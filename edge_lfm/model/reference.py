@@ -99,14 +99,25 @@ class ReferenceModel:
         return self._linear(f"{at}.out_proj", y) + bias.get("out_proj", np.float32(0))
 
     def _attention(self, n: int, attention: Attention, x: F32, state: ReferenceState) -> F32:
-        at, width, eps = f"model.layers.{n}.self_attn", attention.width, self.shape.eps
+        at, width = f"model.layers.{n}.self_attn", attention.width
         assert attention.rope is not None
-        q, k, v = (self._linear(f"{at}.{p}_proj", x).reshape(len(x), -1, width) for p in "qkv")
+        q, k, v = (self._linear(f"{at}.{p}_proj", x) for p in "qkv")
+        if attention.bias:
+            q, k, v = (y + self._f32(f"{at}.{p}_proj.bias") for p, y in zip("qkv", (q, k, v), strict=True))
+        q, k = (self._head_norm(f"{at}.{p}_layernorm.weight", attention, y) for p, y in (("q", q), ("k", k)))
         rope = ref.rope_table(state.position + np.arange(len(x)), attention.rope.width, attention.rope.theta)
-        q = ref.rotate(ref.rms_norm(q, self._f32(f"{at}.q_layernorm.weight"), eps), rope)
-        k = ref.rotate(ref.rms_norm(k, self._f32(f"{at}.k_layernorm.weight"), eps), rope)
+        q, k, v = ref.rotate(q, rope), ref.rotate(k, rope), v.reshape(len(x), -1, width)
         nothing = np.zeros((0, attention.kv_heads, width), np.float32)
         k, v = (x.astype(self.kv_dtype).astype(np.float32) for x in (k, v))
         state.keys[n] = np.concatenate([state.keys.get(n, nothing), k])
         state.values[n] = np.concatenate([state.values.get(n, nothing), v])
         return self._linear(f"{at}.out_proj", ref.attention(q, state.keys[n], state.values[n], state.position))
+
+    def _head_norm(self, name: str, attention: Attention, x: F32) -> F32:
+        """Queries or keys [T, heads * hd], normed as the model does -> [T, heads, hd]."""
+        eps, heads = self.shape.eps, x.reshape(len(x), -1, attention.width)
+        if attention.qk_norm == "none":
+            return heads
+        if attention.qk_norm == "head":
+            return ref.rms_norm(heads, self._f32(name), eps)
+        return ref.rms_norm(x, self._f32(name), eps).reshape(heads.shape)

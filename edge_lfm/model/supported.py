@@ -9,10 +9,7 @@ from collections.abc import Iterator
 
 from edge_lfm.errors import UnsupportedModelError
 from edge_lfm.kernels.spec.layout import GROUP
-from edge_lfm.shape import Attention, Router, Shape
-
-ROUTER_GUARD = 1e-6
-"""The only one that `kernels/ops/router.py` adds."""
+from edge_lfm.shape import Attention, Shape
 
 
 def check_supported(shape: Shape) -> None:
@@ -39,26 +36,13 @@ def _problems(shape: Shape) -> Iterator[str]:
         if len(kinds) > 1:
             yield f"the layers have {len(kinds)} kinds of {name}"
     for n, attention in shape.attentions.items():
-        yield from (f"layer {n} has {problem}" for problem in _attention_problems(attention, shape.hidden))
-    for n, router in shape.routers.items():
-        yield from (f"layer {n} has {problem}" for problem in _router_problems(router))
+        yield from (f"layer {n} has {problem}" for problem in _attention_problems(attention))
 
 
-def _attention_problems(attention: Attention, hidden: int) -> Iterator[str]:
-    if attention.heads * attention.width != hidden:
-        yield f"{attention.heads} heads of width {attention.width} at a hidden size of {hidden}"
+def _attention_problems(attention: Attention) -> Iterator[str]:
     if attention.rope is None:
         yield "attention without rotary positions"
     elif attention.rope.width != attention.width:
         yield f"rotary positions in {attention.rope.width} of a head's {attention.width} values"
-    if attention.qk_norm != "head":
-        yield f"the norm '{attention.qk_norm}' of queries and keys"
     if attention.window is not None:
         yield f"attention to a window of {attention.window} positions"
-
-
-def _router_problems(router: Router) -> Iterator[str]:
-    if router.score != "sigmoid":
-        yield f"a router with {router.score} scores"
-    if router.guard != ROUTER_GUARD:
-        yield f"a router that adds {router.guard} to the sum of weights"

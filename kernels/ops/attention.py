@@ -2,9 +2,9 @@
 
 Keys lie transposed in blocks of 16 positions, [kv, C/16, hd, 16], so that 16 scores come out of plain
 multiply-adds without a horizontal sum; values lie as [kv, C, hd]. An int8 cache has one scale per head
-and position: a key's scale multiplies its score, a value's scale its weight. Query and key heads are normed
-(RMSNorm over hd) before RoPE, which turns the pairs (i, i + hd/2). Scores and softmax are float32.
-(Lfm2MoeAttention of transformers 5.23.)
+and position: a key's scale multiplies its score, a value's scale its weight. Query and key heads may be normed
+(RMSNorm over hd, or over all heads) before RoPE, which turns the pairs (i, i + hd/2). Scores and softmax are float32.
+(Lfm2MoeAttention, Qwen2Attention and OlmoeAttention of transformers 5.24.)
 """
 
 from math import sqrt
@@ -114,13 +114,23 @@ def keep(ctx, key, value, state, h, position, width):
 
 
 @kernel
+def norm_heads(x, weight, heads, width, whole, eps):
+    """RMSNorm of each of `heads` heads x [width], or of all as one row if `whole`; nothing if there is no weight."""
+    if weight == 0:
+        return
+    rows, size = (int64(1), heads * width) if whole != 0 else (heads, width)
+    for h in range(rows):
+        rms_norm(x + h * size * 4, weight, x + h * size * 4, size, eps)
+
+
+@kernel
 def prepare_heads(ctx, layer, n):
     """Norm and turn q and k of every token in `wide`, float32 [T, (heads + 2 kv) hd]; write k and v to the cache.
 
     `n`: the layer's number, in the states of each row's sequence.
     """
     hd, heads, kv = i64(layer + LAY.head_dim), i64(layer + LAY.heads), i64(layer + LAY.kv_heads)
-    rope_width = i64(layer + LAY.rope_width)
+    rope_width, whole = i64(layer + LAY.rope_width), i64(layer + LAY.norm_all)
     eps, q_norm, k_norm = f32(ctx + CTX.norm_eps), i64(layer + LAY.q_norm), i64(layer + LAY.k_norm)
     while True:
         t = claim(ctx, int64(1))
@@ -130,13 +140,13 @@ def prepare_heads(ctx, layer, n):
         position, state = i64(step_row + RW.position), i64(step_row + RW.states) + n * STATE_BYTES
         rope = i64(layer + LAY.rope) + position * rope_width * 4
         row = i64(ctx + CTX.wide) + t * (heads + 2 * kv) * hd * 4
+        norm_heads(row, q_norm, heads, hd, whole, eps)
+        norm_heads(row + heads * hd * 4, k_norm, kv, hd, whole, eps)
         for h in range(heads):
-            rms_norm(row + h * hd * 4, q_norm, row + h * hd * 4, hd, eps)
             rotate(row + h * hd * 4, rope, rope_width)
         check_below(ctx, row, heads * hd, NO_SCORE_BITS)
         for h in range(kv):
             key, value = row + (heads + h) * hd * 4, row + (heads + kv + h) * hd * 4
-            rms_norm(key, k_norm, key, hd, eps)
             rotate(key, rope, rope_width)
             check_below(ctx, key, hd, NO_SCORE_BITS)
             keep(ctx, key, value, state, h, position, hd)

@@ -1,8 +1,8 @@
 """The router: which experts a token goes to, and the tokens of a step sorted by expert.
 
-s = sigmoid(router logits); the top k of s + bias (ties to the lower number); weights are s without the
-bias, divided by their sum + 1e-6 if `normalize_routes`, times `route_scale`. (Lfm2MoeTopKRouter of
-transformers 5.23.)
+s = sigmoid(router logits), or their softmax over all experts; the top k of s + bias (ties to the lower number); weights
+are s without the bias, divided by their sum + guard if `normalize`, times `route_scale`. (Lfm2MoeTopKRouter and
+Qwen3MoeTopKRouter of transformers 5.24; defined in `spec/routing.py`.)
 """
 
 from numba import float32, int32, int64
@@ -10,36 +10,72 @@ from numba import float32, int32, int64
 from edge_lfm.kernels.lang.simd import (
     bits_of,
     f32,
+    first_lanes,
     i64,
     kernel,
+    largest_f32,
     largest_i32,
     load_f32,
+    max_f32,
     set_f32,
     set_i64,
+    smaller,
+    splat_f32,
     splat_i32,
     store_f32,
+    sum_f32,
+    zero_f32,
 )
 from edge_lfm.kernels.lang.sync import raise_error
 from edge_lfm.kernels.ops.activations import NOT_FINITE
-from edge_lfm.kernels.ops.maths import sigmoid
+from edge_lfm.kernels.ops.maths import exp, sigmoid
 from edge_lfm.kernels.spec.layout import CONTEXT, LAYER, offsets
 
 CTX, LAY = offsets(CONTEXT), offsets(LAYER)
-SUM_GUARD = 1e-6
 TAKEN = -3.0e38
 
 
 @kernel
-def choose(ctx, logits, bias, experts, top_k, normalize, scale, chosen, weights):
-    """One token: logits float32 [experts padded to 16], overwritten -> chosen int64, weights float32 [top_k].
-
-    The chosen experts are in falling order of score + bias.
-    """
+def check_logits(ctx, logits, experts):
+    """Raise an error if a router's logit is not finite."""
     for i in range(0, experts, 16):
         v = load_f32(logits + 4 * i)
         if largest_i32(bits_of(v) & splat_i32(int32(0x7FFFFFFF))) >= int32(0x7F800000):
             raise_error(ctx, int64(NOT_FINITE))
-        store_f32(logits + 4 * i, sigmoid(v))
+
+
+@kernel
+def soften_logits(logits, experts):
+    """Logits float32 [experts padded to 16] -> their softmax; what pads them becomes 0."""
+    top = splat_f32(float32(TAKEN))
+    for i in range(0, experts, 16):
+        v = first_lanes(load_f32(logits + 4 * i), int32(smaller(experts - i, int64(16))))
+        store_f32(logits + 4 * i, v)
+        top = max_f32(top, v)
+    peak, total = splat_f32(largest_f32(top)), zero_f32()
+    for i in range(0, experts, 16):
+        e = exp(load_f32(logits + 4 * i) - peak)
+        store_f32(logits + 4 * i, e)
+        total = total + e
+    share = splat_f32(float32(1.0) / sum_f32(total))
+    for i in range(0, experts, 16):
+        store_f32(logits + 4 * i, load_f32(logits + 4 * i) * share)
+
+
+@kernel
+def choose(ctx, layer, logits, experts, top_k, chosen, weights):
+    """One token: logits float32 [experts padded to 16], overwritten -> chosen int64, weights float32 [top_k].
+
+    The chosen experts are in falling order of score + bias.
+    """
+    bias, normalize = i64(layer + LAY.router_bias), i64(layer + LAY.normalize)
+    guard, scale = f32(layer + LAY.guard), f32(layer + LAY.route_scale)
+    check_logits(ctx, logits, experts)
+    if i64(layer + LAY.softmax) != 0:
+        soften_logits(logits, experts)
+    else:
+        for i in range(0, experts, 16):
+            store_f32(logits + 4 * i, sigmoid(load_f32(logits + 4 * i)))
     total = float32(0.0)
     for k in range(top_k):
         best, best_score = int64(0), float32(TAKEN)
@@ -59,7 +95,7 @@ def choose(ctx, logits, bias, experts, top_k, normalize, scale, chosen, weights)
     for k in range(top_k):
         w = f32(weights + 4 * k)
         if normalize != 0:
-            w = w / (total + float32(SUM_GUARD))
+            w = w / (total + guard)
         set_f32(weights + 4 * k, w * scale)
 
 
@@ -117,15 +153,6 @@ def route(ctx, layer):
     if i64(layer + LAY.router_bias) != 0:
         check_bias(ctx, i64(layer + LAY.router_bias), experts)
     for t in range(tokens):
-        choose(
-            ctx,
-            i64(ctx + CTX.router_logits) + t * ((experts + 15) // 16) * 64,
-            i64(layer + LAY.router_bias),
-            experts,
-            top_k,
-            i64(ctx + CTX.normalize_routes),
-            f32(ctx + CTX.route_scale),
-            chosen + t * top_k * 8,
-            weights + t * top_k * 4,
-        )
+        logits = i64(ctx + CTX.router_logits) + t * ((experts + 15) // 16) * 64
+        choose(ctx, layer, logits, experts, top_k, chosen + t * top_k * 8, weights + t * top_k * 4)
     sort_pairs(chosen, weights, tokens, top_k, experts, segments, pair_token, pair_weight)

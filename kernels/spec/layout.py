@@ -41,11 +41,16 @@ LAYER = np.dtype(
         ("window", "i8"),  # positions that a token attends to, its own and those before it; 0: all
         ("rope", "i8"),  # float32 [positions, rope_width] = cos, then sin, of rope_width / 2 angles
         ("rope_width", "i8"),  # values of a head that are turned, from its first on, a multiple of 32; 0: none
-        ("q_norm", "i8"),  # float32 [hd]
-        ("k_norm", "i8"),  # float32 [hd]
+        ("q_norm", "i8"),  # float32 [hd], or [heads hd] where all heads are normed as one row; or 0
+        ("k_norm", "i8"),  # float32 [hd], or [kv hd]; or 0
+        ("norm_all", "i8"),  # whether all heads are normed as one row
         # the FFN
         ("router", MATRIX),  # float32 scheme [E, H]
         ("router_bias", "i8"),  # float32 [E], for the selection only, or 0
+        ("softmax", "i8"),  # scores of experts: 1 softmax, 0 sigmoid of the router's logits
+        ("normalize", "i8"),  # whether the weights of the chosen are divided by their sum plus `guard`
+        ("guard", "f4"),
+        ("route_scale", "f4"),  # times that
         ("experts", "i8"),  # int64 [E]: address of each expert's block; a dense FFN is one expert
         ("expert_scheme", "i8"),
         ("expert_width", "i8"),  # I
@@ -89,8 +94,6 @@ CONTEXT = np.dtype(
         ("head", MATRIX),
         ("final_norm", "i8"),
         ("norm_eps", "f4"),
-        ("route_scale", "f4"),
-        ("normalize_routes", "i8"),
         # the step
         ("tokens", "i8"),  # T
         ("rows", "i8"),  # ROW [T]

@@ -1,14 +1,8 @@
-"""The published models, by name: the shapes that `edge-lfm synth` and `fit` know.
-
-Every value is from the hub's config.json files or their documented equivalents; parameter counts equal
-the model cards' (tested).
-"""
+"""LFM2 and LFM2.5, as published."""
 
 from __future__ import annotations
 
 from typing import Any
-
-from edge_lfm.errors import UsageError
 
 _COMMON = {
     "vocab_size": 65536,
@@ -48,7 +42,7 @@ def _layer_types(layers: int, attention: list[int]) -> list[str]:
     return ["full_attention" if n in attention else "conv" for n in range(layers)]
 
 
-FAMILY: dict[str, dict[str, Any]] = {
+_SHAPES: dict[str, dict[str, Any]] = {
     "lfm2-24b-a2b": _MOE
     | {
         "num_hidden_layers": 40,
@@ -100,16 +94,19 @@ FAMILY: dict[str, dict[str, Any]] = {
     },
 }
 
-SMALLER = ("lfm2-8b-a1b", "lfm2-2.6b", "lfm2-1.2b", "lfm2-700m", "lfm2-350m")
-"""What to take where the largest does not fit, large ones first."""
+_128K = {"vocab_size": 128000, "pad_token_id": 124893, "bos_token_id": 124894, "eos_token_id": 124900}
+"""The newer vocabulary."""
 
 
-def family_config(name: str) -> dict[str, Any]:
-    """The config.json of a published model.
+def _newer(name: str, theta: float) -> dict[str, Any]:
+    """LFM2.5 in an LFM2's shape: configs of transformers 5 state theta in `rope_parameters` only."""
+    older = {key: value for key, value in _SHAPES[name].items() if key != "rope_theta"}
+    return older | _128K | {"rope_parameters": {"rope_theta": theta, "rope_type": "default"}}
 
-    Raises:
-        UsageError: there is none of that name.
-    """
-    if name not in FAMILY:
-        raise UsageError(f"unknown model shape '{name}'", hint=f"choose one of {', '.join(FAMILY)}")
-    return dict(FAMILY[name])
+
+MODELS = _SHAPES | {
+    "lfm2.5-24b-a2b": _newer("lfm2-24b-a2b", 5e6),  # theta: as in the 8B; nobody has printed the 24B's
+    "lfm2.5-8b-a1b": _newer("lfm2-8b-a1b", 5e6),
+    "lfm2.5-2.6b": _newer("lfm2-2.6b", 1e7),
+    "lfm2.5-1.2b": _SHAPES["lfm2-1.2b"],
+}

@@ -1,0 +1,122 @@
+"""What GGUF files of many families have in common: names of tensors, keys of the metadata.
+
+Source: the package gguf's `constants.py` and llama.cpp's `conversion/`. Knows no family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edge_lfm.architectures.family import GgufKeys
+from edge_lfm.errors import UnsupportedModelError
+from edge_lfm.shape import Shape
+
+WHOLE: Mapping[str, str] = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.embedding_norm.weight",
+    "output.weight": "lm_head.weight",
+}
+LAYER: Mapping[str, str] = {
+    "attn_norm.weight": "operator_norm.weight",
+    "attn_q.weight": "self_attn.q_proj.weight",
+    "attn_q.bias": "self_attn.q_proj.bias",
+    "attn_k.weight": "self_attn.k_proj.weight",
+    "attn_k.bias": "self_attn.k_proj.bias",
+    "attn_v.weight": "self_attn.v_proj.weight",
+    "attn_v.bias": "self_attn.v_proj.bias",
+    "attn_output.weight": "self_attn.out_proj.weight",
+    "attn_q_norm.weight": "self_attn.q_layernorm.weight",
+    "attn_k_norm.weight": "self_attn.k_layernorm.weight",
+    "ffn_norm.weight": "ffn_norm.weight",
+    "ffn_gate.weight": "feed_forward.w1.weight",
+    "ffn_up.weight": "feed_forward.w3.weight",
+    "ffn_down.weight": "feed_forward.w2.weight",
+    "ffn_gate_inp.weight": "feed_forward.gate.weight",
+}
+EXPERTS: Mapping[str, str] = {
+    "ffn_gate_exps.weight": "feed_forward.experts.{e}.w1.weight",
+    "ffn_up_exps.weight": "feed_forward.experts.{e}.w3.weight",
+    "ffn_down_exps.weight": "feed_forward.experts.{e}.w2.weight",
+}
+
+
+def config_of(file: GgufKeys, model_type: str, architecture: str) -> dict[str, Any]:
+    """A `config.json` from a GGUF file's metadata; reading that one checks the values.
+
+    Raises:
+        UnsupportedModelError: something that is not implemented, or a key that is missing.
+    """
+    get = file.get
+    check_positions(file)
+    config = {
+        "architectures": [architecture],
+        "model_type": model_type,
+        "vocab_size": file.vocab,
+        "hidden_size": get("embedding_length"),
+        "intermediate_size": get("feed_forward_length"),
+        "num_hidden_layers": get("block_count"),
+        "num_attention_heads": get("attention.head_count"),
+        "num_key_value_heads": get("attention.head_count_kv"),
+        "head_dim": get("attention.key_length"),
+        "rms_norm_eps": get("attention.layer_norm_rms_epsilon"),
+        "rope_parameters": {"rope_theta": get("rope.freq_base"), "rope_type": "default"},
+        "max_position_embeddings": get("context_length"),
+        "tie_word_embeddings": "output.weight" not in file.names,
+        "bos_token_id": file.metadata.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": file.metadata.get("tokenizer.ggml.eos_token_id"),
+        "num_experts": get("expert_count"),
+        "num_experts_per_tok": get("expert_used_count"),
+        "moe_intermediate_size": get("expert_feed_forward_length"),
+    }
+    return {key: value for key, value in config.items() if value is not None}
+
+
+def check_positions(file: GgufKeys) -> None:
+    """Refuse a file that scales rotary positions, attends to a window, or does not state theta.
+
+    Raises:
+        UnsupportedModelError: it does.
+    """
+    scaling = file.get("rope.scaling.type")
+    if scaling not in (None, "none"):
+        raise UnsupportedModelError(
+            f"{file.where}: rope scaling {scaling!r:.40} is not implemented", hint="use another file"
+        )
+    if file.get("attention.sliding_window"):
+        raise UnsupportedModelError(
+            f"{file.where}: sliding-window attention is not implemented", hint="use another file"
+        )
+    if file.get("rope.freq_base") is None:
+        raise UnsupportedModelError(
+            f"{file.where}: {file.architecture}.rope.freq_base is missing",
+            hint="convert the model again with a current llama.cpp",
+        )
+
+
+def keys_of(shape: Shape) -> dict[str, Any]:
+    """A shape as a GGUF file's metadata, in the order of a file; all layers have the same attention."""
+    attention = next(iter(shape.attentions.values()))
+    dense = [layer.ffn.width for layer in shape.layers if layer.ffn.router is None]
+    sparse = [layer.ffn.width for layer in shape.layers if layer.ffn.router is not None]
+    metadata: dict[str, Any] = {
+        "block_count": len(shape.layers),
+        "context_length": shape.context,
+        "embedding_length": shape.hidden,
+        "feed_forward_length": (dense or sparse)[0],
+        "attention.head_count": attention.heads,
+        "attention.head_count_kv": attention.kv_heads,
+        "attention.key_length": attention.width,
+        "attention.value_length": attention.width,
+        "attention.layer_norm_rms_epsilon": shape.eps,
+        "vocab_size": shape.vocab,
+    }
+    if attention.rope is not None:
+        metadata |= {"rope.freq_base": attention.rope.theta, "rope.dimension_count": attention.rope.width}
+    if sparse:
+        metadata |= {
+            "expert_count": shape.experts,
+            "expert_used_count": shape.top_k,
+            "expert_feed_forward_length": sparse[0],
+        }
+    return metadata
