@@ -203,7 +203,7 @@ def test_sizes(text: object, expected: int) -> None:
 @pytest.mark.parametrize(
     ("room", "context", "parallel", "expected"),
     [
-        (20_000_000_000, None, None, (32768, 4)),
+        (20_000_000_000, None, None, (32768, 16)),
         (1_460_000_000, None, None, (13312, 4)),
         (1_460_000_000, 32768, None, (32768, 1)),
         (1_460_000_000, None, 1, (32768, 1)),
@@ -233,7 +233,7 @@ def test_a_stated_budget_holds_the_conversations_too(
 def test_a_budget_without_room_for_a_conversation_pages(demo: dict[str, Path]) -> None:
     ram = int(paging_ram(demo["balanced"], 1024))
     with Model.load(demo["balanced"], ram=ram + (20 << 20)) as model:
-        assert model.paging is None and (model.context, model.scheduler.parallel) == (2048, 4)
+        assert model.paging is None and (model.context, model.scheduler.parallel) == (2048, 5)
     with Model.load(demo["balanced"], ram=ram, context=1024) as model:
         assert model.paging is not None
     with Model.load(demo["balanced"], ram=ram + 1, context=1024) as model:

@@ -206,3 +206,59 @@ def test_a_nan_in_one_sequence_touches_no_other(sick: int, packed_cases: dict[st
     for n in set(range(4)) - {sick}:
         assert len(found[n]) == 12
         assert all(np.array_equal(a, b) for a, b in zip(found[n], expected[n], strict=True))
+
+
+def test_what_steps_held_is_told(both: tuple[Model, Model]) -> None:
+    """Of one answer alone a row a step; drafts beside those that were taken; of two, a row of each."""
+    alone, company = both
+    timings = alone.generate(TEXTS[0], raw=True, max_tokens=20, ignore_eos=True).timings
+    assert (timings.steps, timings.rows, timings.rows_per_step, timings.drafted) == (19, 19, 1.0, 0)
+    timings = alone.generate(TEXTS[0] * 8, raw=True, max_tokens=20, lookup=4, ignore_eos=True).timings
+    assert timings.rows == timings.steps + timings.drafted and 0 < timings.accepted <= timings.drafted
+    assert timings.steps + timings.accepted == 19
+    before = company.steps.rows
+    together = at_once(2, lambda n: company.generate(TEXTS[n], raw=True, max_tokens=60, ignore_eos=True).timings)
+    assert max(t.rows_per_step for t in together) > 1.0
+    assert company.steps.rows - before == sum(t.prompt_tokens - t.cached_tokens + 59 for t in together)
+
+
+def test_answers_to_one_prompt_read_it_once_and_are_those_of_each_alone(both: tuple[Model, Model]) -> None:
+    alone, company = both
+    prompt = "".join(TEXTS) * 5 + "Tell me of answers to one prompt."
+    wishes = [{"temperature": 1.2, "seed": n, "max_tokens": 30, "raw": True} for n in range(6)]
+    requests = [company.prepare(prompt, **wish) for wish in wishes]
+    jobs = [company.submit(requests[0])]
+    jobs += [company.submit(request, after=jobs[0]) for request in requests[1:]]
+    answers = [list(job)[-1][-1].completion for job in jobs]
+    assert [told(answer) for answer in answers] == [told(alone.generate(prompt, **wish)) for wish in wishes]
+    count = len(requests[0].token_ids)
+    assert [answer.timings.cached_tokens for answer in answers[1:]] == [count - 1] * 5
+    assert max(answer.timings.rows_per_step for answer in answers) > 2
+
+
+def test_those_that_wait_for_another_to_read_their_prompt_do_without_it_if_it_fails(both: tuple[Model, Model]) -> None:
+    alone, company = both
+    prompt, wish = "".join(TEXTS) * 4, {"temperature": 0.0, "max_tokens": 5, "raw": True}
+    first = company.submit(company.prepare(prompt, **wish))
+    others = [company.submit(company.prepare(prompt, **wish), after=first) for _ in range(3)]
+    first.cancel()
+    expected = told(alone.generate(prompt, **wish))
+    assert [told(list(job)[-1][-1].completion) for job in others] == [expected] * 3
+
+
+def test_labels_are_as_likely_as_their_tokens_say(both: tuple[Model, Model]) -> None:
+    """Against the logits of prompt and label, one label after the other."""
+    for model in both:
+        labels = ["Paris", "London is the capital", "no", "Rome, of course", "The", "a", "b", "c", "d", "e"]
+        ids = model.prepare(TEXTS[1]).token_ids
+        end = model.tokenizer.eos_ids[:1]
+        expected = []
+        for label in labels:
+            answer = [*model.tokenizer.encode(label), *end]
+            rows = model.logits([*ids, *answer])[len(ids) - 1 : -1, : model.vocab].astype(np.float64)
+            rows -= rows.max(1, keepdims=True)
+            rows -= np.log(np.exp(rows).sum(1, keepdims=True))
+            expected.append(rows[range(len(answer)), answer].sum())
+        likely = np.exp(np.array(expected) - max(expected))
+        found = model.classify(TEXTS[1], labels)
+        assert np.allclose([found[label] for label in labels], likely / likely.sum(), rtol=1e-9)

@@ -16,7 +16,7 @@ messages.py      conversations as lists of messages
 fitting.py       what is done when a conversation is longer than the context
 """
 
-from edge_lfm.api.generation import AsyncGeneration, Generation
+from edge_lfm.api.generation import AsyncGeneration, Generation, OnEnd
 from edge_lfm.api.load_options import LoadOptions
 from edge_lfm.api.model import Activity, Model
 from edge_lfm.api.options import AnswerOptions, TurnOptions
@@ -55,6 +55,7 @@ __all__ = [
     "Generation",
     "LoadOptions",
     "Model",
+    "OnEnd",
     "PagingStats",
     "Progress",
     "Reasoning",

@@ -20,14 +20,14 @@ class _Answer:
     """What both kinds share: the text so far, the completion, and telling the conversation about the end."""
 
     def __init__(self, job: Job[Events], on_end: OnEnd | None) -> None:
-        self._job, self._on_end = job, on_end
+        self.job, self._on_end = job, on_end
         self._ready: deque[Event] = deque()
         self._text: list[str] = []
         self._finished: Completion | None = None
 
     def close(self) -> None:
         """Stop generating."""
-        self._job.cancel()
+        self.job.cancel()
         self._tell_end()
 
     def _take(self, events: list[Events]) -> None:
@@ -78,7 +78,7 @@ class Generation(_Answer):
     def __next__(self) -> Event:
         while (event := self._next_ready()) is None:
             try:
-                self._take([next(self._job)])
+                self._take([next(self.job)])
             except CancelledError:
                 raise StopIteration from None
             except EdgeLfmError:
@@ -130,7 +130,7 @@ class AsyncGeneration(_Answer):
         while (event := self._next_ready()) is None:
             self._some.clear()
             try:
-                groups, ended = self._job.poll()
+                groups, ended = self.job.poll()
             except CancelledError:
                 raise StopAsyncIteration from None
             except EdgeLfmError:
@@ -170,4 +170,4 @@ class AsyncGeneration(_Answer):
         try:
             self._loop.call_soon_threadsafe(self._some.set)
         except RuntimeError:  # the loop is closed: nobody waits any more
-            self._job.cancel()
+            self.job.cancel()

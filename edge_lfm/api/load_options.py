@@ -34,8 +34,8 @@ class LoadOptions:
         cache: the most memory, within `ram`, for what earlier prompts and conversations left, to be used again;
             default: a quarter of what the model leaves free, at most 2 GB; when experts are paged, one full
             context.
-        parallel: answers that are made at a time, their tokens in the same steps; more wait. Default: 4, fewer where
-            memory is short, or 1 when experts are paged.
+        parallel: answers that are made at a time, their tokens in the same steps; more wait. Default: as many as
+            memory holds, with a full context each, at most 16; or 1 when experts are paged.
         token_wait: the most seconds that an answer waits for its next token because others' prompts are read in
             the same steps; default 0.5. A prompt is read by at least a token a step, whatever that takes.
         paging: how experts that do not fit come into memory: "read" past the system's page cache, "map" through it,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Unpack
@@ -183,18 +184,25 @@ class Model(OpenModel):
 
     @checked
     def start_async(
-        self, request: Request, *, queue_limit: int | None = None, on_end: OnEnd | None = None
+        self,
+        request: Request,
+        *,
+        queue_limit: int | None = None,
+        on_end: OnEnd | None = None,
+        after: AsyncGeneration | None = None,
     ) -> AsyncGeneration:
         """Start the answer to a request that `prepare` has made, for asyncio.
 
         Args:
+            after: another answer to the same prompt: this one begins when the prompt has been read for that one.
             queue_limit: how many requests may wait before this one; None: any number.
             on_end: called with the text and the completion when the answer ends, or with None when it was stopped.
 
         Raises:
             BusyError: `queue_limit` requests are waiting already.
         """
-        return AsyncGeneration(self.submit(request, queue_limit=queue_limit), on_end)
+        job = self.submit(request, queue_limit=queue_limit, after=after.job if after is not None else None)
+        return AsyncGeneration(job, on_end)
 
     @checked
     def chat(self, messages: Sequence[Message], **options: Unpack[AnswerOptions]) -> Completion:
@@ -253,12 +261,7 @@ class Model(OpenModel):
         ids = self.requests.prepare(prompt, {"system": system, "examples": examples}).token_ids
         end = (self.tokenizer.eos_ids or self.stop_ids)[:1]  # a turn's end, of the tokens that may end an answer
         answers = [[*self.tokenizer.encode(label), *end] for label in labels]
-        job: Job[float] = self.scheduler.submit(lambda job: score(self.engine, ids, answers, job))
-        try:
-            values = np.array(list(job))
-        finally:
-            job.cancel()  # whoever is interrupted while waiting wants no more of it
-        return dict(zip(labels, softmax(values).tolist(), strict=True))
+        return dict(zip(labels, softmax(np.array(self._scores(ids, answers))).tolist(), strict=True))
 
     @checked
     def complete(self, before: str, after: str = "", **options: Unpack[AnswerOptions]) -> Completion:
@@ -298,6 +301,21 @@ class Model(OpenModel):
             SessionFileError: the file is missing or damaged, or was saved with another model.
         """
         return Session.restore(self, check_path("path", path))
+
+    def _scores(self, prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> list[float]:
+        """The log probabilities of answers. No more are queued than are made at a time: others have their turns."""
+        jobs: list[Job[float]] = []
+        values: list[float] = []
+        try:
+            for ids in answers:
+                if len(jobs) - len(values) == self.scheduler.parallel:
+                    values.append(next(jobs[len(values)]))
+                steps = partial(score, self.engine, prompt, ids)
+                jobs.append(self.scheduler.submit(steps, after=jobs[0] if jobs else None))
+            return values + [next(job) for job in jobs[len(values) :]]
+        finally:
+            for job in jobs:  # whoever is interrupted while waiting wants no more of it
+                job.cancel()
 
     def _start(self, prompt: Prompt, options: AnswerOptions) -> Generation:
         return Generation(self.submit(self.requests.prepare(prompt, options)))

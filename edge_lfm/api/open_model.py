@@ -84,17 +84,24 @@ class OpenModel:
         return self.requests.prepare(prompt, options)
 
     @checked
-    def submit(self, request: Request, holder: Any = None, queue_limit: int | None = None) -> Job[Events]:
+    def submit(
+        self,
+        request: Request,
+        holder: Any = None,
+        queue_limit: int | None = None,
+        after: Any = None,
+    ) -> Job[Events]:
         """Queue a request; its events come from the job that is given back.
 
         Args:
             holder: a weak reference to the conversation whose sequence the answer continues.
             queue_limit: how many requests may wait; None: any number.
+            after: the job of another request with the same prompt, which is to read it first.
 
         Raises:
             BusyError: `queue_limit` requests are waiting already.
         """
-        return self.scheduler.submit(lambda job: answer(self.engine, request, job, holder), queue_limit)
+        return self.scheduler.submit(lambda job: answer(self.engine, request, job, holder), queue_limit, after)
 
     def save_sequence(self, path: Path, holder: Any, extra: Any) -> None:
         """Write what was computed for a conversation, and `extra`. Raises as `session_file.save_sequence`."""

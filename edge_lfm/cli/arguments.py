@@ -45,7 +45,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache", metavar="SIZE", help="the most memory, of that, to keep for reuse of earlier prompts"
     )
-    parser.add_argument("--parallel", type=int, metavar="N", help="answers made at a time (default 4; paged 1)")
+    parser.add_argument(
+        "--parallel",
+        type=int,
+        metavar="N",
+        help="answers made at a time (default: as memory allows, at most 16; paged 1)",
+    )
     parser.add_argument(
         "--token-wait",
         type=float,
@@ -204,11 +209,13 @@ def show(generation: Generation, quiet: bool = False, paging: PagingStats | None
 
 
 def describe_timings(t: Timings) -> str:
-    """One line: tokens and tokens per second of prompt and answer."""
+    """One line: tokens and tokens per second of prompt and answer, drafts, and the company of other answers."""
     cached = f" + {t.cached_tokens} cached" if t.cached_tokens else ""
+    drafts = f", {t.accepted} of {t.drafted} drafts taken" if t.drafted else ""
+    company = f", {t.rows_per_step:.1f} rows a step" if t.rows > t.steps else ""
     return (
         f"prompt {t.prompt_tokens - t.cached_tokens}{cached} tokens, {t.prefill_tps:.1f} tok/s; "
-        f"answer {t.completion_tokens} tokens, {t.decode_tps:.1f} tok/s"
+        f"answer {t.completion_tokens} tokens, {t.decode_tps:.1f} tok/s{drafts}{company}"
     )
 
 
@@ -222,7 +229,7 @@ def describe_paging(paging: PagingStats, tokens: int) -> str:
 
 
 def timings_json(t: Timings) -> dict[str, float]:
-    return asdict(t) | {"prefill_tps": t.prefill_tps, "decode_tps": t.decode_tps}
+    return asdict(t) | {"prefill_tps": t.prefill_tps, "decode_tps": t.decode_tps, "rows_per_step": t.rows_per_step}
 
 
 def print_json(value: Any) -> None:

@@ -179,6 +179,8 @@ class _Chat:
         kept, context = self.model.reuse, self.model.context
         used = self.last.usage["total_tokens"] if self.last is not None else 0
         self._tell(f"context {used} of {context} tokens, {len(self.session.messages)} messages")
+        steps = self.model.steps
+        self._tell(f"{steps.steps} steps, {steps.rows / max(1, steps.steps):.1f} rows each, {steps.shared} shared")
         self._tell(f"kept for reuse {kept.nbytes / 1e6:.1f} MB, {kept.tokens_reused} prompt tokens not computed again")
         if self.model.paging is not None:
             paging = self.model.paging

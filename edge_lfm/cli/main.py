@@ -16,6 +16,7 @@ from types import FrameType, ModuleType
 
 from edge_lfm.cli import (
     ask,
+    batch,
     bench,
     bundle,
     calibrate,
@@ -43,6 +44,7 @@ VERBS: dict[str, ModuleType] = {
     "run": run,
     "chat": chat,
     "serve": serve,
+    "batch": batch,
     "ask": ask,
     "extract": extract,
     "complete": complete,

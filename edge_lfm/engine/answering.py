@@ -21,7 +21,7 @@ from edge_lfm.engine.lookup import decode_with_lookup
 from edge_lfm.engine.pool import SequencePool
 from edge_lfm.engine.sampling import Sampler, SamplingOptions, TokenLogprobs, token_logprobs
 from edge_lfm.engine.scheduler import Job
-from edge_lfm.engine.score import score as score_continuations
+from edge_lfm.engine.score import read_prompt, score_answer
 from edge_lfm.engine.sequence import TokenSequence
 from edge_lfm.errors import CancelledError, ToolCallError
 from edge_lfm.memory.plan import LOGIT_ROWS
@@ -113,6 +113,7 @@ def answer(
     try:
         reading = _read_with_logprobs if request.prompt_logprobs else _read
         logits, prompt_logprobs = yield from reading(engine, request, sequence, timings, job)
+        job.release()
         last = yield from _write(engine, request, sequence, logits, sampler, timings, prompt_logprobs, job)
     except (GeneratorExit, CancelledError):  # between two steps, or a step that was undone
         engine.pool.give(sequence, holder)
@@ -121,16 +122,19 @@ def answer(
     return last
 
 
-def score(engine: Engine, prompt: Sequence[int], answers: Sequence[Sequence[int]], job: Job[float]) -> Steps[None]:
-    """The steps of comparing answers to one prompt; see `engine/score.py`."""
+def score(engine: Engine, prompt: Sequence[int], answer: Sequence[int], job: Job[float]) -> Steps[float]:
+    """The steps of scoring one answer to a prompt, which others may be scored for too; see `engine/score.py`."""
     turns = [n for n, i in enumerate(prompt) if i == engine.turn_id]
     sequence = engine.pool.take(prompt)
     try:
-        yield from score_continuations(engine.runner, sequence, prompt, turns, answers, engine.vocab, job.put)
+        yield from read_prompt(engine.runner, sequence, prompt, turns)
+        job.release()
+        value = yield from score_answer(sequence, prompt[-1], answer, engine.vocab)
     except (GeneratorExit, CancelledError):
         engine.pool.give(sequence)
         raise
     engine.pool.give(sequence)
+    return value
 
 
 def _constraint(engine: Engine, request: Request) -> Constraint | None:
@@ -213,7 +217,7 @@ def _write(
 ) -> Steps[Events]:
     """Decode: events token by token; the last ones, with `Done`, are returned."""
     stop_ids = _stop_ids(engine, request)
-    draft, read_s = _Draft(engine, request, stop_ids), job.step_s
+    draft, before = _Draft(engine, request, stop_ids), replace(job.spent)
 
     def give(token: int, row: Logits | None) -> bool:
         job.put(draft.add(token, row))
@@ -224,7 +228,8 @@ def _write(
         yield from decode_with_lookup(*common, request.lookup)
     else:
         yield from decode(*common, skip=request.logprobs is None and not request.stop_token_ids)
-    timings.decode_s = job.step_s - read_s
+    timings.decode_s = job.spent.seconds - before.seconds
+    timings.steps, timings.rows = job.spent.steps - before.steps, job.spent.rows - before.rows
     events = draft.finish()
     generated = tuple(sampler.answer[: timings.completion_tokens])  # a stop string cuts what came in one step
     ended = draft.stopped or sampler.ended or (bool(generated) and generated[-1] in stop_ids)

@@ -20,7 +20,11 @@ Give = Callable[[int, Logits | None], bool]
 
 @dataclass
 class Timings:
-    """Seconds and tokens of a prefill and of the decode after it."""
+    """Seconds and tokens of a prefill and of the decode after it.
+
+    steps: of the decode; rows: of these steps, those of other sequences included.
+    drafted, accepted: tokens that prompt lookup proposed, and those that the model agreed with.
+    """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -28,6 +32,10 @@ class Timings:
     queued_s: float = 0.0
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    steps: int = 0
+    rows: int = 0
+    drafted: int = 0
+    accepted: int = 0
 
     @property
     def prefill_tps(self) -> float:
@@ -38,6 +46,11 @@ class Timings:
     def decode_tps(self) -> float:
         """Generated tokens after the first, per second."""
         return max(0, self.completion_tokens - 1) / self.decode_s if self.decode_s else 0.0
+
+    @property
+    def rows_per_step(self) -> float:
+        """Rows of a step of the decode, on average: 1 without company and drafts."""
+        return self.rows / self.steps if self.steps else 0.0
 
 
 def check_length(tokens: int, context: int) -> None:

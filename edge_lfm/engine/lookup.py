@@ -56,6 +56,8 @@ def decode_with_lookup(
     before = state.checkpoint()
     while True:
         tokens = _agree(rows, drafts, sampler, stop_ids, max_tokens - timings.completion_tokens)
+        timings.drafted += len(drafts)
+        timings.accepted += sum(token == draft for token, draft in zip(tokens, drafts, strict=False))
         if len(tokens) < len(rows):
             sequence.undo(state.checkpoint_after(before, len(tokens)))
         for token, row in zip(tokens, rows, strict=False):

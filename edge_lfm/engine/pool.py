@@ -1,9 +1,10 @@
 """Sequences kept for reuse: a prompt starts from the longest prefix that some earlier sequence has read.
 
 System prompts, few-shot examples and documents are computed once, and each turn of a conversation computes only what is
-new. Bounded in bytes; the one that was not used for longest goes first, those that a conversation holds last. Every
-place that a kept sequence can be brought to is found by a hash of the tokens before it, so that looking for a prefix
-takes as long among thousands of sequences as among two. Used by the engine thread only.
+new. Of sequences that answers go on with, a copy is given up to where they agree. What is kept is bounded in bytes; the
+one that was not used for longest goes first, those that a conversation holds last. Every place that a kept sequence can
+be brought to is found by a hash of the tokens before it, so that looking for a prefix takes as long among thousands of
+sequences as among two. Used by the engine thread only.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
@@ -70,6 +72,7 @@ class SequencePool:
     def __init__(self, make_state: Callable[[], State], limit_bytes: int) -> None:
         self._make_state, self.limit_bytes = make_state, limit_bytes
         self._idle: OrderedDict[int, _Kept] = OrderedDict()  # by identity, least recently used first
+        self._lent = WeakSet[TokenSequence]()
         self._by_place, self._by_end, self._by_holder = _Index(), _Index(), _Index()
         self._seed = int(np.random.default_rng().integers(1 << 62))
         self.stats = PoolStats()
@@ -79,11 +82,21 @@ class SequencePool:
 
         `holder`: a weak reference to the conversation that asks: its own sequence may be cut, others' are copied.
         """
+        sequence = self._take(array("i", ids), holder)
+        self._lent.add(sequence)
+        return sequence
+
+    def _take(self, ids: array[int], holder: Holder | None) -> TokenSequence:
         self.stats.prompts += 1
-        best, reach = self._longest(array("i", ids), holder)
-        if best is None:
+        best, reach = self._longest(ids, holder)
+        lender, lent = self._longest_lent(ids)
+        if best is None and lender is None:
             return TokenSequence(self._make_state())
         self.stats.prompts_reused += 1
+        if best is None or (lender is not None and lent > reach):
+            assert lender is not None
+            self.stats.tokens_reused += lent
+            return lender.fork(lent, self._make_state())
         self.stats.tokens_reused += reach
         self._remove(best)
         mine = not best.held or _is(best, holder)
@@ -102,6 +115,7 @@ class SequencePool:
             before.holder = None
             self._add(before)
         sequence.holder = holder
+        self._lent.discard(sequence)
         sequence.state.drop_notes()
         for other in self._offered_by(sequence):
             self._remove(other)
@@ -124,6 +138,17 @@ class SequencePool:
             if other is not None:
                 return own if own is not None and _offers(own, ids[:count]) else other, count
         return None, 0
+
+    def _longest_lent(self, ids: array[int]) -> tuple[TokenSequence | None, int]:
+        """As `_longest`, of those that others go on with: few, so that each is looked at."""
+        found: TokenSequence | None = None
+        longest = 0
+        for sequence in self._lent:
+            common = _common(sequence.ids, ids[:-1])
+            count = max((p for p in _places(sequence) if p <= common), default=0)
+            if count > longest:
+                found, longest = sequence, count
+        return found, longest
 
     def _offered_by(self, longer: TokenSequence) -> list[TokenSequence]:
         """The sequences of no conversation whose every place is a place of this one too."""
@@ -172,6 +197,13 @@ class SequencePool:
 def _places(sequence: TokenSequence) -> set[int]:
     """The lengths that a sequence can be brought to."""
     return {count for count in (*sequence.checkpoints, len(sequence.ids)) if count}
+
+
+def _common(a: array[int], b: array[int]) -> int:
+    """How many tokens two texts begin with alike."""
+    count = min(len(a), len(b))
+    differing = np.flatnonzero(np.array(a[:count]) != np.array(b[:count]))
+    return int(differing[0]) if differing.size else count
 
 
 def _offers(sequence: TokenSequence, ids: array[int]) -> bool:

@@ -25,27 +25,48 @@ CHANNEL_ITEMS = 256
 """Items that wait for a slow consumer before its job pauses."""
 
 
+@dataclass
+class Spent:
+    """What a job's steps took so far: their number, all their rows, others' included, and their seconds."""
+
+    steps: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+
+    def add(self, rows: int, seconds: float) -> None:
+        """Count a step."""
+        self.steps, self.rows, self.seconds = self.steps + 1, self.rows + rows, self.seconds + seconds
+
+
 class Job(Generic[T]):
     """One job and its channel. The engine thread writes; one consumer reads, by iteration or by `poll`."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
+    def __init__(self, scheduler: Scheduler, after: Job[Any] | None = None) -> None:
+        self._scheduler, self._after = scheduler, after
         self._items: deque[T] = deque()
         self._changed = threading.Condition()
         self._error: BaseException | None = None
-        self._ended = self._cancelled = False
+        self._ended = self._cancelled = self._released = False
         self.submitted = time.perf_counter()
         self.steps: Steps[T | None] | None = None
         self.feed: Feed | None = None
         """What the job waits for; None before it has begun."""
-        self.step_s = 0.0
-        """Seconds of all steps of this job so far."""
+        self.spent = Spent()
         self.listener: Callable[[], object] | None = None
         """Called, from the engine thread, when there is something to `poll`."""
 
     def cancelled(self) -> bool:
         """Whether the consumer has left."""
         return self._cancelled
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether the job that this one is to come after, if any, has let it, or has ended."""
+        return self._after is None or self._after._released or self._after._ended
+
+    def release(self) -> None:
+        """For the engine thread: let those begin that are to come after this one."""
+        self._released = True
 
     def cancel(self) -> None:
         """Stop the job within one step. What it has given can still be read."""
@@ -162,8 +183,15 @@ class Scheduler:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def submit(self, make_steps: Callable[[Job[T]], Steps[T | None]], queue_limit: int | None = None) -> Job[T]:
+    def submit(
+        self,
+        make_steps: Callable[[Job[T]], Steps[T | None]],
+        queue_limit: int | None = None,
+        after: Job[Any] | None = None,
+    ) -> Job[T]:
         """Queue a job; its steps run on the engine thread.
+
+        after: a job whose prompt this one can use: it begins once that one has read it (`Job.release`), or has ended.
 
         Raises:
             BusyError: `queue_limit` jobs are waiting already.
@@ -171,7 +199,7 @@ class Scheduler:
             UsageError: it belongs to the process that this one was forked from.
         """
         self._check_process()
-        job: Job[T] = Job(self)
+        job: Job[T] = Job(self, after)
         job.steps = make_steps(job)
         with self._changed:
             self._check_open()
@@ -245,8 +273,9 @@ class Scheduler:
         for job in [job for job in self._waiting if job.cancelled()]:
             self._waiting.remove(job)
             job.end(CancelledError("the request was cancelled"))
-        while self._waiting and len(self._active) < self.parallel:
-            self._active.append(self._waiting.popleft())
+        for job in [job for job in self._waiting if job.may_begin][: self.parallel - len(self._active)]:
+            self._waiting.remove(job)
+            self._active.append(job)
         return [job for job in self._active if job.cancelled() or not job.full]
 
     def _take_turn(self, jobs: Sequence[Job[Any]]) -> None:
@@ -282,8 +311,9 @@ class Scheduler:
                 feed.state.go_back(before)
             return [self._run_step([one])[0] for one in served]
         finally:
+            rows, seconds = sum(len(feed.token_ids) for feed in feeds), time.perf_counter() - started
             for job, _ in served:
-                job.step_s += time.perf_counter() - started
+                job.spent.add(rows, seconds)
 
     def _begin(self, job: Job[Any]) -> Feed | None:
         """What a new job wants first; None: it has ended."""

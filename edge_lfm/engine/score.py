@@ -1,45 +1,44 @@
-"""How likely each of several continuations of one prompt is: the prompt is read once, each continuation in one step."""
+"""How likely an answer to a prompt is.
+
+The prompt is read once for all answers; each begins with its last token anew, so that their steps are shared.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from edge_lfm.engine.backend import Backend
 from edge_lfm.engine.feeds import Steps
-from edge_lfm.engine.generate import check_length, prefill
+from edge_lfm.engine.generate import prefill
 from edge_lfm.engine.sampling import token_logprobs
 from edge_lfm.engine.sequence import TokenSequence
-
-_ROWS = 64
-"""Tokens of a step, which gives all their logits: 16 MB at 65,536 entries."""
+from edge_lfm.memory.plan import LOGIT_ROWS
 
 
-def score(
-    runner: Backend,
-    sequence: TokenSequence,
-    prompt: Sequence[int],
-    turns: Sequence[int],
-    continuations: Sequence[Sequence[int]],
-    vocab: int,
-    give: Callable[[float], object],
-) -> Steps[None]:
-    """Give the log probability of each continuation after the prompt, in their order.
+def read_prompt(runner: Backend, sequence: TokenSequence, prompt: Sequence[int], turns: Sequence[int]) -> Steps[None]:
+    """Read all of a prompt but its last token.
 
     Raises:
-        ContextOverflowError: the prompt with a continuation does not fit.
+        ContextOverflowError: it does not fit.
     """
-    longest = max(len(c) for c in continuations)
-    check_length(len(prompt) + longest, sequence.state.context)
-    first = yield from prefill(runner, sequence, prompt, turns)
-    for ids in continuations:
-        total = token_logprobs(first, vocab, ids[0], 0).logprob
-        start = None
-        for n in range(0, len(ids) - 1, _ROWS):
-            before, rows = yield from sequence.draft(ids[n : min(n + _ROWS, len(ids) - 1)])
-            start = start or before
-            total += sum(token_logprobs(row, vocab, i, 0).logprob for row, i in zip(rows, ids[n + 1 :], strict=False))
-        if start is not None:
-            sequence.undo(start)
-        give(float(np.float64(total)))
+    if len(sequence.ids) < len(prompt) - 1:
+        yield from prefill(runner, sequence, prompt[:-1], turns)
+
+
+def score_answer(sequence: TokenSequence, last: int, answer: Sequence[int], vocab: int) -> Steps[float]:
+    """The log probability of an answer behind a prompt that has been read but for its `last` token; it is undone then.
+
+    Raises:
+        ContextOverflowError: it does not fit.
+    """
+    sequence.state.check_room(len(sequence.ids) + len(answer))
+    ids, start, total = [last, *answer[:-1]], sequence.state.checkpoint(), 0.0
+    first = len(sequence.ids)
+    while (done := len(sequence.ids) - first) < len(ids):
+        _, rows = yield from sequence.draft(ids[done : done + LOGIT_ROWS], divisible=True)
+        told = zip(rows, answer[done:], strict=False)
+        total += sum(token_logprobs(row, vocab, token, 0).logprob for row, token in told)
+    sequence.undo(start)
+    return float(np.float64(total))

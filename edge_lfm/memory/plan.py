@@ -26,7 +26,9 @@ DEFAULT_CONTEXT = 32768
 PAGED_CONTEXT = 4096
 """When experts are paged, every token of context takes memory from them: 20 KB a token in the 24B. Also the least that
 a model is given by itself when memory is short."""
-DEFAULT_PARALLEL = 4
+LEAST_PARALLEL, MOST_PARALLEL = 4, 16
+"""Answers at a time where none were asked for: four have a context of their own before it is made shorter, and further
+ones take what memory is left."""
 MAX_CACHE_BYTES = 2 << 30
 RING_SLOTS = 16
 """Slots beyond what layers keep: two waves of reads, and more than any decode step misses in one layer."""
@@ -120,21 +122,21 @@ def plan_memory(shape: Shape, demand: Demand, budget: Budget, wishes: Wishes) ->
 def plan_whole(shape: Shape, file_bytes: int, budget: Budget, wishes: Wishes) -> MemoryPlan:
     """All weights in memory.
 
-    In a stated budget, context and parallel answers are chosen, where they were not asked for, so that all fit. One
-    that was not stated is no promise: long conversations take what the machine has.
+    Context and answers at a time are chosen, where they were not asked for, so that all fit into a stated budget. One
+    that was not stated is no promise: at least four answers are made, and long conversations take what the machine has.
     """
     needed = file_bytes + overhead_bytes(shape, wishes)
     room = max(0, budget.nbytes - needed)
     cache_bytes = min(MAX_CACHE_BYTES, room // 4) if wishes.cache_bytes is None else wishes.cache_bytes
-    context, parallel = wishes.context or min(DEFAULT_CONTEXT, shape.context), wishes.parallel or DEFAULT_PARALLEL
-    if not budget.stated:
-        return MemoryPlan(budget, context, parallel, cache_bytes, needed + (wishes.cache_bytes or 0), None)
+    context = wishes.context or min(DEFAULT_CONTEXT, shape.context)
     token_bytes = kv_cache_bytes(shape, 1, wishes.kv_dtype)
     tokens = (room - (room // 4 if wishes.cache_bytes is None else cache_bytes)) // max(1, token_bytes)
-    if wishes.context is None:
-        context = min(context, max(PAGED_CONTEXT, tokens // parallel // 1024 * 1024))
-    if wishes.parallel is None:
-        parallel = max(1, min(DEFAULT_PARALLEL, tokens // context))
+    if budget.stated and wishes.context is None:
+        context = min(context, max(PAGED_CONTEXT, tokens // (wishes.parallel or LEAST_PARALLEL) // 1024 * 1024))
+    least = 1 if budget.stated else LEAST_PARALLEL
+    parallel = wishes.parallel or max(least, min(MOST_PARALLEL, tokens // context))
+    if not budget.stated:
+        return MemoryPlan(budget, context, parallel, cache_bytes, needed + (wishes.cache_bytes or 0), None)
     conversations = context * parallel * token_bytes
     needed += conversations
     if wishes.cache_bytes is None:

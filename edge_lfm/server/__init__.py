@@ -7,6 +7,8 @@
     app.py          routes
     settings.py     what the command line says
     hosting.py      the model: loaded on demand, unloaded when idle
+    batch.py  batch_output.py    a file of requests, without a socket
+    choices.py      the answers that one request asks for
     guard.py        who may come in: hosts, origins, keys, sizes
     schemas.py      requests, checked as they are decoded
     failures.py     every error as OpenAI's JSON

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from edge_lfm.server import failures
 from edge_lfm.server.chat import Chat
@@ -30,8 +29,26 @@ Handler = Callable[[Request], Awaitable[Response]]
 def make_app(settings: Settings) -> Starlette:
     """The application for one server; its `state.service` is what the routes share."""
     service = Service(settings)
+    middleware = [Middleware(Guard, settings=settings)]
+    if settings.cors_origins:
+        origins = list(settings.cors_origins)
+        middleware.insert(
+            0, Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
+        )
+    app = Starlette(
+        routes=routes_of(service),
+        middleware=middleware,
+        lifespan=_lifespan,
+        exception_handlers={404: failures.handle, 405: failures.handle, Exception: failures.handle},
+    )
+    app.state.service = service
+    return app
+
+
+def routes_of(service: Service) -> list[BaseRoute]:
+    """All routes, of one service."""
     texts, responses = Texts(service), Responses(service)
-    routes: list[Any] = [
+    return [
         _route("/v1/chat/completions", "POST", Chat(service)),
         _route("/v1/completions", "POST", Completions(service)),
         _route("/v1/responses", "POST", responses.create),
@@ -47,20 +64,6 @@ def make_app(settings: Settings) -> Starlette:
         _route("/", "GET", texts.page),
         WebSocketRoute("/v1/stream", Socket(service).serve),
     ]
-    middleware = [Middleware(Guard, settings=settings)]
-    if settings.cors_origins:
-        origins = list(settings.cors_origins)
-        middleware.insert(
-            0, Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
-        )
-    app = Starlette(
-        routes=routes,
-        middleware=middleware,
-        lifespan=_lifespan,
-        exception_handlers={404: failures.handle, 405: failures.handle, Exception: failures.handle},
-    )
-    app.state.service = service
-    return app
 
 
 def _route(path: str, method: str, handler: Handler) -> Route:

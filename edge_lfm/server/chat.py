@@ -55,16 +55,16 @@ class Chat:
     async def _whole(self, chat: ChatRequest, nbytes: int) -> Json:
         async with self._service.model_for(chat.model) as model:
             prompt = await self._service.work.run(prepare, model, chat, nbytes=nbytes)
-            head, choices, completions = self._head("chat.completion"), [], []
-            for n in range(chat.n or 1):
-                if chat.soft_tries is not None:
-                    completions.append(await self._checked(model, chat, nbytes))
-                else:
-                    async with self._service.start(model, choice_of(prompt, chat, n)) as generation:
-                        completions.append(await generation.result())
+            head, count = self._head("chat.completion"), chat.n or 1
+            if chat.soft_tries is not None:
+                completions = [await self._checked(model, chat, nbytes) for _ in range(count)]
+            else:
+                async with self._service.start_all(model, choices_of(prompt, chat)) as answers:
+                    completions = await answers.completions()
+            for n in range(count):
                 if completions[n].problem:
                     completions[n] = await self._asked_again(model, chat, completions[n], nbytes)
-                choices.append(_choice(completions[n], n, model))
+            choices = [_choice(completion, n, model) for n, completion in enumerate(completions)]
             choices[0] |= await self._labels(model, chat, prompt)
             return head | {
                 "choices": choices,
@@ -113,28 +113,25 @@ class Chat:
     async def _stream(self, chat: ChatRequest, nbytes: int) -> AsyncIterator[Json | None]:
         async with self._service.model_for(chat.model) as model:
             prompt = await self._service.work.run(prepare, model, chat, nbytes=nbytes)
-            head, completions = self._head("chat.completion.chunk"), []
-            for n in range(chat.n or 1):
-                async with self._service.start(model, choice_of(prompt, chat, n)) as generation:
-                    if n == 0:
-                        yield None
+            head, requests = self._head("chat.completion.chunk"), choices_of(prompt, chat)
+            calls, completions = [0] * len(requests), dict[int, Completion]()
+            async with self._service.start_all(model, requests) as answers:
+                yield None
+                for n in range(len(requests)):
                     yield head | _delta(n, {"role": "assistant", "content": ""})
-                    calls = 0
-                    async for event in generation:
-                        if isinstance(event, Done):
-                            completions.append(event.completion)
-                            continue
-                        chunk = _chunk(event, n, calls, chat, model.tokenizer)
-                        calls += isinstance(event, ToolCall)
-                        if chunk is not None:
-                            yield head | chunk
-                    end = _delta(n, {}, finish_reason=completions[n].finish_reason)
-                    citations = [asdict(citation) for citation in completions[n].citations]
-                    more = {"citations": citations} if citations else {}
-                    more |= await self._labels(model, chat, prompt) if n == 0 else {}
-                    yield head | end | more | {"timings": timings_of(completions[n])}
+                async for n, event in answers.events():
+                    if isinstance(event, Done):
+                        completions[n] = event.completion
+                        end = _ending(event.completion, n) | {"timings": timings_of(event.completion)}
+                        yield head | end | (await self._labels(model, chat, prompt) if n == 0 else {})
+                        continue
+                    chunk = _chunk(event, n, calls[n], chat, model.tokenizer)
+                    calls[n] += isinstance(event, ToolCall)
+                    if chunk is not None:
+                        yield head | chunk
             if chat.stream_options is not None and chat.stream_options.include_usage:
-                yield head | {"choices": [], "usage": usage_of(completions, chat.n or 1)}
+                usage = usage_of([completions[n] for n in range(len(requests))], len(requests))
+                yield head | {"choices": [], "usage": usage}
 
     def _head(self, kind: str) -> Json:
         number = f"chatcmpl-{uuid.uuid4().hex}"
@@ -163,9 +160,9 @@ def prepare(model: Model, chat: ChatRequest, messages: Sequence[Mapping[str, Any
     )
 
 
-def choice_of(prompt: EngineRequest, chat: ChatRequest, n: int) -> EngineRequest:
-    """The request of the n-th choice: the same with another seed."""
-    return prompt.drawn_with(chat.options(n).get("seed")) if n else prompt
+def choices_of(prompt: EngineRequest, chat: ChatRequest) -> list[EngineRequest]:
+    """The requests of all choices: the same, each with another seed."""
+    return [prompt, *(prompt.drawn_with(chat.options(n).get("seed")) for n in range(1, chat.n or 1))]
 
 
 def tool_call_json(call: ToolCall) -> Json:
@@ -199,6 +196,12 @@ def _choice(completion: Completion, n: int, model: Model) -> Json:
         "logprobs": {"content": logprobs_json(told, model.tokenizer)} if asked and model.tokenizer else None,
         "finish_reason": completion.finish_reason,
     }
+
+
+def _ending(completion: Completion, n: int) -> Json:
+    """The last chunk of the n-th choice."""
+    citations = [asdict(citation) for citation in completion.citations]
+    return _delta(n, {}, finish_reason=completion.finish_reason) | ({"citations": citations} if citations else {})
 
 
 def _chunk(event: Event, n: int, calls: int, chat: ChatRequest, tokenizer: Tokenizer | None) -> Json | None:

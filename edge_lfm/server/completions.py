@@ -41,37 +41,36 @@ class Completions:
     async def _whole(self, wanted: CompletionRequest, nbytes: int) -> Json:
         async with self._service.model_for(wanted.model) as model:
             requests = await self._service.work.run(prepare, model, wanted, nbytes=nbytes)
-            choices, completions = [], []
-            for n, request in enumerate(requests):
-                async with self._service.start(model, request) as generation:
-                    completions.append(await generation.result())
-                choices.append(_choice(n, request, completions[n], wanted, tokenizer_of(model)))
+            async with self._service.start_all(model, requests) as answers:
+                completions = await answers.completions()
+            told = zip(requests, completions, strict=True)
+            choices = [_choice(n, *pair, wanted, tokenizer_of(model)) for n, pair in enumerate(told)]
             usage = usage_of(completions, wanted.n or 1)
             return self._head() | {"choices": choices, "usage": usage, "timings": timings_of(completions[0])}
 
     async def _stream(self, wanted: CompletionRequest, nbytes: int) -> AsyncIterator[Json | None]:
         async with self._service.model_for(wanted.model) as model:
             requests = await self._service.work.run(prepare, model, wanted, nbytes=nbytes)
-            head, tokenizer, completions = self._head(), tokenizer_of(model), []
-            for n, request in enumerate(requests):
-                async with self._service.start(model, request) as generation:
-                    if n == 0:
-                        yield None
-                    told = _Told(tokenizer)
+            head, tokenizer, completions = self._head(), tokenizer_of(model), dict[int, Completion]()
+            told = [_Told(tokenizer) for _ in requests]
+            async with self._service.start_all(model, requests) as answers:
+                yield None
+                for n, request in enumerate(requests):
                     if wanted.echo:
                         yield head | _piece(n, tokenizer.decode(request.token_ids), None)
-                    async for event in generation:
-                        match event:
-                            case Text(text, logprobs) if wanted.limit != 0:
-                                shown = told.json([(t.token_id, t) for t in logprobs]) if logprobs else None
-                                yield head | _piece(n, text, shown)
-                            case Progress() if wanted.return_progress:
-                                yield head | {"choices": [], "prompt_progress": progress_json(event)}
-                            case Done(completion):
-                                completions.append(completion)
-                    yield head | _piece(n, "", None, completions[n].finish_reason)
+                async for n, event in answers.events():
+                    match event:
+                        case Text(text, logprobs) if wanted.limit != 0:
+                            shown = told[n].json([(t.token_id, t) for t in logprobs]) if logprobs else None
+                            yield head | _piece(n, text, shown)
+                        case Progress() if wanted.return_progress:
+                            yield head | {"choices": [], "prompt_progress": progress_json(event)}
+                        case Done(completion):
+                            completions[n] = completion
+                            yield head | _piece(n, "", None, completion.finish_reason)
             if wanted.stream_options is not None and wanted.stream_options.include_usage:
-                yield head | {"choices": [], "usage": usage_of(completions, wanted.n or 1)}
+                usage = usage_of([completions[n] for n in range(len(requests))], wanted.n or 1)
+                yield head | {"choices": [], "usage": usage}
 
     def _head(self) -> Json:
         number = f"cmpl-{uuid.uuid4().hex}"

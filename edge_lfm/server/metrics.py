@@ -77,6 +77,10 @@ class _Now(Collector):
         yield _gauge("kept_bytes", "Memory of sequences kept for reuse", model.reuse.nbytes)
         yield _gauge("kept_sequences", "Sequences kept for reuse", model.reuse.sequences)
         yield _gauge("context_tokens", "The most tokens of a conversation", model.context)
+        yield _count("steps", "Steps of the model", model.steps.steps)
+        yield _count("step_rows", "Tokens of all steps, of prompts and answers", model.steps.rows)
+        yield _count("step_sequences", "Sequences of all steps", model.steps.feeds)
+        yield _count("step_prompt_rows", "Tokens of prompts in all steps", model.steps.prompt_rows)
         if model.paging is not None:
             paging = model.paging
             yield _count("expert_hits", "Experts that were in memory", int(paging.hits.sum()))

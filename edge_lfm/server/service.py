@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from edge_lfm.api import AsyncGeneration, Completion, Model, Tokenizer
 from edge_lfm.api import Request as EngineRequest
+from edge_lfm.server.choices import Choices
 from edge_lfm.server.failures import RequestError
 from edge_lfm.server.hosting import Hosting
 from edge_lfm.server.metrics import Metrics
@@ -53,6 +54,10 @@ class Service:
         """
         return model.start_async(request, queue_limit=self.settings.queue, on_end=self.metrics.note)
 
+    def start_all(self, model: Model, requests: Sequence[EngineRequest]) -> Choices:
+        """Queue the answers that one request asks for; as `start`."""
+        return Choices(model, requests, self.start(model, requests[0]), self.metrics.note)
+
     async def read(self, request: Request, kind: type[S]) -> tuple[S, int]:
         """The checked body of a request, and its bytes."""
         body = await request.body()
@@ -86,7 +91,7 @@ def usage_of(completions: Sequence[Completion], choices: int) -> dict[str, Any]:
 
 
 def timings_of(completion: Completion) -> dict[str, Any]:
-    """llama.cpp's timings, and the time in the queue."""
+    """llama.cpp's timings, the time in the queue, and the rows of a step."""
     t = completion.timings
     return {
         "cache_n": t.cached_tokens,
@@ -96,5 +101,8 @@ def timings_of(completion: Completion) -> dict[str, Any]:
         "predicted_n": t.completion_tokens,
         "predicted_ms": 1e3 * t.decode_s,
         "predicted_per_second": t.decode_tps,
+        "draft_n": t.drafted,
+        "draft_n_accepted": t.accepted,
         "queued_ms": 1e3 * t.queued_s,
+        "rows_per_step": t.rows_per_step,
     }
