@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Empty: install a built wheel in place of the checkout, as a user would.
 EDITABLE ?= --editable
 
-.PHONY: soak demo fuzz test test-quick test-resume test-javascript test-arm check wheel goldens llama-goldens tables demo-model bench clean
+.PHONY: soak demo fuzz test test-quick test-resume test-pythons test-javascript test-arm check wheel goldens llama-goldens tables demo-model bench clean
 
 # Quantize the embedded demo model to int4 and chat with it.
 demo: $(VENV)/.runtime
@@ -31,6 +31,10 @@ fuzz: $(VENV)/.installed
 # A hundred kills of a quantization, resumed each time (the suite tries eight).
 test-resume: $(VENV)/.installed
 	EDGE_LFM_KILLS=100 $(BIN)/pytest -q tests/test_resume.py
+
+# Every documented command line in each newer Python that this machine has (as root, also in Debian's Python 3.14).
+test-pythons: $(VENV)/.installed
+	EDGE_LFM_PYTHONS="$$(PYTHON=$(BIN)/python sh tools/pythons.sh build/pythons)" $(BIN)/pytest -q tests/test_documents.py
 
 # The server against the official npm client, and the ONNX export in transformers.js (needs Node and npm).
 test-javascript: $(VENV)/.installed build/javascript/.complete

@@ -159,6 +159,7 @@ def shown(value: object) -> str:
 
 def describe(annotation: Any) -> str:
     """An annotation in words: `str | None` is "a text or None"."""
+    annotation = _written_out(annotation)
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(describe(part) for part in inner))
@@ -179,7 +180,14 @@ def describe(annotation: Any) -> str:
     )
 
 
+def _written_out(annotation: Any) -> Any:
+    """What an alias stands for: NumPy's NDArray is one from Python 3.12 and NumPy 2.5 on (`type NDArray[T] = ...`)."""
+    alias = get_origin(annotation)
+    return alias.__value__[get_args(annotation)] if hasattr(alias, "__value__") else annotation
+
+
 def _matches(value: Any, annotation: Any) -> bool:
+    annotation = _written_out(annotation)
     origin, inner = get_origin(annotation), get_args(annotation)
     if annotation is Any:
         return True

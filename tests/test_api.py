@@ -6,14 +6,17 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 from stepping import paging_ram
+from typing_extensions import TypeAliasType
 
 import edge_lfm
 from edge_lfm import EdgeLfmError, Model
 from edge_lfm.architectures import read_shape
+from edge_lfm.checking import check_type
 from edge_lfm.errors import ContextOverflowError, DoesNotFitError, ModelFileError, UsageError
 from edge_lfm.memory.budget import Budget, parse_size
 from edge_lfm.memory.plan import Wishes, overhead_bytes, plan_whole
@@ -238,6 +241,16 @@ def test_a_budget_without_room_for_a_conversation_pages(demo: dict[str, Path]) -
         assert model.paging is not None
     with Model.load(demo["balanced"], ram=ram + 1, context=1024) as model:
         assert model.paging is None
+
+
+def test_an_alias_is_the_type_that_it_stands_for() -> None:
+    """As NumPy 2.5 declares NDArray where Python is 3.12 or newer."""
+    scalar = TypeVar("scalar", bound=np.generic)
+    alias = TypeAliasType("alias", np.ndarray[Any, np.dtype[scalar]], type_params=(scalar,))
+    check_type("ids", np.arange(3), str | alias[np.integer])
+    check_type("ids", "text", str | alias[np.integer])
+    with pytest.raises(UsageError, match="a text or an array"):
+        check_type("ids", [{"role": "user"}], str | alias[np.integer])
 
 
 def test_all_errors_are_of_one_family() -> None:

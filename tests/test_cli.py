@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
-import re
 import select
-import shlex
 import shutil
 import signal
 import subprocess
@@ -16,11 +14,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from stepping import paging_ram
 
 from edge_lfm.cli.complete import split
-from edge_lfm.cli.main import VERBS, make_parser, parse
+from edge_lfm.cli.main import VERBS, parse
 from edge_lfm.demo import packed_demo
 from edge_lfm.errors import UsageError
 from edge_lfm.paths import cache_folder
@@ -218,13 +215,6 @@ def test_every_verb_has_help_an_example_and_json(verb: str) -> None:
     assert "--json" in done.stdout
 
 
-def test_the_examples_parse() -> None:
-    import shlex
-
-    for module in VERBS.values():
-        make_parser().parse_args(shlex.split(module.EXAMPLE)[1:])
-
-
 def test_a_reader_that_goes_away_is_no_error() -> None:
     done = subprocess.run(
         f"{' '.join(COMMAND)} run 'Once upon a time' --raw -n 200 | head -c 5",
@@ -360,47 +350,11 @@ def test_debug_shows_the_traceback() -> None:
     assert "Traceback" in done.stderr and "ModelFileError" in done.stderr
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["run", "M", "--ram", "4G", "P"],
-        ["run", "M", "P", "--ram", "4G"],
-        ["run", "--ram", "4G", "M", "P"],
-        ["run", "M", "--ram", "4G", "-n", "3", "P", "--json"],
-        ["run", "M", "--ram", "4G", "--", "P"],
-    ],
-)
-def test_options_stand_anywhere(words: list[str]) -> None:
-    args = parse(words)
-    assert (args.model, args.prompt, args.ram) == ("M", "P", "4G")
-
-
 @pytest.mark.parametrize("words", [["run", "M", "P", "Q"], ["run", "M", "--rem", "4", "P"], ["eval", "M", "--x", "P"]])
 def test_words_too_many_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(words)
     assert "unrecognized arguments" in capsys.readouterr().err
-
-
-def documented_lines() -> list[str]:
-    """Every command line of edge-lfm in the documents' blocks of code, whether fenced or indented."""
-    found = []
-    for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
-        text = document.read_text(encoding="utf-8").replace("\\\n", " ")
-        fenced = "\n".join(re.findall(r"```\w*\n(.*?)```", text, re.DOTALL))
-        found += re.findall(r"^ *(?:\$ )?(edge-lfm .*)$", fenced, re.MULTILINE)
-        found += re.findall(r"^ {4,}(?:\$ )?(edge-lfm .*)$", text, re.MULTILINE)
-    return found
-
-
-def test_documented_lines_parse() -> None:
-    lines = [line for line in documented_lines() if "..." not in line.replace('"..."', "") and "[" not in line]
-    assert len(lines) >= 10
-    for line in lines:
-        words = shlex.split(line, comments=True)
-        stop = next((n for n, word in enumerate(words) if word in ("|", "<", ">", "2>", "&&", "&", ";")), len(words))
-        if not {"--help", "--version"} & set(words):
-            assert parse(words[1:stop]).verb == words[1], line
 
 
 CLOSED = {"out": ">&-", "err": "2>&-", "in": "<&-", "all": "<&- >&- 2>&-"}

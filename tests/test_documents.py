@@ -1,0 +1,97 @@
+"""Every command line of the documents and of --help runs, in this Python and those that `make test-pythons` finds."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from documented import CANNOT_RUN, documented_lines, documented_outputs, lay_out, make_originals, with_stand_ins
+from hub import Hub
+
+from edge_lfm.cli.main import parse
+from edge_lfm.demo import demo_checkpoint
+
+pytestmark = pytest.mark.slow
+
+PYTHONS = [sys.executable, *os.environ.get("EDGE_LFM_PYTHONS", "").split()]
+RUNNABLE = [line for line in documented_lines() if not line.startswith(tuple(CANNOT_RUN))]
+ORDERS = [
+    ["run", "M", "--ram", "4G", "P"],
+    ["run", "M", "P", "--ram", "4G"],
+    ["run", "--ram", "4G", "M", "P"],
+    ["run", "M", "--ram", "4G", "-n", "3", "P", "--json"],
+    ["run", "M", "--ram", "4G", "--", "P"],
+]
+
+
+@pytest.fixture(scope="module", params=PYTHONS, ids=lambda python: Path(python).parts[-3])
+def environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """`edge-lfm` on the path runs in one of the Pythons; those that are not this one compile their own kernels."""
+    folder = tmp_path_factory.mktemp("python")
+    script = folder / "edge-lfm"
+    script.write_text(f'#!/bin/sh\nexec {request.param} -P -m edge_lfm.cli.main "$@"\n', encoding="ascii")
+    script.chmod(0o755)
+    own_cache = {} if request.param == sys.executable else {"EDGE_LFM_CACHE": str(folder / "cache")}
+    return os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHON": request.param} | own_cache
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return make_originals(tmp_path_factory.mktemp("originals"))
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    with Hub({"LiquidAI/LFM2-24B-A2B": demo_checkpoint()}) as hub:
+        yield hub
+
+
+@pytest.mark.parametrize("line", RUNNABLE)
+def test_documented_lines_run(
+    line: str, environment: dict[str, str], originals: dict[str, Path], hub: Hub, tmp_path: Path
+) -> None:
+    line = with_stand_ins(line)
+    lay_out(tmp_path, originals, line)
+    process = subprocess.Popen(
+        ["sh", "-ec", line.replace("edge-lfm serve", "exec edge-lfm serve")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        env=environment | {"HF_ENDPOINT": hub.endpoint},
+    )  # fmt: skip
+    with process:
+        if " serve " in line:
+            assert process.stdout and "listens on" in process.stdout.readline()
+            process.send_signal(signal.SIGTERM)
+        out, err = process.communicate("How do I reset it?\n", timeout=240)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    assert out.strip() or " serve " in line
+    assert out.startswith(documented_outputs().get(line, "").rstrip())
+
+
+@pytest.mark.parametrize("words", ORDERS, ids=" ".join)
+def test_options_stand_anywhere(words: list[str], environment: dict[str, str]) -> None:
+    """Of two optional words, argparse takes one or both, depending on the Python."""
+    code = "import sys; from edge_lfm.cli.main import parse; a = parse(sys.argv[1:]); print(a.model, a.prompt, a.ram)"
+    command = [environment["PYTHON"], "-P", "-c", code, *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "M P 4G\n", done.stderr
+
+
+@pytest.mark.parametrize("beginning", CANNOT_RUN)
+def test_what_cannot_run_is_documented_and_parses(beginning: str) -> None:
+    lines = [line for line in documented_lines() if line.startswith(beginning)]
+    assert lines
+    for line in lines:
+        words = shlex.split(line.partition("edge-lfm ")[2])
+        assert parse(words).verb == words[0]
+
+
+def test_newer_pythons_were_tried() -> None:
+    if len(PYTHONS) == 1:
+        pytest.skip("needs edge-lfm in other Pythons: EDGE_LFM_PYTHONS, as make test-pythons sets it")
