@@ -14,6 +14,7 @@ from msgspec import Meta, Struct, field
 
 from edge_lfm.api import MAX_TRIES, csv_grammar, table_grammar, xml_grammar
 from edge_lfm.server.failures import RequestError
+from edge_lfm.server.fields import Body, Nested
 
 Json = dict[str, Any]
 _GBNF_RULE = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)
@@ -54,7 +55,7 @@ class Schema(Struct):
     maximum: int | float = 0
 
 
-class JsonSchema(Struct, forbid_unknown_fields=True):
+class JsonSchema(Nested):
     """OpenAI's wrapping of a schema."""
 
     schema: Json | bool | None = None
@@ -63,7 +64,7 @@ class JsonSchema(Struct, forbid_unknown_fields=True):
     strict: bool | None = None
 
 
-class Format(Struct, kw_only=True, forbid_unknown_fields=True):
+class Format(Nested, kw_only=True):
     """`response_format` and `text.format`: OpenAI's types, and regex, grammar, choice, csv, table and xml beside them.
 
     schema: of json_schema without its wrapping (Responses), or of json_object (llama.cpp). value: TGI's name for it.
@@ -122,7 +123,7 @@ class Format(Struct, kw_only=True, forbid_unknown_fields=True):
         return value_given
 
 
-class Structured(Struct, kw_only=True, forbid_unknown_fields=True):
+class Structured(Nested, kw_only=True):
     """vLLM's `structured_outputs`; the fields of its `guided_*` have the same names."""
 
     json: Json | str | bool | None = None
@@ -147,7 +148,7 @@ class Structured(Struct, kw_only=True, forbid_unknown_fields=True):
         return found
 
 
-class Bound(Struct, kw_only=True):
+class Bound(Body, kw_only=True):
     """The fields of all interfaces that bind an answer, under every server's name for them."""
 
     response_format: Format | None = None

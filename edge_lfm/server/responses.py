@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
-from typing import Literal
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
-from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -17,25 +15,15 @@ from edge_lfm.api import Completion, Model
 from edge_lfm.api import Request as EngineRequest
 from edge_lfm.server.chat import tool_call_json
 from edge_lfm.server.failures import RequestError
+from edge_lfm.server.messages import join_parts
+from edge_lfm.server.response_input import Item, add_item, as_item
 from edge_lfm.server.response_items import Json, Named, Told, output_of
-from edge_lfm.server.schemas import Call, Called, Part, ResponsesRequest, allowed, check_tools, join_parts
+from edge_lfm.server.schemas import ResponsesRequest
 from edge_lfm.server.service import Service
 from edge_lfm.server.sse import EventStream, unless_disconnected
+from edge_lfm.server.tools import allowed, check_tools
 
 MAX_KEPT, MAX_KEPT_BYTES = 512, 32 << 20
-
-
-class _Item(Struct):
-    """An item of a response's input: a message, a call, its result, thoughts, or the id of an item that is kept."""
-
-    type: Literal["message", "function_call", "function_call_output", "reasoning", "item_reference"] = "message"
-    id: str | None = None
-    summary: list[Part] | None = None
-    role: Literal["system", "developer", "user", "assistant"] | None = None
-    content: str | list[Part] | None = None
-    name: str | None = None
-    arguments: str | None = None
-    output: str | list[Part] | None = None
 
 
 class Responses:
@@ -132,8 +120,8 @@ class Responses:
             "max_output_tokens": wanted.max_output_tokens,
             "temperature": wanted.temperature,
             "top_p": wanted.top_p,
-            "tools": wanted.tools or [],
-            "tool_choice": wanted.tool_choice or "auto",
+            "tools": [{"type": "function", **tool.plain()} for tool in wanted.tools or []],
+            "tool_choice": msgspec.to_builtins(wanted.tool_choice) or "auto",
             "parallel_tool_calls": wanted.parallel_tool_calls is not False,
             "truncation": wanted.truncation or "disabled",
             "store": wanted.store is not False,
@@ -173,8 +161,6 @@ def _answer_of(completion: Completion) -> Json:
 
 
 def _check(wanted: ResponsesRequest) -> None:
-    if any(tool.get("type") != "function" for tool in wanted.tools or []):
-        raise RequestError("tools can be functions only", "tools")
     check_tools(wanted.tools)
     if wanted.form() and wanted.tools and wanted.tool_choice != "none":
         raise RequestError("text.format and tools exclude each other", "text.format")
@@ -192,12 +178,12 @@ def _shown_format(wanted: ResponsesRequest) -> Json:
 
 def _prepare(model: Model, wanted: ResponsesRequest, messages: list[Json]) -> EngineRequest:
     system = [{"role": "system", "content": wanted.instructions}] if wanted.instructions else []
-    tools, choice = allowed([] if wanted.tool_choice == "none" else wanted.tools or [], wanted.tool_choice)
+    tools, choice = allowed(wanted.tools, wanted.tool_choice)
     return model.prepare(
         [*system, *messages],
-        tools=[{"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}} for tool in tools],
+        tools=[{"type": "function", "function": tool.plain()} for tool in tools],
         overflow="drop_oldest" if wanted.truncation == "auto" else "refuse",
-        tool_choice=choice or "auto",
+        tool_choice=choice,
         parallel_tool_calls=wanted.parallel_tool_calls is not False,
         chat_template_kwargs=wanted.chat_template_kwargs,
         max_tokens=wanted.max_output_tokens,
@@ -207,7 +193,7 @@ def _prepare(model: Model, wanted: ResponsesRequest, messages: list[Json]) -> En
     )
 
 
-def _read_input(value: str | list[Json], find: Callable[[str], Json | None] = lambda _: None) -> list[Json]:
+def _read_input(value: str | Sequence[Item | Json], find: Callable[[str], Json | None] = lambda _: None) -> list[Json]:
     """Messages from a text, or from input items: messages, calls and their results, thoughts before them.
 
     `find` gives an item that is kept, by its id.
@@ -216,53 +202,21 @@ def _read_input(value: str | list[Json], find: Callable[[str], Json | None] = la
         return [{"role": "user", "content": value}]
     messages: list[Json] = []
     thoughts: list[str] = []  # of the assistant's turn that comes next
-    for n, raw in enumerate(value):
-        where = f"input[{n}]"
-        item = _read_item(raw, where)
+    for n, item in enumerate(value):
+        place, item = f"input[{n}]", as_item(item)
         if item.type == "item_reference":
             kept = find(item.id or "")
             if kept is None:
-                raise RequestError(f"{where} refers to {item.id!r:.60}, which is not kept", f"{where}.id")
-            item = _read_item(kept, where)
+                raise RequestError(f"{place} refers to {item.id!r:.60}, which is not kept", f"{place}.id")
+            item = as_item(kept)
         if item.type == "reasoning":
-            thoughts.append(join_parts(item.content or item.summary, f"{where}.content"))
+            thoughts.append(join_parts(item.content or item.summary))
             continue
-        _add_item(messages, item, where)
+        add_item(messages, item, place)
         if thoughts and messages[-1]["role"] == "assistant":
             messages[-1]["thinking"] = "\n".join(thoughts)
         thoughts = []
     return messages
-
-
-def _read_item(raw: Json, where: str) -> _Item:
-    try:
-        return msgspec.convert(raw, _Item)
-    except msgspec.ValidationError as error:
-        raise RequestError(f"{where}: {error!s:.300}", where) from None
-
-
-def _add_item(messages: list[Json], item: _Item, where: str) -> None:
-    """One item more; a call joins the assistant's turn that it belongs to."""
-    if item.type == "message":
-        messages.append(_read_message(item, where))
-    elif item.type == "function_call_output":
-        messages.append({"role": "tool", "content": join_parts(item.output, f"{where}.output")})
-    else:
-        if item.name is None:
-            raise RequestError(f"{where} has no name", f"{where}.name")
-        call = Call(Called(item.name, item.arguments)).plain()
-        if messages and messages[-1].get("tool_calls"):
-            messages[-1]["tool_calls"].append(call)
-        else:
-            messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
-
-
-def _read_message(item: _Item, where: str) -> Json:
-    if item.role is None or (item.content is None and item.role != "assistant"):
-        missing = "role" if item.role is None else "content"
-        raise RequestError(f"{where} has no {missing}", f"{where}.{missing}")
-    role = "system" if item.role == "developer" else item.role
-    return {"role": role, "content": join_parts(item.content, f"{where}.content")}
 
 
 def _ending(completion: Completion) -> Json:

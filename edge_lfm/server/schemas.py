@@ -5,16 +5,19 @@ llama.cpp's and vLLM's names for what OpenAI has not. What a body has beyond its
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeVar
+import re
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct, structs
 
 from edge_lfm.api import MAX_TOP_LOGPROBS
 from edge_lfm.server.failures import RequestError
-from edge_lfm.server.fields import check_unknown
-from edge_lfm.server.formats import Bound, Format, json_schema
+from edge_lfm.server.fields import Body, Nested, check_unknown, place_of_fault
+from edge_lfm.server.formats import Bound, Format
+from edge_lfm.server.messages import Message
+from edge_lfm.server.response_input import Item
+from edge_lfm.server.tools import Tool, ToolChoice, allowed, check_tools
 
 MAX_MESSAGES = 10_000
 MAX_PROMPTS = 256
@@ -27,6 +30,7 @@ MAX_TOKEN_IDS = 1 << 18
 Choices = Annotated[int, Meta(ge=1, le=MAX_CHOICES)]
 Count = Annotated[int, Meta(ge=1, le=1 << 31)]
 TokenIds = Annotated[list[int], Meta(max_length=MAX_TOKEN_IDS)]
+Tools = Annotated[list[Tool], Meta(max_length=1000)]
 StopIds = Annotated[list[int], Meta(max_length=256)]
 Stops = str | Annotated[list[str], Meta(max_length=16)]
 Metadata = Annotated[
@@ -42,7 +46,11 @@ _ALIASES = {
 """Other servers' names for an option: vLLM's, SGLang's and TGI's."""
 
 
-class StreamOptions(Struct):
+class StreamOptions(Nested):
+    """What a stream tells beside the answer. Padding against listeners, and counts in every event, are not sent."""
+
+    harmless: ClassVar[frozenset[str]] = frozenset({"include_obfuscation", "continuous_usage_stats"})
+
     include_usage: bool | None = None
 
 
@@ -86,89 +94,15 @@ class Sampling(Bound, kw_only=True):
         return given
 
 
-class Part(Struct):
-    """A part of a message's content; of all kinds only text can be read."""
+class Reasoning(Nested):
+    """How much to think: as much as the model does. Of how it is told, thoughts are told whole."""
 
-    type: str
-    text: str | None = None
-    refusal: str | None = None
-
-
-class Called(Struct):
-    """The function of a call."""
-
-    name: str
-    arguments: str | dict[str, Any] | None = None
-
-
-class Call(Struct):
-    """A call that an assistant has made."""
-
-    function: Called
-    id: str | None = None
-
-    def plain(self) -> dict[str, Any]:
-        """The call as templates know it."""
-        function = {"name": self.function.name, "arguments": self.function.arguments or "{}"}
-        return {"type": "function", "id": self.id, "function": function}
-
-
-class Message(Struct):
-    role: str
-    content: str | list[Part] | None = None
-    tool_calls: list[Call] | None = None
-    tool_call_id: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    refusal: str | None = None
-    prefix: bool | None = None
-    partial: bool | None = None
-    function_call: Any = None
-
-    def plain(self, n: int) -> dict[str, Any]:
-        """The message as templates know it."""
-        role = "system" if self.role == "developer" else self.role
-        if role not in ("system", "user", "assistant", "tool"):
-            raise RequestError(f"messages[{n}] has the unknown role {role!r:.40}", f"messages[{n}].role")
-        if self.content is None and role in ("system", "user"):
-            raise RequestError(f"messages[{n}] has no content", f"messages[{n}].content")
-        for name in ("prefix", "partial", "function_call"):
-            if getattr(self, name):
-                raise RequestError(f"messages[{n}].{name} is not supported", f"messages[{n}].{name}")
-        content = join_parts(self.content, f"messages[{n}].content") or self.refusal or ""
-        message: dict[str, Any] = {"role": role, "content": content}
-        if self.tool_calls and role == "assistant":
-            message["tool_calls"] = [call.plain() for call in self.tool_calls]
-        if role == "assistant" and (thinking := self.reasoning_content or self.reasoning):
-            message["thinking"] = thinking
-        return message
-
-
-class Function(Struct):
-    """A function that the model may call."""
-
-    name: str
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-
-
-class Tool(Struct):
-    """A tool: a function in OpenAI's wrapping, or bare."""
-
-    type: Literal["function"] = "function"
-    function: Function | None = None
-    name: str | None = None
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-
-
-class Reasoning(Struct):
-    """How much to think: as much as the model does."""
+    harmless: ClassVar[frozenset[str]] = frozenset({"summary", "generate_summary"})
 
     effort: Literal["medium"] | None = None
 
 
-class Document(Struct, forbid_unknown_fields=True):
+class Document(Nested):
     """A text to answer from."""
 
     text: str
@@ -176,7 +110,7 @@ class Document(Struct, forbid_unknown_fields=True):
     title: str | None = None
 
 
-class TextOptions(Struct, forbid_unknown_fields=True):
+class TextOptions(Nested):
     """The form of a response's text."""
 
     format: Format | None = None
@@ -196,8 +130,8 @@ class ChatRequest(Sampling, kw_only=True):
     stop: Stops | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    tools: Annotated[list[dict[str, Any]], Meta(max_length=1000)] | None = None
-    tool_choice: Any = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice | str | None = None
     parallel_tool_calls: bool | None = None
     reasoning_budget: Annotated[int, Meta(ge=0, le=1 << 31)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -220,12 +154,12 @@ class ChatRequest(Sampling, kw_only=True):
     @property
     def shown_tools(self) -> list[dict[str, Any]]:
         """The tools that the model is told of."""
-        return [] if self.tool_choice == "none" else allowed(self.tools or [], self.tool_choice)[0]
+        return [tool.plain() for tool in allowed(self.tools, self.tool_choice)[0]]
 
     @property
-    def choice(self) -> Any:
+    def choice(self) -> str:
         """How they may be called: auto, none, required, or the name of one."""
-        return allowed(self.tools or [], self.tool_choice)[1] or "auto"
+        return allowed(self.tools, self.tool_choice)[1]
 
     @property
     def soft_tries(self) -> int | None:
@@ -307,15 +241,15 @@ class CompletionRequest(Sampling, kw_only=True):
 class ResponsesRequest(Sampling, kw_only=True):
     """POST /v1/responses"""
 
-    input: str | Annotated[list[dict[str, Any]], Meta(max_length=MAX_MESSAGES)]
+    input: str | Annotated[list[Item], Meta(max_length=MAX_MESSAGES)]
     model: str | None = None
     instructions: str | None = None
     max_output_tokens: Count | None = None
     previous_response_id: str | None = None
     store: bool | None = None
     stream: bool | None = None
-    tools: Annotated[list[dict[str, Any]], Meta(max_length=1000)] | None = None
-    tool_choice: Any = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice | str | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
     truncation: Literal["auto", "disabled"] | None = None
@@ -334,7 +268,7 @@ class ResponsesRequest(Sampling, kw_only=True):
         return named or others
 
 
-class TokenizeRequest(Struct):
+class TokenizeRequest(Body):
     """POST /tokenize: llama.cpp's `content`, or vLLM's `prompt` or `messages`."""
 
     content: str | None = None
@@ -350,18 +284,18 @@ class TokenizeRequest(Struct):
         return self.content if self.content is not None else self.prompt
 
 
-class DetokenizeRequest(Struct):
+class DetokenizeRequest(Body):
     """POST /detokenize"""
 
     tokens: TokenIds
     model: str | None = None
 
 
-class TemplateRequest(Struct):
+class TemplateRequest(Body):
     """POST /apply-template"""
 
     messages: Annotated[list[Message], Meta(max_length=MAX_MESSAGES)]
-    tools: Annotated[list[dict[str, Any]], Meta(max_length=1000)] | None = None
+    tools: Tools | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     model: str | None = None
 
@@ -379,69 +313,27 @@ def one_of(body: Struct, *names: str) -> Any:
     return first
 
 
-def check_tools(tools: list[dict[str, Any]] | None) -> None:
-    """Refuse what is no function with a JSON schema of its arguments.
-
-    Raises:
-        RequestError: one is none.
-    """
-    try:
-        checked = msgspec.convert(tools or [], list[Tool])
-    except msgspec.ValidationError as error:
-        raise RequestError(f"tools: {error!s:.300}", "tools") from None
-    for n, tool in enumerate(checked):
-        parameters = tool.function.parameters if tool.function is not None else tool.parameters
-        if parameters is not None:
-            json_schema(parameters, f"tools[{n}]")
-
-
 def decode(body: bytes, kind: type[S]) -> S:
     """A request from its body.
 
     Raises:
-        msgspec.DecodeError, msgspec.ValidationError, RecursionError: it is not sound; `failures` knows them.
-        RequestError: a field is not supported.
+        msgspec.DecodeError, RecursionError: it is no JSON; `failures` knows them.
+        RequestError: a field is missing, not of its type, or not supported.
     """
-    request = msgspec.json.decode(body, type=kind)
-    check_unknown(body, kind.__struct_encode_fields__)
+    try:
+        request = msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise _fault(body, kind, str(error)) from None
+    check_unknown(body, kind)
     return request
 
 
-def join_parts(content: str | Sequence[Part] | None, where: str) -> str:
-    """The text of a message's content."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    for part in content:
-        if part.type not in _TEXT_PARTS or (part.refusal if part.type == "refusal" else part.text) is None:
-            raise RequestError(f"the model reads text only, not {part.type!r:.40}", where)
-    return "\n".join(part.text or part.refusal or "" for part in content)
-
-
-_TEXT_PARTS = ("text", "input_text", "output_text", "reasoning_text", "summary_text", "refusal")
-
-
-def allowed(tools: list[dict[str, Any]], choice: Any) -> tuple[list[dict[str, Any]], Any]:
-    """The tools that may be called, and how: OpenAI's tool_choice of type allowed_tools names some of them and a mode.
-
-    Raises:
-        RequestError: it names one that is not there, or is malformed.
-    """
-    if not isinstance(choice, dict) or choice.get("type") != "allowed_tools":
-        return tools, choice
-    allowed_tools = choice.get("allowed_tools", choice)
-    named = allowed_tools.get("tools") if isinstance(allowed_tools, dict) else None
-    if not isinstance(named, list) or allowed_tools.get("mode", "auto") not in ("auto", "required"):
-        raise RequestError("tool_choice of type allowed_tools has no tools and mode", "tool_choice")
-    names = {_name_of(tool) for tool in named}
-    kept = [tool for tool in tools if _name_of(tool) in names]
-    if len(kept) < len(names):
-        raise RequestError("tool_choice allows a tool that is not among the tools", "tool_choice")
-    return kept, allowed_tools.get("mode", "auto")
-
-
-def _name_of(tool: Any) -> Any:
-    function = tool.get("function", tool) if isinstance(tool, dict) else None
-    return function.get("name") if isinstance(function, dict) else None
+def _fault(body: bytes, kind: type[S], message: str) -> RequestError:
+    """What msgspec says of a body, with the whole place: it leaves out the numbers of items."""
+    place, said = place_of_fault(body, kind), message.partition(" - at `")[0]
+    missing = re.search("required field `(.*)`", said)
+    field = ".".join(filter(None, (place, missing[1] if missing else "")))
+    return RequestError(f"{place or 'the body'}: {said}", field or None)
 
 
 def _token_id(token: str) -> int:

@@ -13,8 +13,9 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from edge_lfm.api import ChatTemplate, Model
 from edge_lfm.errors import TemplateError
 from edge_lfm.server.failures import RequestError
-from edge_lfm.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest, check_tools
+from edge_lfm.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest
 from edge_lfm.server.service import Service, tokenizer_of
+from edge_lfm.server.tools import check_tools
 
 MAX_TEXT = 1 << 20
 """Characters to be tokenized: eight times the longest context of these families, and a second or two of work."""
@@ -112,7 +113,8 @@ def _templated(model: Model, wanted: TemplateRequest) -> Response:
     check_tools(wanted.tools)
     messages = [message.plain(n) for n, message in enumerate(wanted.messages)]
     template, switches = _template_of(model), wanted.chat_template_kwargs
-    return _json({"prompt": template.render(messages, tools=wanted.tools, switches=switches)})
+    tools = [tool.plain() for tool in wanted.tools or ()]
+    return _json({"prompt": template.render(messages, tools=tools, switches=switches)})
 
 
 def _json(told: dict[str, Any]) -> Response:
