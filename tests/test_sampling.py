@@ -68,6 +68,29 @@ def test_top_p_of_a_real_vocabulary_equals_a_full_sort(p: float) -> None:
         assert list(steps.keep_top_p(probabilities, p)) == sorted(order[:count])
 
 
+@pytest.mark.parametrize("k", [1, 40, 200, 5000])
+def test_top_k_of_a_real_vocabulary_equals_a_full_sort(k: int) -> None:
+    rng = np.random.default_rng(k)
+    for logits in (rng.standard_normal(65536), np.round(rng.standard_normal(64402), 1), np.zeros(65536)):
+        logits[rng.integers(0, len(logits), 100)] = -np.inf
+        assert list(steps.keep_top_k(logits, k)) == sorted(np.argsort(-logits, kind="stable")[:k])
+
+
+@pytest.mark.parametrize("options", [{"min_p": 0.15}, {"min_p": 1.0}, {"min_p": 1e-9, "top_k": 50}, {"min_p": 0.05}])
+def test_min_p_of_a_real_vocabulary_draws_what_its_definition_does(options: dict[str, float]) -> None:
+    """Probabilities of all tokens first; then those go that are less likely than min_p times the likeliest."""
+    rng = np.random.default_rng(7)
+    for width in (0.5, 3.0, 8.0):
+        sampler, numbers = Sampler(SamplingOptions(temperature=0.8, seed=3, **options), 65536), np.random.default_rng(3)
+        for _ in range(40):
+            logits = np.round(rng.standard_normal(65536) * width, 3).astype(np.float32)
+            tokens = steps.keep_top_k(logits.astype(np.float64), int(options.get("top_k", 0)))
+            p = softmax(logits.astype(np.float64)[tokens] / 0.8)
+            tokens, p = tokens[p >= options["min_p"] * p.max()], p[p >= options["min_p"] * p.max()]
+            at = np.searchsorted(np.cumsum(p / p.sum()), numbers.random(), side="right")
+            assert sampler.next(logits) == tokens[at]
+
+
 def test_min_p() -> None:
     logits = np.log(np.array([0.5, 0.3, 0.15, 0.05]))
     found = draws(SamplingOptions(temperature=1, min_p=0.31, seed=1), logits.astype(np.float32))

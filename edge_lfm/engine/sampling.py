@@ -244,7 +244,11 @@ class Sampler:
     def _draw(self, logits: NDArray[np.float64]) -> int:
         """Truncate, then draw: the first token, by id, at which the running sum passes a uniform number."""
         o = self.options
-        tokens = steps.keep_top_k(logits, o.top_k)
+        if o.min_p > 0 and o.top_p >= 1:  # most tokens are out before there are probabilities
+            near = steps.keep_near(logits, o.min_p)
+            tokens = near[steps.keep_top_k(logits[near], o.top_k)]
+        else:
+            tokens = steps.keep_top_k(logits, o.top_k)
         probabilities = steps.softmax(logits[tokens])
         if o.top_p < 1:
             tokens, probabilities = _keep(steps.keep_top_p(probabilities, o.top_p), tokens, probabilities)

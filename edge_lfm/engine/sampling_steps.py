@@ -16,6 +16,9 @@ _DRY_POWERS = 50
 """Beyond, a token is out in any case, and repetitions are not followed: 2,000 equal tokens took half a second."""
 _FIRST_GUESS = 1024
 """Tokens that are sorted for top-p before all are: at 65,536 a sort takes 4.9 ms, of the largest 1,024 0.2 ms."""
+_GROUPS = 4
+_SLACK = 1e-6
+"""Far beyond what the exponential and its sum are rounded by."""
 
 
 def add_bias(logits: Logits, bias: Mapping[int, float]) -> None:
@@ -67,9 +70,29 @@ def keep_top_k(logits: Logits, top_k: int) -> NDArray[np.int64]:
     """Ids of the k largest logits in rising order, of equal ones the lower ids; all if k is 0."""
     if not 0 < top_k < len(logits):
         return np.arange(len(logits))
-    least = np.partition(logits, len(logits) - top_k)[len(logits) - top_k]
-    above, equal = np.flatnonzero(logits > least), np.flatnonzero(logits == least)
+    tokens = _candidates(logits, top_k)
+    values = logits[tokens]
+    least = np.partition(values, len(values) - top_k)[len(values) - top_k]
+    above, equal = tokens[values > least], tokens[values == least]
     return np.sort(np.concatenate([above, equal[: top_k - len(above)]]))
+
+
+def _candidates(logits: Logits, count: int) -> NDArray[np.int64]:
+    """Ids in rising order that the `count` largest are among: all that reach the largest of `count` groups' maxima.
+
+    Of 65,536, a partition takes eight times as long as finding them.
+    """
+    groups = _GROUPS * count
+    width = len(logits) // groups
+    if width < _GROUPS:
+        return np.arange(len(logits))
+    maxima = logits[: groups * width].reshape(groups, width).max(axis=1)
+    return np.flatnonzero(logits >= np.partition(maxima, groups - count)[groups - count])
+
+
+def keep_near(logits: Logits, min_p: float) -> NDArray[np.int64]:
+    """Ids in rising order of all logits that `keep_min_p` may keep, before there are probabilities."""
+    return np.flatnonzero(logits >= logits.max() + math.log(min_p) - _SLACK)
 
 
 def keep_top_p(probabilities: NDArray[np.float64], top_p: float) -> NDArray[np.int64]:
