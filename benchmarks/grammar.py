@@ -29,6 +29,7 @@ from edge_lfm.text.dialects import PYTHONIC
 from edge_lfm.text.documents import citation_grammar, read_documents
 from edge_lfm.text.tokenizer import Tokenizer
 from edge_lfm.text.tool_binding import bind_tool
+from edge_lfm.text.tool_calls import calls_grammar
 from edge_lfm.text.tools import read_tools
 
 PERSON = {
@@ -74,10 +75,16 @@ def main() -> None:
     text = json.dumps(FILLED, ensure_ascii=False)
     call = "[create_person(" + ", ".join(f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in FILLED.items()) + ")]"
     prose = "The museum opened in 1876 [doc3] and has seventy rooms, most of them open all year [doc7]. " * 3
+    tool = bind_tool(read_tools([TOOL])[0])
     for name, grammar, sample, last in (
         ("JSON schema", json_grammar(PERSON), text, []),
         ("any JSON object", json_grammar({"type": "object"}), text, []),
-        ("tool call", Grammar("lark", PYTHONIC.grammar([bind_tool(read_tools([TOOL])[0])], end, True)), call, [end]),
+        (
+            "tool call",
+            Grammar("lark", calls_grammar(PYTHONIC, [tool], tokenizer)),
+            call,
+            [end],
+        ),
         ("citations", Grammar("lark", citation_grammar(documents)), prose, []),
         ("regex", Grammar("regex", r"([^\n.]+\. ?)+"), prose, []),
     ):

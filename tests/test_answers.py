@@ -10,12 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import TemplateError, ToolCallError
 from edge_lfm.text.answer import AnswerParser
+from edge_lfm.text.dialects import DEEPSEEK
 from edge_lfm.text.stops import StopStrings
 from edge_lfm.text.template import ChatTemplate
 from edge_lfm.text.tokenizer import Tokenizer
 from edge_lfm.text.tool_calls import Call, parse_calls, write_calls
+
+DEMO = Tokenizer(demo_checkpoint())
 
 
 @given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3), st.randoms())
@@ -98,6 +102,56 @@ def test_calls_come_whole_and_text_around_them_stays(thinker: Tokenizer) -> None
     spelled = thinker.encode('<|tool_call_start|>[f(a="x")]<|tool_call_end|>')  # a user's text, not markers
     parser = AnswerParser(thinker, [])
     assert {p.kind for token in spelled for p in parser.feed(token)} == {"text"}
+
+
+def test_a_call_inside_reasoning_is_reasoning(thinker: Tokenizer) -> None:
+    call = "<|tool_call_start|>[f()]<|tool_call_end|>"
+    assert sort(thinker, f"<think>maybe {call}?</think>{call}") == [("reasoning", "maybe [f()]?"), ("call", "[f()]")]
+    assert sort(thinker, f"maybe {call}", prompt="<think>") == [("reasoning", "maybe [f()]")]
+
+
+def test_white_space_between_calls_is_no_text(thinker: Tokenizer) -> None:
+    call = "<|tool_call_start|>[f()]<|tool_call_end|>"
+    assert sort(thinker, f"{call}\n\n{call}\n") == [("call", "[f()]"), ("call", "[f()]")]
+    assert sort(thinker, f"{call}\n\nDone.") == [("call", "[f()]"), ("text", "\n\nDone.")]
+
+
+DEEPSEEK_MARKS = (DEEPSEEK.call_start, DEEPSEEK.call_end, DEEPSEEK.think_start, DEEPSEEK.think_end)
+
+
+def expected_parts(text: str, opened: bool) -> list[tuple[str, str]]:
+    """An answer whose marks are texts, sorted by the whole of it."""
+    kind, found, rest = "reasoning" if opened else "text", list[tuple[str, str]](), text
+    while rest:
+        heeded = {"reasoning": DEEPSEEK_MARKS[3:], "call": DEEPSEEK_MARKS[1:2], "text": DEEPSEEK_MARKS}[kind]
+        at, mark = min(((rest.find(mark), mark) for mark in heeded if mark in rest), default=(len(rest), ""))
+        found.append((kind if kind != "call" or mark else "text", rest[:at]))
+        kind = {DEEPSEEK_MARKS[0]: "call", DEEPSEEK_MARKS[2]: "reasoning"}.get(mark, "text")
+        rest = rest[at + len(mark) :]
+    return found
+
+
+pieces = st.sampled_from([*DEEPSEEK_MARKS, "<think", "<｜tool▁calls▁", "<", "/", "a", "b c", "é", "{}", "<｜User｜>"])
+
+
+@given(st.lists(pieces, max_size=12).map("".join), st.booleans())
+def test_marks_that_are_texts_are_found_wherever_tokens_split_them(text: str, opened: bool) -> None:
+    prompt = "<｜Assistant｜><think>\n" if opened else "<think></think>x"
+    found = sort(DEMO, text, prompt=prompt, dialect=DEEPSEEK, spelled=DEEPSEEK_MARKS)
+    joined: list[tuple[str, str]] = []
+    for kind, part in expected_parts(text, opened):
+        if joined and joined[-1][0] == kind != "call":
+            joined[-1] = (kind, joined[-1][1] + part)
+        elif part:
+            joined.append((kind, part))
+    assert found == joined
+
+
+def test_of_a_mark_that_is_a_text_no_more_is_held_back_than_may_become_one() -> None:
+    parser = AnswerParser(DEMO, [], dialect=DEEPSEEK, spelled=DEEPSEEK_MARKS)
+    shown = ["".join(part.text for part in parser.feed(i)) for i in DEMO.encode("a <think>b <thin c")]
+    assert "".join(shown) == "a b <thin c" and shown[0] == "a" and shown[-1].endswith("c")
+    assert not parser.finish()
 
 
 CALLS = [

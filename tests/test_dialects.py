@@ -4,53 +4,95 @@ from __future__ import annotations
 
 import json
 import random
+import tempfile
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import numpy as np
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.engine.grammar import Grammar, GrammarCompiler
-from edge_lfm.errors import ToolCallError
-from edge_lfm.text.dialects import PYTHONIC, Call, dialect_of
+from edge_lfm.errors import GrammarError, ToolCallError
+from edge_lfm.text.dialects import (
+    DEEPSEEK,
+    DIALECTS,
+    HERMES,
+    PYTHONIC,
+    QWEN_XML,
+    Call,
+    Dialect,
+    Parameters,
+    dialect_of,
+)
+from edge_lfm.text.dialects.qwen_xml_grammar import is_writable
+from edge_lfm.text.schemas.document import same
 from edge_lfm.text.tokenizer import Tokenizer
-from edge_lfm.text.tool_binding import bind_tool
+from edge_lfm.text.tool_binding import bind_tool, plain_parameters
+from edge_lfm.text.tool_calls import calls_grammar
 from edge_lfm.text.tools import read_tools
 
-TOKENIZER = Tokenizer(demo_checkpoint())
-END = TOKENIZER.special_id("<|tool_call_end|>") or 0
+
+def _tokenizer() -> Tokenizer:
+    """The demo's, with the marks of Qwen's vocabularies; those of DeepSeek stay texts."""
+    raw = json.loads((demo_checkpoint() / "tokenizer.json").read_text(encoding="utf-8"))
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    first = 1 + max(raw["model"]["vocab"].values())
+    for n, text in enumerate(("<tool_call>", "</tool_call>", "<think>", "</think>")):
+        raw["added_tokens"].append({"id": first + n, "content": text, **flags})
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "tokenizer.json").write_text(json.dumps(raw), encoding="utf-8")
+        return Tokenizer(Path(folder))
+
+
+TOKENIZER = _tokenizer()
 STOP = TOKENIZER.special_id("<|im_end|>") or 0
 COMPILER = GrammarCompiler(TOKENIZER.as_json, TOKENIZER.size, [STOP])
+every_dialect = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda d: type(d).__name__)
 
 
-def constraint_of(tools: list[dict[str, Any]], parallel: bool = True) -> Any:
+def constraint_of(dialect: Dialect, tools: list[dict[str, Any]], parallel: bool = True) -> Any:
     bound = [bind_tool(tool) for tool in read_tools(tools)]
-    return COMPILER.start(Grammar("lark", PYTHONIC.grammar(bound, END, parallel)))
+    return COMPILER.start(Grammar("lark", calls_grammar(dialect, bound, TOKENIZER, parallel)))
 
 
-def follows(constraint: Any, text: str) -> bool:
-    """Whether a grammar takes a text, token by token, and is at its end then."""
-    for token in [*TOKENIZER.encode(text), END]:
+def parameters_of(tools: list[dict[str, Any]]) -> Parameters:
+    return {tool.name: bind_tool(tool).parameters for tool in read_tools(tools)}
+
+
+def mark_ids(mark: str) -> list[int]:
+    """A mark as a model writes it: its token, or its text."""
+    token = TOKENIZER.special_id(mark)
+    return TOKENIZER.encode(mark) if token is None else [token]
+
+
+def follows(constraint: Any, dialect: Dialect, texts: list[str]) -> bool:
+    """Whether a grammar takes the texts of calls and the marks around them, token by token, and may end then."""
+    start, end = mark_ids(dialect.call_start), mark_ids(dialect.call_end)
+    ids = [i for text in texts for i in (*TOKENIZER.encode("\n"), *start, *TOKENIZER.encode(text), *end)]
+    for token in ids[len(TOKENIZER.encode("\n")) + len(start) :]:
         if constraint.ended or not constraint.allowed()[token]:
             return False
         constraint.accept(token)
-    return bool(constraint.ended)
+    return bool(constraint.ended) or bool(constraint.allowed()[STOP])
 
 
-def forced_text(constraint: Any, rng: random.Random) -> str | None:
-    """A random text that a grammar allows; brackets and quotes that end something are likelier. None if it is long."""
+def forced_text(constraint: Any, dialect: Dialect, rng: random.Random) -> str | None:
+    """A random text that a grammar allows; what may end something is likelier. None if it is long."""
     ids: list[int] = []
-    ending = [i for i in range(TOKENIZER.size) if TOKENIZER.bytes_of(i)[-1:] in (b'"', b")", b"]", b"}")]
-    for _ in range(150):
-        allowed = np.flatnonzero(constraint.allowed())
-        if END in allowed:
-            return TOKENIZER.decode(ids)
+    ending = [i for i in range(TOKENIZER.size) if TOKENIZER.bytes_of(i)[-1:] in (b'"', b")", b"]", b"}", b">", b"\n")]
+    for _ in range(400):
+        allowed = np.flatnonzero(constraint.allowed()) if not constraint.ended else []
+        text = TOKENIZER.decode(ids, special=True)
+        if text.endswith(dialect.call_end):
+            return text.removesuffix(dialect.call_end)
         soon = np.intersect1d(allowed, ending)
-        ids.append(int(rng.choice(soon if len(soon) and rng.random() < 0.4 else allowed)))
+        ids.append(int(rng.choice(soon if len(soon) and rng.random() < 0.5 else allowed)))
         constraint.accept(ids[-1])
     return None
 
@@ -73,13 +115,30 @@ calls_of_any_kind = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None)
+def _anything(value: Any) -> bool:
+    return True
+
+
+def _is_one_of(values: list[Any], value: Any) -> bool:
+    return any(same(value, one) for one in values)
+
+
+@pytest.mark.slow
+@every_dialect
+@settings(max_examples=200, deadline=None)
 @given(calls=calls_of_any_kind)
-def test_calls_of_any_names_and_values_come_back(calls: list[Call]) -> None:
-    parameters: dict[str, list[str]] = {}
+def test_calls_of_any_names_and_values_come_back(dialect: Dialect, calls: list[Call]) -> None:
+    """A parameter takes the values that are given for it, and no others."""
+    values: dict[str, dict[str, list[Any]]] = {}
     for call in calls:
-        parameters.setdefault(call.name, []).extend(n for n in call.arguments if n not in parameters[call.name])
-    assert PYTHONIC.read(PYTHONIC.write(calls), parameters) == calls
+        for name, value in call.arguments.items():
+            values.setdefault(call.name, {}).setdefault(name, []).append(value)
+            assume(dialect is not QWEN_XML or not isinstance(value, str) or is_writable(value))
+    parameters = {
+        call: {name: partial(_is_one_of, taken) for name, taken in arguments.items()}
+        for call, arguments in values.items()
+    }
+    assert [call for text in dialect.write(calls) for call in dialect.read(text, parameters)] == calls
 
 
 small = st.sampled_from(
@@ -108,16 +167,17 @@ tools = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None, phases=[Phase.explicit, Phase.generate])
+@pytest.mark.slow
+@every_dialect
+@settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.generate])
 @given(described=st.lists(tools, min_size=1, max_size=2, unique_by=lambda t: t["name"]), seed=st.integers(0, 99))
-def test_what_the_grammar_forces_is_read_and_fits(described: list[dict[str, Any]], seed: int) -> None:
-    text = forced_text(constraint_of(described), random.Random(seed))
+def test_what_the_grammar_forces_is_read_and_fits(dialect: Dialect, described: list[dict[str, Any]], seed: int) -> None:
+    text = forced_text(constraint_of(dialect, described), dialect, random.Random(seed))
     if text is None:
         return
-    parameters = {t["name"]: list(t["parameters"]["properties"]) for t in described}
     schemas = {t["name"]: t["parameters"] for t in described}
     try:
-        calls = PYTHONIC.read(text, parameters)
+        calls = dialect.read(text, parameters_of(described))
     except ToolCallError as error:
         assert "too large" in error.message  # a number of more than 4,000 digits, which nobody could read
         return
@@ -126,27 +186,35 @@ def test_what_the_grammar_forces_is_read_and_fits(described: list[dict[str, Any]
         jsonschema.Draft202012Validator(schemas[call.name]).validate(call.arguments)
 
 
+AMBIGUOUS = ({"enum": [1, "1"]}, "1")
+"""Between tags, which have no quotes, it is the number."""
 VALUES: list[tuple[dict[str, Any], Any]] = [
     ({"type": "string"}, 'a "b" \\ / \n \t é 🙂'), ({"type": "boolean"}, True), ({"type": "null"}, None),
-    ({"type": "array"}, [None, True, "x", {"y": 1.5}]), ({}, {"a": [False, None]}), ({"enum": [1, "1"]}, "1"),
+    ({"type": "array"}, [None, True, "x", {"y": 1.5}]), ({}, {"a": [False, None]}), AMBIGUOUS,
     ({"anyOf": [{"type": "boolean"}, {"type": "string"}]}, False), ({"type": "number"}, 1e300),
     ({"type": ["null", "string"]}, None),
 ]  # fmt: skip
 
 
-@settings(max_examples=100, deadline=None, phases=[Phase.explicit, Phase.generate])
+@pytest.mark.slow
+@every_dialect
+@settings(max_examples=50, deadline=None, phases=[Phase.explicit, Phase.generate])
 @given(
     name=openai_names | mcp_names,
     keys=st.lists(argument_names, unique=True, min_size=1, max_size=5),
     pairs=st.lists(st.sampled_from(VALUES), min_size=5, max_size=5),
 )
 def test_what_is_written_follows_the_grammar(
-    name: str, keys: list[str], pairs: list[tuple[dict[str, Any], Any]]
+    dialect: Dialect, name: str, keys: list[str], pairs: list[tuple[dict[str, Any], Any]]
 ) -> None:
+    assume(dialect is not QWEN_XML or AMBIGUOUS not in pairs)
     properties = {key: schema for key, (schema, _) in zip(keys, pairs, strict=False)}
     call = Call(name, {key: value for key, (_, value) in zip(keys, pairs, strict=False)})
     tool = {"name": name, "parameters": {"type": "object", "properties": properties, "required": keys}}
-    assert follows(constraint_of([tool]), PYTHONIC.write([call, call]))
+    assert follows(constraint_of(dialect, [tool]), dialect, dialect.write([call, call]))
+    assert not follows(constraint_of(dialect, [tool], parallel=False), dialect, dialect.write([call, call]))
+    (read, again) = [call for text in dialect.write([call, call]) for call in dialect.read(text, parameters_of([tool]))]
+    assert read == again == call
 
 
 READ = [
@@ -161,7 +229,7 @@ READ = [
 
 @pytest.mark.parametrize(("text", "value"), READ)
 def test_values_are_read(text: str, value: Any) -> None:
-    (call,) = PYTHONIC.read(text, {"f": ["a"]})
+    (call,) = PYTHONIC.read(text, {"f": {"a": _anything}})
     assert call == Call("f", {"a": value}) and type(call.arguments["a"]) is type(value)
     json.dumps(call.arguments, allow_nan=False, ensure_ascii=False).encode()
 
@@ -176,12 +244,94 @@ def test_values_are_read(text: str, value: Any) -> None:
 )  # fmt: skip
 def test_what_is_no_call_is_an_error(text: str) -> None:
     with pytest.raises(ToolCallError):
-        PYTHONIC.read(text, {"f": ["a"]})
+        PYTHONIC.read(text, {"f": {"a": _anything}})
+
+
+TEXTS_WITH_BOUNDS: list[dict[str, Any]] = [
+    {"type": "string", "pattern": "^[A-Z][a-z]{1,5}$"}, {"type": "string", "pattern": "[0-9]/[0-9]", "maxLength": 9},
+    {"type": "string", "pattern": "^(a|b)+$", "minLength": 3, "maxLength": 5}, {"pattern": "[^#]$", "maxLength": 4},
+    {"type": ["string", "integer"], "maxLength": 3}, {"type": "array", "items": {"type": "boolean"}, "maxItems": 2},
+    {"anyOf": [{"type": "string", "maxLength": 3}, {"type": "null"}]}, {"enum": ["</parameter>", "a\nb", 3, None, "3"]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("schema", TEXTS_WITH_BOUNDS, ids=json.dumps)
+def test_texts_between_tags_keep_their_bounds(schema: dict[str, Any]) -> None:
+    tool = {"name": "f", "parameters": {"type": "object", "properties": {"a": schema}, "required": ["a"]}}
+    constraint, found = constraint_of(QWEN_XML, [tool]), 0
+    for seed in range(12):
+        constraint = constraint_of(QWEN_XML, [tool])
+        text = forced_text(constraint, QWEN_XML, random.Random(seed))
+        if text is not None:
+            (call,) = QWEN_XML.read(text, parameters_of([tool]))
+            jsonschema.Draft202012Validator(tool["parameters"]).validate(call.arguments)  # type: ignore[arg-type]
+            found += 1
+    assert found
+
+
+@pytest.mark.parametrize("pattern", [r"\bx", "a^b", "^a|b$", "x$y"])
+def test_a_pattern_that_cannot_be_bound_between_tags_is_refused(pattern: str) -> None:
+    tool = {"name": "f", "parameters": {"properties": {"a": {"type": "string", "pattern": pattern}}}}
+    with pytest.raises(GrammarError, match="pattern"):
+        constraint_of(QWEN_XML, [tool])
+
+
+TYPED = [
+    ("5", {"type": "string"}, "5"), ("5", {"type": "integer"}, 5), ("True", {"type": "boolean"}, True),
+    ("true", {"type": ["boolean", "null"]}, True), ("None", {"type": ["string", "null"]}, None),
+    ("5.0", {"type": "number"}, 5.0),
+    ("[1]", {"type": "array"}, [1]), ("[1]", {"type": "string"}, "[1]"), ("x", {"type": "integer"}, "x"),
+    ('"x"', {"type": "string"}, '"x"'), ("", {"type": "string"}, ""), ("NaN", {"type": "number"}, "NaN"),
+    (" a\n\n b ", {"type": "string"}, " a\n\n b "), ('{"a": 1}', {}, {"a": 1}), ("5", {"enum": ["5", 6]}, "5"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "schema", "value"), TYPED)
+def test_a_text_between_tags_is_what_its_schema_says(text: str, schema: dict[str, Any], value: Any) -> None:
+    tool = {"name": "f", "parameters": {"properties": {"a": schema}}}
+    told = f"\n<function=f>\n<parameter=a>\n{text}\n</parameter>\n</function>\n"
+    (call,) = QWEN_XML.read(told, parameters_of([tool]))
+    assert call.arguments == {"a": value} and type(call.arguments["a"]) is type(value)
+    plain = {t.name: plain_parameters(t) for t in read_tools([tool])}
+    assert "enum" in schema or QWEN_XML.read(told, plain) == [call]  # by types alone
+
+
+READ_WITH_TAGS = [
+    ("<function=f><parameter=a>x</parameter></function>", {"a": "x"}), ("<function=f>\n</function>", {}),
+    ("<function=f><parameter=a>\nx\n</parameter>\n<parameter=b>\n>\n</parameter>\n</function>", {"a": "x", "b": ">"}),
+    ("<function=f>\n<parameter=a>\n<parameter=b>\n</parameter>\n</function>", {"a": "<parameter=b>"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "arguments"), READ_WITH_TAGS)
+def test_tags_are_read(text: str, arguments: dict[str, Any]) -> None:
+    assert QWEN_XML.read(text, {}) == [Call("f", arguments)]
+
+
+NO_CALLS = {
+    "QwenXml": ["", "x", "<function=f>", "<function=>\n</function>", "<function=f>\n<parameter=a>\nx", "x" * 200_000,
+                "<function=f></function>x", "<function=f>\n<parameter=a>\nx</parameter>\n</function>",
+                "<function=f>\nx</function>"],
+    "Hermes": ["", "{", '{"name": "f", "arguments": {', '{"arguments": {}}', '{"name": "f"} {"a": 3}', "x" * 200_000],
+    "DeepSeek": ["x", "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{\n```<｜tool▁call▁end｜>", "x" * 200_000,
+                 "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n[]\n```<｜tool▁call▁end｜>"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dialect", [HERMES, QWEN_XML, DEEPSEEK], ids=lambda d: type(d).__name__)
+def test_what_is_no_call_in_a_form_is_an_error(dialect: Dialect) -> None:
+    for text in NO_CALLS[type(dialect).__name__]:
+        with pytest.raises(ToolCallError):
+            dialect.read(text, {})
 
 
 def test_a_dialect_is_chosen_by_marks() -> None:
     for source in ("<|tool_list_start|>", "List of tools: [", "nothing of it"):
         assert dialect_of(source) is PYTHONIC
+    assert dialect_of('{{ "<tool_call>\\n{\\"name\\": " }}{{ ", \\"arguments\\": " }}') is HERMES
+    assert dialect_of("<tool_call>{{ call.name }}<arg_key>") is PYTHONIC  # another form, which is not known
+    assert dialect_of("<tool_call>{{ '<function=' + call.name }}{{ '<parameter=' + name }}") is QWEN_XML
+    assert dialect_of("{{ '<｜tool▁calls▁begin｜>' + '```json' }}") is DEEPSEEK
 
 
 def _wide(arguments: int) -> Iterator[tuple[str, Any]]:
@@ -200,6 +350,6 @@ def test_definitions_are_shared_and_not_copied() -> None:
         schema = {"type": "object", "$defs": types, "properties": dict(_wide(arguments))}
         assert len(json.dumps(schema)) > 70_000
         tool = {"name": "create", "parameters": schema}
-        sizes.append(len(PYTHONIC.grammar([bind_tool(tool) for tool in read_tools([tool])], END, True)))
-        assert follows(constraint_of([tool]), '[create(a0={"p0": "x"}, a3={})]')
+        sizes.append(len(calls_grammar(PYTHONIC, [bind_tool(tool) for tool in read_tools([tool])], TOKENIZER)))
+        assert follows(constraint_of(PYTHONIC, [tool]), PYTHONIC, ['[create(a0={"p0": "x"}, a3={})]'])
     assert sizes[0] < 20_000 and sizes[1] < 60_000  # 70 values at the most, whatever the arguments

@@ -105,6 +105,16 @@ def test_real_tokenizer_facts(real: Tokenizer) -> None:
         assert real.decode(real.encode(text)) == text
 
 
+def test_a_gap_is_asked_for_with_the_marks_that_a_vocabulary_has(tmp_path: Path) -> None:
+    """Qwen's have other names than LFM2's."""
+    text = (demo_checkpoint() / "tokenizer.json").read_text(encoding="utf-8")
+    for old, new in (("pre", "prefix"), ("suf", "suffix"), ("mid", "middle")):
+        text = text.replace(f"<|fim_{old}|>", f"<|fim_{new}|>")
+    (tmp_path / "tokenizer.json").write_text(text, encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(DEMO.settings), encoding="utf-8")
+    assert Tokenizer(tmp_path).encode_gap("a", "b") == DEMO.encode_gap("a", "b")
+
+
 @pytest.mark.parametrize("text", TEXTS)
 def test_round_trip(text: str) -> None:
     assert DEMO.decode(DEMO.encode(text)) == text

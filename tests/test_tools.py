@@ -17,11 +17,11 @@ from edge_lfm.engine.constraints import AfterReasoning
 from edge_lfm.engine.grammar import Grammar, GrammarCompiler
 from edge_lfm.errors import GrammarError, UsageError
 from edge_lfm.text.answer import AnswerParser
-from edge_lfm.text.dialects import PYTHONIC
+from edge_lfm.text.dialects import DIALECTS, PYTHONIC, Dialect
 from edge_lfm.text.template import ChatTemplate
 from edge_lfm.text.tokenizer import Tokenizer
 from edge_lfm.text.tool_binding import bind_tool
-from edge_lfm.text.tool_calls import Call, parse_calls, write_calls
+from edge_lfm.text.tool_calls import Call, calls_grammar, parse_calls
 from edge_lfm.text.tools import read_tools
 
 WEATHER = {
@@ -295,22 +295,34 @@ def bfcl(folder: Path, name: str) -> Iterator[tuple[list[Any], list[Call]]]:
         yield tools, calls
 
 
-@pytest.mark.parametrize("name", ["simple_python", "multiple", "parallel", "parallel_multiple", "live_simple"])
-def test_the_grammar_takes_bfcls_expected_calls(shared_data: Path, name: str) -> None:
+BFCL = ["simple_python", "multiple", "parallel", "parallel_multiple", "live_simple"]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "name"), [*((PYTHONIC, name) for name in BFCL), *((d, "parallel") for d in DIALECTS)]
+)
+def test_the_grammar_takes_bfcls_expected_calls(shared_data: Path, dialect: Dialect, name: str) -> None:
     """Real tools, real calls, the real tokenizer; those whose expected values break their own schema may be refused."""
     tokenizer = Tokenizer(shared_data / "lfm2_tokenizer")
-    end = tokenizer.special_id("<|tool_call_end|>")
-    assert end is not None
     compiler = GrammarCompiler(tokenizer.as_json, tokenizer.size, [7])
+
+    def ids_of(mark: str) -> list[int]:
+        token = tokenizer.special_id(mark)
+        return tokenizer.encode(mark) if token is None else [token]
+
     taken, total = 0, 0
     for tools, calls in bfcl(shared_data, name):
         total += 1
+        start, end, texts = ids_of(dialect.call_start), ids_of(dialect.call_end), dialect.write(calls)
+        whole = [i for text in texts for i in (*tokenizer.encode("\n"), *start, *tokenizer.encode(text), *end)]
         try:
             bound = [bind_tool(tool) for tool in read_tools(tools)]
-            constraint = compiler.start(Grammar("lark", PYTHONIC.grammar(bound, end, parallel=True)))
-            for token in [*tokenizer.encode(write_calls(calls)), end]:
+            constraint = compiler.start(Grammar("lark", calls_grammar(dialect, bound, tokenizer)))
+            for token in whole[len(tokenizer.encode("\n")) + len(start) :]:
                 constraint.accept(token)
         except EdgeLfmError:
             continue
-        taken += constraint.ended
+        taken += constraint.ended or bool(constraint.allowed()[7])
+        parameters = {tool.name: tool.parameters for tool in bound}
+        assert [call for text in texts for call in dialect.read(text, parameters)] == calls
     assert taken >= 0.9 * total, (taken, total)

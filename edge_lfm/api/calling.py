@@ -6,34 +6,43 @@ and checked when they are there. One that is strict, or cannot be checked either
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from edge_lfm.engine.answering import Engine
 from edge_lfm.engine.grammar import Compiled, Grammar, GrammarCompiler
 from edge_lfm.errors import GrammarError, UsageError
-from edge_lfm.text.dialects import Dialect
-from edge_lfm.text.tool_binding import BoundTool, bind_tool
+from edge_lfm.text.dialects import Dialect, Parameters
+from edge_lfm.text.tokenizer import Tokenizer
+from edge_lfm.text.tool_binding import BoundTool, bind_tool, plain_parameters
+from edge_lfm.text.tool_calls import answer_grammar, calls_grammar
 from edge_lfm.text.tools import Tool, chosen_tool
 
 
 @dataclass(frozen=True)
 class Calling:
-    """grammar: of calls; None: they are read only. parameters: the names of each tool's. checks: of their arguments."""
+    """grammar: of calls; None: they are read only. parameters: those of each tool. checks: of their arguments."""
 
-    parameters: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    parameters: Parameters = field(default_factory=dict)
     grammar: Compiled | None = None
     must_call: bool = False
     checks: Mapping[str, Callable[[Any], str | None]] = field(default_factory=dict)
 
 
 def bind_calls(
-    engine: Engine, dialect: Dialect, tools: Sequence[Tool], choice: Any, parallel: bool, untrusted: bool
+    engine: Engine,
+    dialect: Dialect,
+    spelled: Collection[str],
+    tools: Sequence[Tool],
+    choice: Any,
+    parallel: bool,
+    untrusted: bool,
 ) -> Calling:
     """What the engine needs to make and to read calls.
 
     Args:
+        spelled: the dialect's marks that the vocabulary has no tokens for.
         choice: auto, none, required, or the name of a tool.
         untrusted: whether the schemas come from one who may mean harm.
 
@@ -44,25 +53,29 @@ def bind_calls(
     tools = [] if choice == "none" else tools
     chosen = chosen_tool(choice, tools)
     must = choice not in (None, "auto", "none")
-    end = engine.tokenizer.special_id(dialect.call_end) if engine.tokenizer is not None else None
-    grammars = engine.grammars
-    if not tools or grammars is None or end is None or not (grammars.available or must):
+    tokenizer, grammars = engine.tokenizer, engine.grammars
+    parameters = {tool.name: plain_parameters(tool) for tool in tools}
+    marks = (dialect.call_start, dialect.call_end)
+    marked = all(mark in spelled or (tokenizer and tokenizer.special_id(mark) is not None) for mark in marks)
+    if not tools or tokenizer is None or grammars is None or not marked or not (grammars.available or must):
         if must:
             raise UsageError("tool_choice needs tools, and a model that knows calls", hint="give tools")
-        return Calling({tool.name: list(tool.schema.get("properties") or ()) for tool in tools})
-    compiler = _Compiler(grammars, dialect, end, parallel, untrusted)
-    bound, grammar = compiler.compile([bind_tool(tool) for tool in ([chosen] if chosen is not None else tools)])
-    names = {tool.name: list(tool.schema.get("properties") or ()) for tool in tools}
-    names |= {tool.name: list(dict.fromkeys(name for form in tool.forms for name in form.given)) for tool in bound}
+        return Calling(parameters)
+    compiler = _Compiler(grammars, tokenizer, dialect, dialect.call_start in spelled, must, parallel, untrusted)
+    bindable = [bind_tool(tool) for tool in ([chosen] if chosen is not None else tools)]
+    bound, grammar = compiler.compile(bindable)
+    parameters |= {tool.name: tool.parameters for tool in bindable}
     checks = {tool.name: tool.check(tried=not untrusted) for tool in bound if tool.lost}
-    return Calling(names, grammar, must, checks)
+    return Calling(parameters, grammar, must, checks)
 
 
 @dataclass(frozen=True)
 class _Compiler:
     grammars: GrammarCompiler
+    tokenizer: Tokenizer
     dialect: Dialect
-    end_id: int
+    spelled: bool
+    must: bool
     parallel: bool
     untrusted: bool
 
@@ -87,5 +100,6 @@ class _Compiler:
         return tool
 
     def _grammar(self, tools: Sequence[BoundTool]) -> Compiled:
-        grammar = Grammar("lark", self.dialect.grammar(tools, self.end_id, self.parallel))
-        return self.grammars.compile(grammar, apart=self.untrusted)
+        form = (self.dialect, tools, self.tokenizer, self.parallel)
+        source = answer_grammar(*form, self.must) if self.spelled else calls_grammar(*form)
+        return self.grammars.compile(Grammar("lark", source), apart=self.untrusted)

@@ -26,6 +26,7 @@ from edge_lfm.engine.sampling import SamplingArguments, SamplingOptions
 from edge_lfm.errors import TemplateError, UsageError
 from edge_lfm.text.dialects import PYTHONIC
 from edge_lfm.text.documents import Document, citation_grammar, read_documents
+from edge_lfm.text.spelled_marks import ends_with_mark, spelled_marks
 from edge_lfm.text.template import ChatTemplate
 from edge_lfm.text.tools import read_tools
 
@@ -137,9 +138,12 @@ class Requests:
         grammar = self._grammar(form, untrusted)
         dialect = self.template.dialect if self.template is not None else PYTHONIC
         tools, parallel = read_tools(options.get("tools") or []), options.get("parallel_tool_calls", True)
-        calling = bind_calls(self.engine, dialect, tools, choice, parallel, untrusted)
+        spelled = self._spelled_marks
+        calling = bind_calls(self.engine, dialect, spelled, tools, choice, parallel, untrusted)
         if calling.parameters and grammar is not None:
             raise UsageError("tools and a grammar exclude each other", hint="give one of them, or tool_choice none")
+        if grammar is not None or calling.must_call or options.get("reasoning_budget") is not None:
+            self._check_reasoning(token_ids)
         max_tokens = options.get("max_tokens", DEFAULT_TOKENS)
         if max_tokens is None:
             max_tokens = self.context - len(token_ids) + 1
@@ -158,14 +162,27 @@ class Requests:
             lookup=check_whole("lookup", options.get("lookup", 0), 0, MAX_DRAFTS),
             markers=not options.get("raw", False),
             dialect=dialect,
+            spelled=spelled,
             parameters=calling.parameters,
             checks=calling.checks,
             breakers=self._breakers if sampling.dry_multiplier else frozenset(),
             grammar=grammar,
             calls=calling.grammar,
             must_call=calling.must_call,
+            single_call=not parallel,
             reasoning_budget=_whole_or_none("reasoning_budget", options.get("reasoning_budget"), _MAX_COUNT),
         )
+
+    def _check_reasoning(self, token_ids: Sequence[int]) -> None:
+        """Refuse what holds after the reasoning only, where its end cannot be told token by token."""
+        template, tokenizer = self.template, self.engine.tokenizer
+        if template is None or tokenizer is None or template.dialect.think_start not in self._spelled_marks:
+            return
+        if ends_with_mark(token_ids, template.dialect.think_start, tokenizer):
+            raise UsageError(
+                f"the model reasons first, and its vocabulary has no token {template.dialect.think_end}",
+                hint="leave out grammars, reasoning_budget and a required call",
+            )
 
     def _grammar(self, grammar: Grammar | None, untrusted: bool) -> Compiled | None:
         if grammar is None:
@@ -196,6 +213,13 @@ class Requests:
         texts = (text for word in words for text in (word.lstrip(), f" {word.lstrip()}"))
         sequences = dict.fromkeys(tuple(tokenizer.encode(text, special=True)) for text in texts)
         return tuple(ids for ids in sequences if ids and ids[-1] < self.engine.vocab)
+
+    @cached_property
+    def _spelled_marks(self) -> tuple[str, ...]:
+        """The marks of the dialect that the chat template writes and the vocabulary has no tokens for."""
+        if self.template is None or self.engine.tokenizer is None:
+            return ()
+        return spelled_marks(self.template.dialect, self.template.source, self.engine.tokenizer)
 
     @cached_property
     def _breakers(self) -> frozenset[int]:

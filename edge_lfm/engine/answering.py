@@ -25,9 +25,10 @@ from edge_lfm.engine.score import read_prompt, score_answer
 from edge_lfm.engine.sequence import TokenSequence
 from edge_lfm.errors import CancelledError, ToolCallError
 from edge_lfm.memory.plan import LOGIT_ROWS
-from edge_lfm.text.answer import AnswerParser, Part, opens_reasoning
-from edge_lfm.text.dialects import PYTHONIC, Dialect
+from edge_lfm.text.answer import AnswerParser, opens_reasoning
+from edge_lfm.text.dialects import PYTHONIC, Dialect, Parameters
 from edge_lfm.text.documents import Document, find_citations
+from edge_lfm.text.parts import Part
 from edge_lfm.text.tokenizer import Tokenizer
 from edge_lfm.text.tool_calls import parse_calls
 
@@ -57,10 +58,11 @@ class Request:
     logprobs: how many of the most likely tokens to tell for each token; None: no log probabilities.
     prompt_logprobs: tell them for the prompt's tokens too, which are then all computed anew.
     markers: sort the answer into text, reasoning and tool calls.
-    parameters: the names of each tool's parameters in order.
-    dialect: how the model writes calls and reasoning.
+    parameters: those of each tool, in order.
+    dialect: how the model writes calls and reasoning; spelled: its marks that the vocabulary has no tokens for.
     checks: what is wrong with the arguments of a call, for tools that the grammar does not bind in full.
-    calls: the grammar of tool calls. must_call: the answer is to be calls.
+    calls: the grammar of tool calls, or of the whole answer where the mark that begins them is a text.
+    must_call: the answer is to be calls. single_call: it has one at the most.
     reasoning_budget: the most tokens of reasoning.
     breakers: tokens that DRY does not reach across.
     grammar: what the answer must follow.
@@ -79,13 +81,15 @@ class Request:
     prompt_logprobs: bool = False
     lookup: int = 0
     markers: bool = True
-    parameters: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    parameters: Parameters = field(default_factory=dict)
     dialect: Dialect = PYTHONIC
+    spelled: tuple[str, ...] = ()
     checks: Mapping[str, Callable[[Any], str | None]] = field(default_factory=dict)
     breakers: frozenset[int] = frozenset()
     grammar: Compiled | None = None
     calls: Compiled | None = None
     must_call: bool = False
+    single_call: bool = False
     reasoning_budget: int | None = None
     documents: tuple[Document, ...] = ()
     trimmed_documents: tuple[str, ...] = ()
@@ -162,7 +166,8 @@ def _form(engine: Engine, request: Request) -> Constraint | None:
         constraint = request.grammar.start()
     elif request.calls is not None:
         calls, start = request.calls, tokenizer.special_id(request.dialect.call_start)
-        constraint = InCalls(calls.start, start, vocab, request.must_call) if start is not None else None
+        single = request.single_call
+        constraint = calls.start() if start is None else InCalls(calls.start, start, vocab, request.must_call, single)
     dialect = request.dialect
     begin, end = tokenizer.special_id(dialect.think_start), tokenizer.special_id(dialect.think_end)
     if begin is None or end is None or not request.markers or (constraint is None and request.reasoning_budget is None):
@@ -250,6 +255,7 @@ class _Draft:
                 list(request.parameters),
                 request.dialect,
                 request.min_tokens,
+                request.spelled,
             )
             if engine.tokenizer is not None
             else None

@@ -35,11 +35,15 @@ class Constraint(Protocol):
 class InCalls:
     """Free text until a call begins; then the calls' grammar to its end.
 
-    start_id: the token that begins calls. required: the answer must begin with it, and ends with the calls.
+    start_id: the token that begins calls. required: the answer must begin with it, and ends with the calls. single: it
+    comes once.
     """
 
-    def __init__(self, make: Callable[[], Constraint], start_id: int, vocab: int, required: bool) -> None:
+    def __init__(
+        self, make: Callable[[], Constraint], start_id: int, vocab: int, required: bool, single: bool = False
+    ) -> None:
         self._make, self._start_id, self._vocab, self._required = make, start_id, vocab, required
+        self._single = single
         self._inner: Constraint | None = None
         self._done = False
 
@@ -50,6 +54,8 @@ class InCalls:
     def allowed(self) -> NDArray[np.bool_] | None:
         if self._inner is not None:
             return self._inner.allowed()
+        if self._done and self._single:
+            return ~only(self._start_id, self._vocab)
         return only(self._start_id, self._vocab) if self._required else None
 
     def accept(self, token: int) -> None:

@@ -1,32 +1,20 @@
 """The tokens of an answer as they come, sorted into text, reasoning and tool calls.
 
-Markers are recognized by their token ids, never by spelling: text that merely looks like a marker stays text. Knows
-the marks of a dialect; does not read what a tool call says.
+Markers are recognized by their token ids: text that merely looks like a marker stays text. Only those that the model's
+vocabulary has no tokens for are found by their spelling. Knows the marks of a dialect; does not read what a tool call
+says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 from edge_lfm.text.dialects import PYTHONIC, Dialect
+from edge_lfm.text.parts import Kind, Part, joined
+from edge_lfm.text.spelled_marks import SpelledMarks, ends_with_mark
 from edge_lfm.text.stops import StopStrings
 from edge_lfm.text.tokenizer import Decoder, Tokenizer
-
-Kind = Literal["text", "reasoning", "call"]
-
-
-@dataclass(frozen=True)
-class Part:
-    """Some text of an answer; a `call` comes whole, the other kinds as they grow.
-
-    tokens: which tokens of the answer it shows, by number; a token that shows in two parts counts for the first.
-    """
-
-    kind: Kind
-    text: str
-    tokens: tuple[int, ...] = ()
 
 
 class AnswerParser:
@@ -35,6 +23,7 @@ class AnswerParser:
     prompt: the ids before the answer, which may have opened the reasoning. stops: stop strings, heeded in text only.
     tools: names of tools: an answer that is nothing but a call, without markers, is a call too.
     min_tokens: so many tokens come before a stop string may end the answer.
+    spelled: marks of the dialect that the vocabulary has no tokens for.
     """
 
     def __init__(
@@ -46,21 +35,26 @@ class AnswerParser:
         tools: Sequence[str] = (),
         dialect: Dialect = PYTHONIC,
         min_tokens: int = 0,
+        spelled: Sequence[str] = (),
     ) -> None:
         self._tokenizer, self._decoder, self._min_tokens = tokenizer, Decoder(tokenizer), min_tokens
         self._shown = _Shown(stops)
-        names = (dialect.call_start, dialect.call_end, dialect.think_start, dialect.think_end)
-        ids = [tokenizer.special_id(name) if markers else None for name in names]
-        self._call_start, self._call_end, self._think_start, self._think_end = ids
+        self._dialect, self._spelled, self._search = dialect, frozenset(spelled if markers else ()), SpelledMarks()
+        marks = (dialect.call_start, dialect.call_end, dialect.think_start, dialect.think_end)
+        self._marks = {tokenizer.special_id(mark): mark for mark in marks if markers}
+        self._marks.pop(None, None)
         self._kind: Kind = "text"
         self._call = Part("call", "")
         self._trim = False  # the whitespace that a marker leaves at the start of the text after it
+        self._gap: list[Part] | None = None  # white space after a call, which is none of the text if no text follows
         self._openings = dialect.openings(tools)
         self._bare: list[Part] | None = [] if tools else None  # text that may turn out to be a call without markers
         self._count = 0
         self._halves: tuple[int, ...] = ()  # tokens of a character that is not complete
         self.reasoning_tokens = 0
-        if opens_reasoning(prompt, self._think_start, self._think_end):
+        begin, end = dialect.think_start, dialect.think_end
+        opened = opens_reasoning(prompt, tokenizer.special_id(begin), tokenizer.special_id(end))
+        if markers and (opened or (begin in self._spelled and ends_with_mark(prompt, begin, tokenizer))):
             self._kind, self._trim = "reasoning", True
 
     @property
@@ -73,47 +67,62 @@ class AnswerParser:
         number, self._count = self._count, self._count + 1
         if self._kind == "reasoning":
             self.reasoning_tokens += 1
-        if self._is_mark(token_id):
-            return self._cross(token_id)
+        mark = self._marks.get(token_id)
+        if mark is not None and (self._kind != "reasoning" or mark == self._dialect.think_end):
+            return [*self._end_character(), *self._flush(), *self._cross(mark)]
         text = self._decoder.feed(token_id)
         if not self._tokenizer.is_special(token_id):
             self._halves += (number,)
-        return self._add(text, self._take_halves()) if text else []
+        return self._sort(text, self._take_halves()) if text else []
 
     def finish(self) -> list[Part]:
         """What is left at the end: held-back text, half a character, a tool call that was cut off (as text)."""
-        parts = self._end_character()
+        parts = [*self._end_character(), *self._flush()]
         if self._kind == "call" and self._call.text:
             parts.append(replace(self._call, kind="text"))
         if self._bare:
-            bare = _joined(*self._bare)
+            bare = joined(*self._bare)
             is_call = bare.text.strip().startswith(self._openings)
             parts.append(replace(bare, kind="call" if is_call else "text"))
         return [*parts, *self._shown.finish()]
 
-    def _is_mark(self, token_id: int) -> bool:
-        """Whether a token is one of the marks; while the model reasons, only the end of that is."""
-        if self._kind == "reasoning":
-            return token_id == self._think_end
-        return token_id in (self._call_start, self._call_end, self._think_start, self._think_end)
-
-    def _cross(self, mark: int) -> list[Part]:
-        parts = self._end_character()
+    def _cross(self, mark: str) -> list[Part]:
+        """What a mark ends. While the model reasons, only the end of that is one."""
+        parts: list[Part] = []
         if self._bare:  # other things come: it was text
-            parts.append(_joined(*self._bare))
+            parts.append(joined(*self._bare))
         self._bare = None
         if self._kind == "call" and self._call.text:
-            parts.append(self._call if mark == self._call_end else replace(self._call, kind="text"))
+            parts.append(self._call if mark == self._dialect.call_end else replace(self._call, kind="text"))
         self._call = Part("call", "")
-        kinds: dict[int | None, Kind] = {self._call_start: "call", self._think_start: "reasoning"}
+        kinds: dict[str, Kind] = {self._dialect.call_start: "call", self._dialect.think_start: "reasoning"}
         self._kind = kinds.get(mark, "text")
-        self._trim = mark in (self._think_start, self._think_end)
+        self._trim = mark in (self._dialect.think_start, self._dialect.think_end)
+        self._gap = [] if mark == self._dialect.call_end else None
         return parts
+
+    def _sort(self, text: str, tokens: tuple[int, ...]) -> list[Part]:
+        """Text as it comes, which may spell marks."""
+        if not self._spelled:
+            return self._add(text, tokens)
+        parts: list[Part] = []
+        self._search.add(Part(self._kind, text, tokens))
+        ends = {"reasoning": {self._dialect.think_end}, "call": {self._dialect.call_end}}
+        mark: str | None = ""
+        while mark is not None:
+            before, mark = self._search.take(self._spelled & ends.get(self._kind, self._spelled))
+            parts += [shown for part in before for shown in self._add(part.text, part.tokens)]
+            parts += self._cross(mark) if mark is not None else []
+        return parts
+
+    def _flush(self) -> list[Part]:
+        """Text that was held back and spells no mark."""
+        return [shown for part in self._search.finish() for shown in self._add(part.text, part.tokens)]
 
     def _end_character(self) -> list[Part]:
         """U+FFFD for a character that was not completed."""
         text = self._decoder.finish()
-        return self._add(text, self._take_halves()) if text else []
+        return self._sort(text, self._take_halves()) if text else []
 
     def _take_halves(self) -> tuple[int, ...]:
         taken, self._halves = self._halves, ()
@@ -127,10 +136,16 @@ class AnswerParser:
             return []
         part = Part(self._kind, text, tokens)
         if self._kind == "call":
-            self._call = _joined(self._call, part)
+            self._call = joined(self._call, part)
             return []
         if self._kind == "reasoning":
             return [part]
+        if self._gap is not None:
+            self._gap.append(part)
+            part = joined(*self._gap)
+            if part.text.isspace():
+                return []
+            self._gap = None
         return [shown for text in self._hold(part) for shown in self._shown.add(text, self._may_end(text))]
 
     def _may_end(self, part: Part) -> bool:
@@ -141,7 +156,7 @@ class AnswerParser:
         if self._bare is None:
             return [part]
         self._bare.append(part)
-        begun = _joined(*self._bare).text.lstrip()
+        begun = joined(*self._bare).text.lstrip()
         if any(opening.startswith(begun) or begun.startswith(opening) for opening in self._openings):
             return []
         held, self._bare = self._bare, None
@@ -175,11 +190,6 @@ class _Shown:
         shown = tuple(token for start, token in self._waiting if start < self._left)
         self._waiting = [(start, token) for start, token in self._waiting if start >= self._left]
         return [Part("text", text, shown)]
-
-
-def _joined(*parts: Part) -> Part:
-    tokens = tuple(token for part in parts for token in part.tokens)
-    return Part(parts[0].kind, "".join(part.text for part in parts), tokens)
 
 
 def opens_reasoning(prompt: Sequence[int], start_id: int | None, end_id: int | None) -> bool:

@@ -27,7 +27,7 @@ class StopStrings:
         if first is not None:  # the one that is complete first; of two at once the longer
             self.ended_by, self._held = first[2], ""
             return text[: first[0] + first[1]]
-        keep = max(_overlap(text, stop) for stop in self._stops)
+        keep = max(overlap(text, stop) for stop in self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
@@ -37,7 +37,7 @@ class StopStrings:
         return rest
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """The longest end of `text` that is a beginning of `stop`, and not all of it."""
     for count in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:count]):

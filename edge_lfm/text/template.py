@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from edge_lfm.errors import ModelFileError, TemplateError, UsageError
 from edge_lfm.formats.strict import read_text
 from edge_lfm.text.deadline import within
 from edge_lfm.text.dialects import dialect_of
-from edge_lfm.text.json_values import read_json
+from edge_lfm.text.past_calls import CallForm, find_form, read_calls
+from edge_lfm.text.spelled_marks import spelled_marks
 from edge_lfm.text.tokenizer import TOKEN_NAMES, Tokenizer
-from edge_lfm.text.tool_calls import Call, write_calls
-from edge_lfm.text.written import TemplateEnvironment, Written, parts_of
+from edge_lfm.text.written import TemplateEnvironment, Written, broken, parts_of
 
 Message = Mapping[str, Any]
 _MAX_TEXT = 16_000_000  # characters of a rendered prompt; far above any context
@@ -143,7 +144,12 @@ class ChatTemplate:
         text = self._render([self._with_calls(m) for m in messages], tools, add_generation_prompt, switches or {})
         if room is not None:
             tokenizer.check_room(text, room)
-        return _encode(text, tokenizer)
+        spelled = spelled_marks(self.dialect, self.source, tokenizer)
+        return _encode(text, tokenizer, {mark: tokenizer.break_of(mark) for mark in spelled if mark in text})
+
+    @cached_property
+    def _call_form(self) -> CallForm:
+        return find_form(self.render)
 
     def _check_switches(self, switches: Mapping[str, Any]) -> None:
         unknown = next((name for name in switches if name not in self.switches), None)
@@ -163,34 +169,39 @@ class ChatTemplate:
     def _with_calls(self, message: Message) -> Message:
         if not isinstance(message, Mapping) or not message.get("tool_calls"):
             return message
-        calls = _read_calls(message["tool_calls"])
+        calls = read_calls(message["tool_calls"])
         rest = {key: value for key, value in message.items() if key != "tool_calls"}
-        rest["content"] = rest.get("content") or ""
         if self.renders_calls:
-            functions = [{"name": call.name, "arguments": call.arguments} for call in calls]
-            return {**rest, "tool_calls": [{"type": "function", "function": f} for f in functions]}
+            return self._call_form.turn(rest, calls)
+        rest["content"] = rest.get("content") or ""
         start, end = Written.literal(self.dialect.call_start), Written.literal(self.dialect.call_end)
         content = rest["content"] if isinstance(rest["content"], str) else _to_json(rest["content"])
-        return {**rest, "content": start + write_calls(calls, self.dialect) + end + content}
+        texts = [start + text + end for text in self.dialect.write(calls)]
+        return {**rest, "content": Written.literal("\n").join(texts) + content}
 
 
 def _switches_of(tree: nodes.Template) -> list[str]:
     """The variables that a template takes from outside: not set by it, or tested for whether they are."""
-    names = tree.find_all(nodes.Name)
+    names = list(tree.find_all(nodes.Name))
     stored = {name.name for name in names if name.ctx == "store"}
+    parameters = {name.name for name in names if name.ctx == "param"}  # of macros
     tests = [test for kind in (nodes.Test, nodes.Filter) for test in tree.find_all(kind)]
     tested = {
         test.node.name
         for test in tests
         if test.name in ("default", "d", "defined", "undefined") and isinstance(test.node, nodes.Name)
     }
-    return sorted(meta.find_undeclared_variables(tree) - {*_GIVEN} - (stored - tested))
+    return sorted(meta.find_undeclared_variables(tree) - {*_GIVEN} - (stored - tested) - parameters)
 
 
-def _encode(text: Written, tokenizer: Tokenizer) -> list[int]:
-    """Token ids of a rendered prompt: as it stands, or part by part where content spells a control token."""
-    parts = parts_of(text, tokenizer.spellings) if tokenizer.spellings is not None else [(text, False)]
-    if all(literal for _, literal in parts[1::2]):
+def _encode(text: Written, tokenizer: Tokenizer, spelled: Mapping[str, int]) -> list[int]:
+    """Token ids of a rendered prompt: as it stands, or part by part where content spells a mark.
+
+    spelled: marks that are no tokens, and where to cut those of content.
+    """
+    marked = parts_of(text, tokenizer.spellings) if tokenizer.spellings is not None else [(text, False)]
+    parts = [(piece, literal) for part, literal in marked for piece in broken(part, spelled)]
+    if len(parts) == len(marked) and all(literal for _, literal in parts[1::2]):
         ids = tokenizer.encode(text, special=True)
         if sum(map(tokenizer.is_control, ids)) == len(parts) // 2:  # a normalizer may make more of them
             return ids
@@ -201,22 +212,6 @@ def _with_thoughts(message: Message) -> dict[str, Any]:
     """A message with what was thought before it, under every name by which a template may ask for it."""
     thoughts = next((message[name] for name in _THOUGHTS if isinstance(message.get(name), str)), None)
     return {**message, **(dict.fromkeys(_THOUGHTS, thoughts) if thoughts is not None else {})}
-
-
-def _read_calls(value: Any) -> list[Call]:
-    """Calls in OpenAI's form: [{"function": {"name", "arguments": JSON text or an object}}]."""
-    calls = []
-    for item in value if isinstance(value, list | tuple) else [value]:
-        function = item.get("function", item) if isinstance(item, Mapping) else None
-        try:
-            arguments = function["arguments"]  # type: ignore[index]
-            arguments = read_json(arguments or "{}", strict=False) if isinstance(arguments, str) else arguments
-            calls.append(Call(str(function["name"]), dict(arguments)))  # type: ignore[index]
-        except (TypeError, KeyError, ValueError):
-            raise TemplateError(
-                "a message's tool_calls are malformed", hint='give [{"function": {"name": ..., "arguments": "{...}"}}]'
-            ) from None
-    return calls
 
 
 def _check(messages: Sequence[Message]) -> None:

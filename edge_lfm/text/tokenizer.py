@@ -195,19 +195,26 @@ class Tokenizer:
         words = self._inner.pre_tokenizer.pre_tokenize_str(text) if self._inner.pre_tokenizer else [(text, None)]
         return [token.id for word, _ in words for token in self._inner.model.tokenize(word)]
 
+    def break_of(self, mark: str) -> int:
+        """Where to cut a text in two, so that its parts are other tokens than the whole; 1 if that is nowhere."""
+        whole = self.encode(mark)
+        cuts = range(1, len(mark))
+        return next((n for n in cuts if [*self.encode(mark[:n]), *self.encode(mark[n:])] != whole), 1)
+
     def encode_gap(self, before: str, after: str) -> list[int]:
         """Token ids that ask for the text between two texts (fill-in-the-middle).
 
         Raises:
             UsageError: the model has no markers for it.
         """
-        markers = [self.special_id(name) for name in GAP_MARKS]
-        if any(marker is None for marker in markers):
+        sets = [[self.special_id(mark) for mark in marks] for marks in GAP_MARKS]
+        found = next((ids for ids in sets if None not in ids), None)
+        if found is None:
             raise UsageError(
-                "this model cannot fill in the middle", hint=f"use a model with {GAP_MARKS[0]} in its vocabulary"
+                "this model cannot fill in the middle", hint=f"use a model with {GAP_MARKS[0][0]} in its vocabulary"
             )
-        head = [i for i in (self.start_id, markers[0]) if i is not None]
-        return [*head, *self.encode(before), markers[1], *self.encode(after), markers[2]]  # type: ignore[list-item]
+        head = [i for i in (self.start_id, found[0]) if i is not None]
+        return [*head, *self.encode(before), found[1], *self.encode(after), found[2]]  # type: ignore[list-item]
 
     def decode(self, token_ids: Sequence[int], *, special: bool = False) -> str:
         """The text of token ids; control tokens are spelled out if `special`, else left out."""

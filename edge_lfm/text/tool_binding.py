@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from edge_lfm.errors import GrammarError
+from edge_lfm.text.schemas.document import Document, Schema, type_of
 from edge_lfm.text.schemas.objects import NoFormsError, ObjectForm, object_forms
 from edge_lfm.text.schemas.rewriting import Bound, Loss, bind, has_pattern
 from edge_lfm.text.schemas.values import Checker
 from edge_lfm.text.tools import Tool
+
+Takes = Callable[[Any], bool | None]
+"""Whether a parameter takes a value; None: that is not found out."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,21 @@ class BoundTool:
     @property
     def name(self) -> str:
         return self.tool.name
+
+    @property
+    def parameters(self) -> dict[str, Takes]:
+        """The parameters of its forms, in order."""
+        names = dict.fromkeys(name for form in self.forms for name in form.given)
+        return {name: self._takes([form.given[name] for form in self.forms if name in form.given]) for name in names}
+
+    def _takes(self, schemas: Sequence[Schema]) -> Takes:
+        documents = [Document(schema, self.bound.definitions) for schema in schemas]
+
+        def takes(value: Any) -> bool | None:
+            verdicts = [Checker(document).accepts(document.root, value) for document in documents]
+            return True in verdicts or (None if None in verdicts else False)
+
+        return takes
 
     def loosened(self, why: str) -> BoundTool:
         """The same with any JSON for every argument, for a schema that the engine cannot compile.
@@ -50,6 +69,19 @@ class BoundTool:
     def _refusal(self, problem: str, hint: str) -> GrammarError:
         keywords = ", ".join(dict.fromkeys(loss.keyword for loss in self.lost))
         return GrammarError(f"the parameters of the tool {self.name} {problem}: {keywords:.200}", hint=hint)
+
+
+def plain_parameters(tool: Tool) -> dict[str, Takes]:
+    """The parameters that stand at the top of a tool's schema, by nothing but their types."""
+    properties = tool.schema.get("properties")
+    return {name: _of_types(schema) for name, schema in properties.items()} if isinstance(properties, dict) else {}
+
+
+def _of_types(schema: Any) -> Takes:
+    types = schema.get("type") if isinstance(schema, dict) else None
+    kinds = {kind for kind in (types if isinstance(types, list) else [types]) if isinstance(kind, str)}
+    kinds |= {"integer"} if "number" in kinds else set()
+    return lambda value: type_of(value) in kinds if kinds else None
 
 
 def bind_tool(tool: Tool) -> BoundTool:

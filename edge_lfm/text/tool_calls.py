@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 
-from edge_lfm.text.dialects import PYTHONIC, Call, Dialect
+from edge_lfm.text.dialects import PYTHONIC, Call, Dialect, Parameters
+from edge_lfm.text.dialects.rules import quoted
+from edge_lfm.text.tokenizer import Tokenizer
+from edge_lfm.text.tool_binding import BoundTool
 
-__all__ = ["Call", "parse_calls", "write_calls"]
+__all__ = ["Call", "answer_grammar", "calls_grammar", "parse_calls", "write_calls"]
 
 
-def parse_calls(
-    text: str, parameters: Mapping[str, Sequence[str]] | None = None, dialect: Dialect = PYTHONIC
-) -> list[Call]:
-    """The calls of the text between the call markers.
-
-    Args:
-        parameters: for each known tool the names of its parameters, in order.
+def parse_calls(text: str, parameters: Parameters | None = None, dialect: Dialect = PYTHONIC) -> list[Call]:
+    """The calls of the text between two marks.
 
     Raises:
         ToolCallError: it is none.
@@ -24,5 +23,38 @@ def parse_calls(
 
 
 def write_calls(calls: Sequence[Call], dialect: Dialect = PYTHONIC) -> str:
-    """The text of calls, as models of the family write it."""
-    return dialect.write(calls)
+    """The text of calls, as models of the family write it, without the marks."""
+    return "\n".join(text.strip() for text in dialect.write(calls))
+
+
+def calls_grammar(dialect: Dialect, tools: Sequence[BoundTool], tokenizer: Tokenizer, parallel: bool = True) -> str:
+    """The Lark grammar of what may follow the token that begins calls, up to the last mark that ends them.
+
+    parallel: several calls may come.
+    """
+    return f"start: calls\n{_rules(dialect, tools, tokenizer, parallel)}"
+
+
+def answer_grammar(
+    dialect: Dialect, tools: Sequence[BoundTool], tokenizer: Tokenizer, parallel: bool, required: bool
+) -> str:
+    """The Lark grammar of a whole answer with calls, for a vocabulary in which what begins them is a text.
+
+    parallel: several calls may come. required: the answer is calls, and nothing else; if not, it is any text between.
+    """
+    rules = _rules(dialect, tools, tokenizer, parallel)
+    if required:
+        return f"start: {quoted(dialect.call_start)} calls\n{rules}"
+    begun = re.escape(dialect.call_start).replace("/", r"\/")
+    times = "*" if parallel else "?"
+    texts = f"lead[lazy]: /(?s:.*){begun}/\nTAIL: /(?s:.*)/ & ~/(?s:.*){begun}(?s:.*)/"
+    return f"start: (lead calls){times} TAIL\n{texts}\n{rules}"
+
+
+def _rules(dialect: Dialect, tools: Sequence[BoundTool], tokenizer: Tokenizer, parallel: bool) -> str:
+
+    def mark(text: str) -> str:
+        token_id = tokenizer.special_id(text)
+        return quoted(text) if token_id is None else f"<[{token_id}]>"
+
+    return dialect.grammar(tools, mark, parallel)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Any, SupportsIndex
 
 from jinja2 import nodes, pass_eval_context
@@ -124,6 +125,18 @@ def parts_of(text: str, spellings: re.Pattern[str]) -> list[tuple[str, bool]]:
         parts += [(text[start : match.start()], False), (match[0], _is_literal(text, match))]
         start = match.end()
     return [*parts, (text[start:], False)]
+
+
+def broken(text: str, marks: Mapping[str, int]) -> list[str]:
+    """A text cut in the middle of marks that the template did not write, so that none is read as it would write them.
+
+    marks: spelling -> where to cut it.
+    """
+    if not any(mark in text for mark in marks):
+        return [text]
+    spellings = re.compile("|".join(map(re.escape, sorted(marks, key=len, reverse=True))))
+    cuts = [m.start() + marks[m[0]] for m in spellings.finditer(text) if not _is_literal(text, m)]
+    return [text[start:stop] for start, stop in pairwise([0, *cuts, len(text)])]
 
 
 def _is_literal(text: str, match: re.Match[str]) -> bool:

@@ -1,13 +1,17 @@
 """How families write tool calls: a file for each form. A form is chosen by marks in the chat template."""
 
-from edge_lfm.text.dialects.dialect import Call, Dialect
+from edge_lfm.text.dialects.deepseek import DEEPSEEK
+from edge_lfm.text.dialects.dialect import Call, Dialect, Parameters
+from edge_lfm.text.dialects.hermes import HERMES
 from edge_lfm.text.dialects.pythonic import PYTHONIC
+from edge_lfm.text.dialects.qwen_xml import QWEN_XML
 
-DIALECTS: tuple[Dialect, ...] = (PYTHONIC,)
+DIALECTS: tuple[Dialect, ...] = (DEEPSEEK, QWEN_XML, HERMES, PYTHONIC)
+"""In the order of trying: a template of Qwen-Coder has the marks of Hermes too."""
 
-__all__ = ["DIALECTS", "PYTHONIC", "Call", "Dialect", "dialect_of"]
+__all__ = ["DEEPSEEK", "DIALECTS", "HERMES", "PYTHONIC", "QWEN_XML", "Call", "Dialect", "Parameters", "dialect_of"]
 
 
 def dialect_of(template: str) -> Dialect:
-    """The form of calls that a chat template teaches; the first of `DIALECTS` if it shows none."""
-    return next((dialect for dialect in DIALECTS if dialect.fits(template)), DIALECTS[0])
+    """The form of calls that a chat template teaches; `PYTHONIC` if it shows none."""
+    return next((dialect for dialect in DIALECTS if dialect.fits(template)), PYTHONIC)

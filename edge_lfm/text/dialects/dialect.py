@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from edge_lfm.text.tool_binding import BoundTool
+from edge_lfm.text.tool_binding import BoundTool, Takes
+
+Parameters = Mapping[str, Mapping[str, Takes]]
+"""For each known tool its parameters in order, and for each of them whether it takes a value."""
+Marked = Callable[[str], str]
+"""The spelling of a mark -> how a Lark grammar says it: as a token, or as a text."""
 
 
 @dataclass(frozen=True)
@@ -22,38 +27,42 @@ class Dialect(Protocol):
 
     @property
     def call_start(self) -> str:
-        """The token that begins calls."""
+        """What begins calls: a token, or a text in vocabularies that have no such token."""
 
     @property
     def call_end(self) -> str:
-        """The token that ends them."""
+        """What ends them."""
 
     @property
     def think_start(self) -> str:
-        """The token that begins reasoning."""
+        """What begins reasoning."""
 
     @property
     def think_end(self) -> str:
-        """The token that ends it."""
+        """What ends it."""
+
+    @property
+    def inner_marks(self) -> tuple[str, ...]:
+        """Further marks of the form, which no content may forge where they are texts."""
 
     def fits(self, template: str) -> bool:
         """Whether a chat template shows that its model writes calls in this form."""
 
     def openings(self, names: Sequence[str]) -> tuple[str, ...]:
-        """How an answer begins that is a call without the tokens around it."""
+        """How an answer begins that is a call without the marks around it."""
 
-    def read(self, text: str, parameters: Mapping[str, Sequence[str]]) -> list[Call]:
-        """The calls of the text between the marks.
-
-        Args:
-            parameters: for each known tool the names of its parameters, in order.
+    def read(self, text: str, parameters: Parameters) -> list[Call]:
+        """The calls of the text between two marks.
 
         Raises:
             ToolCallError: it is none.
         """
 
-    def write(self, calls: Sequence[Call]) -> str:
-        """The text of calls, without the marks."""
+    def write(self, calls: Sequence[Call]) -> list[str]:
+        """The texts of calls, each of which stands between two marks: one for all calls, or one for each."""
 
-    def grammar(self, tools: Sequence[BoundTool], end_id: int, parallel: bool) -> str:
-        """Lark, as llguidance reads it: what may follow `call_start`, the token `end_id` included."""
+    def grammar(self, tools: Sequence[BoundTool], mark: Marked, parallel: bool) -> str:
+        """Lark, as llguidance reads it. Its rule `calls`: what may follow `call_start`, the last `call_end` included.
+
+        parallel: several calls may come.
+        """

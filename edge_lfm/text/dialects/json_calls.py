@@ -8,6 +8,9 @@ from edge_lfm.errors import ToolCallError
 from edge_lfm.text.dialects.dialect import Call
 from edge_lfm.text.json_values import read_json
 
+MAX_TEXT = 100_000
+"""Characters of a text of calls."""
+
 
 def read_json_calls(text: str) -> list[Call]:
     """The calls of a JSON text.

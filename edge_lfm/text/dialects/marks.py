@@ -3,5 +3,9 @@
 TURN_START = "<|im_start|>"
 """Begins a turn of the chat template."""
 
-GAP_MARKS = ("<|fim_pre|>", "<|fim_suf|>", "<|fim_mid|>")
-"""Of fill-in-the-middle: before the text that precedes the gap, before the text that follows it, before the answer."""
+GAP_MARKS = (
+    ("<|fim_pre|>", "<|fim_suf|>", "<|fim_mid|>"),
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+)
+"""Of fill-in-the-middle: before the text that precedes the gap, before the text that follows it, before the answer; as
+LFM2's vocabulary has them, and Qwen's."""

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from edge_lfm.errors import ToolCallError
-from edge_lfm.text.dialects.dialect import Call
-from edge_lfm.text.dialects.json_calls import read_json_calls
+from edge_lfm.text.dialects.dialect import Call, Marked
+from edge_lfm.text.dialects.json_calls import MAX_TEXT, read_json_calls
 from edge_lfm.text.dialects.pythonic_grammar import calls_grammar, spelled
 from edge_lfm.text.json_values import read_number, whole_text
 from edge_lfm.text.tool_binding import BoundTool
 
-MAX_TEXT, MAX_DEPTH = 100_000, 100
+MAX_DEPTH = 100
 _SPACE = re.compile(r"\s*")
 _NAME = re.compile(r"[\w./:-]+")
 _ARGUMENT = re.compile(r"""[^\s"'=(),\\]+""")
@@ -39,6 +39,7 @@ class Pythonic:
     call_end: str = "<|tool_call_end|>"
     think_start: str = "<think>"
     think_end: str = "</think>"
+    inner_marks: tuple[str, ...] = ()
 
     def fits(self, template: str) -> bool:
         return self.call_start in template or "<|tool_list_start|>" in template or "List of tools: [" in template
@@ -46,7 +47,7 @@ class Pythonic:
     def openings(self, names: Sequence[str]) -> tuple[str, ...]:
         return tuple(f"[{name}(" for name in names)
 
-    def read(self, text: str, parameters: Mapping[str, Sequence[str]]) -> list[Call]:
+    def read(self, text: str, parameters: Mapping[str, Collection[str]]) -> list[Call]:
         text = text.strip()
         if len(text) > MAX_TEXT:
             raise ToolCallError(f"a tool call of {len(text)} characters")
@@ -57,11 +58,11 @@ class Pythonic:
         except ValueError as error:
             raise ToolCallError(f"the tool call cannot be read: {error!s:.200}") from None
 
-    def write(self, calls: Sequence[Call]) -> str:
-        return "[" + ", ".join(_write_call(call) for call in calls) + "]"
+    def write(self, calls: Sequence[Call]) -> list[str]:
+        return ["[" + ", ".join(_write_call(call) for call in calls) + "]"]
 
-    def grammar(self, tools: Sequence[BoundTool], end_id: int, parallel: bool) -> str:
-        return calls_grammar(tools, end_id, parallel)
+    def grammar(self, tools: Sequence[BoundTool], mark: Marked, parallel: bool) -> str:
+        return calls_grammar(tools, mark(self.call_end), parallel)
 
 
 PYTHONIC = Pythonic()
@@ -79,7 +80,7 @@ def _literal(value: Any) -> str:
 class _Reader:
     """A text of calls and the place in it. Every method raises ValueError where the text is something else."""
 
-    def __init__(self, text: str, parameters: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, text: str, parameters: Mapping[str, Collection[str]]) -> None:
         self._text, self._at, self._parameters = text, 0, parameters
 
     def calls(self) -> list[Call]:
@@ -100,7 +101,7 @@ class _Reader:
     def _call(self) -> Call:
         name = self._known(self._parameters, "(") or self._match(_NAME, "the name of a call is no name")
         self._need("(")
-        order, arguments = self._parameters.get(name, ()), dict[str, Any]()
+        order, arguments = tuple(self._parameters.get(name, ())), dict[str, Any]()
         positional = True
         while not self._take(")"):
             argument = self._argument(order)

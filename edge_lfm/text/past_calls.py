@@ -1,0 +1,73 @@
+"""How a chat template wants the calls of earlier turns: found by rendering one, for templates differ and say nothing.
+
+Some take arguments as an object and refuse JSON text, some put text together and cannot take an object; some write the
+calls only of a turn without content, and some cannot read a turn whose content is null.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from edge_lfm.errors import EdgeLfmError, TemplateError
+from edge_lfm.text.dialects import Call
+from edge_lfm.text.json_values import read_json
+
+Turn = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CallForm:
+    """as_text: arguments are JSON text. empty: the content of a turn that has calls and no text."""
+
+    as_text: bool = False
+    empty: str | None = ""
+
+    def turn(self, rest: Turn, calls: Sequence[Call]) -> Turn:
+        """An assistant's turn with these calls. rest: its other fields."""
+        functions = [{"name": call.name, "arguments": self._written(call.arguments)} for call in calls]
+        content = rest.get("content") or self.empty
+        return {**rest, "content": content, "tool_calls": [{"type": "function", "function": f} for f in functions]}
+
+    def _written(self, arguments: dict[str, Any]) -> Any:
+        return json.dumps(arguments, ensure_ascii=False) if self.as_text else arguments
+
+
+_PROBE = Call("probe_call", {"probe_key": "probe_value"})
+
+
+def find_form(render: Callable[[list[Turn]], str]) -> CallForm:
+    """The first form in which a template writes the whole of a call; the usual one if it writes it in none."""
+    for as_text, empty in product((False, True), (None, "")):
+        form = CallForm(as_text, empty)
+        try:
+            text = render([{"role": "user", "content": "?"}, form.turn({"role": "assistant"}, [_PROBE])])
+        except EdgeLfmError:
+            continue
+        whole = all(part in text for part in (_PROBE.name, *_PROBE.arguments, *_PROBE.arguments.values()))
+        if whole and "None" not in text and '\\"' not in text:  # text in quotes is JSON in JSON
+            return form
+    return CallForm()
+
+
+def read_calls(value: Any) -> list[Call]:
+    """Calls in OpenAI's form: [{"function": {"name", "arguments": JSON text or an object}}].
+
+    Raises:
+        TemplateError: they are malformed.
+    """
+    calls = []
+    for item in value if isinstance(value, list | tuple) else [value]:
+        function = item.get("function", item) if isinstance(item, Mapping) else None
+        try:
+            arguments = function["arguments"]  # type: ignore[index]
+            arguments = read_json(arguments or "{}", strict=False) if isinstance(arguments, str) else arguments
+            calls.append(Call(str(function["name"]), dict(arguments)))  # type: ignore[index]
+        except (TypeError, KeyError, ValueError, RecursionError):
+            raise TemplateError(
+                "a message's tool_calls are malformed", hint='give [{"function": {"name": ..., "arguments": "{...}"}}]'
+            ) from None
+    return calls
