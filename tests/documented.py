@@ -24,6 +24,7 @@ _FILES = {
     "notes.txt": "The lamp is in the hall.",
     "orders.txt": "Order by Anna: 5 x cup.\n",
     "order.json": _SCHEMA,
+    "requests.jsonl": '{"custom_id": "1", "method": "POST", "url": "/v1/completions", "body": {"prompt": "Hello"}}\n',
     "program.py": "def add(a, b):\n" + "    # one of twelve lines\n" * 10 + "    return\n",
 }
 _NAMES = {
@@ -37,6 +38,8 @@ _NAMES = {
 _STAND_INS = {
     "synth lfm2-24b-a2b": "synth lfm2-350m",  # 12.8 GB
     "synth lfm2-8b-a1b": "synth lfm2-350m",  # 4.5 GB
+    "synth NAME": "synth lfm2-350m -o OUT",
+    "fit NAME": "fit lfm2-350m",
     "--port 8080": "--port 0",
     "--port 8124 &": "--port 0",
     "/usr/bin/time -v ": "",

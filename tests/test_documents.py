@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -70,7 +71,9 @@ def test_documented_lines_run(
         out, err = process.communicate("How do I reset it?\n", timeout=240)
     assert process.returncode == 0, err
     assert "Traceback" not in err
-    assert out.strip() or " serve " in line
+    made = re.findall(r"-o (\S+)", line)
+    assert all((tmp_path / name).exists() for name in made)
+    assert made or out.strip() or " serve " in line
     assert out.startswith(documented_outputs().get(line, "").rstrip())
 
 
