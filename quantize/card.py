@@ -46,7 +46,7 @@ def model_card(report: Mapping[str, Any], evaluation: Mapping[str, Any] | None =
         scheme = recipe["schemes"].get(kind, "float32")
         lines.append(f"| {kind} | {scheme} | {size['bits_by_class'][kind]:.2f} | {error:.4f} |")
     if not report["feedback_kept"].endswith("of 0"):
-        lines += ["", f"Error feedback was kept for {report['feedback_kept']} expert matrices."]
+        lines += ["", f"Error feedback was kept for {report['feedback_kept']} matrices."]
     lines += [f"\nWarning: {warning}" for warning in report["warnings"]]
     if evaluation is not None:
         lines += _measured(evaluation)

@@ -1,39 +1,43 @@
-"""Rounding experts by their output error: GPTQ, kept only where it helps on tokens that it did not see.
+"""Packing matrices by their output error, with what a calibration knows of their inputs.
 
-Every weight is rounded in turn, and its error is made up for by the weights not yet rounded (Frantar et al. 2023,
-arXiv 2210.17323; damping and activation order after IST-DASLab/MoE-Quant). Scales stay those of the search. Which
-damping is safe depends on how many tokens an expert saw: with too few, plain search
-is better, and a tenth of the tokens is held out to judge each matrix.
+Matrices that every token passes are rounded by the second moments of their inputs. An expert is rounded by the inputs
+that it saw itself, and its second matrix by what the first two, rounded already, make of them. How far that can be
+trusted depends on how many tokens an expert saw: a tenth of them is held out to judge each of its matrices.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.kernels.load.library import Kernels
-from edge_lfm.kernels.spec.definitions.codebook import Coded, nearest, unpack
 from edge_lfm.kernels.spec.ref import F32
-from edge_lfm.kernels.spec.schemes import SCHEMES, Codebook, Scheme
-from edge_lfm.kernels.spec.tiles import pack_tiles
+from edge_lfm.kernels.spec.schemes import Scheme
+from edge_lfm.kernels.spec.tiles import definition, pack_tiles
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
-from edge_lfm.model.plan import PackedTensor
+from edge_lfm.model.plan import EXPERT_CLASS, PackedTensor
 from edge_lfm.model.streamed import gate
 from edge_lfm.quantize.calibration import Calibration
-from edge_lfm.quantize.pack import ErrorSum, NotFiniteError, Packed, encode, interleave, pack_tensor
+from edge_lfm.quantize.moments import input_name, moments_of, moments_shape
+from edge_lfm.quantize.pack import ErrorSum, Packed, encode, floats, pack_tensor
 from edge_lfm.quantize.recipe import Recipe
+from edge_lfm.quantize.rounding import ROWS_AT_A_TIME, Curvature, curvatures_of, round_by_output
 
 HELD_OUT = 10
 """One token of so many judges."""
-_COLUMNS = 128
-"""Columns whose errors are spread over the rest together."""
+LEAST_TOKENS = 1.0
+"""Tokens per column without which searched weights stay as they are."""
+_TOKENS_AT_A_TIME = 4096
 
 
 @dataclass(frozen=True)
 class FeedbackPacker:
-    """Packs experts of codebook schemes with error feedback."""
+    """Packs tensors with error feedback where the calibration knows enough for it."""
 
     weights: CheckpointWeights
     recipe: Recipe
@@ -41,91 +45,153 @@ class FeedbackPacker:
     calibration: Calibration
 
     def pack(self, tensor: PackedTensor) -> tuple[Packed, tuple[bool, ...]]:
-        """The packed expert, and for each of its matrices whether feedback was kept."""
-        scheme = SCHEMES[tensor.scheme]
+        """The packed tensor, and for each of its matrices that could be fed back, whether that was kept."""
         importance = self.calibration.importance_of(tensor)
-        searched = pack_tensor(tensor, self.weights, self.recipe, self.kernels, importance)
-        expert = int(tensor.name.rpartition(".")[2])
-        assert tensor.layer is not None
-        seen = self.calibration.inputs_of(tensor.layer, expert)
-        if not isinstance(scheme.grid, Codebook) or len(seen.x) < HELD_OUT:
-            return searched, ()
-        w1, w3, w2 = (self.weights(source.name) for source in tensor.sources)
-        inputs = (seen.x, seen.x, gate(seen.x, w1, w3))
-        parts, kept, total = [], [], ErrorSum()
-        for source, w, x in zip(tensor.sources, (w1, w3, w2), inputs, strict=True):
-            coded = self._searched(w, scheme, importance.get(source.name))
-            better = with_feedback(w, coded, x, np.square(seen.weight))
-            kept.append(better is not None)
-            stored = better or coded
-            difference = stored.quantized().values() - w
-            total.add(float(np.vdot(difference, difference)), float(np.vdot(w, w)))
-            parts.append(pack_tiles(stored, scheme))
-        cols = tensor.matrices[0].cols
-        data = np.concatenate([interleave(parts[:2], scheme, cols), parts[2]])
-        return Packed(data, total, searched.sources), tuple(kept)
-
-    def _searched(self, w: F32, scheme: Scheme, importance: F32 | None) -> Coded:
-        try:
-            packed, _ = encode(w, scheme, self.kernels, importance=importance)
-        except NotFiniteError:
-            raise AssertionError("weights were checked before") from None
-        return unpack(packed, scheme, *w.shape)
+        own = tensor.kind == EXPERT_CLASS and self.calibration.has_inputs
+        feedback = (_Expert if own else _Trunk)(self, tensor, importance)
+        packed = pack_tensor(tensor, self.weights, self.recipe, self.kernels, importance, feedback.encode)
+        return packed, tuple(feedback.kept)
 
 
-def with_feedback(w: F32, coded: Coded, x: F32, power: F32) -> Coded | None:
-    """`coded` rounded anew with error feedback, or None where that does not lower the error of held-out outputs.
+@dataclass
+class _Feedback:
+    """Encodes the sources of one tensor, in turn."""
 
-    Args:
-        w: weights [N, K].
-        coded: the same, searched and rounded.
-        x: inputs [t, K].
-        power: weight of each token's squared error, [t].
-    """
-    judge = np.arange(len(x)) % HELD_OUT == HELD_OUT - 1
-    tokens_per_column = float((~judge).sum()) / w.shape[1]
-    if tokens_per_column < 1:
-        return None
-    seen = x[~judge] * np.sqrt(power[~judge])[:, None]
-    fed = _round_in_turn(w, coded, seen.T @ seen, 0.1 if tokens_per_column >= 4 else 1.0)
-    before, after = (_output_error(w, c, x[judge], power[judge]) for c in (coded, fed))
-    return fed if after < before else None
+    packer: FeedbackPacker
+    tensor: PackedTensor
+    importance: Mapping[str, F32]
+    kept: list[bool] = field(default_factory=list)
 
+    def searched(self, name: str, values: NDArray[Any], scheme: Scheme) -> tuple[NDArray[np.uint8], ErrorSum]:
+        return encode(values, scheme, self.packer.kernels, importance=self.importance.get(name))
 
-def _output_error(w: F32, coded: Coded, x: F32, power: F32) -> float:
-    out = x @ (coded.quantized().values() - w).T
-    return float(np.einsum("t,tn,tn->", power, out, out))
+    def stored(self, name: str, w: F32, scheme: Scheme) -> Any:
+        """Weights [N, K] searched and rounded, as the scheme's family keeps them."""
+        packed, _ = self.searched(name, w, scheme)
+        return definition(scheme).unpack(packed, scheme, *w.shape)
 
 
-def _round_in_turn(w: F32, coded: Coded, hessian: F32, damping: float) -> Coded:
-    """GPTQ on fixed scales; columns in falling order of their inputs' energy."""
-    order = np.argsort(-np.diag(hessian), kind="stable")
-    scale, shift = (np.repeat(x, coded.block, axis=1)[:, order] for x in (coded.quantized().scale, coded.shift()))
-    spread = _inverse_factor(hessian[np.ix_(order, order)], damping)
-    left, index = w[:, order].copy(), np.empty(w.shape, np.uint8)
-    for first in range(0, w.shape[1], _COLUMNS):
-        last = min(first + _COLUMNS, w.shape[1])
-        errors = np.empty((len(w), last - first), np.float32)
-        for k in range(first, last):
-            index[:, k], rounded = _round(left[:, k], scale[:, k], shift[:, k], coded.grid)
-            errors[:, k - first] = (left[:, k] - rounded) / spread[k, k]
-            left[:, k + 1 : last] -= errors[:, k - first, None] * spread[k, k + 1 : last]
-        left[:, last:] -= errors @ spread[first:last, last:]
-    back = np.empty_like(order)
-    back[order] = np.arange(len(order))
-    return replace(coded, index=index[:, back])
+class _Trunk(_Feedback):
+    """A tensor whose matrices every token passes."""
+
+    _of: tuple[str, tuple[Curvature, ...]] = ("", ())
+
+    def encode(self, name: str, values: NDArray[Any], scheme: Scheme) -> tuple[NDArray[np.uint8], ErrorSum]:
+        curvatures = self._curvatures(name, values.shape[1]) if _can_feed_back(scheme) else ()
+        if not curvatures:
+            return self.searched(name, values, scheme)
+        parts, total = [], ErrorSum()
+        for first in range(0, len(values), ROWS_AT_A_TIME):
+            w = floats(values[first : first + ROWS_AT_A_TIME])
+            fed = round_by_output(w, self.stored(name, w, scheme), scheme, curvatures)
+            lost = _error(fed, w)
+            total.add(lost.error, lost.signal)
+            parts.append(pack_tiles(fed, scheme))
+        self.kept.append(True)
+        return np.concatenate(parts), total
+
+    def _curvatures(self, name: str, columns: int) -> tuple[Curvature, ...]:
+        """Of the matrix's inputs; those of the one before, if they are the same."""
+        if self._of[0] != input_name(name):
+            calibration = self.packer.calibration
+            tokens = calibration.provenance["tokens"]
+            moments = calibration.moments_of(name, self.tensor.layer, columns)
+            known = () if moments is None or tokens < LEAST_TOKENS * moments.shape[-1] else (moments,)
+            self._of = (input_name(name), tuple(c for m in known for c in curvatures_of(m, tokens)))
+        return self._of[1]
 
 
-def _round(x: F32, scale: F32, shift: F32, grid: Codebook) -> tuple[NDArray[np.uint8], F32]:
-    """The nearest codebook entries of a column, and their values."""
-    usable = scale != 0
-    t = np.where(usable, x / np.where(usable, scale, np.float32(1)), np.float32(0)) - shift
-    index = nearest(t, grid).astype(np.uint8)
-    return index, (np.array(grid.levels, np.float32)[index] + shift) * scale
+class _Expert(_Feedback):
+    """An expert whose inputs were kept: w1 and w3, then w2."""
+
+    def encode(self, name: str, values: NDArray[Any], scheme: Scheme) -> tuple[NDArray[np.uint8], ErrorSum]:
+        w, is_second = floats(values), ".w2." in name
+        if not _can_feed_back(scheme) or self._seen[0].count < LEAST_TOKENS * w.shape[1]:
+            return self.searched(name, values, scheme)
+        coded = self.stored(name, w, scheme)
+        if is_second:
+            target, curvatures = self._second(w)
+            fed = round_by_output(target, self.stored(name, target, scheme), scheme, curvatures)
+        else:
+            fed = round_by_output(w, coded, scheme, self._first)
+        error = self._second_error if is_second else self._first_error
+        kept = error(w, fed.values()) < error(w, coded.values())
+        self.kept.append(kept)
+        chosen = fed if kept else coded
+        self._rounded[name] = chosen.values()
+        return pack_tiles(chosen, scheme), _error(chosen, w)
+
+    @cached_property
+    def _rounded(self) -> dict[str, F32]:
+        return {}
+
+    @cached_property
+    def _seen(self) -> tuple[_Tokens, _Tokens]:
+        """The tokens to round by, and those that judge."""
+        assert self.tensor.layer is not None
+        expert = int(self.tensor.name.rpartition(".")[2])
+        seen = self.packer.calibration.inputs_of(self.tensor.layer, expert)
+        judge = np.arange(len(seen.x)) % HELD_OUT == HELD_OUT - 1
+        return _Tokens(seen.x[~judge], seen.weight[~judge]), _Tokens(seen.x[judge], seen.weight[judge])
+
+    @cached_property
+    def _first(self) -> tuple[Curvature, ...]:
+        """Of the inputs of w1 and w3."""
+        fit = self._seen[0]
+        moments = np.zeros(moments_shape(fit.x.shape[1]), np.float32)
+        for x, weight in fit.parts():
+            moments += moments_of(x * weight)
+        return curvatures_of(moments, fit.count)
+
+    def _second(self, w: F32) -> tuple[F32, tuple[Curvature, ...]]:
+        """The weights w2 that make up for the rounding of w1 and w3, and the moments of what these give."""
+        fit, moments = self._seen[0], np.zeros(moments_shape(w.shape[1]), np.float32)
+        missing = np.zeros_like(moments)
+        for exact, rounded in self._gated(fit):
+            moments += moments_of(rounded)
+            missing += moments_of(exact - rounded, rounded)
+        curvatures, target = curvatures_of(moments, fit.count), w.copy()
+        for part, of_part in zip(curvatures, missing, strict=True):
+            target[:, part.columns] += part.solved(w[:, part.columns] @ of_part)
+        return target, curvatures
+
+    def _gated(self, tokens: _Tokens) -> Iterator[tuple[F32, F32]]:
+        """The inputs of w2, by exact and by rounded weights, times the tokens' weights; part by part."""
+        w1, w3, _ = (source.name for source in self.tensor.sources)
+        exact = [self.packer.weights(name) for name in (w1, w3)]
+        rounded = [self._rounded.get(name, w) for name, w in zip((w1, w3), exact, strict=True)]
+        for x, weight in tokens.parts():
+            yield gate(x, *exact) * weight, gate(x, *rounded) * weight
+
+    def _first_error(self, w: F32, rounded: F32) -> float:
+        return sum(float(np.square(x * weight @ (rounded - w).T).sum()) for x, weight in self._seen[1].parts())
+
+    def _second_error(self, w: F32, rounded: F32) -> float:
+        return sum(float(np.square(new @ rounded.T - old @ w.T).sum()) for old, new in self._gated(self._seen[1]))
 
 
-def _inverse_factor(hessian: F32, damping: float) -> F32:
-    """The upper factor U of the damped inverse, H**-1 = U.T U (float64 inside)."""
-    h = hessian.astype(np.float64)
-    h[np.diag_indices_from(h)] += damping * max(float(np.mean(np.diag(h))), 1e-30)
-    return np.linalg.cholesky(np.linalg.inv(h)).T.astype(np.float32)
+@dataclass(frozen=True)
+class _Tokens:
+    """Inputs of an expert, float16 [t, H], and their routing weights [t]."""
+
+    x: NDArray[np.float16]
+    weight: F32
+
+    @property
+    def count(self) -> int:
+        return len(self.x)
+
+    def parts(self) -> Iterator[tuple[F32, F32]]:
+        """float32 [n, H] and [n, 1], some tokens at a time."""
+        for first in range(0, self.count, _TOKENS_AT_A_TIME):
+            part = slice(first, first + _TOKENS_AT_A_TIME)
+            yield self.x[part].astype(np.float32), self.weight[part, None]
+
+
+def _can_feed_back(scheme: Scheme) -> bool:
+    return hasattr(definition(scheme), "lattice")
+
+
+def _error(stored: Any, w: F32) -> ErrorSum:
+    difference = stored.values() - w
+    return ErrorSum(float(np.vdot(difference, difference)), float(np.vdot(w, w)))

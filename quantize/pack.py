@@ -6,7 +6,7 @@ threads; the bytes depend on nothing but the weights, the recipe and the calibra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,10 +59,23 @@ class NotFiniteError(Exception):
     """Weights hold NaN or infinity; whoever knows the tensor's name says so."""
 
 
+Encode = Callable[[str, NDArray[Any], Scheme], tuple[NDArray[np.uint8], ErrorSum]]
+"""`(name, values, scheme)`: a source's weights as they are stored -> packed tiles, and what rounding left."""
+
+
 def pack_tensor(
-    tensor: PackedTensor, weights: CheckpointWeights, recipe: Recipe, kernels: Kernels, importance: Mapping[str, F32]
+    tensor: PackedTensor,
+    weights: CheckpointWeights,
+    recipe: Recipe,
+    kernels: Kernels,
+    importance: Mapping[str, F32],
+    encode_source: Encode | None = None,
 ) -> Packed:
-    """Pack one tensor; `importance`: by tensor name, the mean square of each input column, float32 [cols].
+    """Pack one tensor.
+
+    Args:
+        importance: by tensor name, the mean square of each input column, float32 [cols].
+        encode_source: called for the tensor's sources in turn; default: `encode`.
 
     Raises:
         EdgeLfmError: weights are not finite or beyond the scheme, by tensor name.
@@ -71,9 +84,11 @@ def pack_tensor(
         values = np.ascontiguousarray(weights(tensor.floats.name))
         return Packed(values, ErrorSum(signal=float(np.vdot(values, values))), (_hash(weights, tensor.floats),))
     total, scheme = ErrorSum(), SCHEMES[tensor.scheme]
-    parts = [
-        _pack_matrix(matrix, scheme, weights, recipe.plain, kernels, importance, total) for matrix in tensor.matrices
-    ]
+
+    def searched(name: str, values: NDArray[Any], scheme: Scheme) -> tuple[NDArray[np.uint8], ErrorSum]:
+        return encode(values, scheme, kernels, recipe.plain, importance.get(name))
+
+    parts = [_pack_matrix(matrix, scheme, weights, encode_source or searched, total) for matrix in tensor.matrices]
     return Packed(np.concatenate(parts), total, tuple(_hash(weights, source) for source in tensor.sources))
 
 
@@ -91,7 +106,7 @@ def encode(
     padded = -(-rows // TILE_ROWS) * TILE_ROWS
     values = np.ascontiguousarray(values if padded == rows else np.pad(values, ((0, padded - rows), (0, 0))))
     if not scheme.quantized:
-        exact = _floats(values)
+        exact = floats(values)
         if not np.isfinite(exact).all():
             raise NotFiniteError
         return pack_tiles(exact, scheme), ErrorSum(0.0, float(np.vdot(exact, exact)))
@@ -123,7 +138,7 @@ def encode(
             raise NotFiniteError
         if status == SCALE_TOO_LARGE:
             raise UnsupportedModelError(
-                f"{scheme.name} has no scale for weights of {np.abs(_floats(part)).max():.3g}",
+                f"{scheme.name} has no scale for weights of {np.abs(floats(part)).max():.3g}",
                 hint="such weights are outliers beyond any use; is the checkpoint damaged?",
             )
         assert status == 0, f"{scheme.name} has no encoder"
@@ -140,9 +155,7 @@ def _pack_matrix(
     matrix: Matrix,
     scheme: Scheme,
     weights: CheckpointWeights,
-    plain: bool,
-    kernels: Kernels,
-    importance: Mapping[str, F32],
+    encode_source: Encode,
     total: ErrorSum,
 ) -> NDArray[np.uint8]:
     parts = []
@@ -152,7 +165,7 @@ def _pack_matrix(
             if exact is not None:
                 packed, lost = _carry(exact, scheme)
             else:
-                packed, lost = encode(weights.stored(source.name), scheme, kernels, plain, importance.get(source.name))
+                packed, lost = encode_source(source.name, weights.stored(source.name), scheme)
         except NotFiniteError:
             raise weights.not_finite(source.name) from None
         except UnsupportedModelError as error:
@@ -170,7 +183,8 @@ def _carry(exact: Any, scheme: Scheme) -> tuple[NDArray[np.uint8], ErrorSum]:
     return pack_tiles(exact, scheme), ErrorSum(0.0, float(np.vdot(values, values)))
 
 
-def _floats(values: NDArray[Any]) -> F32:
+def floats(values: NDArray[Any]) -> F32:
+    """Stored weights (uint16: bfloat16) as float32, a copy."""
     if values.dtype == np.uint16:
         return (values.astype(np.uint32) << 16).view(np.float32)
     return values.astype(np.float32)

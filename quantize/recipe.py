@@ -4,7 +4,6 @@
 experts = "codebook4_g32"
 [rounding]           # optional
 plain = true         # ggml's Q4_0 grid for int4_g32, without a search
-feedback = true      # with a calibration that has inputs: GPTQ on experts, kept where it helps
 """
 
 from __future__ import annotations
@@ -25,18 +24,17 @@ from edge_lfm.model.plan import TENSOR_CLASSES, PackedTensor, Schemes
 DEFAULT_RECIPE = "balanced"
 _FOLDER = Path(__file__).parent / "recipes"
 _LARGE_KINDS = ("Q8", "Q6", "Q5")
-_ROUNDING = ("plain", "feedback")
+_ROUNDING = ("plain", "feedback")  # the latter in recipes of earlier versions: every calibration is fed back now
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe as read; `feedback` and `plain` as in the file."""
+    """A recipe as read; `plain` as in the file."""
 
     name: str
     summary: str
     schemes: Schemes
     plain: bool = False
-    feedback: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """What decides the packed bytes."""
@@ -104,7 +102,7 @@ def _parse(content: Mapping[str, Any], path: Path) -> Recipe:
         if not isinstance(value, bool):
             raise UsageError(f"recipe {path}: {key} is {value!r:.80}", hint="it must be true or false")
     schemes = Schemes(path.stem, {kind: by_class[kind] for kind in TENSOR_CLASSES})
-    return Recipe(path.stem, str(content.get("summary", "")), schemes, **rounding)
+    return Recipe(path.stem, str(content.get("summary", "")), schemes, rounding.get("plain", False))
 
 
 def _check_keys(table: Mapping[str, Any], known: tuple[str, ...], path: Path, where: str) -> None:

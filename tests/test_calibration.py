@@ -6,27 +6,31 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import GOLDEN_CASES, goldens_tool
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from edge_lfm.architectures import read_shape
 from edge_lfm.demo import demo_checkpoint
-from edge_lfm.errors import EdgeLfmError, ModelFileError, UsageError
+from edge_lfm.errors import EdgeLfmError, ModelFileError, OutputError, UsageError
 from edge_lfm.formats.checkpoint import FolderCheckpoint
-from edge_lfm.kernels.spec.definitions.codebook import round_weights
-from edge_lfm.kernels.spec.schemes import CODEBOOK4_G16
+from edge_lfm.kernels.spec.schemes import SCHEMES, Scheme
+from edge_lfm.kernels.spec.tiles import definition, pack_tiles
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.plan import plan_tensors
 from edge_lfm.model.reference import ReferenceModel
 from edge_lfm.model.streamed import StreamedModel
-from edge_lfm.quantize.calibration import PRIOR_TOKENS, STATISTICS, Calibration, collect
+from edge_lfm.quantize.calibration import PRIOR_TOKENS, STATISTICS, Calibration
+from edge_lfm.quantize.collecting import collect
 from edge_lfm.quantize.convert import convert
-from edge_lfm.quantize.feedback import HELD_OUT, with_feedback
+from edge_lfm.quantize.moments import moments_of, moments_shape
 from edge_lfm.quantize.recipe import find_recipe
+from edge_lfm.quantize.rounding import curvatures_of, round_by_output
 from edge_lfm.shape import Shape
 
 pytestmark = pytest.mark.slow
@@ -92,7 +96,7 @@ def test_statistics_equal_a_direct_computation(calibrated: Path, windows: list[n
         assert np.array_equal(w1, w3) and w2.shape == (64,)
         seen = known.inputs_of(4, 3)
         power = np.square(seen.weight)
-        own = (power[:, None] * np.square(seen.x)).sum(0) / power.sum()
+        own = (power[:, None] * np.square(seen.x.astype(np.float32))).sum(0) / power.sum()
         layer = known.squares["model.layers.4.feed_forward.experts.all.w1.weight"]
         mixed = (power.sum() * own + PRIOR_TOKENS * layer) / (power.sum() + PRIOR_TOKENS)
         assert np.corrcoef(mixed, w1)[0, 1] > 0.999
@@ -145,36 +149,139 @@ def correlated(rng: np.random.Generator, tokens: int, cols: int) -> np.ndarray:
     )
 
 
-def output_error(w: np.ndarray, coded, x: np.ndarray) -> float:
-    return float(np.linalg.norm(x @ (coded.quantized().values() - w).T))
-
-
-def test_feedback_lowers_the_output_error_of_tokens_it_never_saw() -> None:
+@pytest.mark.parametrize("scheme", [s for s in SCHEMES.values() if s.quantized], ids=lambda s: s.name)
+def test_feedback_lowers_the_output_error_of_tokens_it_never_saw(scheme: Scheme) -> None:
     """Strongly correlated inputs, 16 tokens a column: GPTQ's published advantage is a third and more."""
     rng = np.random.default_rng(0)
     w, everything = rng.standard_normal((48, 128)).astype(np.float32), correlated(rng, 3000, 128)
+    w[3], w[4] = 0, 1e4
+    w[5, ::2] = 1e-6
     x, new = everything[:2000], everything[2000:]
-    searched = round_weights(w, CODEBOOK4_G16, np.square(x).mean(0))
-    fed = with_feedback(w, searched, x, np.ones(len(x), np.float32))
-    assert fed is not None
-    assert output_error(w, fed, new) < 0.75 * output_error(w, searched, new)
-    assert np.array_equal(fed.codes, searched.codes) and np.array_equal(fed.row_scale, searched.row_scale)
+    searched = definition(scheme).round_weights(w, scheme, np.square(x).mean(0))
+    fed = round_by_output(w, searched, scheme, curvatures_of(moments_of(x), len(x)))
+    normal = [0, 1, 2, *range(6, 48)]
+    before, after = (np.linalg.norm(new @ (s.values() - w)[normal].T) for s in (searched, fed))
+    assert after < 0.75 * before
+    again = definition(scheme).unpack(pack_tiles(fed, scheme), scheme, *w.shape)
+    assert np.array_equal(again.values(), fed.values()) and not fed.values()[3].any()
 
 
-def test_feedback_is_not_tried_with_few_tokens_and_not_kept_where_it_hurts() -> None:
-    rng = np.random.default_rng(1)
-    w = rng.standard_normal((16, 128)).astype(np.float32)
-    searched = round_weights(w, CODEBOOK4_G16)
-    few = correlated(rng, 100, 128)
-    assert with_feedback(w, searched, few, np.ones(100, np.float32)) is None
-    # Tokens that judge have nothing to do with those that were seen: what was learnt cannot help.
-    x = np.zeros((2000, 128), np.float32)
-    x[:, :64] = correlated(rng, 2000, 64)
-    judge = np.arange(2000) % HELD_OUT == HELD_OUT - 1
-    x[judge] = 0
-    x[judge, 64:] = rng.standard_normal((judge.sum(), 64))
-    x[judge, :64] = rng.standard_normal((judge.sum(), 64)) * 10
-    assert with_feedback(w, searched, x, np.ones(2000, np.float32)) is None
+def test_moments_of_a_wide_matrix_come_in_pieces() -> None:
+    rng = np.random.default_rng(3)
+    x = correlated(rng, 64, 4096)
+    assert moments_shape(4096) == (2, 2048, 2048) and moments_shape(11776) == (8, 1472, 1472)
+    both = moments_of(x)
+    assert np.allclose(both[1], x[:, 2048:].T @ x[:, 2048:], rtol=1e-3, atol=1e-2)
+    products = moments_of(x, x[:, ::-1].copy())
+    assert np.allclose(products[0], x[:, :2048].T @ x[:, ::-1][:, :2048], rtol=1e-3, atol=1e-2)
+
+
+def test_no_change_of_a_single_weight_lowers_the_error_after_descent() -> None:
+    """Of the columns that a last sweep visits, brute force over all levels finds nothing better."""
+    rng = np.random.default_rng(4)
+    w, x = rng.standard_normal((4, 32)).astype(np.float32), correlated(rng, 500, 32)
+    scheme = SCHEMES["codebook4_g32"]
+    parts = curvatures_of(moments_of(x), len(x))
+    fed = round_by_output(w, definition(scheme).round_weights(w, scheme), scheme, parts)
+    moments = parts[0].moments.astype(np.float64)
+    lattice = definition(scheme).lattice(fed, scheme)
+    error = fed.values().astype(np.float64) - w
+    found = np.einsum("nk,kl,nl->n", error, moments, error)
+    better = 0
+    for k in range(32):
+        for level in range(16):
+            other = error.copy()
+            other[:, k] = (lattice.levels[level] + lattice.shift[:, 0]) * lattice.scale[:, 0] - w[:, k]
+            better += int((np.einsum("nk,kl,nl->n", other, moments, other) < found * (1 - 1e-5)).sum())
+    assert better == 0
+
+
+def test_an_interrupted_calibration_goes_on_and_ends_with_the_same_bytes(
+    calibrated: Path, windows: list[np.ndarray], tmp_path: Path
+) -> None:
+    def stop_after(parts: int) -> Callable[[int], Callable[[int], object]]:
+        def start(_total: int) -> Callable[[int], object]:
+            left = iter(range(parts))
+
+            def advance(tokens: int) -> None:
+                if tokens and next(left, None) is None:
+                    raise KeyboardInterrupt
+
+            return advance
+
+        return start
+
+    for parts in (1, 4, 3):  # within the first layer, later, and at once again
+        with pytest.raises(KeyboardInterrupt):
+            collect(demo_checkpoint(), b"text", windows, tmp_path, keep_inputs=True, progress=stop_after(parts))
+    with pytest.raises(OutputError, match="begun with another"):
+        collect(demo_checkpoint(), b"text", windows[1:], tmp_path, keep_inputs=True)
+    collect(demo_checkpoint(), b"text", windows, tmp_path, keep_inputs=True)
+    names = sorted(path.name for path in calibrated.iterdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (calibrated / name).read_bytes(), name
+
+
+def test_what_a_calibration_lacks_is_told_and_what_is_damaged_refused(calibrated: Path, tmp_path: Path) -> None:
+    recipe, old = find_recipe("balanced"), tmp_path / "old"
+    shutil.copytree(calibrated, old)
+    arrays = load_file(old / STATISTICS)
+    with safe_open(old / STATISTICS, "numpy") as file:
+        provenance = json.loads(file.metadata()["provenance"])
+    del provenance["moments"]
+    save_file(arrays, old / STATISTICS, {"provenance": json.dumps(provenance)})
+    for path in old.glob("layer-*"):
+        path.unlink()
+    report = convert(demo_checkpoint(), tmp_path / "m1", recipe, calibration=old)
+    assert any("earlier version" in warning for warning in report.warnings)
+    assert any("has 1,536 tokens: with less than 8,192" in warning for warning in report.warnings)
+    few = tmp_path / "few"
+    few.mkdir()
+    collect(demo_checkpoint(), b"text", [np.arange(20, 60)], few, keep_inputs=False)
+    report = convert(demo_checkpoint(), tmp_path / "m2", recipe, calibration=few)
+    assert report.feedback_kept == "0 of 0" and any("no inputs of experts" in w for w in report.warnings)
+
+    layer = calibrated / "layer-1.safetensors"
+    good = load_file(layer)
+    name = "moments/model.layers.1.conv.out_proj.weight"
+    nan, other = good[name].copy(), good[name][:, :32, :32].copy()
+    nan[0, 3, 5] = np.nan
+    for n, bad in enumerate((nan, other, nan.astype(np.float16))):
+        broken = tmp_path / f"broken{n}"
+        shutil.copytree(calibrated, broken)
+        save_file(good | {name: bad}, broken / layer.name)
+        with pytest.raises(ModelFileError, match=r"layer-1\.safetensors: moments/.*no finite products"):
+            convert(demo_checkpoint(), tmp_path / "m3", recipe, calibration=broken)
+    layer = broken / layer.name
+    layer.unlink()
+    with pytest.raises(ModelFileError, match=r"layer-1\.safetensors does not exist"):
+        convert(demo_checkpoint(), tmp_path / "m3", recipe, calibration=broken)
+    assert not (tmp_path / "m3").exists()
+
+
+def test_moments_equal_a_direct_computation(calibrated: Path, windows: list[np.ndarray]) -> None:
+    checkpoint, shape, weights = open_weights(demo_checkpoint())
+    with checkpoint:
+        known, inputs = Calibration.load(calibrated, checkpoint, shape), dict[str, list[np.ndarray]]()
+
+        class Seeing(ReferenceModel):
+            def _linear(self, name: str, x: np.ndarray) -> np.ndarray:
+                inputs.setdefault(f"{name}.weight", []).append(x)
+                return super()._linear(name, x)
+
+        for window in windows:
+            Seeing(shape, weights).logits(window)
+    for name, layer in (
+        ("model.layers.0.feed_forward.w3.weight", 0),
+        ("model.layers.2.self_attn.v_proj.weight", 2),
+        ("model.layers.2.self_attn.out_proj.weight", 2),
+        ("model.layers.7.conv.in_proj.weight", 7),
+        ("model.embed_tokens.weight", None),
+    ):
+        x = np.concatenate(inputs[name])
+        found, expected = known.moments_of(name, layer, x.shape[1]), x.T @ x / len(x)
+        assert found is not None and np.abs(found[0] - expected).max() < 1e-4 * np.abs(expected).max(), name
 
 
 def test_texts_that_cannot_serve(tmp_path: Path) -> None:

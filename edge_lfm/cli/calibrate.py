@@ -9,7 +9,8 @@ from pathlib import Path
 
 from edge_lfm.cli.arguments import print_json, progress_bar
 from edge_lfm.errors import UsageError
-from edge_lfm.quantize.calibration import STATISTICS, CalibrationReport, collect
+from edge_lfm.quantize.calibration import STATISTICS
+from edge_lfm.quantize.collecting import CalibrationReport, collect
 from edge_lfm.quantize.output import check_output, staged_folder
 from edge_lfm.text.windows import read_text, windows_of
 
@@ -28,8 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-inputs",
         action="store_true",
-        help="also keep the experts' inputs for error feedback (recipe quality); 24B: 0.16 MB a token",
+        help="also keep the experts' inputs, for error feedback on experts; 24B: 0.16 MB a token",
     )
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same arguments")
     parser.add_argument("--force", action="store_true", help="replace the output if it is a calibration")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
@@ -40,9 +42,9 @@ def run(args: argparse.Namespace) -> None:
     check_output(args.output, args.source, args.force, STATISTICS)
     text = read_text(args.text)
     windows = windows_of(args.source, text, args.window, max(1, args.tokens // args.window))
-    with staged_folder(args.output, force=args.force, mark=STATISTICS) as stage:
+    with staged_folder(args.output, args.resume, args.force, STATISTICS) as stage:
         raw = text.encode()
-        report = collect(args.source, raw, windows, stage, args.keep_inputs, progress_bar("calibrating", "layer"))
+        report = collect(args.source, raw, windows, stage, args.keep_inputs, progress_bar("calibrating", "tok"))
     if args.json:
         print_json(asdict(report))
     else:

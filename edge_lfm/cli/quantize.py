@@ -75,7 +75,7 @@ def show_report(report: ConversionReport, output: Path, as_json: bool) -> None:
     for kind, error in report.relative_rmse_by_class.items():
         print(f"  {kind:10} relative error {error:.4f}")
     if not report.feedback_kept.endswith("of 0"):
-        print(f"  error feedback kept for {report.feedback_kept} expert matrices")
+        print(f"  error feedback kept for {report.feedback_kept} matrices")
     print(f"  {report.seconds:.1f} s, peak memory {gigabytes(report.peak_memory_bytes)}")
 
 

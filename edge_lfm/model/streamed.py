@@ -40,7 +40,7 @@ class StreamedModel(ReferenceModel):
     def __init__(self, shape: Shape, weights: Weights, observer: Observer | None = None) -> None:
         super().__init__(shape, weights)
         self.observer = observer
-        self._kept: dict[str, F32] = {}
+        self._layer, self._kept = -1, dict[str, F32]()
 
     def hidden(
         self, sequences: Sequence[NDArray[np.int64]], progress: Callable[[int], object] = lambda _layers: None
@@ -49,18 +49,31 @@ class StreamedModel(ReferenceModel):
 
         `progress` is called with 1 after every layer.
         """
-        shape, bounds = self.shape, np.cumsum([0, *(len(s) for s in sequences)])
-        h = self._rows("model.embed_tokens.weight", np.concatenate(sequences))
-        for n in range(len(shape.layers)):
-            at, self._kept = f"model.layers.{n}", {}
-            weight = self._f32(f"{at}.operator_norm.weight")
-            for first, last in pairwise(bounds):
-                part = h[first:last]
-                part += self._operator(n, ref.rms_norm(part, weight, shape.eps), ReferenceState())
-            h += self._ffn(n, ref.rms_norm(h, self._f32(f"{at}.ffn_norm.weight"), shape.eps))
+        h = self.embedded(sequences)
+        for n in range(len(self.shape.layers)):
+            self.layer(n, h, [len(s) for s in sequences])
             progress(1)
-        self._kept = {}
-        return ref.rms_norm(h, self._f32("model.embedding_norm.weight"), shape.eps)
+        return self.normed(h)
+
+    def embedded(self, sequences: Sequence[NDArray[np.int64]]) -> F32:
+        """What the first layer gets, [T, H]."""
+        return self._rows("model.embed_tokens.weight", np.concatenate(sequences))
+
+    def layer(self, n: int, h: F32, lengths: Sequence[int]) -> None:
+        """Send the hidden states [T, H] of sequences of these lengths through layer n, in place."""
+        at, shape = f"model.layers.{n}", self.shape
+        if n != self._layer:
+            self._layer, self._kept = n, {}
+        weight = self._f32(f"{at}.operator_norm.weight")
+        for first, last in pairwise(np.cumsum([0, *lengths])):
+            part = h[first:last]
+            part += self._operator(n, ref.rms_norm(part, weight, shape.eps), ReferenceState())
+        h += self._ffn(n, ref.rms_norm(h, self._f32(f"{at}.ffn_norm.weight"), shape.eps))
+
+    def normed(self, h: F32) -> F32:
+        """Hidden states [T, H] after the last layer -> the head's input."""
+        self._layer, self._kept = -1, {}
+        return ref.rms_norm(h, self._f32("model.embedding_norm.weight"), self.shape.eps)
 
     def head(self, hidden: F32) -> F32:
         """Logits [t, vocab] of hidden states [t, H]."""
@@ -72,7 +85,7 @@ class StreamedModel(ReferenceModel):
         return _product(x, self._matrix(f"{name}.weight"))
 
     def _matrix(self, name: str) -> F32:
-        """A matrix, kept until the next layer."""
+        """A matrix of the trunk or a dense FFN, kept until the next layer."""
         if name not in self._kept:
             self._kept[name] = self._f32(name)
         return self._kept[name]

@@ -8,6 +8,10 @@ A family's file has these functions; `stored` are its weights as it keeps them, 
     random_tiles(scheme, tiles, cols, spread, rng) -> uint8 [bytes]    random weights of that standard deviation
     from_ggml(blocks, kind, rows, cols) -> stored | None               the weights of ggml's blocks, if it can hold them
     to_ggml(stored, kind) -> uint8 [rows, bytes]                       and back
+    lattice(stored, scheme) -> Lattice                                 the values that the stored scales allow
+    with_levels(stored, index, scheme) -> stored                       other levels, uint8 [N, K], on the same scales
+    with_scales(stored, scale, scheme) -> stored                       the scales nearest to float32 [N, K / block]
 
-The last two only where the row names types of ggml. Nothing compiled depends on these files.
+`from_ggml` and `to_ggml` only where the row names types of ggml; the last three only where error feedback
+(`quantize/feedback.py`) can round anew. Nothing compiled depends on these files.
 """

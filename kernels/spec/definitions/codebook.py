@@ -10,12 +10,13 @@ int4's, `linear.py`), then the scale bytes: 16 of its 32 columns, or 16 of its f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.kernels.spec.definitions.linear import BYTE_SPREAD
+from edge_lfm.kernels.spec.lattice import Lattice
 from edge_lfm.kernels.spec.layout import GROUP
 from edge_lfm.kernels.spec.ref import F32, Quantized
 from edge_lfm.kernels.spec.ref_rounding import blocks_of, reciprocal, search_scales, weights_of
@@ -49,12 +50,17 @@ class Coded:
         """What each block adds to its levels, [N, K / block]."""
         return (self.codes & 1).astype(np.float32) * np.float32(self.grid.shift)
 
+    def scale(self) -> F32:
+        """[N, K / block]."""
+        multiple = self.codes.astype(np.float32) - np.float32(MAX_SCALE)
+        scale: F32 = multiple * self.row_scale[:, None]
+        return scale
+
     def quantized(self) -> Quantized:
         """The same weights as levels and block scales."""
         shift = np.repeat(self.shift().astype(np.int8), self.block, axis=1)
-        multiple = self.codes.astype(np.float32) - np.float32(MAX_SCALE)
         levels = np.array(self.grid.levels, np.int8)
-        return Quantized(levels[self.index] + shift, multiple * self.row_scale[:, None])
+        return Quantized(levels[self.index] + shift, self.scale())
 
     def values(self) -> F32:
         """float32 [N, K]."""
@@ -112,6 +118,23 @@ def nearest(t: F32, grid: Codebook) -> NDArray[np.int64]:
     """The entries whose levels are nearest to t; on a tie, the lower one."""
     levels = np.array(grid.levels, np.float32)
     return np.searchsorted((levels[:-1] + levels[1:]) / 2, t).astype(np.int64)
+
+
+def lattice(weights: Coded, scheme: Scheme) -> Lattice:
+    levels = np.array(_grid(scheme).levels, np.float32)
+    return Lattice(levels, weights.index, weights.scale(), weights.shift())
+
+
+def with_levels(weights: Coded, index: U8, scheme: Scheme) -> Coded:
+    return replace(weights, index=index)
+
+
+def with_scales(weights: Coded, scale: F32, scheme: Scheme) -> Coded:
+    """The nearest multiples of the rows' scales that leave the shifts as they are."""
+    odd = (weights.codes & 1).astype(np.float32)
+    wanted = scale * reciprocal(weights.row_scale)[:, None] + np.float32(MAX_SCALE)
+    codes = odd + 2 * np.clip(np.rint((wanted - odd) / 2), 0, MAX_SCALE)
+    return replace(weights, codes=codes.astype(np.uint8))
 
 
 def random_tiles(scheme: Scheme, tiles: int, cols: int, spread: float, rng: np.random.Generator) -> U8:

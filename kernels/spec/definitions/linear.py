@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_lfm.kernels.spec.lattice import Lattice
 from edge_lfm.kernels.spec.layout import GROUP
 from edge_lfm.kernels.spec.ref import F32, Quantized
 from edge_lfm.kernels.spec.ref_rounding import blocks_of, peak_of, reciprocal, search_scales
@@ -68,6 +69,23 @@ def round_weights(x: F32, scheme: Scheme, importance: F32 | None = None, plain: 
 
     ends = [(end, 0.0) for end in grid.ends]
     return _rounded(x, search_scales(x, GROUP, importance, level, ends, grid.candidates, grid.step), grid)
+
+
+def lattice(weights: Quantized, scheme: Scheme) -> Lattice:
+    grid = _grid(scheme)
+    levels, index = np.arange(grid.low, grid.high + 1, dtype=np.float32), weights.q.astype(np.int16) - grid.low
+    return Lattice(levels, index.astype(np.uint8), weights.scale, np.zeros_like(weights.scale))
+
+
+def with_levels(weights: Quantized, index: U8, scheme: Scheme) -> Quantized:
+    return Quantized((index.astype(np.int16) + _grid(scheme).low).astype(np.int8), weights.scale)
+
+
+def with_scales(weights: Quantized, scale: F32, scheme: Scheme) -> Quantized:
+    """Scales beyond float16 stay as they were."""
+    with np.errstate(over="ignore"):
+        stored = scale.astype(np.float16).astype(np.float32)
+    return Quantized(weights.q, np.where(np.isfinite(stored), stored, weights.scale))
 
 
 def random_tiles(scheme: Scheme, tiles: int, cols: int, spread: float, rng: np.random.Generator) -> U8:
