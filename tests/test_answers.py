@@ -116,6 +116,20 @@ def test_white_space_between_calls_is_no_text(thinker: Tokenizer) -> None:
     assert sort(thinker, f"{call}\n\nDone.") == [("call", "[f()]"), ("text", "\n\nDone.")]
 
 
+def test_a_call_without_its_mark_is_one_where_the_answer_or_the_text_after_reasoning_is_nothing_else(
+    thinker: Tokenizer,
+) -> None:
+    call, other = "[f(a=1)]", "[f(a=1)] is how it is written."
+    for before, kinds in (("", []), ("<think>hm</think>\n\n", [("reasoning", "hm")])):
+        assert sort(thinker, f"{before}{call}", tools=["f"]) == [*kinds, ("call", call)]
+        assert sort(thinker, f"{before}{call}<|tool_call_end|>", tools=["f"]) == [*kinds, ("call", call)]
+        assert sort(thinker, f"{before}Hm {call}<|tool_call_end|>", tools=["f"]) == [*kinds, ("text", f"Hm {call}")]
+        assert sort(thinker, f"{before}{call}<|tool_call_start|>{call}", tools=["f"])[-1][0] == "text"
+        assert sort(thinker, f"{before}{call}", tools=["g"]) == [*kinds, ("text", call)]
+    (read,) = sort(thinker, other, tools=["f"])
+    assert read == ("call", other)  # held to the end, read as no call, and shown as text
+
+
 DEEPSEEK_MARKS = (DEEPSEEK.call_start, DEEPSEEK.call_end, DEEPSEEK.think_start, DEEPSEEK.think_end)
 
 

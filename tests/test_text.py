@@ -101,6 +101,7 @@ def test_real_tokenizer_facts(real: Tokenizer) -> None:
     assert real.size == 64400
     assert real.eos_ids == (7,)
     assert real.special_id("<|fim_pre|>") == 3
+    assert real.first_id(("<｜User｜>", "<|im_start|>", "<|im_end|>")) == 6 and real.first_id(("<｜User｜>",)) is None
     for text in TEXTS:
         assert real.decode(real.encode(text)) == text
 

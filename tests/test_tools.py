@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 
 from edge_lfm import EdgeLfmError, Model, ToolCall
-from edge_lfm.engine.constraints import AfterReasoning
+from edge_lfm.engine.constraints import AfterReasoning, InCalls, only
 from edge_lfm.engine.grammar import Grammar, GrammarCompiler
 from edge_lfm.errors import GrammarError, UsageError
 from edge_lfm.text.answer import AnswerParser
@@ -141,9 +142,7 @@ class Watched:
         self.heard: list[int] = []
         self.ended = False
 
-    def allowed(self):
-        import numpy as np
-
+    def allowed(self) -> np.ndarray:
         return np.arange(10) == 3
 
     def accept(self, token: int) -> None:
@@ -172,6 +171,32 @@ def test_a_grammar_begins_after_the_reasoning_which_has_a_budget() -> None:
     straight = AfterReasoning(Watched(), start, end, 10, False, None)
     straight.accept(3)
     assert straight.allowed().nonzero()[0].tolist() == [3]  # it answered at once: no reasoning later
+
+
+class Once:
+    """A grammar of the one token 4."""
+
+    ended = False
+
+    def allowed(self) -> np.ndarray:
+        return only(4, 10)
+
+    def accept(self, token: int) -> None:
+        self.ended = True
+
+    def forced(self, limit: int) -> list[int]:
+        return []
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_after_a_single_call_no_other_begins(single: bool) -> None:
+    calls = InCalls(Once, 7, 10, required=False, single=single)
+    for token, allowed in ((2, None), (7, None), (4, [4])):
+        now = calls.allowed()
+        assert (None if now is None else now.nonzero()[0].tolist()) == allowed
+        calls.accept(token)
+    after = calls.allowed()
+    assert not calls.ended and (after is None if not single else after.nonzero()[0].tolist() == [*range(7), 8, 9])
 
 
 def test_unknown_tools_are_text(model: Model) -> None:
@@ -296,11 +321,11 @@ def bfcl(folder: Path, name: str) -> Iterator[tuple[list[Any], list[Call]]]:
 
 
 BFCL = ["simple_python", "multiple", "parallel", "parallel_multiple", "live_simple"]
+OTHER_FORMS = [pytest.param(d, marks=pytest.mark.slow) for d in DIALECTS if d is not PYTHONIC]
 
 
-@pytest.mark.parametrize(
-    ("dialect", "name"), [*((PYTHONIC, name) for name in BFCL), *((d, "parallel") for d in DIALECTS)]
-)
+@pytest.mark.parametrize("dialect", [PYTHONIC, *OTHER_FORMS], ids=lambda d: type(d).__name__)
+@pytest.mark.parametrize("name", BFCL)
 def test_the_grammar_takes_bfcls_expected_calls(shared_data: Path, dialect: Dialect, name: str) -> None:
     """Real tools, real calls, the real tokenizer; those whose expected values break their own schema may be refused."""
     tokenizer = Tokenizer(shared_data / "lfm2_tokenizer")

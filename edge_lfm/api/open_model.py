@@ -28,7 +28,7 @@ from edge_lfm.memory.prefault import Prefault
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.state import State
 from edge_lfm.shape import Shape
-from edge_lfm.text.dialects.marks import TURN_START
+from edge_lfm.text.dialects.marks import TURN_STARTS
 from edge_lfm.text.template import ChatTemplate
 from edge_lfm.text.tokenizer import Tokenizer
 
@@ -59,7 +59,7 @@ class OpenModel:
             self.tokenizer,
             self.vocab,
             self._find_stop_ids(generation),
-            self.tokenizer.special_id(TURN_START) if self.tokenizer else None,
+            self.tokenizer.first_id(TURN_STARTS) if self.tokenizer else None,
             self._make_grammars(generation),
         )
         self.requests = Requests(self.engine, self.template, self.sampling, context, self.shape.vocab, str(self.folder))

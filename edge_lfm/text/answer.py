@@ -80,18 +80,20 @@ class AnswerParser:
         parts = [*self._end_character(), *self._flush()]
         if self._kind == "call" and self._call.text:
             parts.append(replace(self._call, kind="text"))
-        if self._bare:
-            bare = joined(*self._bare)
-            is_call = bare.text.strip().startswith(self._openings)
-            parts.append(replace(bare, kind="call" if is_call else "text"))
-        return [*parts, *self._shown.finish()]
+        return [*parts, *self._end_bare(), *self._shown.finish()]
+
+    def _end_bare(self, closed: bool = True) -> list[Part]:
+        """Text that may be a call without markers: it is one if nothing follows, or the mark that ends calls."""
+        held, self._bare = self._bare, None
+        if not held:
+            return []
+        whole = joined(*held)
+        is_call = closed and whole.text.strip().startswith(self._openings)
+        return [replace(whole, kind="call" if is_call else "text")]
 
     def _cross(self, mark: str) -> list[Part]:
         """What a mark ends. While the model reasons, only the end of that is one."""
-        parts: list[Part] = []
-        if self._bare:  # other things come: it was text
-            parts.append(joined(*self._bare))
-        self._bare = None
+        parts = self._end_bare(closed=mark == self._dialect.call_end)
         if self._kind == "call" and self._call.text:
             parts.append(self._call if mark == self._dialect.call_end else replace(self._call, kind="text"))
         self._call = Part("call", "")
@@ -99,6 +101,7 @@ class AnswerParser:
         self._kind = kinds.get(mark, "text")
         self._trim = mark in (self._dialect.think_start, self._dialect.think_end)
         self._gap = [] if mark == self._dialect.call_end else None
+        self._bare = [] if mark == self._dialect.think_end and self._openings else None
         return parts
 
     def _sort(self, text: str, tokens: tuple[int, ...]) -> list[Part]:

@@ -87,6 +87,10 @@ class Tokenizer:
         number: int | None = self._inner.token_to_id(token)
         return number
 
+    def first_id(self, tokens: Sequence[str]) -> int | None:
+        """The id of the first of these that the vocabulary has, or None."""
+        return next((i for token in tokens if (i := self.special_id(token)) is not None), None)
+
     @property
     def bos(self) -> str:
         return self._special("bos_token")
