@@ -164,7 +164,7 @@ def follow(sequence: TokenSequence, ids: list[int], rows: list[np.ndarray]) -> C
             logits = yield from sequence.read(ids[len(sequence.ids) :])
         for _ in range(12):
             rows.append(logits)
-            logits = yield from sequence.feed([int(np.argmax(logits[-1]))])
+            logits = yield from sequence.feed(int(np.argmax(logits[-1])))
             job.put(1)
 
     return steps

@@ -187,7 +187,7 @@ def test_a_cancelled_step_is_undone_by_its_sequence(packed_cases: dict[str, dict
     with running(packed_cases["int8"]["moe"]) as runner:
         ids = np.random.default_rng(0).integers(0, 160, 80).tolist()
         sequence = TokenSequence(State(runner.shape, 128))
-        run_alone(sequence.feed(ids[:40]), runner.run)
+        run_alone(sequence.read(ids[:40]), runner.run)
         asked: list[bool] = []
 
         def cancelled() -> bool:
@@ -195,9 +195,9 @@ def test_a_cancelled_step_is_undone_by_its_sequence(packed_cases: dict[str, dict
             return len(asked) > 2
 
         with pytest.raises(CancelledError):
-            run_alone(sequence.feed(ids[40:]), lambda feeds: runner.run(feeds, cancelled=cancelled))
+            run_alone(sequence.read(ids[40:]), lambda feeds: runner.run(feeds, cancelled=cancelled))
         assert len(sequence.ids) == sequence.state.position == 40
-        again = run_alone(sequence.feed(ids[40:]), runner.run)[0]
+        again = run_alone(sequence.read(ids[40:]), runner.run)[0]
         whole = TokenSequence(State(runner.shape, 128))
-        run_alone(whole.feed(ids[:40]), runner.run)
-        assert np.array_equal(again, run_alone(whole.feed(ids[40:]), runner.run)[0])
+        run_alone(whole.read(ids[:40]), runner.run)
+        assert np.array_equal(again, run_alone(whole.read(ids[40:]), runner.run)[0])

@@ -51,7 +51,8 @@ class OpenModel:
         self.template = ChatTemplate.load(self.folder, self.tokenizer) if self.tokenizer else None
         generation = _optional_json(self.folder / "generation_config.json")
         self.sampling = SamplingOptions.from_generation_config(generation)
-        room = Room(backend.chunk, LOGIT_ROWS)
+        # Beside a row of each answer, so that all stay within what the memory plan counts.
+        room = Room(backend.chunk, max(LOGIT_ROWS // 4, LOGIT_ROWS - loaded.parallel))
         self.scheduler = Scheduler(loaded.parallel, backend.run, room, loaded.token_wait)
         self.engine = Engine(
             backend,

@@ -15,6 +15,7 @@ import numpy as np
 from edge_lfm.api import Model
 from edge_lfm.cli.arguments import print_json, progress_bar
 from edge_lfm.cli.eval_report import describe, write_report
+from edge_lfm.cli.in_order import in_order
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import OutputError, UsageError
 from edge_lfm.formats.open_checkpoint import open_checkpoint
@@ -168,12 +169,16 @@ def _answer_all(model: Model, tasks: Sequence[Task], label: str, run_code: bool)
     """Greedy answers, special tokens kept, judged."""
     if model.tokenizer is None:
         raise UsageError(f"{model.folder} has no tokenizer.json", hint="tasks are text; copy the tokenizer there")
-    advance, answers = progress_bar(label, "task")(len(tasks)), []
-    for task in tasks:
-        prompt = model.tokenizer.encode(task.prompt, special=True)
+    tokenizer = model.tokenizer
+
+    def answer(task: Task) -> str:
+        prompt = tokenizer.encode(task.prompt, special=True)
         done = model.generate(prompt, max_tokens=task.max_tokens, temperature=0.0, repeat_penalty=1.0)
-        ids = [i for i in done.token_ids if i not in model.stop_ids]
-        answers.append(model.tokenizer.decode(ids, special=True))
+        return tokenizer.decode([i for i in done.token_ids if i not in model.stop_ids], special=True)
+
+    advance, answers = progress_bar(label, "task")(len(tasks)), []
+    for text in in_order(tasks, answer, model.scheduler.parallel):
+        answers.append(text)
         advance(1)
     return judge(tasks, answers, run_code)
 

@@ -63,6 +63,8 @@ def gather(feeds: Sequence[Feed], room: Room, prompt_tokens: int) -> list[tuple[
     feeds: who has waited longest comes first, and is served whatever the others want.
     prompt_tokens: of prompts at most, if there are answers beside them.
     """
+    if len(feeds) == 1 and not feeds[0].divisible:
+        return [(0, feeds[0])]
     chosen: list[tuple[int, Feed]] = []
     kept = int(feeds[0].divisible)
     room = Room(room.rows - kept, room.logit_rows - kept)

@@ -118,7 +118,7 @@ def decode(
     Args:
         logits: of the last token fed [vocab].
         give: takes each token.
-        skip: tokens that a grammar leaves no choice about come without logits, and are fed in one step.
+        skip: tokens that a grammar leaves no choice about come without logits, and are fed as a prompt is.
     """
     state = sequence.state
     while True:
@@ -132,5 +132,7 @@ def decode(
                 return
         if tokens[-1] in stop_ids or sampler.ended or len(tokens) > room:
             return
-        rows = yield from sequence.feed(tokens)
+        end = len(sequence.ids) + len(tokens)
+        while (left := end - len(sequence.ids)) > 0:
+            rows = yield from sequence.feed(tokens[0]) if len(tokens) == 1 else sequence.read(tokens[-left:])
         logits = rows[0]

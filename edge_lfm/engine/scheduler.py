@@ -137,7 +137,7 @@ class Run(Protocol):
 @dataclass
 class StepCounts:
     """What steps have held since the model was loaded. feeds: sequences, of all steps together; prompt_rows: rows of
-    prompts that were read in parts; shared: steps of several sequences."""
+    prompts, and of tokens that a grammar forced; shared: steps of several sequences."""
 
     steps: int = 0
     feeds: int = 0
@@ -145,13 +145,10 @@ class StepCounts:
     prompt_rows: int = 0
     shared: int = 0
 
-    def note(self, feeds: Sequence[Feed]) -> None:
+    def note(self, feeds: int, rows: int, prompt_rows: int) -> None:
         """Count a step."""
-        self.steps += 1
-        self.feeds += len(feeds)
-        self.rows += sum(len(feed.token_ids) for feed in feeds)
-        self.prompt_rows += sum(len(feed.token_ids) for feed in feeds if feed.divisible)
-        self.shared += len(feeds) > 1
+        self.steps, self.feeds, self.shared = self.steps + 1, self.feeds + feeds, self.shared + (feeds > 1)
+        self.rows, self.prompt_rows = self.rows + rows, self.prompt_rows + prompt_rows
 
 
 class Scheduler:
@@ -350,13 +347,14 @@ class Scheduler:
     def _note(self, served: Sequence[tuple[Job[Any], Feed]], seconds: float) -> None:
         """Count a step; whom it has served is behind the others from now on."""
         feeds = [feed for _, feed in served]
-        self.counts.note(feeds)
         prompt_tokens = sum(len(feed.token_ids) for feed in feeds if feed.divisible)
+        self.counts.note(len(feeds), sum(len(feed.token_ids) for feed in feeds), prompt_tokens)
         if prompt_tokens and not all(feed.divisible for feed in feeds):
             self._pace.note(prompt_tokens, seconds)
         done = {id(job) for job, _ in served}
-        with self._changed:
-            self._active = deque(sorted(self._active, key=lambda job: id(job) in done))
+        if any(id(job) not in done for job in self._active):
+            with self._changed:
+                self._active = deque(sorted(self._active, key=lambda job: id(job) in done))
 
     @staticmethod
     def _run_call(function: Callable[[], object], job: Job[Any]) -> None:

@@ -64,26 +64,18 @@ class TokenSequence:
         copy.ids = self.ids[:position]
         return copy
 
-    def feed(self, ids: Sequence[int]) -> Steps[Logits]:
-        """Feed the next tokens in one step; the logits of the last [1, vocab].
-
-        Args:
-            ids: as many as a step may have at most.
-        """
-        if len(ids) == 1:
-            rows = yield Feed(self.state, ids)
-        else:
-            _, rows = yield from self._feed_undoable(Feed(self.state, ids, cancellable=True))
-        self.ids.extend(int(i) for i in ids)
+    def feed(self, token: int) -> Steps[Logits]:
+        """Feed the next token of an answer; its logits [1, vocab]."""
+        rows = yield Feed(self.state, (token,))
+        self.ids.append(token)
         return rows
 
     def read(self, ids: Sequence[int], turns: Sequence[int] = (), last: bool = True) -> Steps[Logits]:
-        """Feed the next tokens of a prompt, as many as the step has room for.
+        """Feed the next tokens, of a prompt or of what is known already, as many as the step has room for.
 
         The logits of the last [1, vocab], if they are wanted and it was fed; else [0, vocab].
 
         Args:
-            ids: as many as a step may have at most.
             turns: positions after some of these tokens that the sequence shall be able to go back to.
             last: whether the logits are wanted.
         """
