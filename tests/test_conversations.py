@@ -139,6 +139,28 @@ def test_a_call_that_breaks_what_could_not_be_bound_is_asked_again(model: Model)
         model.stream("Go!", tools=[{**bad, "strict": True}, {"name": "g"}])
 
 
+def test_every_route_asks_again_for_a_call_that_breaks_its_schema(address: str) -> None:
+    """Three answers, each with what was wrong with those before it; a stream has told its first, and ends."""
+    function = {"name": "f", "parameters": UNIQUE}
+    chat = {"messages": [USER], "tools": [{"type": "function", "function": function}], "tool_choice": "required"}
+    responses = {"input": "Hi", "tools": [{"type": "function", **function}], "tool_choice": "required"}
+    for path, body in (("chat/completions", chat), ("responses", responses)):
+        before = count_of(address)
+        answer = httpx.post(f"{address}/v1/{path}", json=body, timeout=60)
+        assert answer.status_code == CheckError.http_status, answer.text
+        assert answer.json()["error"]["message"].startswith("after 3 tries: f: ")
+        assert count_of(address) == before + 3
+        streamed = httpx.post(f"{address}/v1/{path}", json=body | {"stream": True}, timeout=60)
+        assert "[1, 1]" in streamed.text and count_of(address) == before + 4
+
+
+def count_of(address: str) -> int:
+    """Answers that a server has ended."""
+    text = httpx.get(f"{address}/metrics").text
+    lines = [line for line in text.splitlines() if line.startswith("edge_lfm_requests_total")]
+    return int(sum(float(line.rpartition(" ")[2]) for line in lines))
+
+
 @pytest.mark.parametrize("options", [{}, {"choices": ["a", "b"]}, {"repeat_penalty": 1.2}])
 def test_a_temperature_of_almost_nothing_is_none(model: Model, options: dict[str, Any]) -> None:
     right = model.generate("Hi", max_tokens=6, temperature=0, **options).text

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,7 +15,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from edge_lfm.api import (
-    CALL_TRIES,
     Completion,
     Done,
     Event,
@@ -63,7 +63,8 @@ class Chat:
                     completions = await answers.completions()
             for n in range(count):
                 if completions[n].problem:
-                    completions[n] = await self._asked_again(model, chat, completions[n], nbytes)
+                    again, messages = partial(prepare, model, chat), chat.plain_messages()
+                    completions[n] = await self._service.without_fault(model, completions[n], messages, again, nbytes)
             choices = [_choice(completion, n, model) for n, completion in enumerate(completions)]
             choices[0] |= await self._labels(model, chat, prompt)
             return head | {
@@ -93,15 +94,6 @@ class Chat:
                 answer = await generation.result()
             if await work.run(retry.passes, answer.text):
                 return answer
-
-    async def _asked_again(self, model: Model, chat: ChatRequest, answer: Completion, nbytes: int) -> Completion:
-        """An answer whose calls do not break a schema that the grammar could not bind in full."""
-        retry = Retry(chat.plain_messages(), lambda _: answer.problem or None, CALL_TRIES)
-        while not retry.passes(answer.text):
-            prompt = await self._service.work.run(prepare, model, chat, retry.messages, nbytes=nbytes)
-            async with self._service.start(model, prompt) as generation:
-                answer = await generation.result()
-        return answer
 
     async def _labels(self, model: Model, chat: ChatRequest, prompt: EngineRequest) -> Json:
         """For a choice with log probabilities: how likely each label is as the answer to this prompt."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -62,6 +64,8 @@ class Responses:
             prompt = await self._service.work.run(_prepare, model, wanted, messages, nbytes=nbytes)
             async with self._service.start(model, prompt) as generation:
                 completion = await generation.result()
+            again = partial(_prepare, model, wanted)
+            completion = await self._service.without_fault(model, completion, messages, again, nbytes)
             response = self._head(wanted) | _ending(completion) | {"output": output_of(completion)}
             self._remember(wanted, response, [*messages, _answer_of(completion)])
             return response
@@ -176,7 +180,7 @@ def _shown_format(wanted: ResponsesRequest) -> Json:
     return {name: value for name, value in shown.items() if value is not None}
 
 
-def _prepare(model: Model, wanted: ResponsesRequest, messages: list[Json]) -> EngineRequest:
+def _prepare(model: Model, wanted: ResponsesRequest, messages: Sequence[Mapping[str, Any]]) -> EngineRequest:
     system = [{"role": "system", "content": wanted.instructions}] if wanted.instructions else []
     tools, choice = allowed(wanted.tools, wanted.tool_choice)
     return model.prepare(

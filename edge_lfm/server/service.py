@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.requests import Request
 
-from edge_lfm.api import AsyncGeneration, Completion, Model, Tokenizer
+from edge_lfm.api import CALL_TRIES, AsyncGeneration, Completion, Model, Retry, Tokenizer
 from edge_lfm.api import Request as EngineRequest
 from edge_lfm.server.choices import Choices
 from edge_lfm.server.failures import RequestError
@@ -57,6 +57,31 @@ class Service:
     def start_all(self, model: Model, requests: Sequence[EngineRequest]) -> Choices:
         """Queue the answers that one request asks for; as `start`."""
         return Choices(model, requests, self.start(model, requests[0]), self.metrics.note)
+
+    async def without_fault(
+        self,
+        model: Model,
+        answer: Completion,
+        messages: Sequence[Mapping[str, Any]],
+        prepare: Callable[[Sequence[Mapping[str, Any]]], EngineRequest],
+        nbytes: int,
+    ) -> Completion:
+        """An answer whose calls break no schema that the grammar could not bind in full: asked for again while they do.
+
+        Args:
+            answer: the first; messages: those that it answers.
+            prepare: makes the request that asks for another.
+            nbytes: of the body, as of `Work.run`.
+
+        Raises:
+            CheckError: the last one does too.
+        """
+        retry = Retry(messages, lambda _: answer.problem or None, CALL_TRIES)
+        while not retry.passes(answer.text):
+            request = await self.work.run(prepare, retry.messages, nbytes=nbytes)
+            async with self.start(model, request) as generation:
+                answer = await generation.result()
+        return answer
 
     async def read(self, request: Request, kind: type[S]) -> tuple[S, int]:
         """The checked body of a request, and its bytes."""
