@@ -130,7 +130,11 @@ class InputsFile:
             ("weight", "F32", (tokens, top_k)),
         ]
         head, self._offsets = header_bytes(entries, {})
-        self._types = (np.dtype(np.float16), np.dtype(np.uint8 if few else np.uint32), np.dtype(np.float32))
+        self._types: tuple[np.dtype[Any], ...] = (
+            np.dtype(np.float16),
+            np.dtype(np.uint8 if few else np.uint32),
+            np.dtype(np.float32),
+        )
         self._path, self._tokens = path, 0
         with writing(path):
             path.write_bytes(head)
