@@ -19,9 +19,11 @@ from typing import Any
 
 from edge_lfm.architectures import read_shape
 from edge_lfm.errors import DownloadError, MissingExtraError, ModelFileError, OutputError, UsageError
+from edge_lfm.formats import float8
 from edge_lfm.formats.checkpoint import TOKENIZER_FILES
 from edge_lfm.formats.strict import read_json
 from edge_lfm.locks import alone_in
+from edge_lfm.model.packed_model import is_packed
 from edge_lfm.quantize.convert import check_room
 from edge_lfm.quantize.output import write_json
 
@@ -88,10 +90,19 @@ def pull(
                 if not remote.kept:
                     _fetch(hub, remote, folder, sizes[remote.name])
                 if remote.name == _CONFIG:
-                    read_shape(read_json(remote.target), str(remote.target))
+                    _check_config(folder)
                 notes[remote.name] = remote.etag
                 _write_notes(folder, notes)
     return Pulled(repo, str(info.sha), str(folder), {name: sizes[name] for name in chosen})
+
+
+def _check_config(folder: Path) -> None:
+    """Refuse a repository whose model is not implemented, or that another tool quantized, before its weights come."""
+    config = folder / _CONFIG
+    raw = read_json(config)
+    read_shape(raw, str(config))
+    if not is_packed(folder):
+        float8.block_of(raw, str(config))
 
 
 @dataclass(frozen=True)

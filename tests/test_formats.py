@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from safetensors.numpy import save_file
 
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import EdgeLfmError, ModelFileError, OutputError
+from edge_lfm.formats import float8
 from edge_lfm.formats.checkpoint import FolderCheckpoint
 from edge_lfm.formats.packed import PackedFile, PackedWriter, TensorSpec
 from edge_lfm.formats.safetensors import SafetensorsFile
@@ -274,6 +276,97 @@ def test_a_full_disk_is_told_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no room"):
         PackedWriter(tmp_path / "m", [TensorSpec("a", "U8", (1 << 55,))], {})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_float8_bytes_mean() -> None:
+    """The corners of the format as its paper's table has them, and that neighbours rise."""
+    corners = {
+        0x00: 0.0,
+        0x01: 2**-9,
+        0x07: 7 * 2**-9,
+        0x08: 2**-6,
+        0x38: 1.0,
+        0x3C: 1.5,
+        0x7E: 448.0,
+        0xB8: -1.0,
+        0xFE: -448.0,
+    }
+    for byte, value in corners.items():
+        assert float8.VALUES[byte] == value, hex(byte)
+    assert np.isnan(float8.VALUES[[0x7F, 0xFF]]).all()
+    assert (np.diff(float8.VALUES[:0x7F]) > 0).all()
+    assert np.array_equal(float8.VALUES[0x80:0xFF], -float8.VALUES[:0x7F])
+
+
+def write_float8(folder: Path, raw: dict, block: tuple[int, int]) -> tuple[Path, Path]:
+    """A checkpoint whose matrices of layers are float8 with scales, and the same weights as float32."""
+    rng = np.random.default_rng(4)
+    plain = folder / "plain"
+    with safe_open(write_checkpoint(plain, raw) / "model.safetensors", "numpy") as file:
+        tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    entries, body = {}, b""
+
+    def add(name: str, dtype: str, array: np.ndarray) -> None:
+        nonlocal body
+        entries[name] = entry(len(body), len(body) + array.nbytes, dtype, list(array.shape))
+        body += array.tobytes()
+
+    for name, values in list(tensors.items()):
+        if values.ndim != 2 or "_proj" not in name:
+            add(name, "F32", values)
+            continue
+        bits = rng.integers(0, 0x7F, values.shape).astype(np.uint8) | rng.choice(
+            np.array([0, 128], np.uint8), values.shape
+        )
+        scales = rng.uniform(1e-4, 3e-3, [-(-n // b) for n, b in zip(values.shape, block, strict=True)]).astype(
+            np.float32
+        )
+        add(name, "F8_E4M3", bits)
+        add(f"{name}_scale_inv", "F32", scales)
+        meant = float8.VALUES[bits]
+        for (r, c), scale in np.ndenumerate(scales):
+            meant[r * block[0] : (r + 1) * block[0], c * block[1] : (c + 1) * block[1]] *= scale
+        tensors[name] = meant
+    save_file(tensors, plain / "model.safetensors")
+    fp8 = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": list(block), "activation_scheme": "dynamic"}
+    coded = folder / "coded"
+    coded.mkdir()
+    (coded / "model.safetensors").write_bytes(hostile(entries, body))
+    (coded / "config.json").write_text(json.dumps(raw | {"quantization_config": fp8}))
+    return coded, plain
+
+
+@pytest.mark.parametrize("case", ["qwen3-group3", "qwen3_moe"])
+def test_float8_weights_are_what_their_scales_make_of_them(case: str, tmp_path: Path) -> None:
+    """Blocks that rows and columns are no multiple of, as 128 is not of every width."""
+    coded, plain = write_float8(tmp_path, GOLDEN_CASES[case], (24, 40))
+    for source in (coded, plain):
+        convert(source, tmp_path / f"packed-{source.name}", find_recipe("int8"))
+    first, second = ((tmp_path / f"packed-{name}" / "model.safetensors").read_bytes() for name in ("coded", "plain"))
+    assert first == second
+    packed = json.loads((tmp_path / "packed-coded" / "config.json").read_text())
+    assert packed["quantization_config"]["quant_method"] == "edge_lfm"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, "quant_method 'gptq'"),
+        ({"quant_method": "edge_lfm"}, "quant_method 'edge_lfm'"),
+        ({"quant_method": "fp8"}, "weight_block_size None"),
+        ({"quant_method": "fp8", "weight_block_size": [128]}, r"weight_block_size \[128\]"),
+        ({"quant_method": "fp8", "weight_block_size": [0, 128]}, r"weight_block_size \[0, 128\]"),
+        ({"quant_method": "fp8", "weight_block_size": [24, 20]}, r"does not fit blocks of \[24, 20\]"),
+        ("awq", "quant_method None"),
+        (None, "_scale_inv is unknown"),
+    ],
+)
+def test_other_quantized_checkpoints_are_refused(change: Any, reason: str, tmp_path: Path) -> None:
+    coded, _ = write_float8(tmp_path, GOLDEN_CASES["qwen3"], (24, 40))
+    (coded / "config.json").write_text(json.dumps(GOLDEN_CASES["qwen3"] | {"quantization_config": change}))
+    with pytest.raises(EdgeLfmError, match=reason):
+        convert(coded, tmp_path / "out", find_recipe("int8"))
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_tensor_problems_are_named(tmp_path: Path) -> None:

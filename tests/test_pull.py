@@ -71,10 +71,17 @@ def test_shards_come_with_their_index(repository: Path, tmp_path: Path) -> None:
     assert {"model-00001-of-00001.safetensors", "model.safetensors.index.json"} <= set(pulled.files)
 
 
-def test_a_model_of_another_family_costs_no_download(repository: Path, tmp_path: Path) -> None:
-    (repository / "config.json").write_text(json.dumps({"model_type": "llama"}))
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"model_type": "llama"}, "llama"), ({"quantization_config": {"quant_method": "awq"}}, "quant_method 'awq'")],
+)
+def test_what_cannot_be_quantized_costs_no_download(
+    change: dict, reason: str, repository: Path, tmp_path: Path
+) -> None:
+    raw = json.loads((repository / "config.json").read_text())
+    (repository / "config.json").write_text(json.dumps(raw | change))
     with Hub({REPO: repository}) as hub:
-        with pytest.raises(UnsupportedModelError, match="llama"):
+        with pytest.raises(UnsupportedModelError, match=reason):
             pull(REPO, tmp_path / "out", endpoint=hub.endpoint, quiet=True)
         assert hub.fetched == ["config.json"]
 

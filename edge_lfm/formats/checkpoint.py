@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from edge_lfm.architectures import family_of, read_shape
 from edge_lfm.errors import ModelFileError
+from edge_lfm.formats import float8
 from edge_lfm.formats.safetensors import SafetensorsFile, TensorInfo
 from edge_lfm.formats.strict import read_bytes, read_json
 from edge_lfm.shape import Shape
@@ -69,7 +70,7 @@ class HubCheckpoint(ABC):
     def stored(self, name: str, index: int | None = None) -> NDArray[Any]:
         """A tensor as it is stored (uint16: bfloat16; float16 or float32), or one entry along its first axis.
 
-        A view; of quantized tensors, their values as float32.
+        A view; of quantized tensors, and of float8 with its scales, their values as float32.
 
         Raises:
             ModelFileError: it is missing or has an unsupported dtype.
@@ -152,9 +153,11 @@ class FolderCheckpoint(HubCheckpoint):
             )
         self.raw_config = read_json(folder / "config.json")
         self.text_files = read_text_files(folder)
+        self._float8_block = float8.block_of(self.raw_config, self.config_source)
         self._files: list[SafetensorsFile] = []
         try:
             self._tensors = self._open()
+            self._scales = self._take_scales()
         except ModelFileError:
             self.close()
             raise
@@ -180,6 +183,9 @@ class FolderCheckpoint(HubCheckpoint):
     def stored(self, name: str, index: int | None = None) -> NDArray[Any]:
         place = self._place(name)
         values: NDArray[Any] = place.file.stored(name, index)
+        if name in self._scales and self._float8_block is not None and index is None:
+            scales = self._scales[name]
+            return float8.scaled(values, scales.file.read(scales.info.name), self._float8_block)
         if place.info.dtype not in WEIGHT_DTYPES:
             raise ModelFileError(
                 f"{place.file.path}: tensor {name} has dtype {place.info.dtype}",
@@ -234,6 +240,25 @@ class FolderCheckpoint(HubCheckpoint):
                     )
                 places[name] = _Place(file, info)
         return places
+
+    def _take_scales(self) -> dict[str, _Place]:
+        """Of each float8 tensor by its name, the tensor of its scales, which is no weight of the model."""
+        scales = {}
+        for name, place in list(self._tensors.items()):
+            scale = self._tensors.get(name + float8.SCALES)
+            if place.info.dtype != float8.DTYPE or scale is None or self._float8_block is None:
+                continue
+            shape = place.info.shape
+            fits = len(shape) == 2 and scale.info.shape == float8.scale_shape((shape[0], shape[1]), self._float8_block)
+            if not fits or scale.info.dtype not in WEIGHT_DTYPES:
+                stored = f"{scale.info.dtype} {list(scale.info.shape)}"
+                raise ModelFileError(
+                    f"{scale.file.path}: tensor {scale.info.name} is {stored}, which does not fit blocks of "
+                    f"{list(self._float8_block)} of {list(shape)}",
+                    hint="do config.json and the weights belong together?",
+                )
+            scales[name] = self._tensors.pop(name + float8.SCALES)
+        return scales
 
     def _shards(self, index: Path) -> dict[str, set[str] | None]:
         """Shard file names of the index, with the tensors of each."""

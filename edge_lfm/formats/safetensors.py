@@ -29,6 +29,7 @@ _ITEM_BYTES = {
     "F64": 8,
     "I8": 1,
     "U8": 1,
+    "F8_E4M3": 1,
     "BOOL": 1,
     "I16": 2,
     "U16": 2,
@@ -37,7 +38,14 @@ _ITEM_BYTES = {
     "I64": 8,
     "U64": 8,
 }
-_NUMPY = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "U8": np.uint8, "U32": np.uint32}
+_NUMPY = {
+    "BF16": np.uint16,
+    "F16": np.float16,
+    "F32": np.float32,
+    "U8": np.uint8,
+    "F8_E4M3": np.uint8,
+    "U32": np.uint32,
+}
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class SafetensorsFile(FileMap):
         return self.view(info.start, info.nbytes)
 
     def stored(self, name: str, index: int | None = None) -> NDArray[Any]:
-        """A tensor as it is stored, BF16 as uint16: a view of the map.
+        """A tensor as it is stored, BF16 as uint16, F8_E4M3 as uint8: a view of the map.
 
         `index` reads one entry along the first axis and touches no other byte.
 
