@@ -19,7 +19,7 @@ import gguf
 import numpy as np
 import pytest
 import tokenizers
-from conftest import DATA
+from conftest import DATA, GOLDEN_CASES, goldens_tool
 
 from edge_lfm import Model
 from edge_lfm.architectures import olmoe, qwen
@@ -281,6 +281,29 @@ def _direct(folder: Path) -> CheckpointWeights:
     checkpoint = FolderCheckpoint(folder)
     shape = checkpoint.describe()
     return CheckpointWeights(checkpoint, shape, plan_tensors(shape, find_recipe("float32").schemes))
+
+
+UNREAD_KEYS = ("head_dim", "moe_intermediate_size", "norm_topk_prob")
+"""What transformers 5.24 does not take from GGUF files, though llama.cpp writes and reads it, but for the last."""
+
+
+@pytest.mark.parametrize("case", [case for case in OTHERS if case != "olmoe"])
+@pytest.mark.filterwarnings("ignore")
+def test_transformers_reads_the_file_as_the_checkpoint(
+    case: str, case_checkpoints: dict[str, Path], golden_logits: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    """Another reader of keys and names: the same logits, bit for bit."""
+    why = "pip install 'edge-lfm[golden]' accelerate for it"
+    transformers, torch = (pytest.importorskip(package, reason=why) for package in ("transformers", "torch"))
+    with open_source(case_checkpoints[case]) as source:
+        write_gguf(source, tmp_path / "m.gguf", "f32")
+    settings = {key: GOLDEN_CASES[case][key] for key in UNREAD_KEYS if key in GOLDEN_CASES[case]}
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, gguf_file="m.gguf", dtype=torch.float32, **settings
+    )
+    with torch.no_grad():
+        found = model.eval()(torch.from_numpy(goldens_tool.token_ids(case))[None]).logits[0].numpy()
+    assert np.array_equal(found, golden_logits[case])
 
 
 @pytest.mark.parametrize(
