@@ -57,19 +57,33 @@ def test_steps_stay_within_their_room_and_no_one_waits_for_ever() -> None:
         assert all(feed is line[n] or line[n].divisible for n, feed in chosen)
 
 
-@pytest.mark.parametrize("fixed, row, power", [(0.02, 0.004, 1.0), (0.03, 0.02, 0.6), (0.001, 0.05, 1.0), (1, 1, 1.0)])
-def test_no_step_of_a_steady_machine_takes_longer_than_was_granted(fixed: float, row: float, power: float) -> None:
-    """But where its first ones did, or where a single token already takes as long."""
+@pytest.mark.parametrize(
+    ("fixed", "row", "power"), [(0.02, 0.004, 1.0), (0.03, 0.02, 0.6), (0.001, 0.05, 1.0), (1, 1, 1.0), (3, 0.01, 0.9)]
+)
+def test_prompts_add_no_more_seconds_than_were_granted_on_a_steady_machine(
+    fixed: float, row: float, power: float
+) -> None:
+    """But the first parts, or where a single token already adds as much."""
     pace, bound = Pace(0.5, 512), 0.5
-    took: list[tuple[int, float]] = []
+    added: list[tuple[int, float]] = []
+    pace.note(0, fixed)
     for _ in range(60):
         tokens = pace.tokens
-        took.append((tokens, fixed + row * tokens**power))
-        pace.note(*took[-1])
-    late = [n for n, (tokens, seconds) in enumerate(took) if seconds > bound and tokens > 1]
+        added.append((tokens, row * tokens**power))
+        pace.note(tokens, fixed + added[-1][1])
+    late = [n for n, (tokens, seconds) in enumerate(added) if seconds > bound and tokens > 1]
     assert late == list(range(len(late))) and len(late) <= 5
-    tokens, seconds = took[-1]
+    tokens, seconds = added[-1]
     assert tokens == 1 or tokens == 512 or seconds > 0.7 * bound  # and what was granted is used
+
+
+def test_steps_of_prompts_alone_and_answers_that_were_held_up_say_nothing() -> None:
+    pace = Pace(0.5, 512)
+    pace.note(0, 0.1)
+    pace.note(0, 60.0)
+    before = pace.tokens
+    pace.note(before, 1.0)
+    assert pace.tokens == before // 2
 
 
 def test_a_machine_that_becomes_slower_is_followed_at_once() -> None:

@@ -56,7 +56,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.5,
         metavar="S",
-        help="the most seconds that a prompt of another holds up an answer's next token (default 0.5)",
+        help="the most seconds that others' prompts add to an answer's next token (default 0.5)",
     )
     parser.add_argument(
         "--routing",

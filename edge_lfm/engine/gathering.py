@@ -14,6 +14,8 @@ _FIRST_TOKENS = 16
 _AIM = 0.8
 """Of the bound, what a step is made for: the next one has longer prompts behind it, and other work may come between."""
 _GROWTH = 2.0
+_RISE = 1.1
+"""The most that a step without prompts is taken to be longer than the one before: one that was held up says nothing."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,16 @@ class Room:
 
 
 class Pace:
-    """How many tokens of prompts a step may read beside running answers, so that it takes `bound_s` seconds at most.
+    """How many tokens of prompts a step may read beside running answers, so that they add `bound_s` seconds at most.
 
-    The time of a step grows less than its rows do, as experts and trunk are read once for all of them: a share
-    that was below the bound can be raised in proportion and stays below it.
+    What they add grows less than they do, as experts and trunk are read once for all rows: a part that added less than
+    the bound can be made longer in proportion, and stays below it.
     """
 
     def __init__(self, bound_s: float, most: int) -> None:
         self._bound_s, self._most = bound_s, most
         self._tokens = float(min(_FIRST_TOKENS, most))
+        self._plain_s = 0.0  # of a step without prompts
 
     @property
     def tokens(self) -> int:
@@ -49,11 +52,15 @@ class Pace:
         return int(self._tokens)
 
     def note(self, tokens: int, seconds: float) -> None:
-        """Take account of a step that read `tokens` of prompts beside answers, and took so long."""
-        if seconds > self._bound_s:
+        """Take account of a step of answers that took so long, and read `tokens` of prompts beside them."""
+        if not tokens:
+            self._plain_s = min(seconds, _RISE * self._plain_s) if self._plain_s else seconds
+            return
+        added_s = max(0.0, seconds - self._plain_s)
+        if added_s > self._bound_s:
             self._tokens = max(1.0, min(self._tokens, tokens) / 2)
         elif tokens >= self.tokens:
-            grown = self._tokens * min(_GROWTH, _AIM * self._bound_s / seconds) if seconds else self._most
+            grown = self._tokens * min(_GROWTH, _AIM * self._bound_s / added_s if added_s else _GROWTH)
             self._tokens = min(float(self._most), max(1.0, grown))
 
 

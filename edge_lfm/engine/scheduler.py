@@ -155,7 +155,7 @@ class Scheduler:
     """`parallel`: jobs that are served; others wait in the order in which they came. `run`: runs a step.
 
     room: of a step.
-    token_wait: the most seconds that an answer waits for its next token because prompts are read beside it.
+    token_wait: the most seconds that prompts may add to an answer's next token.
     """
 
     def __init__(self, parallel: int, run: Run, room: Room, token_wait: float) -> None:
@@ -349,7 +349,7 @@ class Scheduler:
         feeds = [feed for _, feed in served]
         prompt_tokens = sum(len(feed.token_ids) for feed in feeds if feed.divisible)
         self.counts.note(len(feeds), sum(len(feed.token_ids) for feed in feeds), prompt_tokens)
-        if prompt_tokens and not all(feed.divisible for feed in feeds):
+        if not all(feed.divisible for feed in feeds):
             self._pace.note(prompt_tokens, seconds)
         done = {id(job) for job, _ in served}
         if any(id(job) not in done for job in self._active):
