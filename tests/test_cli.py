@@ -345,6 +345,13 @@ def test_ctrl_c_stops_the_answer_only(demo: dict[str, Path], home: str) -> None:
         chat.say("/undo", "taken back: Tell me a story.")
 
 
+def test_threads_beyond_the_processors_are_told(demo: dict[str, Path]) -> None:
+    one = ["taskset", "-c", str(min(os.sched_getaffinity(0))), *COMMAND, "run", str(demo["int4"]), "Hello", "-n", "2"]
+    for asked, warned in (("2", True), ("1", False)):
+        done = subprocess.run([*one, "--threads", asked], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0 and (f"1 of {asked} threads run" in done.stderr) == warned
+
+
 def test_debug_shows_the_traceback() -> None:
     done = edge_lfm("--debug", "run", "./absent", "hi")
     assert "Traceback" in done.stderr and "ModelFileError" in done.stderr

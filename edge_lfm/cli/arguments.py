@@ -91,10 +91,18 @@ def load_options_of(folder: str | None, args: argparse.Namespace) -> LoadOptions
 def open_model(folder: str | None, args: argparse.Namespace) -> Model:
     """Load a model as the arguments of `add_model_arguments` say; files beside it that were changed since are told."""
     model = Model.open(load_options_of(folder, args))
+    warn_of_fewer_threads(model, args.threads)
     for name in changed_files(model.folder) or ():
         how = f"if you changed it yourself: edge-lfm verify {model.folder} --accept"
         print(f"edge-lfm: warning: {model.folder / name} is not as it was written ({how})", file=sys.stderr)
     return model
+
+
+def warn_of_fewer_threads(model: Model, asked: int | None) -> None:
+    """Say when fewer threads run than were asked for: they would wait for each other."""
+    if asked is not None and model.threads < asked:
+        why = "no more processors are granted to this process"
+        print(f"edge-lfm: warning: {model.threads} of {asked} threads run ({why})", file=sys.stderr)
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
