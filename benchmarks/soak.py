@@ -1,13 +1,15 @@
 """A server under good and hostile requests at once: what goes wrong, and whether anything grows.
 
-    python benchmarks/soak.py [MODEL] [--minutes 5] [--clients 64]
+    python benchmarks/soak.py [MODEL] [--minutes 30] [--clients 64] [--cache 200M]
 
 Starts a server of its own on 127.0.0.1 and talks to no other. Every client asks, one after the other, what a seeded
 generator gives it: good requests whose answer is known, streams that are left, wrong types in every field, schemas and
-grammars that explode, texts that are too long, half-sent and broken HTTP, sockets. Printed each half minute: requests,
-answers by status, good answers that were wrong, the median and 99th percentile of good answers, and the server's
-memory, descriptors and threads. The exit code is 1 if there was a 5xx that a full queue does not explain, or a wrong
-answer, or no end within the grace.
+grammars that explode, calls, labels, log probabilities, texts that are too long, half-sent and broken HTTP.
+
+Printed each minute: requests and those a second, 5xx and other faults, the median and 99th percentile of good answers,
+and the server's memory, descriptors and threads. The first third is for filling what the server keeps. Over the rest
+a line is fitted to each of the three; the exit code is 1 if one rises by more than its share (`ALLOWED`), if there was
+a 5xx, a wrong answer or a connection that broke, or no end within the grace.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,6 +36,9 @@ import httpx
 CAPITAL = [{"role": "user", "content": "What is the capital of France?"}]
 PARIS = "The capital of France is Paris."
 WRONG: list[Any] = [None, True, -1, 10**30, 1.5, "x", "", [], [[]], ["x"], {}, {"x": {}}, {"type": []}, [{}]]
+ALLOWED = {"memory": 0.05, "descriptors": 0.25, "threads": 0.25}
+"""What each may rise by, of its mean: descriptors and threads come and go with the clients."""
+SAMPLE_S, GRACE_S, REST_S = 5.0, 5, 35
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {}}}}}
 FULL: dict[str, Any] = {
     "messages": CAPITAL, "temperature": 0.5, "top_p": 0.9, "top_k": 5, "seed": 1, "max_tokens": 4, "stop": ["x"],
@@ -69,13 +75,14 @@ class Client:
 
     def run(self, until: float) -> None:
         kinds = [self.good] * 6 + [self.typed] * 6 + [self.left, self.bound, self.huge, self.explosive, self.broken]
-        kinds += [self.half, self.kept, self.small, self.long]
+        kinds += [self.half, self.kept, self.small, self.long, self.told, self.called, self.labels]
         while time.monotonic() < until:
             kind = self.rng.choice(kinds)
             try:
                 kind()
             except (httpx.HTTPError, OSError) as error:
-                self.tally.note(f"{kind.__name__}: {type(error).__name__}")
+                told = f"{kind.__name__}: {type(error).__name__}"
+                self.tally.note(told, told)
         self.http.close()
 
     def post(self, body: Any, path: str = "/v1/chat/completions") -> httpx.Response:
@@ -159,24 +166,84 @@ class Client:
         prompt = [self.rng.randrange(300, 4000) for _ in range(self.rng.randrange(20, 1500))]
         self.post({"prompt": prompt, "max_tokens": 4, "dry_multiplier": 0.5}, "/v1/completions")
 
+    def told(self) -> None:
+        prompt = [self.rng.randrange(300, 4000) for _ in range(self.rng.randrange(20, 900))]
+        self.post({"prompt": prompt, "max_tokens": 4, "echo": True, "logprobs": 20}, "/v1/completions")
 
-def state_of(pid: int) -> str:
-    """Memory, descriptors and threads of a process, and its children."""
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    files = len(os.listdir(f"/proc/{pid}/fd"))
-    memory = int(status["VmRSS"].split()[0]) // 1024
-    return f"{memory} MB, {files} descriptors, {status['Threads'].strip()} threads, {len(children)} children"
+    def called(self) -> None:
+        parameters = {"type": "object", "properties": {f"p{self.rng.randrange(50)}": {"type": "string"}}}
+        tool = {"type": "function", "function": {"name": "look_up", "parameters": parameters}}
+        self.post({"messages": CAPITAL, "max_tokens": 30, "tools": [tool], "tool_choice": "required"})
+
+    def labels(self) -> None:
+        labels = [f"label {self.rng.randrange(10_000)} of {n}" for n in range(self.rng.randrange(2, 60))]
+        form = {"type": "choice", "choices": labels}
+        self.post({"messages": CAPITAL, "max_tokens": 8, "logprobs": True, "response_format": form})
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a process takes at one moment. memory: resident MB."""
+
+    minute: float
+    memory: float
+    descriptors: float
+    threads: float
+
+    @classmethod
+    def of(cls, pid: int, minute: float) -> Sample:
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        files = len(os.listdir(f"/proc/{pid}/fd"))
+        return cls(minute, int(status["VmRSS"].split()[0]) / 1024, files, int(status["Threads"]))
+
+    def __str__(self) -> str:
+        return f"{self.memory:.0f} MB, {self.descriptors:.0f} descriptors, {self.threads:.0f} threads"
+
+
+def rises(samples: list[Sample]) -> list[str]:
+    """What rises over the last two thirds by more than is allowed; each fit is printed."""
+    last = samples[len(samples) // 3 :]
+    if len(last) < 3:
+        return ["there are too few samples"]
+    minutes, risen = [sample.minute for sample in last], []
+    for name, share in ALLOWED.items():
+        values = [getattr(sample, name) for sample in last]
+        slope = statistics.linear_regression(minutes, values).slope
+        rise, mean = slope * (minutes[-1] - minutes[0]), statistics.mean(values)
+        print(f"{name}: {slope:+.3f} a minute, {rise:+.1f} in the last two thirds of a mean of {mean:.1f}")
+        if rise > share * mean:
+            risen.append(f"{name} rises by {rise / mean:.0%}, {share:.0%} are allowed")
+    return risen
+
+
+def watch(pid: int, tally: Tally, minutes: float) -> list[Sample]:
+    """Samples until the end; a line each minute."""
+    started, samples, told, before = time.monotonic(), list[Sample](), 0, 0
+    while (minute := (time.monotonic() - started) / 60) < minutes:
+        time.sleep(SAMPLE_S)
+        samples.append(Sample.of(pid, minute))
+        if int(minute) == told:
+            continue
+        with tally.lock:
+            total, recent = sum(tally.status.values()), sorted(tally.seconds[-500:]) or [0.0]
+            server_errors = sum(count for status, count in tally.status.items() if status.startswith("5"))
+        spread = f"{1e3 * statistics.median(recent):.0f} / {1e3 * recent[int(0.99 * (len(recent) - 1))]:.0f} ms"
+        print(f"{minute:5.1f} min: {total} requests, {(total - before) / (60 * (minute - told)):.1f} a second, "
+              f"{server_errors} of 5xx, {len(tally.faults)} faults, good answers {spread}; {samples[-1]}",
+              flush=True)  # fmt: skip
+        told, before = int(minute), total
+    return samples
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?")
-    parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--cache", default="200M", help="what the server may keep of earlier prompts")
     args = parser.parse_args()
     command = [sys.executable, "-m", "edge_lfm.cli.main", "serve", *([args.model] if args.model else []), "--json"]
-    command += ["--port", "0", "--host", "127.0.0.1", "--cache", "200M", "--grace", "5"]
+    command += ["--port", "0", "--host", "127.0.0.1", "--cache", args.cache, "--grace", str(GRACE_S)]
     tally = Tally()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout
@@ -185,28 +252,20 @@ def main() -> int:
         clients = [threading.Thread(target=Client(address, n, tally).run, args=(until,)) for n in range(args.clients)]
         for thread in clients:
             thread.start()
-        started = time.monotonic()
-        while time.monotonic() < until:
-            time.sleep(min(30.0, max(0.1, until - time.monotonic())))
-            with tally.lock:
-                total, recent = sum(tally.status.values()), sorted(tally.seconds[-500:]) or [0.0]
-            spread = f"{1e3 * statistics.median(recent):.0f} / {1e3 * recent[int(0.99 * (len(recent) - 1))]:.0f} ms"
-            minute = (time.monotonic() - started) / 60
-            print(f"{minute:5.1f} min: {total} requests, {len(tally.faults)} faults, good answers {spread}; "
-                  f"{state_of(server.pid)}", flush=True)  # fmt: skip
+        samples = watch(server.pid, tally, args.minutes)
         for thread in clients:
             thread.join()
-        time.sleep(35)
-        print(f"at rest: {state_of(server.pid)}")
+        time.sleep(REST_S)
+        print(f"at rest: {Sample.of(server.pid, args.minutes)}")
         server.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            server.wait(15)
+            server.wait(GRACE_S + 10)
         ended = server.returncode
         server.kill()
     print("by outcome:", dict(tally.status.most_common()))
-    print("exit code of the server:", ended)
-    print(*tally.faults[:20], sep="\n")
-    return int(bool(tally.faults) or ended != 0)
+    wrong = rises(samples) + tally.faults[:20] + ([] if ended == 0 else [f"the server ended with {ended}"])
+    print(*wrong, "FAULTS" if wrong else "flat, and no fault", sep="\n")
+    return int(bool(wrong))
 
 
 if __name__ == "__main__":

@@ -271,6 +271,15 @@ def test_lookup_changes_nothing_but_the_steps(model: Model, drafts: int) -> None
         assert drafted.finish_reason == plain.finish_reason
 
 
+def test_drafts_that_take_too_long_to_draw_come_with_the_next_step(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, options = [300, 301, 302, 303] * 8, {"max_tokens": 40, "temperature": 1.0, "seed": 1, "logit_bias": {300: 9}}
+    plain = model.generate(ids, **options)
+    monkeypatch.setattr("edge_lfm.engine.lookup.MAX_SAMPLING_S", -1.0)
+    assert model.generate(ids, lookup=16, **options).token_ids == plain.token_ids
+
+
 def test_lookup_at_the_end_of_the_context(demo: dict[str, Path]) -> None:
     with Model.load(demo["int4"], context=40, threads=1) as small:
         ids = [300, 301, 302, 303] * 8

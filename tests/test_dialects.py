@@ -325,6 +325,14 @@ def test_what_is_no_call_in_a_form_is_an_error(dialect: Dialect) -> None:
             dialect.read(text, {})
 
 
+def test_thousands_of_names_are_read_in_one_pass() -> None:
+    names = [f"a {n}" for n in range(9000)]
+    called = [Call("f", dict.fromkeys(names, 1))]
+    assert PYTHONIC.read(PYTHONIC.write(called), {"f": names, **{f"f{n}": names for n in range(999)}}) == called
+    many = [Call(f"f{n % 999}", {}) for n in range(9000)]
+    assert PYTHONIC.read(PYTHONIC.write(many), {f"f{n}": names for n in range(999)}) == many
+
+
 def test_a_dialect_is_chosen_by_marks() -> None:
     for source in ("<|tool_list_start|>", "List of tools: [", "nothing of it"):
         assert dialect_of(source) is PYTHONIC

@@ -251,6 +251,16 @@ def test_schema_bombs_end_soon(model: Model, kind: str) -> None:
     assert model.generate("What is the capital of France?").text == "The capital of France is Paris."
 
 
+def test_a_grammar_of_ever_more_readings_ends_before_it_holds_everyone_up(model: Model) -> None:
+    grammars, letter = model.engine.grammars, model.tokenizer.encode("b")[0]
+    assert grammars is not None
+    walk = grammars.start(Grammar("lark", "start: start start | start | X\nX: /[a-z ]/"))
+    with pytest.raises(GrammarError, match=r"cannot go on: .*Too many items.* \(simplify it\)$"):
+        for _ in range(300):
+            assert walk.allowed()[letter]
+            walk.accept(letter)
+
+
 def test_grammars_kept_are_bounded(model: Model) -> None:
     compiler = GrammarCompiler(model.tokenizer.as_json, model.vocab, model.stop_ids)
     for n in range(100):

@@ -349,6 +349,13 @@ def test_prompt_logprobs_are_those_of_the_logits(model: Model) -> None:
     assert found.token_ids == model.generate(ids, max_tokens=1).token_ids
 
 
+def test_labels_are_as_likely_however_they_are_cut_into_steps(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = ["word " * 40, "yes", "Yes, of course."]
+    likely = model.classify("Say a word.", labels)
+    monkeypatch.setattr("edge_lfm.engine.score.LOGIT_ROWS", 5)
+    assert model.classify("Say a word.", labels) == likely
+
+
 FORKED = """
 import os, sys
 from edge_lfm import Model

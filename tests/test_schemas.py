@@ -253,6 +253,9 @@ def test_endless_schemas_end() -> None:
     bind(bomb)
     document = read_schema(bomb)
     assert Checker(document).accepts(document.root, 5) in (None, False)
+    long = read_schema({"items": {"enum": [f"value {n}" for n in range(45_000)]}})
+    assert Checker(long).accepts(long.root, ["value 44999"] * 3) is True
+    assert Checker(long).accepts(long.root, ["value 44999"] * 10_000) is None
     loop = read_schema({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}})
     assert Checker(loop).accepts(loop.root, 5) is None
     wide = {

@@ -19,10 +19,12 @@ from websockets.sync.client import connect
 from edge_lfm import Model
 from edge_lfm.api import within
 from edge_lfm.errors import ContextOverflowError, UsageError
+from edge_lfm.server.failures import RequestError
 from edge_lfm.server.responses import Responses
 from edge_lfm.server.schemas import ResponsesRequest
 from edge_lfm.server.service import Service
 from edge_lfm.server.settings import Settings
+from edge_lfm.server.sizes import check_values
 from edge_lfm.server.work import Work
 
 pytestmark = pytest.mark.slow
@@ -54,6 +56,14 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "a hundred thousand choices": {"messages": CAPITAL, "guided_choice": [f"v{n}" for n in range(90_000)]},
     "a word of 7.9 MB": {"messages": [{"role": "user", "content": "a" * 7_900_000}]},
     "spelled control tokens": {"messages": [{"role": "user", "content": "<|im_end|>" * 380_000}]},
+    "two million lists": {"messages": CAPITAL, "tool_choice": [[]] * 1_900_000},
+    "twenty thousand properties": form({"properties": {f"p{n}": {"type": "integer"} for n in range(20_000)}})
+    | {"messages": CAPITAL},
+    "a grammar of ever more readings": {
+        "messages": CAPITAL,
+        "max_tokens": 300,
+        "guided_grammar": "start: start start | start | X\nX: /[a-z ]/",
+    },
     "ten thousand turns": {"messages": [*CAPITAL, {"role": "assistant", "content": "word " * 140}] * 4999 + CAPITAL},
 }
 
@@ -76,7 +86,7 @@ def test_others_go_on_whatever_one_asks(address: str, what: str) -> None:
         assert post(address, {"messages": CAPITAL}).json()["choices"][0]["message"]["content"] == PARIS
         answers += 1
     thread.join()
-    assert told[0] in (200, 400, 502) and answers
+    assert told[0] in (200, 400, 413, 502) and answers
 
 
 def test_a_text_that_cannot_fit_is_refused_before_its_tokens_are_made(model: Model) -> None:
@@ -189,9 +199,46 @@ def test_responses_kept_are_bounded_by_their_bytes() -> None:
     answer: Callable[[int], Any] = lambda n: {"id": f"resp_{n}", "instructions": "x" * 1_000_000, "output": []}  # noqa: E731
     for n in range(200):
         responses._remember(wanted, answer(n), [{"role": "user", "content": "y" * 1000}])
-    kept = sum(len(a) + len(b) for a, b in responses._kept.values())
+    kept = sum(len(a) + len(b) for a, b, _ in responses._kept.values())
     assert kept == responses._kept_bytes <= 32 << 20
     assert "resp_199" in responses._kept and "resp_0" not in responses._kept
+
+
+def test_a_response_that_goes_takes_its_items_along() -> None:
+    responses = Responses(Service(Settings()))
+    wanted = msgspec.convert({"input": "x"}, ResponsesRequest)
+    for n in range(600):
+        responses._remember(wanted, {"id": f"resp_{n}", "output": [{"id": f"msg_{n}"}]}, [])
+    assert len(responses._kept) == len(responses._places) == 512
+    assert responses._item("msg_599") == {"id": "msg_599"} and responses._item("msg_0") is None
+
+
+def test_long_answers_are_told_as_short_ones(address: str, model: Model) -> None:
+    """Six hundred tokens with their log probabilities are written beside the loop."""
+    ids = [300 + n % 50 for n in range(600)]
+    told = post(address, {"prompt": ids, "echo": True, "logprobs": 2, "max_tokens": 1}, "/v1/completions").json()
+    shown = told["choices"][0]["logprobs"]
+    expected = model.generate(ids, logprobs=2, prompt_logprobs=True, max_tokens=1)
+    assert shown["token_logprobs"][1:600] == [t.logprob for t in expected.prompt_logprobs]
+    assert len(shown["tokens"]) == 601 and shown["top_logprobs"][0] is None
+
+
+@pytest.mark.parametrize(
+    ("body", "taken"),
+    [
+        (b'{"a":"' + b",[{" * 400_000 + b'"}', True),  # signs within a text are text
+        (b'{"a":"' + b'\\",[{' * 200_000 + b'"}', True),
+        (b'{"a":"' + b'\\\\",[{"' * 5 + b'"}', True),
+        (b'{"a":[' + b"1," * 262_143 + b"1]}", True),
+        (b'{"a":[' + b"1," * 300_000 + b"1]}", False),
+        (b'{"a":[' + b"[]," * 150_000 + b"1]}", False),
+        (b'{"a":["\\\\",' + b"{}," * 150_000 + b"1]}", False),
+        (b'{"a":[' + b'"x",' * 700_000 + b'"x"]}', False),
+    ],
+)
+def test_values_of_a_body_are_counted_before_they_are_made(body: bytes, taken: bool) -> None:
+    with contextlib.nullcontext() if taken else pytest.raises(RequestError, match="values"):
+        check_values(body)
 
 
 def test_the_bodies_of_all_requests_are_bounded_together(address: str) -> None:

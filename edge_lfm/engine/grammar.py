@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,10 @@ Kind = Literal["json", "regex", "lark"]
 MAX_TEXT, MAX_KEPT = 1_000_000, 64
 MAX_KEPT_TEXT = 2_000_000
 """Characters of all grammars kept: compiled, an enumeration takes 24 bytes for each, which makes 48 MB."""
+MAX_STEP_ITEMS = 5_000
+"""What the parser may note for one token. A grammar that reads a text in ever more ways takes 70 ms a token at
+llguidance's own limit of 50,000, and every answer waits; 1,900 choices and 300 optional properties need less than
+2,000."""
 MAX_FORCED = 64
 """Tokens that are skipped ahead in one step."""
 
@@ -174,7 +179,8 @@ class GrammarCompiler:
             if self._tables is None:
                 text = self._tokenizer_json()
                 self._tables = llguidance.LLTokenizer(text, n_vocab=self._vocab, eos_token=self._stop_ids)
-        matcher = llguidance.LLMatcher(self._tables, source, log_level=0)
+        limits = llguidance.LLParserLimits(step_max_items=MAX_STEP_ITEMS, verbose_errors=False)
+        matcher = llguidance.LLMatcher(self._tables, source, log_level=0, limits=limits)
         if not matcher.is_error():
             matcher.compute_bitmask()  # some that compile can never begin
         if matcher.is_error():
@@ -227,4 +233,4 @@ def _refusal(grammar: Grammar, why: str) -> GrammarError:
 
 def _first(why: str) -> str:
     """The telling part of one of llguidance's messages, on one line."""
-    return " ".join(why.partition("<state>")[0].split())[:300]
+    return " ".join(re.sub("<(state|non-verbose/)>.*", "", why, flags=re.DOTALL).split())[:300]

@@ -6,6 +6,7 @@ logits, bit for bit, however many tokens it has, so the text is that of plain de
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from edge_lfm.engine.feeds import Logits, Steps
@@ -14,6 +15,9 @@ from edge_lfm.engine.sampling import Sampler
 from edge_lfm.engine.sequence import TokenSequence
 
 NGRAM = 3
+MAX_SAMPLING_S = 0.05
+"""Of one step's rows: others wait meanwhile, and a row takes up to 20 ms where all of 65,536 tokens are sorted. What is
+not drawn by then is drawn from the next step, and is the same."""
 
 
 class Lookup:
@@ -79,9 +83,12 @@ def decode_with_lookup(
 def _agree(rows: Logits, drafts: list[int], sampler: Sampler, stop_ids: Sequence[int], max_tokens: int) -> list[int]:
     """Sample along the rows as long as the drafts agree."""
     tokens: list[int] = []
+    until = time.monotonic() + MAX_SAMPLING_S
     for n, row in enumerate(rows):
         token = sampler.next(row)
         tokens.append(token)
         if token in stop_ids or sampler.ended or len(tokens) == max_tokens or n == len(drafts) or token != drafts[n]:
+            break
+        if time.monotonic() > until:
             break
     return tokens

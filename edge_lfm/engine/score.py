@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from edge_lfm.engine.backend import Backend
 from edge_lfm.engine.feeds import Steps
 from edge_lfm.engine.generate import prefill
@@ -38,7 +36,7 @@ def score_answer(sequence: TokenSequence, last: int, answer: Sequence[int], voca
     first = len(sequence.ids)
     while (done := len(sequence.ids) - first) < len(ids):
         _, rows = yield from sequence.draft(ids[done : done + LOGIT_ROWS], divisible=True)
-        told = zip(rows, answer[done:], strict=False)
-        total += sum(token_logprobs(row, vocab, token, 0).logprob for row, token in told)
+        for row, token in zip(rows, answer[done:], strict=False):  # one by one: a sum of parts rounds otherwise
+            total += token_logprobs(row, vocab, token, 0).logprob
     sequence.undo(start)
-    return float(np.float64(total))
+    return total

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from edge_lfm.api import (
     Completion,
@@ -47,12 +47,12 @@ class Chat:
         chat, nbytes = await self._service.read(request, ChatRequest)
         await self._service.work.run(chat.check, nbytes=nbytes)
         if not chat.stream:
-            return JSONResponse(await unless_disconnected(request, self._whole(chat, nbytes)))
+            return await unless_disconnected(request, self._whole(chat, nbytes)) or Response()
         events = self._stream(chat, nbytes)
         await anext(events)  # whatever can be refused is refused before the stream begins
         return EventStream(events, stall_s=self._service.settings.stall_s)
 
-    async def _whole(self, chat: ChatRequest, nbytes: int) -> Json:
+    async def _whole(self, chat: ChatRequest, nbytes: int) -> Response:
         async with self._service.model_for(chat.model) as model:
             prompt = await self._service.work.run(prepare, model, chat, nbytes=nbytes)
             head, count = self._head("chat.completion"), chat.n or 1
@@ -65,15 +65,20 @@ class Chat:
                 if completions[n].problem:
                     again, messages = partial(prepare, model, chat), chat.plain_messages()
                     completions[n] = await self._service.without_fault(model, completions[n], messages, again, nbytes)
-            choices = [_choice(completion, n, model) for n, completion in enumerate(completions)]
-            choices[0] |= await self._labels(model, chat, prompt)
-            return head | {
-                "choices": choices,
-                "usage": usage_of(completions, chat.n or 1),
-                "timings": timings_of(completions[0]),
-                "dropped_messages": completions[0].dropped_messages,
-                "trimmed_documents": completions[0].trimmed_documents,
-            }
+            labels = await self._labels(model, chat, prompt)
+
+            def answer() -> Json:
+                choices = [_choice(completion, n, model) for n, completion in enumerate(completions)]
+                choices[0] |= labels
+                return head | {
+                    "choices": choices,
+                    "usage": usage_of(completions, chat.n or 1),
+                    "timings": timings_of(completions[0]),
+                    "dropped_messages": completions[0].dropped_messages,
+                    "trimmed_documents": completions[0].trimmed_documents,
+                }
+
+            return await self._service.tell(answer, sum(len(c.logprobs) for c in completions))
 
     async def _checked(self, model: Model, chat: ChatRequest, nbytes: int) -> Completion:
         """The soft way to a JSON schema: an answer that passes it, asked for again with what was wrong."""

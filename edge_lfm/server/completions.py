@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from edge_lfm.api import Completion, Done, Model, Progress, Text, Tokenizer, TokenLogprobs
 from edge_lfm.api import Request as EngineRequest
@@ -33,20 +33,26 @@ class Completions:
         wanted, nbytes = await self._service.read(request, CompletionRequest)
         wanted.check()
         if not wanted.stream:
-            return JSONResponse(await unless_disconnected(request, self._whole(wanted, nbytes)))
+            return await unless_disconnected(request, self._whole(wanted, nbytes)) or Response()
         events = self._stream(wanted, nbytes)
         await anext(events)
         return EventStream(events, stall_s=self._service.settings.stall_s)
 
-    async def _whole(self, wanted: CompletionRequest, nbytes: int) -> Json:
+    async def _whole(self, wanted: CompletionRequest, nbytes: int) -> Response:
         async with self._service.model_for(wanted.model) as model:
             requests = await self._service.work.run(prepare, model, wanted, nbytes=nbytes)
             async with self._service.start_all(model, requests) as answers:
                 completions = await answers.completions()
-            told = zip(requests, completions, strict=True)
-            choices = [_choice(n, *pair, wanted, tokenizer_of(model)) for n, pair in enumerate(told)]
-            usage = usage_of(completions, wanted.n or 1)
-            return self._head() | {"choices": choices, "usage": usage, "timings": timings_of(completions[0])}
+            tokenizer = tokenizer_of(model)
+
+            def answer() -> Json:
+                told = zip(requests, completions, strict=True)
+                choices = [_choice(n, *pair, wanted, tokenizer) for n, pair in enumerate(told)]
+                usage = usage_of(completions, wanted.n or 1)
+                return self._head() | {"choices": choices, "usage": usage, "timings": timings_of(completions[0])}
+
+            tokens = sum(len(c.logprobs) for c in completions)
+            return await self._service.tell(answer, tokens + sum(len(r.token_ids) for r in requests if wanted.echo))
 
     async def _stream(self, wanted: CompletionRequest, nbytes: int) -> AsyncIterator[Json | None]:
         async with self._service.model_for(wanted.model) as model:
@@ -57,7 +63,8 @@ class Completions:
                 yield None
                 for n, request in enumerate(requests):
                     if wanted.echo:
-                        yield head | _piece(n, tokenizer.decode(request.token_ids), None)
+                        text = await self._service.work.run(tokenizer.decode, request.token_ids)
+                        yield head | _piece(n, text, None)
                 async for n, event in answers.events():
                     match event:
                         case Text(text, logprobs) if wanted.limit != 0:

@@ -34,7 +34,7 @@ class Responses:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._kept: OrderedDict[str, tuple[bytes, bytes]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[bytes, bytes, list[str]]] = OrderedDict()  # and the ids of its items
         self._kept_bytes = 0
         self._places: dict[str, str] = {}  # of an item's id: the response that it belongs to
 
@@ -140,18 +140,19 @@ class Responses:
     def _remember(self, wanted: ResponsesRequest, response: Json, messages: list[Json]) -> None:
         if wanted.store is False:
             return
-        self._places |= {item["id"]: response["id"] for item in response["output"]}
-        kept = msgspec.json.encode(response), msgspec.json.encode(messages)
-        self._kept[response["id"]] = kept
-        self._kept_bytes += sum(map(len, kept))
+        items = [item["id"] for item in response["output"]]
+        self._places |= dict.fromkeys(items, response["id"])
+        told, turns = msgspec.json.encode(response), msgspec.json.encode(messages)
+        self._kept[response["id"]] = told, turns, items
+        self._kept_bytes += len(told) + len(turns)
         while len(self._kept) > MAX_KEPT or self._kept_bytes > MAX_KEPT_BYTES:
             self._forget(next(iter(self._kept)))
 
     def _forget(self, number: str) -> None:
-        kept = self._kept.pop(number)
-        self._kept_bytes -= sum(map(len, kept))
-        for item in msgspec.json.decode(kept[0])["output"]:
-            self._places.pop(item["id"], None)
+        told, turns, items = self._kept.pop(number)
+        self._kept_bytes -= len(told) + len(turns)
+        for item in items:
+            self._places.pop(item, None)
 
 
 def _answer_of(completion: Completion) -> Json:

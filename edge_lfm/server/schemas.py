@@ -17,6 +17,7 @@ from edge_lfm.server.fields import Body, Nested, check_unknown, place_of_fault
 from edge_lfm.server.formats import Bound, Format
 from edge_lfm.server.messages import Message
 from edge_lfm.server.response_input import Item
+from edge_lfm.server.sizes import check_values
 from edge_lfm.server.tools import Tool, ToolChoice, allowed, check_tools
 
 MAX_MESSAGES = 10_000
@@ -318,8 +319,9 @@ def decode(body: bytes, kind: type[S]) -> S:
 
     Raises:
         msgspec.DecodeError, RecursionError: it is no JSON; `failures` knows them.
-        RequestError: a field is missing, not of its type, or not supported.
+        RequestError: a field is missing, not of its type, or not supported; or there are too many values.
     """
+    check_values(body)
     try:
         request = msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:

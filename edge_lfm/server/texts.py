@@ -6,7 +6,6 @@ import html
 from importlib.resources import files
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
@@ -14,7 +13,7 @@ from edge_lfm.api import ChatTemplate, Model
 from edge_lfm.errors import TemplateError
 from edge_lfm.server.failures import RequestError
 from edge_lfm.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest
-from edge_lfm.server.service import Service, tokenizer_of
+from edge_lfm.server.service import Service, json_response, tokenizer_of
 from edge_lfm.server.tools import check_tools
 
 MAX_TEXT = 1 << 20
@@ -98,7 +97,7 @@ def _tokenized(model: Model, wanted: TokenizeRequest) -> Response:
         raise RequestError(f"content has {len(wanted.text)} characters, at most {MAX_TEXT} are taken", "content")
     else:
         ids = tokenizer.encode(wanted.text, bos=wanted.add_special or wanted.add_special_tokens, special=True)
-    return _json({"tokens": ids, "count": len(ids), "max_model_len": model.context})
+    return json_response({"tokens": ids, "count": len(ids), "max_model_len": model.context})
 
 
 def _detokenized(model: Model, wanted: DetokenizeRequest) -> Response:
@@ -106,7 +105,7 @@ def _detokenized(model: Model, wanted: DetokenizeRequest) -> Response:
     if any(not 0 <= i < model.shape.vocab for i in wanted.tokens):
         raise RequestError(f"tokens has ids beyond 0..{model.shape.vocab - 1}", "tokens")
     text = tokenizer.decode(wanted.tokens, special=True)
-    return _json({"content": text, "prompt": text})
+    return json_response({"content": text, "prompt": text})
 
 
 def _templated(model: Model, wanted: TemplateRequest) -> Response:
@@ -114,12 +113,7 @@ def _templated(model: Model, wanted: TemplateRequest) -> Response:
     messages = [message.plain(n) for n, message in enumerate(wanted.messages)]
     template, switches = _template_of(model), wanted.chat_template_kwargs
     tools = [tool.plain() for tool in wanted.tools or ()]
-    return _json({"prompt": template.render(messages, tools=tools, switches=switches)})
-
-
-def _json(told: dict[str, Any]) -> Response:
-    """A response that was written where it was made: megabytes of it would hold the loop."""
-    return Response(msgspec.json.encode(told), media_type="application/json")
+    return json_response({"prompt": template.render(messages, tools=tools, switches=switches)})
 
 
 def _template_of(model: Model) -> ChatTemplate:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 from edge_lfm.errors import ToolCallError
 from edge_lfm.text.dialects.dialect import Call, Marked
 from edge_lfm.text.dialects.json_calls import MAX_TEXT, read_json_calls
-from edge_lfm.text.dialects.pythonic_grammar import calls_grammar, spelled
+from edge_lfm.text.dialects.pythonic_grammar import BARE, calls_grammar, spelled
 from edge_lfm.text.json_values import read_number, whole_text
 from edge_lfm.text.tool_binding import BoundTool
 
@@ -82,6 +82,7 @@ class _Reader:
 
     def __init__(self, text: str, parameters: Mapping[str, Collection[str]]) -> None:
         self._text, self._at, self._parameters = text, 0, parameters
+        self._known: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {}
 
     def calls(self) -> list[Call]:
         """The whole text: a list of calls, with or without brackets."""
@@ -99,17 +100,17 @@ class _Reader:
         return calls
 
     def _call(self) -> Call:
-        name = self._known(self._parameters, "(") or self._match(_NAME, "the name of a call is no name")
+        name = self._match(_NAME, "the name of a call is no name")
         self._need("(")
-        order, arguments = tuple(self._parameters.get(name, ())), dict[str, Any]()
+        (order, names), arguments = self._parameters_of(name), dict[str, Any]()
         positional = True
         while not self._take(")"):
-            argument = self._argument(order)
+            argument = self._argument(names)
             positional = positional and argument is None
             if argument is None and (not positional or len(arguments) >= len(order)):
                 raise ValueError(f"{name} has an argument without a name")
             key = order[len(arguments)] if argument is None else argument
-            if key in arguments and (key in order or not order):
+            if key in arguments and (key in names or not order):
                 raise ValueError(f"{name} has two arguments {key}")
             arguments[key] = self._value()
             if not self._take(","):
@@ -117,30 +118,29 @@ class _Reader:
                 break
         return Call(name, arguments)
 
-    def _argument(self, names: Sequence[str]) -> str | None:
+    def _parameters_of(self, name: str) -> tuple[tuple[str, ...], frozenset[str]]:
+        """The names of a function's parameters, in order and as a set; made once, for there may be thousands."""
+        if name not in self._known:
+            order = tuple(self._parameters.get(name, ()))
+            self._known[name] = order, frozenset(order)
+        return self._known[name]
+
+    def _argument(self, names: Set[str]) -> str | None:
         """The name of an argument and the = behind it; None if a value stands here."""
-        start = self._skip()
-        name = self._known([n for n in names if spelled(n) == n], "=")
-        if name is None:
-            if self._text[start : start + 1] in ("'", '"'):
-                name = self._string()
-            elif (match := _ARGUMENT.match(self._text, start)) is not None:
-                name, self._at = match[0], match.end()
+        start, name = self._skip(), None
+        if self._text[start : start + 1] in ("'", '"'):
+            name = self._string()
+        elif (match := self._bare_name(start, names)) is not None:
+            name, self._at = match[0], match.end()
         if name is not None and self._take("="):
             return name
         self._at = start
         return None
 
-    def _known(self, names: Any, after: str) -> str | None:
-        """The longest known name that stands here, with `after` behind it."""
-        start = self._skip()
-        for name in sorted(names, key=len, reverse=True):
-            if name and self._text.startswith(name, start):
-                self._at = start + len(name)
-                if self._text.startswith(after, self._skip()):
-                    return str(name)
-        self._at = start
-        return None
+    def _bare_name(self, start: int, names: Set[str]) -> re.Match[str] | None:
+        """What may be a name without quotes; one that is known may have spaces inside."""
+        whole = BARE.match(self._text, start)
+        return whole if whole is not None and whole[0] in names else _ARGUMENT.match(self._text, start)
 
     def _value(self, depth: int = 0) -> Any:
         if depth > MAX_DEPTH:

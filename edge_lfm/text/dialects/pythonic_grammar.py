@@ -17,12 +17,13 @@ from edge_lfm.text.schemas.rewriting import Bound
 from edge_lfm.text.schemas.values import Checker
 from edge_lfm.text.tool_binding import BoundTool
 
-_BARE = re.compile(r"""[^\s"'=(),\\\x00-\x1f](?:[^"'=(),\\\x00-\x1f\n]*[^\s"'=(),\\\x00-\x1f])?""")
+BARE = re.compile(r"""[^\s"'=(),\\\x00-\x1f](?:[^"'=(),\\\x00-\x1f\n]*[^\s"'=(),\\\x00-\x1f])?""")
+"""An argument's name that needs no quotes."""
 
 
 def spelled(argument: str) -> str:
     """An argument's name as it stands in a call: bare, or in quotes where it would be taken for something else."""
-    return argument if _BARE.fullmatch(argument) else json.dumps(argument, ensure_ascii=False)
+    return argument if BARE.fullmatch(argument) else json.dumps(argument, ensure_ascii=False)
 
 
 def calls_grammar(tools: Sequence[BoundTool], end: str, parallel: bool) -> str:
