@@ -38,6 +38,8 @@ PARIS = "The capital of France is Paris."
 WRONG: list[Any] = [None, True, -1, 10**30, 1.5, "x", "", [], [[]], ["x"], {}, {"x": {}}, {"type": []}, [{}]]
 ALLOWED = {"memory": 0.05, "descriptors": 0.25, "threads": 0.25}
 """What each may rise by, of its mean: descriptors and threads come and go with the clients."""
+SERVER_ERRORS = {str(status) for status in range(500, 600)} - {"502"}
+"""Statuses that nothing excuses; 502 tells that no answer passed a soft schema."""
 SAMPLE_S, GRACE_S, REST_S = 5.0, 5, 35
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {}}}}}
 FULL: dict[str, Any] = {
@@ -87,7 +89,7 @@ class Client:
 
     def post(self, body: Any, path: str = "/v1/chat/completions") -> httpx.Response:
         answer = self.http.post(path, content=json.dumps(body).encode(), headers={"content-type": "application/json"})
-        fault = answer.status_code >= 500 and answer.status_code != 502  # 502: a soft schema that no answer passed
+        fault = str(answer.status_code) in SERVER_ERRORS
         self.tally.note(
             answer.status_code, f"{answer.status_code} {str(body)[:200]} {answer.text[:200]}" if fault else ""
         )
@@ -226,7 +228,7 @@ def watch(pid: int, tally: Tally, minutes: float) -> list[Sample]:
             continue
         with tally.lock:
             total, recent = sum(tally.status.values()), sorted(tally.seconds[-500:]) or [0.0]
-            server_errors = sum(count for status, count in tally.status.items() if status.startswith("5"))
+            server_errors = sum(count for status, count in tally.status.items() if status in SERVER_ERRORS)
         spread = f"{1e3 * statistics.median(recent):.0f} / {1e3 * recent[int(0.99 * (len(recent) - 1))]:.0f} ms"
         print(f"{minute:5.1f} min: {total} requests, {(total - before) / (60 * (minute - told)):.1f} a second, "
               f"{server_errors} of 5xx, {len(tally.faults)} faults, good answers {spread}; {samples[-1]}",

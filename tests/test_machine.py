@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from edge_lfm.errors import UsageError
 from edge_lfm.machine.cgroups import groups_of
+from edge_lfm.machine.heap import HEAPS
 from edge_lfm.machine.memory import MemoryLimit, available_memory, memory_limit
 from edge_lfm.machine.processors import GrantedProcessors, choose_threads, cpu_quota, granted_processors
 from edge_lfm.memory.budget import Budget
@@ -243,3 +245,37 @@ def test_affinity_is_heeded() -> None:
         assert granted_processors() == choose_threads() == 1
     finally:
         os.sched_setaffinity(0, cpus)
+
+
+HEAPS_OF_THREADS = """
+import ctypes, sys, threading
+from edge_lfm.machine.heap import bound_heap
+if sys.argv[2] == "bound":
+    bound_heap()
+together = threading.Barrier(8)
+def work():
+    together.wait()
+    kept = [bytearray(1000) for _ in range(1000)]
+    together.wait()
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+libc.fclose.argtypes, libc.malloc_info.argtypes = [ctypes.c_void_p], [ctypes.c_int, ctypes.c_void_p]
+file = libc.fopen(sys.argv[1].encode(), b"w")
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="malloc_info is glibc's")
+def test_a_bound_heap_gives_threads_none_of_their_own(tmp_path: Path) -> None:
+    """As glibc itself counts them; without the bound there are more."""
+    heaps = {}
+    for how in ("bound", "free"):
+        subprocess.run([sys.executable, "-c", HEAPS_OF_THREADS, str(tmp_path / how), how], check=True)
+        heaps[how] = (tmp_path / how).read_text().count("<heap nr")
+    assert heaps["bound"] <= HEAPS < heaps["free"]

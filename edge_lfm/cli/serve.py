@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from edge_lfm.api import bound_heap
 from edge_lfm.cli.arguments import add_model_arguments, load_options_of
 from edge_lfm.errors import MissingExtraError, UsageError
 
@@ -67,5 +68,6 @@ def run(args: argparse.Namespace) -> None:
             )
             print("Ctrl-C ends", file=sys.stderr)
 
+    bound_heap()
     set_up_logging()
     serve(settings, args.host, args.port, args.insecure, ready, args.restart)
