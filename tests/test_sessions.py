@@ -11,6 +11,8 @@ import pytest
 from stepping import paging_ram
 
 from edge_lfm import EdgeLfmError, Model, Session
+from edge_lfm.api.fitting import drop_oldest
+from edge_lfm.api.options import Messages
 from edge_lfm.errors import ContextOverflowError, OutputError, SessionFileError, UsageError
 
 CAPITAL = "What is the capital of France?"
@@ -262,6 +264,23 @@ def test_documents_and_examples_of_a_turn(model: Model) -> None:
     answer = session.send("How many rooms?", **told)
     assert answer.token_ids == model.generate(session.messages[:-1], **told).token_ids
     assert len(session.messages) == 5  # the examples are no part of the conversation
+
+
+def test_as_few_turns_as_needed_are_left_out_and_at_most_twice_those_kept_are_read() -> None:
+    rng = random.Random(1)
+    for _ in range(200):
+        sizes = [rng.randrange(1, 9) for _ in range(rng.randrange(1, 60))]
+        messages = [{"role": "user", "content": "x" * size} for size in sizes]
+        room, read = rng.randrange(9, 60), list[int]()
+
+        def encode(turns: Messages, read: list[int] = read) -> list[int]:
+            read.append(len(turns))
+            return [0] * sum(len(turn["content"]) for turn in turns)
+
+        kept, ids, dropped = drop_oldest(messages, encode, room)
+        fewest = next(n for n in range(len(sizes)) if sum(sizes[n:]) <= room)
+        assert (dropped, kept, len(ids)) == (fewest, messages[fewest:], sum(sizes[fewest:]))
+        assert max(read) <= 2 * len(kept)
 
 
 def test_a_full_context_keeps_documents_and_examples(demo: dict[str, Path]) -> None:

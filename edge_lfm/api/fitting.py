@@ -24,22 +24,24 @@ def drop_oldest(
     head = system_messages(messages)
     starts = [head, *(n for n, m in enumerate(messages) if n > head and m.get("role") == "user")]
 
-    def without(turns: int) -> Messages:
-        return [*messages[:head], *messages[starts[turns] :]]
+    def last(turns: int) -> Messages:
+        return [*messages[:head], *messages[starts[len(starts) - turns] :]]
 
-    low, high = 0, len(starts) - 1  # the fewest turns whose leaving out fits lie in here, if any
-    fitting: list[int] | None = None
-    while low <= high:
-        middle = (low + high) // 2
-        ids = ids_within(lambda n=middle: encode(without(n)), room)  # type: ignore[misc]
-        if ids is not None:
-            fitting, high = ids, middle - 1
-        else:
-            low = middle + 1
-    if low >= len(starts) or fitting is None:
+    def within(turns: int) -> list[int] | None:
+        return ids_within(lambda: encode(last(turns)), room)
+
+    fitting, most, too_many = within(1), 1, len(starts) + 1
+    if fitting is None:
         raise ContextOverflowError(
-            f"the last turn alone has {len(encode(without(len(starts) - 1)))} tokens, there is room for {room}",
+            f"the last turn alone has {len(encode(last(1)))} tokens, there is room for {room}",
             hint="shorten it, or load the model with a larger context",
         )
-    kept = without(low)
+    while too_many - most > 1:  # twice as many while they fit: of a long conversation most is never looked at
+        turns = min(2 * most, len(starts)) if too_many > len(starts) else (most + too_many) // 2
+        ids = within(turns)
+        if ids is not None:
+            fitting, most = ids, turns
+        else:
+            too_many = turns
+    kept = last(most)
     return kept, fitting, len(messages) - len(kept)
