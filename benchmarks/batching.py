@@ -10,6 +10,9 @@ limit: by the bytes of trunk and experts that a step reads, if rows choose exper
 one sequence: a step of so many rows of one sequence, as drafts are
 steps: a step of one row of so many sequences, without sampling
 answers: through the API, greedy, behind their first tokens
+
+A second table: how long an answer waits for its next token while a prompt of 2,048 tokens is read beside it, with
+several bounds (`token_wait`), and how fast the prompt is read.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.state import State
 
 COUNTS = (1, 2, 4, 8, 16)
+WAITS, LONG = (0.1, 0.25, 0.5, 1.0), 2048
 STEPS = 8
 """Of each measurement of bare steps."""
 
@@ -51,6 +55,11 @@ def main() -> None:
         for _ in range(args.rounds):
             measure(model, args.prompt, args.tokens, rates)
         print_table(model, rates)
+    print("\n| token_wait s | median gap alone ms | longest gap beside ms | prompt tok/s |\n|---|---|---|---|")
+    for bound in WAITS:
+        with Model.load(args.folder, token_wait=bound, **(load | {"context": 4096})) as model:
+            alone, beside, rate = gaps(model)
+            print(f"| {bound} | {1e3 * statistics.median(alone):.0f} | {1e3 * max(beside):.0f} | {rate:.0f} |")
 
 
 def measure(model: Model, prompt: int, tokens: int, rates: dict[str, dict[int, list[float]]]) -> None:
@@ -99,6 +108,28 @@ def answers(model: Model, count: int, prompt: int, tokens: int, rng: np.random.G
     queued.set()
     holding.join()
     return sum(stream.result().timings.decode_tps for stream in streams)
+
+
+def gaps(model: Model) -> tuple[list[float], list[float], float]:
+    """Seconds between an answer's tokens without company, and beside a long prompt; the prompt's tokens a second."""
+    rng, options = np.random.default_rng(1), {"temperature": 0.0, "logit_bias": dict.fromkeys(model.stop_ids, -100.0)}
+    answer = model.submit(model.prepare(rng.integers(0, model.vocab, 16).tolist(), max_tokens=4000, **options))
+    times: list[float] = []
+    answer.listener = lambda: times.append(time.perf_counter())  # from the engine's thread
+    for _ in range(32):
+        next(answer)
+    started = time.perf_counter()
+    prompt = model.stream(rng.integers(0, model.vocab, LONG).tolist(), max_tokens=1, **options)
+    reading = threading.Thread(target=prompt.result)
+    reading.start()
+    while reading.is_alive():
+        next(answer)
+    seconds = time.perf_counter() - started
+    answer.cancel()
+    between = list(zip(times[8:], times[9:], strict=False))
+    alone = [after - before for before, after in between if after < started]
+    beside = [after - before for before, after in between if started <= after < started + seconds]
+    return alone, beside, LONG / seconds
 
 
 def print_table(model: Model, rates: dict[str, dict[int, list[float]]]) -> None:
