@@ -18,6 +18,7 @@ several bounds (`token_wait`), and how fast the prompt is read.
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import threading
 import time
@@ -126,7 +127,7 @@ def gaps(model: Model) -> tuple[list[float], list[float], float]:
         next(answer)
     seconds = time.perf_counter() - started
     answer.cancel()
-    between = list(zip(times[8:], times[9:], strict=False))
+    between = list(itertools.pairwise(times[8:]))
     alone = [after - before for before, after in between if after < started]
     beside = [after - before for before, after in between if started <= after < started + seconds]
     return alone, beside, LONG / seconds

@@ -86,6 +86,11 @@ class Model(OpenModel):
         return self.backend.threads
 
     @property
+    def parallel(self) -> int:
+        """Answers that are made at a time."""
+        return self.scheduler.parallel
+
+    @property
     def stop_ids(self) -> tuple[int, ...]:
         """The tokens that end an answer."""
         return self.engine.stop_ids
@@ -308,7 +313,7 @@ class Model(OpenModel):
         values: list[float] = []
         try:
             for ids in answers:
-                if len(jobs) - len(values) == self.scheduler.parallel:
+                if len(jobs) - len(values) == self.parallel:
                     values.append(next(jobs[len(values)]))
                 steps = partial(score, self.engine, prompt, ids)
                 jobs.append(self.scheduler.submit(steps, after=jobs[0] if jobs else None))

@@ -177,7 +177,7 @@ def _answer_all(model: Model, tasks: Sequence[Task], label: str, run_code: bool)
         return tokenizer.decode([i for i in done.token_ids if i not in model.stop_ids], special=True)
 
     advance, answers = progress_bar(label, "task")(len(tasks)), []
-    for text in in_order(tasks, answer, model.scheduler.parallel):
+    for text in in_order(tasks, answer, model.parallel):
         answers.append(text)
         advance(1)
     return judge(tasks, answers, run_code)

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
         def work(text: str) -> str:
             return extract(model, f"Text: {text}\n{ask}", schema, args.soft, options)
 
-        for answer in in_order(_texts(), work, model.scheduler.parallel):
+        for answer in in_order(_texts(), work, model.parallel):
             print(answer, flush=True)
 
 

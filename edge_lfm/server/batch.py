@@ -85,7 +85,7 @@ class Batch:
         app = Starlette(routes=routes_of(service))
         try:
             async with service.hosting.lend() as model:
-                together = 2 * model.scheduler.parallel  # those that wait have been prepared already
+                together = 2 * model.parallel  # those that wait have been prepared already
             async with aclosing(self._records(app, left, together)) as records:
                 async for record in records:
                     if service.hosting.status == "gone":
