@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from edge_lfm import Model
+from edge_lfm import Model, UsageError
 from edge_lfm.text.dialects import DEEPSEEK, HERMES, QWEN_XML
 
 pytestmark = pytest.mark.slow
@@ -43,22 +43,32 @@ FORMS_BEGIN = {
 }
 
 
-@pytest.fixture(scope="module", params=FORMS)
+THOUGHTS = {"distill": ("<think>", "</think>"), "distill of texts": ("<|nothing|>", "<|at all|>")}
+"""New names of the tokens of calls: in the distills' vocabularies `<think>` is a token; here it is a text, too."""
+
+
+@pytest.fixture(scope="module", params=[*FORMS, "distill of texts"])
 def model(demo: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, request: Any) -> Iterator[Model]:
     """The demo model with another template and other names of control tokens; DeepSeek's marks of calls stay texts."""
     folder = tmp_path_factory.mktemp(request.param) / "model"
     shutil.copytree(demo["int4"], folder)
-    (folder / "chat_template.jinja").write_text(TEMPLATES[request.param], encoding="utf-8")
+    name = request.param.split()[0]
+    (folder / "chat_template.jinja").write_text(TEMPLATES[name], encoding="utf-8")
     path = folder / "tokenizer.json"
     text = path.read_text(encoding="utf-8")
-    new_names = ("<think>", "</think>") if request.param == "distill" else ("<tool_call>", "</tool_call>")
+    new_names = THOUGHTS.get(request.param, ("<tool_call>", "</tool_call>"))
     for old, new in zip(("<|tool_call_start|>", "<|tool_call_end|>"), new_names, strict=True):
         assert text.count(json.dumps(old)) >= 1
         text = text.replace(json.dumps(old), json.dumps(new))
     path.write_text(text, encoding="utf-8")
     with Model.load(folder, threads=1, context=1024) as loaded:
-        assert loaded.template is not None and loaded.template.dialect is FORMS[request.param]
+        assert loaded.template is not None and loaded.template.dialect is FORMS[name]
         yield loaded
+
+
+def budget(model: Model) -> dict[str, Any]:
+    """A limit for what the distills' template begins, which the demo model would go on with for ever."""
+    return {"reasoning_budget": 5} if model.template is not None and model.template.dialect is DEEPSEEK else {}
 
 
 def test_a_hot_model_calls_by_the_schema(model: Model) -> None:
@@ -86,7 +96,7 @@ def test_a_hot_model_calls_by_the_schema(model: Model) -> None:
 def test_a_named_tool_is_called_and_its_result_is_answered(model: Model) -> None:
     session = model.session(tools=TOOLS)
     asked = session.send(
-        "The weather?", tool_choice="get_weather", parallel_tool_calls=False, max_tokens=500, reasoning_budget=5
+        "The weather?", tool_choice="get_weather", parallel_tool_calls=False, max_tokens=500, **budget(model)
     )
     assert [call.name for call in asked.tool_calls] == ["get_weather"]
     session.send({"role": "tool", "content": "sunny"}, max_tokens=3, temperature=0)
@@ -101,3 +111,16 @@ def test_a_model_that_is_free_to_call_may_write_text(model: Model) -> None:
     assert answer.text or answer.reasoning or answer.tool_calls
     for call in answer.tool_calls:
         jsonschema.validate(call.arguments, SCHEMAS[call.name])
+
+
+def test_a_grammar_holds_after_the_reasoning(model: Model) -> None:
+    for seed in range(8):
+        drawn: dict[str, Any] = {"temperature": 1.5, "seed": seed, "max_tokens": 60, **budget(model)}
+        answer = model.generate("Yes or no?", choices=["yes", "no"], **drawn)
+        assert answer.text in ("yes", "no"), answer
+
+
+def test_a_limit_of_reasoning_needs_a_token_or_a_prompt_that_begins_it(model: Model) -> None:
+    if model.template is not None and model.template.dialect is HERMES:
+        with pytest.raises(UsageError, match="<think>"):
+            model.generate("Why?", reasoning_budget=5)

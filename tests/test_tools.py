@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from edge_lfm import EdgeLfmError, Model, ToolCall
+from edge_lfm.demo import demo_checkpoint
 from edge_lfm.engine.constraints import AfterReasoning, InCalls, only
 from edge_lfm.engine.grammar import Grammar, GrammarCompiler
+from edge_lfm.engine.spelled_reasoning import AfterSpelledReasoning
 from edge_lfm.errors import GrammarError, UsageError
 from edge_lfm.text.answer import AnswerParser
 from edge_lfm.text.dialects import DIALECTS, PYTHONIC, Dialect
@@ -351,3 +353,25 @@ def test_the_grammar_takes_bfcls_expected_calls(shared_data: Path, dialect: Dial
         parameters = {tool.name: tool.parameters for tool in bound}
         assert [call for text in texts for call in dialect.read(text, parameters)] == calls
     assert taken >= 0.9 * total, (taken, total)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "budget"), [(["so ", "</think>"], None), (["</thin", "k", ">"], None), (["a <", "</think>", "\n"], 2)]
+)
+def test_reasoning_that_ends_with_a_text(tokens: list[str], budget: int | None) -> None:
+    """Its end may come in any tokens, and with white space, but with nothing of the answer; a limit writes it."""
+    tokenizer, inner, told = Tokenizer(demo_checkpoint()), Once(), b""
+    guide = AfterSpelledReasoning(inner, "</think>", tokenizer, tokenizer.size, budget)
+    for spent, token in enumerate(i for text in tokens for i in tokenizer.encode(text)):
+        if b"</think>" in told:
+            break
+        whole = [told + tokenizer.bytes_of(i) for i in range(tokenizer.size)]
+        expected = [i for i, text in enumerate(whole) if not text.partition(b"</think>")[2].strip()]
+        over = budget is not None and spent >= budget
+        assert guide.allowed().nonzero()[0].tolist() == ([token] if over else expected)  # type: ignore[union-attr]
+        guide.accept(token)
+        told += tokenizer.bytes_of(token)
+    assert b"</think>" in told
+    assert guide.allowed().nonzero()[0].tolist() == [4] and not guide.ended  # type: ignore[union-attr]
+    guide.accept(4)
+    assert guide.ended

@@ -142,7 +142,7 @@ class Requests:
         calling = bind_calls(self.engine, dialect, spelled, tools, choice, parallel, untrusted)
         if calling.parameters and grammar is not None:
             raise UsageError("tools and a grammar exclude each other", hint="give one of them, or tool_choice none")
-        if grammar is not None or calling.must_call or options.get("reasoning_budget") is not None:
+        if options.get("reasoning_budget") is not None:
             self._check_reasoning(token_ids)
         max_tokens = options.get("max_tokens", DEFAULT_TOKENS)
         if max_tokens is None:
@@ -174,14 +174,14 @@ class Requests:
         )
 
     def _check_reasoning(self, token_ids: Sequence[int]) -> None:
-        """Refuse what holds after the reasoning only, where its end cannot be told token by token."""
+        """Refuse a limit of reasoning that the prompt does not begin, and of which no token tells where it begins."""
         template, tokenizer = self.template, self.engine.tokenizer
         if template is None or tokenizer is None or template.dialect.think_start not in self._spelled_marks:
             return
-        if ends_with_mark(token_ids, template.dialect.think_start, tokenizer):
+        if not ends_with_mark(token_ids, template.dialect.think_start, tokenizer):
             raise UsageError(
-                f"the model reasons first, and its vocabulary has no token {template.dialect.think_end}",
-                hint="leave out grammars, reasoning_budget and a required call",
+                f"reasoning_budget needs a token {template.dialect.think_start}, which the model does not have",
+                hint="leave it out, or see whether the chat template has a switch for reasoning",
             )
 
     def _grammar(self, grammar: Grammar | None, untrusted: bool) -> Compiled | None:

@@ -23,12 +23,14 @@ from edge_lfm.engine.sampling import Sampler, SamplingOptions, TokenLogprobs, to
 from edge_lfm.engine.scheduler import Job
 from edge_lfm.engine.score import read_prompt, score_answer
 from edge_lfm.engine.sequence import TokenSequence
+from edge_lfm.engine.spelled_reasoning import AfterSpelledReasoning
 from edge_lfm.errors import CancelledError, ToolCallError
 from edge_lfm.memory.plan import LOGIT_ROWS
 from edge_lfm.text.answer import AnswerParser, opens_reasoning
 from edge_lfm.text.dialects import PYTHONIC, Dialect, Parameters
 from edge_lfm.text.documents import Document, find_citations
 from edge_lfm.text.parts import Part
+from edge_lfm.text.spelled_marks import ends_with_mark
 from edge_lfm.text.tokenizer import Tokenizer
 from edge_lfm.text.tool_calls import parse_calls
 
@@ -170,10 +172,14 @@ def _form(engine: Engine, request: Request) -> Constraint | None:
         constraint = calls.start() if start is None else InCalls(calls.start, start, vocab, request.must_call, single)
     dialect = request.dialect
     begin, end = tokenizer.special_id(dialect.think_start), tokenizer.special_id(dialect.think_end)
-    if begin is None or end is None or not request.markers or (constraint is None and request.reasoning_budget is None):
+    budget = request.reasoning_budget
+    if not request.markers or (constraint is None and budget is None):
         return constraint
-    opened = opens_reasoning(request.token_ids, begin, end)
-    return AfterReasoning(constraint, begin, end, vocab, opened, request.reasoning_budget)
+    if begin is not None and end is not None:
+        return AfterReasoning(constraint, begin, end, vocab, opens_reasoning(request.token_ids, begin, end), budget)
+    if dialect.think_end in request.spelled and ends_with_mark(request.token_ids, dialect.think_start, tokenizer):
+        return AfterSpelledReasoning(constraint, dialect.think_end, tokenizer, vocab, budget)
+    return constraint
 
 
 Reading = Steps[tuple[Logits, tuple[TokenLogprobs, ...]]]
