@@ -79,7 +79,7 @@ def test_a_hot_model_calls_by_the_schema(model: Model) -> None:
             "seed": seed,
             "max_tokens": 250,
             "tools": TOOLS,
-            "reasoning_budget": 5,
+            **budget(model),
         }
         single = bool(seed % 2)
         answer = model.generate("Go!", tool_choice="required", parallel_tool_calls=not single, **options)

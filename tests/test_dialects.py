@@ -334,6 +334,25 @@ def test_thousands_of_names_are_read_in_one_pass() -> None:
         assert [call for text in PYTHONIC.write(called) for call in PYTHONIC.read(text, parameters)] == called
 
 
+BITS = [
+    "<function=", "</function>", "<parameter=", "</parameter>", "\n", ">", "f", "a", '{"name": "f", "arguments": {',
+    "}", "{", "[", "]", '"', "<｜tool▁call▁begin｜>function<｜tool▁sep｜>", "\n```json\n", "\n```<｜tool▁call▁end｜>",
+    "1e999", "NaN", "\ud83d", "(", ")", "=", ",", "\\u", "[" * 5000, '{"a":' * 5000,
+]  # fmt: skip
+
+
+@every_dialect
+@settings(max_examples=300, deadline=None)
+@given(text=st.lists(st.sampled_from(BITS), max_size=14).map("".join))
+def test_whatever_a_model_writes_is_calls_or_an_error(dialect: Dialect, text: str) -> None:
+    try:
+        calls = dialect.read(text, {"f": {"a": _anything}})
+    except ToolCallError:
+        return
+    for call in calls:
+        assert call.name and json.dumps(call.arguments, allow_nan=False)
+
+
 def test_a_dialect_is_chosen_by_marks() -> None:
     for source in ("<|tool_list_start|>", "List of tools: [", "nothing of it"):
         assert dialect_of(source) is PYTHONIC

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from edge_lfm.demo import demo_checkpoint
-from edge_lfm.errors import EdgeLfmError, UsageError
+from edge_lfm.errors import EdgeLfmError, TemplateError, UsageError
 from edge_lfm.text.documents import read_documents, write_documents
 from edge_lfm.text.template import ChatTemplate
 from edge_lfm.text.tokenizer import Tokenizer
@@ -232,3 +232,13 @@ def test_a_model_whose_texts_begin_with_nothing(tokenizer: Tokenizer, tmp_path: 
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(GOLDENS["names"] | {"add_bos_token": False}))
     plain = Tokenizer(tmp_path)
     assert plain.encode("x", bos=True) == plain.encode("x") and plain.bos == "<|startoftext|>"
+
+
+@pytest.mark.parametrize("levels", [15, 30, 150])
+def test_a_template_of_too_many_levels_is_an_error(levels: int) -> None:
+    source = "{% for m in messages %}" * levels + "x" + "{% endfor %}" * levels
+    if levels < 20:
+        assert ChatTemplate(source, "").render([USER]) == "x"
+    else:
+        with pytest.raises(TemplateError):
+            ChatTemplate(source, "")

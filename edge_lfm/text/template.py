@@ -45,6 +45,7 @@ _BROKEN = (
     ArithmeticError,
     RecursionError,
     MemoryError,
+    SyntaxError,  # of the Python that Jinja makes: twenty levels of blocks are too many
     TimeoutError,
 )
 
@@ -68,7 +69,7 @@ class ChatTemplate:
         try:
             # Constants are computed already here.
             self._template = within(_MAX_SECONDS, lambda: environment.from_string(source))
-            self.switches = _switches_of(environment.parse(source))
+            self.switches = within(_MAX_SECONDS, lambda: _switches_of(environment.parse(source)))
             """Variables of its own that a request may set, as `enable_thinking`."""
         except (jinja2.TemplateError, *_BROKEN) as error:
             raise TemplateError(f"the chat template is broken: {error}", hint="check chat_template.jinja") from None
