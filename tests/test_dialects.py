@@ -325,13 +325,15 @@ def test_what_is_no_call_in_a_form_is_an_error(dialect: Dialect) -> None:
             dialect.read(text, {})
 
 
-def test_thousands_of_names_are_read_in_one_pass() -> None:
+@every_dialect
+def test_thousands_of_names_are_read_in_one_pass(dialect: Dialect) -> None:
     names = dict.fromkeys((f"a {n}" for n in range(9000)), lambda _: True)
-    one = [Call("f", dict.fromkeys(names, 1))]
-    many = [Call(f"f{n % 999}", {}) for n in range(9000)]
+    count = 9000 if dialect is PYTHONIC else 800  # the other forms take more characters
+    one = [Call("f", dict.fromkeys(list(names)[:count], 1))]
+    many = [Call(f"f{n % 999}", {}) for n in range(count)]
     parameters = {"f": names, **{f"f{n}": names for n in range(999)}}
     for called in (one, many):
-        assert [call for text in PYTHONIC.write(called) for call in PYTHONIC.read(text, parameters)] == called
+        assert [call for text in dialect.write(called) for call in dialect.read(text, parameters)] == called
 
 
 BITS = [

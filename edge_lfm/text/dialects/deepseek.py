@@ -19,7 +19,7 @@ from edge_lfm.text.tool_binding import BoundTool
 
 _ONE, _NAME, _ONE_END = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
 _RESULTS = ("<｜tool▁outputs▁begin｜>", "<｜tool▁outputs▁end｜>", "<｜tool▁output▁begin｜>", "<｜tool▁output▁end｜>")
-_CALL = re.compile(rf"\s*{_ONE}\w*{_NAME}(.+?)\s*\n```json\n(.*?)\n```{_ONE_END}\s*", re.DOTALL)
+_CALL = re.compile(rf"\s*{_ONE}\w*{_NAME}([^\n]+)\n```json\n(.*?)\n```{_ONE_END}\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)

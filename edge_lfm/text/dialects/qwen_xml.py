@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,39 +86,40 @@ class _Reader:
 
     def __init__(self, text: str, parameters: Mapping[str, Mapping[str, Takes]]) -> None:
         self._text, self._at, self._parameters = text, 0, parameters
+        self._odd: dict[str, list[str]] = {}
 
     def calls(self) -> list[Call]:
         """The whole text: one function or several."""
         calls: list[Call] = []
         while self._skip() < len(self._text):
             self._need(_FUNCTION)
-            name = self._name(self._parameters)
-            calls.append(Call(name, self._arguments(self._parameters.get(name, {}))))
+            name = self._name((), ())
+            calls.append(Call(name, self._arguments(name)))
         if not calls:
             raise ValueError("there is no call")
         return calls
 
-    def _arguments(self, takes: Mapping[str, Takes]) -> dict[str, Any]:
-        arguments: dict[str, Any] = {}
+    def _arguments(self, function: str) -> dict[str, Any]:
+        takes, arguments = self._parameters.get(function, {}), dict[str, Any]()
+        if function not in self._odd:
+            self._odd[function] = [name for name in takes if ">" in name]
         while not self._take(_FUNCTION_END):
             self._need(_PARAMETER)
-            name = self._name(takes)
+            name = self._name(takes, self._odd[function])
             if name in arguments and name in takes:
                 raise ValueError(f"two arguments {name}")
             arguments[name] = _typed(self._value(), takes.get(name))
         return arguments
 
-    def _name(self, known: Iterable[str]) -> str:
-        """A name and the > behind it: the longest known one, or what stands there."""
-        name = max((n for n in known if self._text.startswith(f"{n}>", self._at)), key=len, default=None)
-        if name is None:
-            end = self._text.find(">", self._at)
-            name = self._text[self._at : end].strip()
-            if end < 0 or not name:
-                raise ValueError("a name is missing")
-            self._at = end + 1
-        else:
-            self._at += len(name) + 1
+    def _name(self, known: Container[str], odd: Iterable[str]) -> str:
+        """A name and the > behind it. odd: of the known ones those that have a > inside."""
+        longer = [name for name in odd if self._text.startswith(f"{name}>", self._at)]
+        end = self._at + len(max(longer, key=len)) if longer else self._text.find(">", self._at)
+        name = self._text[self._at : end]
+        name = name if name in known else name.strip()
+        if end < 0 or (not name and name not in known):
+            raise ValueError("a name is missing")
+        self._at = end + 1
         return name
 
     def _value(self) -> str:
