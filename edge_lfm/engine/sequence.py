@@ -81,8 +81,8 @@ class TokenSequence:
         """
         first, width = len(self.ids), self.state.conv_width
         noted = sorted({t for p in turns for t in range(max(0, p - first - width), p - first)})
-        wanted: Literal["none", "last"] = "last" if last else "none"
-        feed = Feed(self.state, ids, wanted, noted, cancellable=True, divisible=True)
+        logits: Literal["none", "last"] = "last" if last else "none"
+        feed = Feed(self.state, ids, logits, noted, cancellable=True, divisible=True)
         before, rows = yield from self._feed_undoable(feed)
         end = self.state.position
         for position in turns:

@@ -136,7 +136,7 @@ class _Reader:
             document["items"] = self.read(schema["additionalItems"], resolver)
         return document
 
-    def _read_ref(self, found: dict[str, Any], value: Any, resolver: Any) -> None:
+    def _read_ref(self, document: dict[str, Any], value: Any, resolver: Any) -> None:
         """The target gets a name, by which all references to it go."""
         import referencing.exceptions
 
@@ -151,66 +151,68 @@ class _Reader:
             name = self._names[id(target.contents)] = f"d{len(self._names)}"
             self.definitions[name] = True  # a place, while what refers to itself is read
             self.definitions[name] = self.read(target.contents, target.resolver)
-        found["$ref"] = name
+        document["$ref"] = name
 
-    def _read_dynamicRef(self, found: dict[str, Any], value: Any, resolver: Any) -> None:  # noqa: N802
+    def _read_dynamicRef(self, document: dict[str, Any], value: Any, resolver: Any) -> None:  # noqa: N802
         raise GrammarError("$dynamicRef and $recursiveRef cannot be bound", hint="use $ref")
 
     _read_recursiveRef = _read_dynamicRef  # noqa: N815
 
-    def _read_type(self, found: dict[str, Any], value: Any, resolver: Any) -> None:
+    def _read_type(self, document: dict[str, Any], value: Any, resolver: Any) -> None:
         types = [value] if isinstance(value, str) else _need(value, list, "type")
         if not all(t in TYPES for t in types) or not types:
             raise GrammarError(f"{value!r:.60} is no type", hint=f"one of {', '.join(TYPES)}")
-        found["type"] = [t for t in types if t != "integer" or "number" not in types]
+        document["type"] = [t for t in types if t != "integer" or "number" not in types]
 
-    def _read_enum(self, found: dict[str, Any], value: Any, resolver: Any) -> None:
+    def _read_enum(self, document: dict[str, Any], value: Any, resolver: Any) -> None:
         if not _need(value, list, "enum"):
             raise GrammarError("an enum of the schema is empty", hint="give it a value")
-        found["enum"] = (
-            [v for v in found.get("enum", value) if any(same(v, w) for w in value)] if "enum" in found else list(value)
+        document["enum"] = (
+            [v for v in document.get("enum", value) if any(same(v, w) for w in value)]
+            if "enum" in document
+            else list(value)
         )
 
-    def _read_const(self, found: dict[str, Any], value: Any, resolver: Any) -> None:
-        self._read_enum(found, [value], resolver)
+    def _read_const(self, document: dict[str, Any], value: Any, resolver: Any) -> None:
+        self._read_enum(document, [value], resolver)
 
-    def _read_required(self, found: dict[str, Any], value: Any, resolver: Any) -> None:
+    def _read_required(self, document: dict[str, Any], value: Any, resolver: Any) -> None:
         if isinstance(value, bool):  # draft 3 wrote it into the property
             return
         if not all(isinstance(key, str) for key in _need(value, list, "required")):
             raise GrammarError("required is no list of names", hint="give texts")
-        found["required"] = list(dict.fromkeys(value))
+        document["required"] = list(dict.fromkeys(value))
 
-    def _read_items(self, found: dict[str, Any], value: Any, resolver: Any) -> None:
+    def _read_items(self, document: dict[str, Any], value: Any, resolver: Any) -> None:
         if isinstance(value, list):  # before 2020-12
-            found["prefixItems"] = [self.read(item, resolver) for item in value]
+            document["prefixItems"] = [self.read(item, resolver) for item in value]
         else:
-            found["items"] = self.read(value, resolver)
+            document["items"] = self.read(value, resolver)
 
-    def _read_dependencies(self, found: dict[str, Any], value: Any, resolver: Any) -> None:
+    def _read_dependencies(self, document: dict[str, Any], value: Any, resolver: Any) -> None:
         """Before 2019-09: lists of names, or schemas."""
         for key, needed in _need(value, Mapping, "dependencies").items():
             if isinstance(needed, list):
-                self._read_dependentRequired(found, {key: needed}, resolver)
+                self._read_dependentRequired(document, {key: needed}, resolver)
             else:
-                found.setdefault("dependentSchemas", {})[key] = self.read(needed, resolver)
+                document.setdefault("dependentSchemas", {})[key] = self.read(needed, resolver)
 
-    def _read_dependentRequired(self, found: dict[str, Any], value: Any, resolver: Any) -> None:  # noqa: N802
+    def _read_dependentRequired(self, document: dict[str, Any], value: Any, resolver: Any) -> None:  # noqa: N802
         for key, needed in _need(value, Mapping, "dependentRequired").items():
             if not all(isinstance(name, str) for name in _need(needed, list, "dependentRequired")):
                 raise GrammarError("dependentRequired holds no lists of names", hint="give texts")
-            found.setdefault("dependentRequired", {})[key] = list(needed)
+            document.setdefault("dependentRequired", {})[key] = list(needed)
 
-    def _read_pattern(self, found: dict[str, Any], value: Any, resolver: Any) -> None:
-        found["pattern"] = _need(value, str, "pattern")
+    def _read_pattern(self, document: dict[str, Any], value: Any, resolver: Any) -> None:
+        document["pattern"] = _need(value, str, "pattern")
 
-    def _read_format(self, found: dict[str, Any], value: Any, resolver: Any) -> None:
+    def _read_format(self, document: dict[str, Any], value: Any, resolver: Any) -> None:
         if value in FORMATS:  # others say nothing that must hold (JSON Schema 2020-12, validation, 7.2)
-            found["format"] = value
+            document["format"] = value
 
-    def _read_uniqueItems(self, found: dict[str, Any], value: Any, resolver: Any) -> None:  # noqa: N802
+    def _read_uniqueItems(self, document: dict[str, Any], value: Any, resolver: Any) -> None:  # noqa: N802
         if value is True:
-            found["uniqueItems"] = True
+            document["uniqueItems"] = True
 
 
 FORMATS = frozenset(["date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"])
@@ -234,15 +236,15 @@ def _count(value: Any, key: str) -> int:
     return int(value)
 
 
-def _number(found: dict[str, Any], key: str, value: Any, schema: Mapping[str, Any]) -> None:
+def _number(document: dict[str, Any], key: str, value: Any, schema: Mapping[str, Any]) -> None:
     if isinstance(value, bool) and key.startswith("exclusive"):  # draft 4: the bound beside it is exclusive
         bound = "minimum" if key == "exclusiveMinimum" else "maximum"
         if value and bound in schema:
-            found[key] = _need(schema[bound], int | float, bound)
+            document[key] = _need(schema[bound], int | float, bound)
         return
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise GrammarError(f"{value!r:.40} cannot be the value of {key} in a schema", hint="give a number")
-    found[key] = value
+    document[key] = value
 
 
 def type_of(value: Any) -> str:

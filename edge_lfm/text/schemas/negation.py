@@ -42,44 +42,44 @@ class Complement:
             return [not schema]
         if depth > MAX_DEPTH:
             raise NoComplementError("$ref")
-        found: list[Schema] = []
-        for key, told in schema.items():
+        complements: list[Schema] = []
+        for key, operand in schema.items():
             owner = next((t for t, keys in KEYWORDS_OF.items() if key in keys), None)
             types = {owner, "integer" if owner == "number" else owner}
             if key in _ANNOTATIONS or (owner is not None and types.isdisjoint(schema.get("type", types))):
                 continue  # it says nothing, or speaks of a type that is refused anyway
-            parts = self._of_keyword(key, told, schema, depth + 1)
-            found += [{"type": [owner], **p} if owner is not None and isinstance(p, dict) else p for p in parts]
-        return found
+            parts = self._of_keyword(key, operand, schema, depth + 1)
+            complements += [{"type": [owner], **p} if owner is not None and isinstance(p, dict) else p for p in parts]
+        return complements
 
-    def _of_keyword(self, key: str, told: Any, schema: dict[str, Any], depth: int) -> list[Schema]:
+    def _of_keyword(self, key: str, operand: Any, schema: dict[str, Any], depth: int) -> list[Schema]:
         if key in _LENGTHS:
             opposite, step = _LENGTHS[key]
-            return [{opposite: told + step}] if told + step >= 0 else []
+            return [{opposite: operand + step}] if operand + step >= 0 else []
         if key in _OPPOSITE:
-            return [{_OPPOSITE[key]: told}]
+            return [{_OPPOSITE[key]: operand}]
         if key in ("type", "enum"):
-            return _not_of_types(told) if key == "type" else none_of(told)
+            return _not_of_types(operand) if key == "type" else none_of(operand)
         match key:
             case "$ref":
-                return self.of(self._document.target(told), depth)
+                return self.of(self._document.target(operand), depth)
             case "not":
-                return [told]
+                return [operand]
             case "allOf":
-                return [part for option in told for part in self.of(option, depth)]
-            case "anyOf" | "oneOf" if key == "anyOf" or self._disjoint(told):
-                return [self._none(told, depth)]
+                return [part for option in operand for part in self.of(option, depth)]
+            case "anyOf" | "oneOf" if key == "anyOf" or self._disjoint(operand):
+                return [self._none(operand, depth)]
             case "if":
                 return self._of_condition(schema, depth)
             case "required":
-                return [{"properties": {name: False}} for name in told]
+                return [{"properties": {name: False}} for name in operand]
             case "properties":
-                return self._of_properties(told, depth)
+                return self._of_properties(operand, depth)
             case "additionalProperties":
-                return self._of_others(told, schema, depth)
-            case "items" if "prefixItems" not in schema and self._no_item(told):
+                return self._of_others(operand, schema, depth)
+            case "items" if "prefixItems" not in schema and self._no_item(operand):
                 return [{"minItems": 1}]
-            case "items" | "unevaluatedProperties" | "unevaluatedItems" if told is True:
+            case "items" | "unevaluatedProperties" | "unevaluatedItems" if operand is True:
                 return []
         raise NoComplementError(key)
 
@@ -91,13 +91,13 @@ class Complement:
         return all(self._prover.impossible([*self._context, *pair]) for pair in pairs)
 
     def _of_condition(self, schema: dict[str, Any], depth: int) -> list[Schema]:
-        then, other, told = schema.get("then", True), schema.get("else", True), schema["if"]
-        found: list[Schema] = []
+        then, other, condition = schema.get("then", True), schema.get("else", True), schema["if"]
+        complements: list[Schema] = []
         if then is not True:
-            found.append({"allOf": [told, {"anyOf": self.of(then, depth)}]})
+            complements.append({"allOf": [condition, {"anyOf": self.of(then, depth)}]})
         if other is not True:
-            found.append({"allOf": [{"anyOf": self.of(told, depth)}, {"anyOf": self.of(other, depth)}]})
-        return found
+            complements.append({"allOf": [{"anyOf": self.of(condition, depth)}, {"anyOf": self.of(other, depth)}]})
+        return complements
 
     def _of_properties(self, properties: dict[str, Schema], depth: int) -> list[Schema]:
         inner = {
@@ -120,8 +120,8 @@ class Complement:
 
     def _no_item(self, items: Schema) -> bool:
         """Whether no item of the context's arrays passes: then only empty ones do."""
-        told = [p["items"] for p in self._context if "items" in p and "prefixItems" not in p]
-        return bool(told) and self._prover.impossible([*told, items])
+        items_so_far = [p["items"] for p in self._context if "items" in p and "prefixItems" not in p]
+        return bool(items_so_far) and self._prover.impossible([*items_so_far, items])
 
 
 def _not_of_types(types: Sequence[str]) -> list[Schema]:
@@ -136,19 +136,19 @@ def none_of(values: Sequence[Any]) -> list[Schema]:
     kinds = {type_of(value) for value in values}
     if kinds & {"object", "array"}:
         raise NoComplementError("enum")
-    found: list[Schema] = [{"type": ["object"]}, {"type": ["array"]}]
+    others: list[Schema] = [{"type": ["object"]}, {"type": ["array"]}]
     if "null" not in kinds:
-        found.append({"type": ["null"]})
+        others.append({"type": ["null"]})
     booleans = [v for v in (True, False) if not any(v is value for value in values)]
     if booleans:
-        found.append({"enum": booleans})
+        others.append({"enum": booleans})
     strings = [value for value in values if isinstance(value, str)]
-    found.append({"type": ["string"], **({"pattern": f"^{other_than(strings)}$"} if strings else {})})
+    others.append({"type": ["string"], **({"pattern": f"^{other_than(strings)}$"} if strings else {})})
     numbers = sorted(v for v in values if isinstance(v, int | float) and not isinstance(v, bool))
     for low, high in zip([None, *numbers], [*numbers, None], strict=True):
         bounds = {"exclusiveMinimum": low, "exclusiveMaximum": high}
-        found.append({"type": ["number"], **{k: v for k, v in bounds.items() if v is not None}})
-    return found
+        others.append({"type": ["number"], **{k: v for k, v in bounds.items() if v is not None}})
+    return others
 
 
 def other_than(texts: Sequence[str]) -> str:

@@ -79,21 +79,21 @@ def _forms(bound: Bound, schema: Schema, depth: int) -> Iterator[ObjectForm]:
         return
     if "patternProperties" in schema:
         raise NoFormsError("patternProperties")
-    found: list[ObjectForm] = [
+    forms: list[ObjectForm] = [
         ObjectForm(
             schema.get("properties", {}), frozenset(schema.get("required", ())), schema.get("additionalProperties")
         )
     ]
     if "enum" in schema:
-        found = _joined(found, [_of_value(value) for value in schema["enum"] if isinstance(value, dict)])
+        forms = _joined(forms, [_of_value(value) for value in schema["enum"] if isinstance(value, dict)])
     if "$ref" in schema:
         target = bound.definitions[schema["$ref"].rpartition("/")[2]]
-        found = _joined(found, list(_forms(bound, target, depth + 1)))
+        forms = _joined(forms, list(_forms(bound, target, depth + 1)))
     for part in schema.get("allOf", ()):
-        found = _joined(found, list(_forms(bound, part, depth + 1)))
+        forms = _joined(forms, list(_forms(bound, part, depth + 1)))
     if "anyOf" in schema:
-        found = _joined(found, [form for option in schema["anyOf"] for form in _forms(bound, option, depth + 1)])
-    yield from _counted(schema, found)
+        forms = _joined(forms, [form for option in schema["anyOf"] for form in _forms(bound, option, depth + 1)])
+    yield from _counted(schema, forms)
 
 
 def _joined(some: list[ObjectForm], others: list[ObjectForm]) -> list[ObjectForm]:

@@ -65,8 +65,8 @@ class Prover:
         types = set(TYPES)
         for part in parts:
             if "type" in part:
-                told = set(part["type"]) | ({"integer"} if "number" in part["type"] else set())
-                types &= told
+                accepted = set(part["type"]) | ({"integer"} if "number" in part["type"] else set())
+                types &= accepted
         return types - ({"integer"} if "number" in types else set())
 
     def _alternatives(self, parts: list[dict[str, Any]], depth: int) -> bool:

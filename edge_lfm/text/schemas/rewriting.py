@@ -98,21 +98,21 @@ class _Rewriter:
             return True
         if "enum" in schema:
             return self._rewrite_enum(schema, depth)
-        found: dict[str, Any] = {}
+        rewritten: dict[str, Any] = {}
         for key in _PLAIN:
             if key == "pattern" and _looks_around(schema.get("pattern", "")):
                 self._lose("a pattern that looks around", schema)
             elif key in schema:
-                found[key] = self._inside(key, schema[key], depth + 1)
+                rewritten[key] = self._inside(key, schema[key], depth + 1)
         parts = self._special(schema, depth + 1)
         if schema.get("unevaluatedProperties", True) is not True or schema.get("unevaluatedItems", True) is not True:
-            self._unevaluated(schema, found)
+            self._unevaluated(schema, rewritten)
         if False in parts:
             return False
         parts = [part for part in parts if part is not True]
-        if not found and len(parts) == 1:
+        if not rewritten and len(parts) == 1:
             return parts[0]
-        return {**found, **({"allOf": parts} if parts else {})} if found or parts else True
+        return {**rewritten, **({"allOf": parts} if parts else {})} if rewritten or parts else True
 
     def _lose(self, keyword: str, *schemas: Schema, checkable: bool = True) -> None:
         self.lost.append(Loss(keyword, has_pattern(self._document, schemas), checkable))
@@ -171,7 +171,7 @@ class _Rewriter:
     def _union(self, options: Sequence[Schema], beside: dict[str, Any], depth: int) -> Schema:
         """The options that are possible beside the rest of the schema."""
         kept = [option for option in options if not self._prover.impossible([beside, option])]
-        found: list[Schema] = []
+        rewritten: list[Schema] = []
         poorer: list[tuple[Schema, list[Loss]]] = []
         for option in kept:
             before = len(self.lost)
@@ -180,14 +180,14 @@ class _Rewriter:
                 poorer.append((made, self.lost[before:]))
                 del self.lost[before:]
             elif made is not False:
-                found.append(made)
-        if all(option == {"type": ["null"]} for option in found):  # else these will do
+                rewritten.append(made)
+        if all(option == {"type": ["null"]} for option in rewritten):  # else these will do
             for made, lost in poorer:
-                found.append(made)
+                rewritten.append(made)
                 self.lost += lost
-        if True in found:
+        if True in rewritten:
             return True
-        return False if not found else found[0] if len(found) == 1 else {"anyOf": found}
+        return False if not rewritten else rewritten[0] if len(rewritten) == 1 else {"anyOf": rewritten}
 
     def _exactly_one(self, options: Sequence[Schema], beside: dict[str, Any], depth: int) -> Schema:
         """oneOf: each option without what another one accepts too."""
@@ -255,19 +255,19 @@ class _Rewriter:
         others = schema.get("additionalProperties", True)
         closed: Schema | None = {"properties": {n: bool(v) for n, v in verdicts.items()}}
         if isinstance(names, dict):
-            told = {k: v for k, v in names.items() if k not in ("type", "format")}
+            limits = {k: v for k, v in names.items() if k not in ("type", "format")}
             if "string" not in names.get("type", ["string"]):
                 return {"properties": dict.fromkeys(listed, False), "additionalProperties": False}
             if None in verdicts.values() or ("patternProperties" in schema and others is not False):
                 closed = None
-            elif not told:
+            elif not limits:
                 return True
-            elif set(told) == {"enum"}:
-                free = {str(n): self.rewrite(others, depth) for n in told["enum"] if n not in listed}
+            elif set(limits) == {"enum"}:
+                free = {str(n): self.rewrite(others, depth) for n in limits["enum"] if n not in listed}
                 closed = {"properties": {**closed["properties"], **free}, "additionalProperties": False}  # type: ignore[index]
             elif others is False:
                 pass
-            elif (pattern := _pattern_of(told)) is not None and not listed:
+            elif (pattern := _pattern_of(limits)) is not None and not listed:
                 closed = {"patternProperties": {pattern: self.rewrite(others, depth)}, "additionalProperties": False}
             else:
                 closed = None
@@ -278,7 +278,7 @@ class _Rewriter:
             return True
         return closed
 
-    def _unevaluated(self, schema: dict[str, Any], found: dict[str, Any]) -> None:
+    def _unevaluated(self, schema: dict[str, Any], rewritten: dict[str, Any]) -> None:
         """As additionalProperties and items, where no other part of the schema speaks of the same values."""
         if any(key in schema for key in ("$ref", "allOf", "anyOf", "oneOf", "if", "dependentSchemas", "contains")):
             self._lose(
@@ -286,8 +286,8 @@ class _Rewriter:
             )
             return
         for key, plain in (("unevaluatedProperties", "additionalProperties"), ("unevaluatedItems", "items")):
-            if key in schema and plain not in found:
-                found[plain] = self.rewrite(schema[key])
+            if key in schema and plain not in rewritten:
+                rewritten[plain] = self.rewrite(schema[key])
 
 
 def _exactly(chosen: Sequence[str], optional: Sequence[str]) -> dict[str, Any]:
@@ -321,12 +321,12 @@ def _looks_around(pattern: str) -> bool:
     return re.search(r"\(\?(?:[=!]|<[=!])|\\[1-9k]|\(\?P=", pattern.replace("\\\\", "")) is not None
 
 
-def _pattern_of(told: dict[str, Any]) -> str | None:
+def _pattern_of(limits: dict[str, Any]) -> str | None:
     """The pattern of names: stated, or made of their lengths."""
-    if set(told) == {"pattern"}:
-        return str(told["pattern"])
-    if set(told) <= {"minLength", "maxLength"}:
-        return rf"^[\s\S]{{{told.get('minLength', 0)},{told.get('maxLength', '')}}}$"
+    if set(limits) == {"pattern"}:
+        return str(limits["pattern"])
+    if set(limits) <= {"minLength", "maxLength"}:
+        return rf"^[\s\S]{{{limits.get('minLength', 0)},{limits.get('maxLength', '')}}}$"
     return None
 
 
