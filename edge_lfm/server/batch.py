@@ -29,7 +29,7 @@ Answered = Callable[[bool, int], object]
 """Told of each line: whether it was answered, and the tokens of the answer."""
 
 
-class Wanted(msgspec.Struct):
+class _Entry(msgspec.Struct):
     """One line of the input."""
 
     custom_id: str
@@ -74,7 +74,7 @@ class Batch:
         numbers = output.refused
         return [x for x in self.lines if (x.number not in numbers if x.problem else x.custom_id not in output.answered)]
 
-    async def answer(self, settings: Settings, left: Sequence[Line], output: BatchOutput, told: Answered) -> None:
+    async def answer(self, settings: Settings, left: Sequence[Line], output: BatchOutput, on_answer: Answered) -> None:
         """Answer lines, as many at a time as the model does, and write each answer when it is there.
 
         Raises:
@@ -91,7 +91,7 @@ class Batch:
                     if service.hosting.status == "gone":
                         raise ModelFileError("the model's files are gone or others", hint="run it again to go on")
                     output.write(record)
-                    told(_is_answer(record), _tokens_of(record))
+                    on_answer(_is_answer(record), _tokens_of(record))
         finally:
             await service.hosting.unload()
 
@@ -119,8 +119,8 @@ class Batch:
             return head | {"response": None, "error": error}
         with self._source.open("rb") as file:
             file.seek(line.where)
-            wanted = msgspec.json.decode(file.readline(), type=Wanted)
-        status, body = await post(app, wanted.url, msgspec.json.encode(wanted.body))
+            entry = msgspec.json.decode(file.readline(), type=_Entry)
+        status, body = await post(app, entry.url, msgspec.json.encode(entry.body))
         response = {"status_code": status, "request_id": uuid.uuid4().hex, "body": msgspec.json.decode(body)}
         return head | {"response": response, "error": None}
 
@@ -140,17 +140,17 @@ class Batch:
 def _check(raw: bytes, number: int, where: int, seen: dict[str, int]) -> Line:
     """A line as it is in the file; `seen`: the ids of earlier ones."""
     try:
-        wanted = msgspec.json.decode(raw, type=Wanted)
+        entry = msgspec.json.decode(raw, type=_Entry)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         return Line(number, where, problem=str(error) or type(error).__name__)
-    if wanted.custom_id in seen:
-        return Line(number, where, wanted.custom_id, f"the custom_id stands in line {seen[wanted.custom_id]} too")
-    seen[wanted.custom_id] = number
+    if entry.custom_id in seen:
+        return Line(number, where, entry.custom_id, f"the custom_id stands in line {seen[entry.custom_id]} too")
+    seen[entry.custom_id] = number
     if len(raw) > Settings.body_bytes:
-        return Line(number, where, wanted.custom_id, f"it is larger than {Settings.body_bytes} bytes")
-    if wanted.body.get("stream"):
-        return Line(number, where, wanted.custom_id, "an answer in a file is not streamed; leave stream out")
-    return Line(number, where, wanted.custom_id)
+        return Line(number, where, entry.custom_id, f"it is larger than {Settings.body_bytes} bytes")
+    if entry.body.get("stream"):
+        return Line(number, where, entry.custom_id, "an answer in a file is not streamed; leave stream out")
+    return Line(number, where, entry.custom_id)
 
 
 async def post(app: Starlette, url: str, body: bytes) -> tuple[int, bytes]:

@@ -186,11 +186,11 @@ def _choice(completion: Completion, n: int, model: Model) -> Json:
         message["tool_calls"] = [tool_call_json(call) for call in completion.tool_calls]
     if completion.citations:
         message["citations"] = [asdict(citation) for citation in completion.citations]
-    told, asked = completion.text_logprobs, bool(completion.logprobs)
+    logprobs, asked = completion.text_logprobs, bool(completion.logprobs)
     return {
         "index": n,
         "message": message,
-        "logprobs": {"content": logprobs_json(told, model.tokenizer)} if asked and model.tokenizer else None,
+        "logprobs": {"content": logprobs_json(logprobs, model.tokenizer)} if asked and model.tokenizer else None,
         "finish_reason": completion.finish_reason,
     }
 
@@ -205,8 +205,8 @@ def _chunk(event: Event, n: int, calls: int, chat: ChatRequest, tokenizer: Token
     """What a stream tells of one event; nothing of some."""
     match event:
         case Text(text, logprobs):
-            told: Sequence[Json] | None = logprobs_json(logprobs, tokenizer) if chat.logprobs and tokenizer else None
-            return _delta(n, {"content": text}, told)
+            entries: Sequence[Json] | None = logprobs_json(logprobs, tokenizer) if chat.logprobs and tokenizer else None
+            return _delta(n, {"content": text}, entries)
         case Reasoning(text):
             return _delta(n, {"reasoning_content": text})
         case ToolCall():

@@ -30,53 +30,53 @@ class Completions:
         self._service = service
 
     async def __call__(self, request: Request) -> Response:
-        wanted, nbytes = await self._service.read(request, CompletionRequest)
-        wanted.check()
-        if not wanted.stream:
-            return await unless_disconnected(request, self._whole(wanted, nbytes)) or Response()
-        events = self._stream(wanted, nbytes)
+        body, nbytes = await self._service.read(request, CompletionRequest)
+        body.check()
+        if not body.stream:
+            return await unless_disconnected(request, self._whole(body, nbytes)) or Response()
+        events = self._stream(body, nbytes)
         await anext(events)
         return EventStream(events, stall_s=self._service.settings.stall_s)
 
-    async def _whole(self, wanted: CompletionRequest, nbytes: int) -> Response:
-        async with self._service.model_for(wanted.model) as model:
-            requests = await self._service.work.run(prepare, model, wanted, nbytes=nbytes)
+    async def _whole(self, body: CompletionRequest, nbytes: int) -> Response:
+        async with self._service.model_for(body.model) as model:
+            requests = await self._service.work.run(prepare, model, body, nbytes=nbytes)
             async with self._service.start_all(model, requests) as answers:
                 completions = await answers.completions()
             tokenizer = tokenizer_of(model)
 
             def answer() -> Json:
-                told = zip(requests, completions, strict=True)
-                choices = [_choice(n, *pair, wanted, tokenizer) for n, pair in enumerate(told)]
-                usage = usage_of(completions, wanted.n or 1)
+                pairs = zip(requests, completions, strict=True)
+                choices = [_choice(n, *pair, body, tokenizer) for n, pair in enumerate(pairs)]
+                usage = usage_of(completions, body.n or 1)
                 return self._head() | {"choices": choices, "usage": usage, "timings": timings_of(completions[0])}
 
             tokens = sum(len(c.logprobs) for c in completions)
-            return await self._service.tell(answer, tokens + sum(len(r.token_ids) for r in requests if wanted.echo))
+            return await self._service.tell(answer, tokens + sum(len(r.token_ids) for r in requests if body.echo))
 
-    async def _stream(self, wanted: CompletionRequest, nbytes: int) -> AsyncIterator[Json | None]:
-        async with self._service.model_for(wanted.model) as model:
-            requests = await self._service.work.run(prepare, model, wanted, nbytes=nbytes)
+    async def _stream(self, body: CompletionRequest, nbytes: int) -> AsyncIterator[Json | None]:
+        async with self._service.model_for(body.model) as model:
+            requests = await self._service.work.run(prepare, model, body, nbytes=nbytes)
             head, tokenizer, completions = self._head(), tokenizer_of(model), dict[int, Completion]()
-            told = [_Told(tokenizer) for _ in requests]
+            places = [_TokenPlaces(tokenizer) for _ in requests]
             async with self._service.start_all(model, requests) as answers:
                 yield None
                 for n, request in enumerate(requests):
-                    if wanted.echo:
+                    if body.echo:
                         text = await self._service.work.run(tokenizer.decode, request.token_ids)
                         yield head | _piece(n, text, None)
                 async for n, event in answers.events():
                     match event:
-                        case Text(text, logprobs) if wanted.limit != 0:
-                            shown = told[n].json([(t.token_id, t) for t in logprobs]) if logprobs else None
+                        case Text(text, logprobs) if body.limit != 0:
+                            shown = places[n].json([(t.token_id, t) for t in logprobs]) if logprobs else None
                             yield head | _piece(n, text, shown)
-                        case Progress() if wanted.return_progress:
+                        case Progress() if body.return_progress:
                             yield head | {"choices": [], "prompt_progress": progress_json(event)}
                         case Done(completion):
                             completions[n] = completion
                             yield head | _piece(n, "", None, completion.finish_reason)
-            if wanted.stream_options is not None and wanted.stream_options.include_usage:
-                usage = usage_of([completions[n] for n in range(len(requests))], wanted.n or 1)
+            if body.stream_options is not None and body.stream_options.include_usage:
+                usage = usage_of([completions[n] for n in range(len(requests))], body.n or 1)
                 yield head | {"choices": [], "usage": usage}
 
     def _head(self) -> Json:
@@ -89,21 +89,21 @@ class Completions:
         }
 
 
-def prepare(model: Model, wanted: CompletionRequest) -> list[EngineRequest]:
+def prepare(model: Model, body: CompletionRequest) -> list[EngineRequest]:
     """The engine's requests: for each prompt all of its choices."""
     requests = []
-    for prompt in wanted.prompts():
-        for n in range(wanted.n or 1):
+    for prompt in body.prompts():
+        for n in range(body.n or 1):
             request = model.prepare(
-                encode(model, prompt, wanted.suffix),
-                max_tokens=None if wanted.limit is None else max(1, wanted.limit),
-                stop=wanted.stop,
-                logprobs=wanted.logprobs,
-                prompt_logprobs=bool(wanted.echo and wanted.logprobs is not None),
+                encode(model, prompt, body.suffix),
+                max_tokens=None if body.limit is None else max(1, body.limit),
+                stop=body.stop,
+                logprobs=body.logprobs,
+                prompt_logprobs=bool(body.echo and body.logprobs is not None),
                 raw=True,
                 untrusted=True,
-                **wanted.form(),
-                **wanted.options(n),
+                **body.form(),
+                **body.options(n),
             )
             requests.append(request)
     return requests
@@ -126,22 +126,22 @@ def encode(model: Model, prompt: str | Sequence[int], suffix: str | None) -> lis
 
 
 def _choice(
-    n: int, request: EngineRequest, completion: Completion, wanted: CompletionRequest, tokenizer: Tokenizer
+    n: int, request: EngineRequest, completion: Completion, body: CompletionRequest, tokenizer: Tokenizer
 ) -> Json:
     # Harnesses that echo drop the last token as the generated one: it is told even when it ended the answer.
-    generated = completion.logprobs if wanted.echo else completion.text_logprobs
-    text, logprobs = ("", ()) if wanted.limit == 0 else (completion.text, generated)
-    told: list[tuple[int, TokenLogprobs | None]] = [(t.token_id, t) for t in logprobs]
+    generated = completion.logprobs if body.echo else completion.text_logprobs
+    text, logprobs = ("", ()) if body.limit == 0 else (completion.text, generated)
+    generated_tokens: list[tuple[int, TokenLogprobs | None]] = [(t.token_id, t) for t in logprobs]
     before: list[tuple[int, TokenLogprobs | None]] = []
-    if wanted.echo:
+    if body.echo:
         text = tokenizer.decode(request.token_ids) + text
         first, *rest = request.token_ids
         before = [(first, None), *zip(rest, completion.prompt_logprobs, strict=False)]
-    shown = _Told(tokenizer).json(told, before) if wanted.logprobs is not None else None
+    shown = _TokenPlaces(tokenizer).json(generated_tokens, before) if body.logprobs is not None else None
     return {"index": n, "text": text, "logprobs": shown, "finish_reason": completion.finish_reason}
 
 
-class _Told:
+class _TokenPlaces:
     """Tokens of a choice, told as the completions interface tells log probabilities, with their places in the text."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -149,7 +149,7 @@ class _Told:
 
     def json(
         self,
-        told: Sequence[tuple[int, TokenLogprobs | None]],
+        tokens: Sequence[tuple[int, TokenLogprobs | None]],
         before: Sequence[tuple[int, TokenLogprobs | None]] = (),
     ) -> Json:
         """The tokens of the next part of the answer; those of the prompt stand `before` it."""
@@ -157,13 +157,13 @@ class _Told:
         offsets = [self._advance(token) for token, _ in before]
         if before:
             self._offset += len(self._decoder.finish())  # half a character at the prompt's end is one of its own
-        offsets += [self._advance(token) for token, _ in told]
-        told = [*before, *told]
+        offsets += [self._advance(token) for token, _ in tokens]
+        tokens = [*before, *tokens]
         return {
-            "tokens": [name(token) for token, _ in told],
-            "token_logprobs": [t and finite(t.logprob) for _, t in told],
+            "tokens": [name(token) for token, _ in tokens],
+            "token_logprobs": [t and finite(t.logprob) for _, t in tokens],
             "top_logprobs": [
-                t and {name(i): finite(value) for i, value in (*t.top, (t.token_id, t.logprob))} for _, t in told
+                t and {name(i): finite(value) for i, value in (*t.top, (t.token_id, t.logprob))} for _, t in tokens
             ],
             "text_offset": offsets,
         }

@@ -58,8 +58,8 @@ class Protocol(H11Protocol):
 
     def _refuse(self, error: EdgeLfmError) -> None:
         """Answer with an error and close; where an answer is under way already, only close."""
-        status, told = describe(error)
-        body = msgspec.json.encode(told)
+        status, content = describe(error)
+        body = msgspec.json.encode(content)
         headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
         headers.append((b"content-length", str(len(body)).encode()))
         with contextlib.suppress(h11.LocalProtocolError):

@@ -138,18 +138,18 @@ class Structured(Nested, kw_only=True):
 
     def options(self, before: str) -> Json:
         """Arguments of `Model.prepare`. `before`: what the names of the fields begin with."""
-        found: Json = {}
+        options: Json = {}
         if self.json is not None:
-            found["schema"] = json_schema(self.json, f"{before}json")
+            options["schema"] = json_schema(self.json, f"{before}json")
         if self.regex is not None:
-            found["regex"] = self.regex
+            options["regex"] = self.regex
         if self.choice is not None:
-            found["choices"] = self.choice
+            options["choices"] = self.choice
         if self.grammar is not None:
-            found["lark"] = lark(self.grammar, f"{before}grammar")
+            options["lark"] = lark(self.grammar, f"{before}grammar")
         if self.json_object:
-            found.setdefault("schema", True)
-        return found
+            options.setdefault("schema", True)
+        return options
 
 
 class Bound(Body, kw_only=True):
@@ -180,21 +180,21 @@ class Bound(Body, kw_only=True):
             grammar=self.guided_grammar,
             json_object=self.guided_json_object,
         )
-        found: dict[str, Json] = {"guided_*": guided.options("guided_")}
+        forms: dict[str, Json] = {"guided_*": guided.options("guided_")}
         if self.response_format is not None:
-            found["response_format"] = self.response_format.options("response_format")
+            forms["response_format"] = self.response_format.options("response_format")
         if self.structured_outputs is not None:
-            found["structured_outputs"] = self.structured_outputs.options("structured_outputs.")
+            forms["structured_outputs"] = self.structured_outputs.options("structured_outputs.")
         if self.json_schema is not None:
-            found["json_schema"] = {"schema": json_schema(self.json_schema, "json_schema")}
+            forms["json_schema"] = {"schema": json_schema(self.json_schema, "json_schema")}
         if self.regex is not None:
-            found["regex"] = {"regex": self.regex}
+            forms["regex"] = {"regex": self.regex}
         if isinstance(self.grammar, Format):
-            found["grammar"] = self.grammar.options("grammar")
+            forms["grammar"] = self.grammar.options("grammar")
         for name, text in (("grammar", self.grammar), ("ebnf", self.ebnf)):
             if isinstance(text, str):
-                found[name] = {"lark": lark(text, name)}
-        given = {name: options for name, options in found.items() if options}
+                forms[name] = {"lark": lark(text, name)}
+        given = {name: options for name, options in forms.items() if options}
         if len(given) > 1 or any(len(options) > 1 for options in given.values()):
             raise RequestError(f"{' and '.join(given)} bind the answer in several ways; give one", next(iter(given)))
         return next(iter(given.values()), {})

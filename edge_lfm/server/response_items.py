@@ -17,7 +17,7 @@ Named = tuple[str, Json]
 
 def output_of(completion: Completion) -> list[Json]:
     """The items of a whole answer: those that its stream would have told."""
-    writer = Told({})
+    writer = Items({})
     for part in (Reasoning(completion.reasoning), Text(completion.text)):
         if part.text:
             writer.tell(part)
@@ -27,7 +27,7 @@ def output_of(completion: Completion) -> list[Json]:
     return writer.output
 
 
-class Told:
+class Items:
     """The items of a response as they grow, and the events that tell of them."""
 
     def __init__(self, head: Json) -> None:

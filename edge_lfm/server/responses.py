@@ -19,7 +19,7 @@ from edge_lfm.server.chat import tool_call_json
 from edge_lfm.server.failures import RequestError
 from edge_lfm.server.messages import join_parts
 from edge_lfm.server.response_input import Item, add_item, as_item
-from edge_lfm.server.response_items import Json, Named, Told, output_of
+from edge_lfm.server.response_items import Items, Json, Named, output_of
 from edge_lfm.server.schemas import ResponsesRequest
 from edge_lfm.server.service import Service
 from edge_lfm.server.sse import EventStream, unless_disconnected
@@ -40,11 +40,11 @@ class Responses:
 
     async def create(self, request: Request) -> Response:
         """POST /v1/responses"""
-        wanted, nbytes = await self._service.read(request, ResponsesRequest)
-        await self._service.work.run(_check, wanted, nbytes=nbytes)
-        if not wanted.stream:
-            return JSONResponse(await unless_disconnected(request, self._whole(wanted, nbytes)))
-        events = self._stream(wanted, nbytes)
+        body, nbytes = await self._service.read(request, ResponsesRequest)
+        await self._service.work.run(_check, body, nbytes=nbytes)
+        if not body.stream:
+            return JSONResponse(await unless_disconnected(request, self._whole(body, nbytes)))
+        events = self._stream(body, nbytes)
         await anext(events)
         return EventStream(events, done=None, stall_s=self._service.settings.stall_s)
 
@@ -58,53 +58,53 @@ class Responses:
             return JSONResponse({"id": number, "object": "response", "deleted": True})
         return Response(self._kept[number][0], media_type="application/json")
 
-    async def _whole(self, wanted: ResponsesRequest, nbytes: int) -> Json:
-        async with self._service.model_for(wanted.model) as model:
-            messages = await self._service.work.run(self._messages, wanted, nbytes=nbytes)
-            prompt = await self._service.work.run(_prepare, model, wanted, messages, nbytes=nbytes)
+    async def _whole(self, body: ResponsesRequest, nbytes: int) -> Json:
+        async with self._service.model_for(body.model) as model:
+            messages = await self._service.work.run(self._messages, body, nbytes=nbytes)
+            prompt = await self._service.work.run(_prepare, model, body, messages, nbytes=nbytes)
             async with self._service.start(model, prompt) as generation:
                 completion = await generation.result()
-            again = partial(_prepare, model, wanted)
+            again = partial(_prepare, model, body)
             completion = await self._service.without_fault(model, completion, messages, again, nbytes)
-            response = self._head(wanted) | _ending(completion) | {"output": output_of(completion)}
-            self._remember(wanted, response, [*messages, _answer_of(completion)])
+            response = self._head(body) | _ending(completion) | {"output": output_of(completion)}
+            self._remember(body, response, [*messages, _answer_of(completion)])
             return response
 
-    async def _stream(self, wanted: ResponsesRequest, nbytes: int) -> AsyncIterator[Named | None]:
-        async with self._service.model_for(wanted.model) as model:
-            messages = await self._service.work.run(self._messages, wanted, nbytes=nbytes)
-            prompt = await self._service.work.run(_prepare, model, wanted, messages, nbytes=nbytes)
+    async def _stream(self, body: ResponsesRequest, nbytes: int) -> AsyncIterator[Named | None]:
+        async with self._service.model_for(body.model) as model:
+            messages = await self._service.work.run(self._messages, body, nbytes=nbytes)
+            prompt = await self._service.work.run(_prepare, model, body, messages, nbytes=nbytes)
             async with self._service.start(model, prompt) as generation:
                 yield None
-                told = Told(self._head(wanted))
-                yield told.event("response.created", response=told.head)
-                yield told.event("response.in_progress", response=told.head)
+                items = Items(self._head(body))
+                yield items.event("response.created", response=items.head)
+                yield items.event("response.in_progress", response=items.head)
                 async for event in generation:
-                    for named in told.tell(event):
+                    for named in items.tell(event):
                         yield named
                 completion = await generation.result()
-            for named in told.close_item():
+            for named in items.close_item():
                 yield named
-            response = told.head | _ending(completion) | {"output": told.output}
-            self._remember(wanted, response, [*messages, _answer_of(completion)])
+            response = items.head | _ending(completion) | {"output": items.output}
+            self._remember(body, response, [*messages, _answer_of(completion)])
             kind = "response.completed" if response["status"] == "completed" else "response.incomplete"
-            yield told.event(kind, response=response)
+            yield items.event(kind, response=response)
 
-    def _messages(self, wanted: ResponsesRequest) -> list[Json]:
+    def _messages(self, body: ResponsesRequest) -> list[Json]:
         """All messages so far, without the instructions, which hold for one response only."""
         before: list[Json] = []
-        if wanted.previous_response_id is not None:
-            kept = self._kept.get(wanted.previous_response_id)
+        if body.previous_response_id is not None:
+            kept = self._kept.get(body.previous_response_id)
             if kept is None:
                 raise RequestError(
-                    f"there is no response {wanted.previous_response_id!r:.60}",
+                    f"there is no response {body.previous_response_id!r:.60}",
                     "previous_response_id",
                     "previous_response_not_found",
                     404,
                 )
-            self._kept.move_to_end(wanted.previous_response_id)
+            self._kept.move_to_end(body.previous_response_id)
             before = msgspec.json.decode(kept[1])
-        return [*before, *_read_input(wanted.input, self._item)]
+        return [*before, *_read_input(body.input, self._item)]
 
     def _item(self, number: str) -> Json | None:
         """An item of a response that is kept."""
@@ -112,45 +112,45 @@ class Responses:
         items: list[Json] = msgspec.json.decode(kept[0])["output"] if kept is not None else []
         return next((item for item in items if item["id"] == number), None)
 
-    def _head(self, wanted: ResponsesRequest) -> Json:
+    def _head(self, body: ResponsesRequest) -> Json:
         return {
             "id": f"resp_{uuid.uuid4().hex}",
             "object": "response",
             "created_at": int(time.time()),
             "status": "in_progress",
             "model": self._service.settings.name,
-            "instructions": wanted.instructions,
-            "previous_response_id": wanted.previous_response_id,
-            "max_output_tokens": wanted.max_output_tokens,
-            "temperature": wanted.temperature,
-            "top_p": wanted.top_p,
-            "tools": [{"type": "function", **tool.plain()} for tool in wanted.tools or []],
-            "tool_choice": msgspec.to_builtins(wanted.tool_choice) or "auto",
-            "parallel_tool_calls": wanted.parallel_tool_calls is not False,
-            "truncation": wanted.truncation or "disabled",
-            "store": wanted.store is not False,
-            "metadata": wanted.metadata or {},
-            "text": {"format": _shown_format(wanted)},
+            "instructions": body.instructions,
+            "previous_response_id": body.previous_response_id,
+            "max_output_tokens": body.max_output_tokens,
+            "temperature": body.temperature,
+            "top_p": body.top_p,
+            "tools": [{"type": "function", **tool.plain()} for tool in body.tools or []],
+            "tool_choice": msgspec.to_builtins(body.tool_choice) or "auto",
+            "parallel_tool_calls": body.parallel_tool_calls is not False,
+            "truncation": body.truncation or "disabled",
+            "store": body.store is not False,
+            "metadata": body.metadata or {},
+            "text": {"format": _shown_format(body)},
             "error": None,
             "incomplete_details": None,
             "output": [],
             "usage": None,
         }
 
-    def _remember(self, wanted: ResponsesRequest, response: Json, messages: list[Json]) -> None:
-        if wanted.store is False:
+    def _remember(self, body: ResponsesRequest, response: Json, messages: list[Json]) -> None:
+        if body.store is False:
             return
         items = [item["id"] for item in response["output"]]
         self._places |= dict.fromkeys(items, response["id"])
-        told, turns = msgspec.json.encode(response), msgspec.json.encode(messages)
-        self._kept[response["id"]] = told, turns, items
-        self._kept_bytes += len(told) + len(turns)
+        shown, turns = msgspec.json.encode(response), msgspec.json.encode(messages)
+        self._kept[response["id"]] = shown, turns, items
+        self._kept_bytes += len(shown) + len(turns)
         while len(self._kept) > MAX_KEPT or self._kept_bytes > MAX_KEPT_BYTES:
             self._forget(next(iter(self._kept)))
 
     def _forget(self, number: str) -> None:
-        told, turns, items = self._kept.pop(number)
-        self._kept_bytes -= len(told) + len(turns)
+        shown, turns, items = self._kept.pop(number)
+        self._kept_bytes -= len(shown) + len(turns)
         for item in items:
             self._places.pop(item, None)
 
@@ -165,36 +165,36 @@ def _answer_of(completion: Completion) -> Json:
     return answer
 
 
-def _check(wanted: ResponsesRequest) -> None:
-    check_tools(wanted.tools)
-    if wanted.form() and wanted.tools and wanted.tool_choice != "none":
+def _check(body: ResponsesRequest) -> None:
+    check_tools(body.tools)
+    if body.form() and body.tools and body.tool_choice != "none":
         raise RequestError("text.format and tools exclude each other", "text.format")
-    if wanted.text is not None and wanted.text.format is not None and wanted.text.format.soft is not None:
+    if body.text is not None and body.text.format is not None and body.text.format.soft is not None:
         raise RequestError("text.format.soft is for /v1/chat/completions", "text.format.soft")
 
 
-def _shown_format(wanted: ResponsesRequest) -> Json:
+def _shown_format(body: ResponsesRequest) -> Json:
     """The format as it was asked for."""
-    if wanted.text is None or wanted.text.format is None:
+    if body.text is None or body.text.format is None:
         return {"type": "text"}
-    shown: Json = msgspec.to_builtins(wanted.text.format)
+    shown: Json = msgspec.to_builtins(body.text.format)
     return {name: value for name, value in shown.items() if value is not None}
 
 
-def _prepare(model: Model, wanted: ResponsesRequest, messages: Sequence[Mapping[str, Any]]) -> EngineRequest:
-    system = [{"role": "system", "content": wanted.instructions}] if wanted.instructions else []
-    tools, choice = allowed(wanted.tools, wanted.tool_choice)
+def _prepare(model: Model, body: ResponsesRequest, messages: Sequence[Mapping[str, Any]]) -> EngineRequest:
+    system = [{"role": "system", "content": body.instructions}] if body.instructions else []
+    tools, choice = allowed(body.tools, body.tool_choice)
     return model.prepare(
         [*system, *messages],
         tools=[{"type": "function", "function": tool.plain()} for tool in tools],
-        overflow="drop_oldest" if wanted.truncation == "auto" else "refuse",
+        overflow="drop_oldest" if body.truncation == "auto" else "refuse",
         tool_choice=choice,
-        parallel_tool_calls=wanted.parallel_tool_calls is not False,
-        chat_template_kwargs=wanted.chat_template_kwargs,
-        max_tokens=wanted.max_output_tokens,
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+        chat_template_kwargs=body.chat_template_kwargs,
+        max_tokens=body.max_output_tokens,
         untrusted=True,
-        **wanted.form(),
-        **wanted.options(),
+        **body.form(),
+        **body.options(),
     )
 
 

@@ -102,9 +102,9 @@ class Service:
         return await self.work.run(lambda: json_response(answer()))
 
 
-def json_response(told: dict[str, Any]) -> Response:
+def json_response(content: dict[str, Any]) -> Response:
     """A response that is written where this is called: megabytes of it would hold the loop."""
-    return Response(msgspec.json.encode(told), media_type="application/json")
+    return Response(msgspec.json.encode(content), media_type="application/json")
 
 
 def tokenizer_of(model: Model) -> Tokenizer:

@@ -40,15 +40,15 @@ class Texts:
 
     async def tokenize(self, request: Request) -> Response:
         """POST /tokenize"""
-        wanted, nbytes = await self._service.read(request, TokenizeRequest)
-        async with self._service.model_for(wanted.model) as model:
-            return await self._service.work.run(_tokenized, model, wanted, nbytes=nbytes)
+        body, nbytes = await self._service.read(request, TokenizeRequest)
+        async with self._service.model_for(body.model) as model:
+            return await self._service.work.run(_tokenized, model, body, nbytes=nbytes)
 
     async def detokenize(self, request: Request) -> Response:
         """POST /detokenize"""
-        wanted, nbytes = await self._service.read(request, DetokenizeRequest)
-        async with self._service.model_for(wanted.model) as model:
-            return await self._service.work.run(_detokenized, model, wanted, nbytes=nbytes)
+        body, nbytes = await self._service.read(request, DetokenizeRequest)
+        async with self._service.model_for(body.model) as model:
+            return await self._service.work.run(_detokenized, model, body, nbytes=nbytes)
 
     async def tokenizer_info(self, _request: Request) -> Response:
         """GET /tokenizer_info: what evaluation harnesses ask for"""
@@ -61,9 +61,9 @@ class Texts:
 
     async def apply_template(self, request: Request) -> Response:
         """POST /apply-template"""
-        wanted, nbytes = await self._service.read(request, TemplateRequest)
-        async with self._service.model_for(wanted.model) as model:
-            return await self._service.work.run(_templated, model, wanted, nbytes=nbytes)
+        body, nbytes = await self._service.read(request, TemplateRequest)
+        async with self._service.model_for(body.model) as model:
+            return await self._service.work.run(_templated, model, body, nbytes=nbytes)
 
     async def health(self, _request: Request) -> Response:
         """GET /health"""
@@ -86,33 +86,33 @@ class Texts:
         return card | ({"max_model_len": model.context} if model is not None else {})
 
 
-def _tokenized(model: Model, wanted: TokenizeRequest) -> Response:
+def _tokenized(model: Model, body: TokenizeRequest) -> Response:
     tokenizer = tokenizer_of(model)
-    if wanted.messages is not None:
-        messages = [message.plain(n) for n, message in enumerate(wanted.messages)]
+    if body.messages is not None:
+        messages = [message.plain(n) for n, message in enumerate(body.messages)]
         ids = _template_of(model).encode(messages, tokenizer, room=MAX_TEXT)
-    elif wanted.text is None:
+    elif body.text is None:
         raise RequestError("there is no content", "content")
-    elif len(wanted.text) > MAX_TEXT:
-        raise RequestError(f"content has {len(wanted.text)} characters, at most {MAX_TEXT} are taken", "content")
+    elif len(body.text) > MAX_TEXT:
+        raise RequestError(f"content has {len(body.text)} characters, at most {MAX_TEXT} are taken", "content")
     else:
-        ids = tokenizer.encode(wanted.text, bos=wanted.add_special or wanted.add_special_tokens, special=True)
+        ids = tokenizer.encode(body.text, bos=body.add_special or body.add_special_tokens, special=True)
     return json_response({"tokens": ids, "count": len(ids), "max_model_len": model.context})
 
 
-def _detokenized(model: Model, wanted: DetokenizeRequest) -> Response:
+def _detokenized(model: Model, body: DetokenizeRequest) -> Response:
     tokenizer = tokenizer_of(model)
-    if any(not 0 <= i < model.shape.vocab for i in wanted.tokens):
+    if any(not 0 <= i < model.shape.vocab for i in body.tokens):
         raise RequestError(f"tokens has ids beyond 0..{model.shape.vocab - 1}", "tokens")
-    text = tokenizer.decode(wanted.tokens, special=True)
+    text = tokenizer.decode(body.tokens, special=True)
     return json_response({"content": text, "prompt": text})
 
 
-def _templated(model: Model, wanted: TemplateRequest) -> Response:
-    check_tools(wanted.tools)
-    messages = [message.plain(n) for n, message in enumerate(wanted.messages)]
-    template, switches = _template_of(model), wanted.chat_template_kwargs
-    tools = [tool.plain() for tool in wanted.tools or ()]
+def _templated(model: Model, body: TemplateRequest) -> Response:
+    check_tools(body.tools)
+    messages = [message.plain(n) for n, message in enumerate(body.messages)]
+    template, switches = _template_of(model), body.chat_template_kwargs
+    tools = [tool.plain() for tool in body.tools or ()]
     return json_response({"prompt": template.render(messages, tools=tools, switches=switches)})
 
 

@@ -120,8 +120,8 @@ class Complement:
 
     def _no_item(self, items: Schema) -> bool:
         """Whether no item of the context's arrays passes: then only empty ones do."""
-        items_so_far = [p["items"] for p in self._context if "items" in p and "prefixItems" not in p]
-        return bool(items_so_far) and self._prover.impossible([*items_so_far, items])
+        known_items = [p["items"] for p in self._context if "items" in p and "prefixItems" not in p]
+        return bool(known_items) and self._prover.impossible([*known_items, items])
 
 
 def _not_of_types(types: Sequence[str]) -> list[Schema]:
