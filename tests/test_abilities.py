@@ -238,6 +238,7 @@ def test_schemas_that_cannot_be_checked(tmp_path: Path) -> None:
     assert json_check(named, patterns=False)('{"pattern": "a"}') is None
 
 
+@pytest.mark.slow
 def test_the_abilities_beside_transformers() -> None:
     """Each task's first samples, int8: as many right as of transformers' answers in float32, within two; and always of
     valid form if bound."""

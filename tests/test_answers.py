@@ -214,6 +214,7 @@ json_values = st.recursive(
 names = st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True)
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.builds(Call, names.map(lambda n: f"f_{n}"), st.dictionaries(names, json_values, max_size=4)), max_size=3

@@ -18,6 +18,8 @@ from edge_lfm.kernels.load.library import load_kernels
 from edge_lfm.kernels.spec.schemes import SCHEMES
 from edge_lfm.model.packed_model import PackedModel
 
+pytestmark = pytest.mark.slow
+
 PROMPT, NEXT = [3, 9, 4, 7, 3, 8, 6, 2, 5, 3], [3]
 """Token 3 is in every step: its row of the embedding is used."""
 ATTENTION, CONV, SPARSE = "model.layers.1", "model.layers.0", "model.layers.2"

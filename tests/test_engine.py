@@ -107,6 +107,7 @@ def test_chunks_threads_and_batch_change_nothing(
         assert np.array_equal(engine_logits(folder, ids, splits, threads), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["float32", "int8", "int4", "balanced", "quality", "q4_0"])
 def test_demo_follows_the_reference_and_its_greedy_text(
     scheme: str, demo: dict[str, Path], demo_goldens: dict[str, dict]

@@ -110,6 +110,7 @@ def test_a_row_is_the_same_whatever_else_is_in_the_step(
         assert follow(runner, rng, sequences) > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", TIERS)
 @pytest.mark.parametrize("seed", range(3))
 def test_paged_rows_are_the_same_too(seed: int, isa: str, demo: dict[str, Path]) -> None:

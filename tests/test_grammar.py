@@ -143,6 +143,7 @@ schemas = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=250, deadline=None, phases=[Phase.explicit, Phase.generate])
 @given(schema=schemas, seed=st.integers(0, 1000))
 def test_random_schemas(model: Model, schema: Any, seed: int) -> None:

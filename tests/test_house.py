@@ -106,6 +106,7 @@ def test_the_command_lines_document_is_the_parsers_help() -> None:
     assert (ROOT / "docs/cli.md").read_text(encoding="utf-8") == made, f"remake it: {remake}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tool", ["import_graph", "model_table"])
 def test_what_a_tool_made_is_what_stands_in_the_document(tool: str) -> None:
     code = f"import {tool} as t; d = t.DOCUMENT.read_text(encoding='utf-8'); assert t.placed(d) == d"

@@ -129,6 +129,7 @@ with Model.load(sys.argv[1], threads=1, cache="20M", context=2048) as model:
 """
 
 
+@pytest.mark.slow
 def test_what_is_kept_for_reuse_takes_what_is_counted(demo: dict[str, Path]) -> None:
     """The allocator once kept what was freed: 200 MB of earlier prompts took 695 MiB."""
     command = [sys.executable, "-P", "-c", KEPT_FOR_REUSE, str(demo["balanced"])]

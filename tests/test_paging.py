@@ -491,6 +491,7 @@ def test_cached_routing_prefers_what_is_there_within_its_margin() -> None:
     assert biased[0] == 7
 
 
+@pytest.mark.slow
 def test_cached_routing_reads_less_and_ratio_one_is_exact(demo: dict[str, Path], ids: np.ndarray) -> None:
     def run(ratio: float | None) -> tuple[np.ndarray, int]:
         with paged_model(demo["balanced"], 4, 16, cached_ratio=ratio) as runner:

@@ -224,6 +224,7 @@ def test_the_folder_one_stands_in_can_be_the_output(tmp_path: Path, monkeypatch:
         assert not model.verify()
 
 
+@pytest.mark.slow
 def test_no_permission_and_full_disk(tmp_path: Path) -> None:
     """A limit on file size stands for a full disk; a file where a folder should be, for missing permission."""
     done = run_limited(tmp_path / "out", ["prlimit", "--fsize=1000000"])

@@ -38,6 +38,7 @@ def test_logits_equal_transformers(
     assert np.abs(logits - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
+@pytest.mark.slow
 def test_demo_logits_equal_transformers(demo_goldens: dict[str, dict]) -> None:
     model = reference_of(demo_checkpoint())
     for name, prompt in demo_goldens.items():

@@ -219,6 +219,7 @@ def cases(folder: Path) -> Iterator[tuple[str, Any, list[Any]]]:
                         yield f"{Path(member.name).stem}: {group['description']}", group["schema"], group["tests"]
 
 
+@pytest.mark.slow
 def test_no_instance_of_the_suite_is_taken_against_its_schema(shared_data: Path) -> None:
     """Told by the suite itself; also the checker says only what is so, and most of it."""
     bound, found, told = 0, 0, 0
@@ -246,6 +247,7 @@ def read_schema_or_none(schema: Any) -> Any:
         return None
 
 
+@pytest.mark.slow
 def test_endless_schemas_end() -> None:
     n = 40
     steps = {f"a{i}": {"anyOf": [{"$ref": f"#/$defs/a{i + 1}"}] * 2} for i in range(n)} | {f"a{n}": {"const": "zzz"}}

@@ -332,6 +332,7 @@ PERSON = {
 }
 
 
+@pytest.mark.slow
 def test_structured_output(client: openai.OpenAI, name: str) -> None:
     messages = [{"role": "user", "content": "Anna is 31."}]
     wanted = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON, "strict": True}}
@@ -357,6 +358,7 @@ def test_structured_output(client: openai.OpenAI, name: str) -> None:
     jsonschema.validate(json.loads(told.output_text), PERSON)
 
 
+@pytest.mark.slow
 def test_documents_and_citations(client: openai.OpenAI, name: str, model: Model) -> None:
     documents = [{"id": "a", "title": "A", "text": "The director is Anna."}, {"id": "b", "text": "It has 70 rooms."}]
     bracket = str(model.tokenizer.encode("[")[0])
@@ -378,6 +380,7 @@ def test_documents_and_citations(client: openai.OpenAI, name: str, model: Model)
         client.chat.completions.create(extra_body={"documents": documents[:1] * 2}, **options)
 
 
+@pytest.mark.slow
 def test_labels_and_soft_schemas(client: openai.OpenAI, name: str, model: Model) -> None:
     labels = ["yes", "no"]
     options = {"model": name, "messages": [{"role": "user", "content": "Is a cat an animal?"}], "logprobs": True}

@@ -15,7 +15,7 @@ from serving import serving
 
 CAPITAL = [{"role": "user", "content": "What is the capital of France?"}]
 PARIS = "The capital of France is Paris."
-pytestmark = [pytest.mark.slow, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks at children in /proc")
 
 

@@ -121,6 +121,7 @@ def test_round_trip(text: str) -> None:
     assert DEMO.decode(DEMO.encode(text)) == text
 
 
+@pytest.mark.slow
 @given(st.text(max_size=60))
 @settings(max_examples=200, deadline=None)
 def test_any_text_round_trips_and_streams(text: str) -> None:

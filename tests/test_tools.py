@@ -326,6 +326,7 @@ BFCL = ["simple_python", "multiple", "parallel", "parallel_multiple", "live_simp
 OTHER_FORMS = [pytest.param(d, marks=pytest.mark.slow) for d in DIALECTS if d is not PYTHONIC]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", [PYTHONIC, *OTHER_FORMS], ids=lambda d: type(d).__name__)
 @pytest.mark.parametrize("name", BFCL)
 def test_the_grammar_takes_bfcls_expected_calls(shared_data: Path, dialect: Dialect, name: str) -> None:
