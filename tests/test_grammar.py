@@ -21,6 +21,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from edge_lfm import Model
+from edge_lfm.engine.apart import run_apart
 from edge_lfm.engine.grammar import Grammar, GrammarCompiler, grammar_of, json_grammar
 from edge_lfm.errors import GrammarError, UsageError
 
@@ -288,6 +289,18 @@ def explosive(levels: int) -> dict[str, Any]:
     """A schema of a few hundred bytes whose branches, merged, are two to the power of `levels`."""
     doubled = {f"a{n}": {"allOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(levels)}
     return {"$defs": doubled | {f"a{levels}": {"const": "zzz"}}, "$ref": "#/$defs/a0"}
+
+
+@pytest.mark.parametrize(("seconds", "wait_s"), [(1, 60.0), (60, 0.5)])
+def test_a_trial_ends_by_what_it_computes_and_by_how_long_it_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, seconds: int, wait_s: float
+) -> None:
+    monkeypatch.setattr("edge_lfm.engine.apart.MAX_SECONDS", seconds)
+    monkeypatch.setattr("edge_lfm.engine.apart.MAX_WAIT_S", wait_s)
+    n = 40
+    steps = {f"a{i}": {"anyOf": [{"$ref": f"#/$defs/a{i + 1}"}] * 2} for i in range(n)} | {f"a{n}": {"const": "zzz"}}
+    with pytest.raises(GrammarError, match=f"longer than {seconds} s"):
+        run_apart("json_fault", {"$defs": steps, "$ref": "#/$defs/a0"}, "5")
 
 
 def test_a_grammar_from_a_stranger_is_tried_where_it_can_be_ended(model: Model) -> None:

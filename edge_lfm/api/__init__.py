@@ -30,7 +30,7 @@ from edge_lfm.engine.generate import Timings
 from edge_lfm.engine.sampling import SamplingArguments, SamplingOptions, TokenLogprobs
 from edge_lfm.engine.scheduler import StepCounts
 from edge_lfm.engine.written_forms import csv_grammar, table_grammar, xml_grammar
-from edge_lfm.machine.heap import bound_heap
+from edge_lfm.machine.heap import bound_heap, trim_heap
 from edge_lfm.machine.thermal import temperatures
 from edge_lfm.memory.paging import PagingStats
 from edge_lfm.shape import Shape
@@ -79,6 +79,7 @@ __all__ = [
     "run_apart",
     "table_grammar",
     "temperatures",
+    "trim_heap",
     "within",
     "xml_grammar",
 ]

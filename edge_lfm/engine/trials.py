@@ -44,17 +44,18 @@ def json_fault(schema: Any, text: str) -> list[str | None]:
         return [None, str(error)]
 
 
-def main(job: str, nbytes: int) -> None:
+def main(job: str, nbytes: int, seconds: int) -> None:
     """Read arguments from standard input, write the result to standard output."""
-    _limit(nbytes)
+    _limit(nbytes, seconds)
     jobs: dict[str, Callable[..., object]] = {"grammar": grammar, "json_fault": json_fault}
     json.dump(jobs[job](*json.load(sys.stdin)), sys.stdout)
 
 
-def _limit(nbytes: int) -> None:
-    with contextlib.suppress(ImportError, OSError, ValueError):  # another system: the time limit remains
+def _limit(nbytes: int, seconds: int) -> None:
+    with contextlib.suppress(ImportError, OSError, ValueError):  # another system: the limit of waiting remains
         import resource
 
         os.nice(10)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
         resource.setrlimit(resource.RLIMIT_AS, (nbytes, nbytes))

@@ -11,7 +11,7 @@ import ctypes
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of mallopt(3)
 HEAPS = 2
-MAPPED_BYTES = 4 << 20
+MAPPED_BYTES = 1 << 20
 """Blocks from here on are mapped. Below lie the arrays of a step, which would cost a page fault for each 4 KB."""
 
 
@@ -21,4 +21,10 @@ def bound_heap() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_ARENA_MAX, HEAPS)
         mallopt(_MMAP_THRESHOLD, MAPPED_BYTES)
-        mallopt(_TRIM_THRESHOLD, 2 * MAPPED_BYTES)
+        mallopt(_TRIM_THRESHOLD, 4 * MAPPED_BYTES)
+
+
+def trim_heap() -> None:
+    """Give free pages back to the system, those between blocks in use too; takes some milliseconds."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

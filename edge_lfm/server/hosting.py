@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from edge_lfm.api import Model
+from edge_lfm.api import Model, trim_heap
 from edge_lfm.errors import EdgeLfmError, ModelFileError, ShuttingDownError
 from edge_lfm.server.settings import Settings
 
@@ -22,6 +22,7 @@ log = logging.getLogger("edge_lfm.server")
 _STUCK_S = 600.0
 """A prefill chunk of 512 tokens takes half a minute on a small board; ten are no longer work."""
 _LOOK_S = 2.0
+_TRIM_S = 30.0
 _SUFFIXES = (".safetensors", ".json", ".jinja", ".onnx", ".data")
 
 Files = tuple[tuple[str, int, int, int], ...]
@@ -59,10 +60,14 @@ class Hosting:
             self._last_used = time.monotonic()
 
     async def watch(self) -> None:
-        """A task for as long as the server runs: unloads an idle model, and loads one whose files have changed."""
-        limit = self.settings.unload_after_s
+        """A task for as long as the server runs: unloads an idle model, loads one whose files have changed, and gives
+        freed memory back."""
+        limit, trimmed = self.settings.unload_after_s, time.monotonic()
         while True:
             await asyncio.sleep(min(limit / 4, _LOOK_S) if limit else _LOOK_S)
+            if time.monotonic() - trimmed > _TRIM_S:
+                await asyncio.to_thread(trim_heap)
+                trimmed = time.monotonic()
             async with self._loading:
                 if self._users or self.ending:
                     continue
