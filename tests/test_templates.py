@@ -195,6 +195,17 @@ def test_calls_are_given_in_the_form_that_a_template_takes(name: str, tokenizer:
         assert tokenizer.decode(ids, special=True) == text
 
 
+@pytest.mark.parametrize("name", GOLDENS["templates"])
+def test_a_turn_of_text_and_calls_keeps_both(name: str, tokenizer: Tokenizer) -> None:
+    call = {
+        "role": "assistant",
+        "content": "Let me see.",
+        "tool_calls": GOLDENS["conversations"]["thoughts"][4]["tool_calls"],
+    }
+    text = tokenizer.decode(template_of(name).encode([USER, call], tokenizer), special=True)
+    assert "Let me see" in text and text.count("get_time") == 2
+
+
 @pytest.mark.parametrize("name", ["thinking", "reasoning", "reasoning_content"])
 def test_thoughts_reach_the_template_under_each_of_their_names(name: str) -> None:
     messages = [dict(m) for m in GOLDENS["conversations"]["thoughts"]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -21,10 +21,18 @@ Turn = dict[str, Any]
 
 @dataclass(frozen=True)
 class CallForm:
-    """as_text: arguments are JSON text. empty: the content of a turn that has calls and no text."""
+    """as_text: arguments are JSON text. empty: the content of a turn that has calls and no text. alone: calls of a turn
+    that has a text too are not written."""
 
     as_text: bool = False
     empty: str | None = ""
+    alone: bool = False
+
+    def turns(self, rest: Turn, calls: Sequence[Call]) -> list[Turn]:
+        """An assistant's turn with these calls; its text in a turn in front where it hides them. rest: other fields."""
+        if self.alone and rest.get("content"):
+            return [rest, self.turn({"role": rest["role"]}, calls)]
+        return [self.turn(rest, calls)]
 
     def turn(self, rest: Turn, calls: Sequence[Call]) -> Turn:
         """An assistant's turn with these calls. rest: its other fields."""
@@ -43,14 +51,19 @@ def find_form(render: Callable[[list[Turn]], str]) -> CallForm:
     """The first form in which a template writes the whole of a call; the usual one if it writes it in none."""
     for as_text, empty in product((False, True), (None, "")):
         form = CallForm(as_text, empty)
-        try:
-            text = render([{"role": "user", "content": "?"}, form.turn({"role": "assistant"}, [_PROBE])])
-        except EdgeLfmError:
-            continue
-        whole = all(part in text for part in (_PROBE.name, *_PROBE.arguments, *_PROBE.arguments.values()))
-        if whole and "None" not in text and '\\"' not in text:  # text in quotes is JSON in JSON
-            return form
+        if _writes(render, form, {}):
+            return replace(form, alone=not _writes(render, form, {"content": "?"}))
     return CallForm()
+
+
+def _writes(render: Callable[[list[Turn]], str], form: CallForm, rest: Turn) -> bool:
+    """Whether a template writes the whole of a call, and neither a content that is null nor JSON inside JSON."""
+    try:
+        text = render([{"role": "user", "content": "?"}, form.turn({"role": "assistant", **rest}, [_PROBE])])
+    except EdgeLfmError:
+        return False
+    whole = all(part in text for part in (_PROBE.name, *_PROBE.arguments, *_PROBE.arguments.values()))
+    return whole and "None" not in text and '\\"' not in text
 
 
 def read_calls(value: Any) -> list[Call]:

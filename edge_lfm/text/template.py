@@ -142,7 +142,8 @@ class ChatTemplate:
         `room`: a text that cannot have so few tokens is refused before they are made (ContextOverflowError).
         An assistant's `tool_calls` (OpenAI's form) are rendered by the template, or put in front of its content.
         """
-        text = self._render([self._with_calls(m) for m in messages], tools, add_generation_prompt, switches or {})
+        turns = [turn for message in messages for turn in self._with_calls(message)]
+        text = self._render(turns, tools, add_generation_prompt, switches or {})
         if room is not None:
             tokenizer.check_room(text, room)
         spelled = spelled_marks(self.dialect, self.source, tokenizer)
@@ -167,18 +168,18 @@ class ChatTemplate:
                 raise TemplateError("the rendered prompt is longer than any context", hint="send less text")
         return Written.joined(parts)
 
-    def _with_calls(self, message: Message) -> Message:
+    def _with_calls(self, message: Message) -> Sequence[Message]:
         if not isinstance(message, Mapping) or not message.get("tool_calls"):
-            return message
+            return [message]
         calls = read_calls(message["tool_calls"])
         rest = {key: value for key, value in message.items() if key != "tool_calls"}
         if self.renders_calls:
-            return self._call_form.turn(rest, calls)
+            return self._call_form.turns(rest, calls)
         rest["content"] = rest.get("content") or ""
         start, end = Written.literal(self.dialect.call_start), Written.literal(self.dialect.call_end)
         content = rest["content"] if isinstance(rest["content"], str) else _to_json(rest["content"])
         texts = [start + text + end for text in self.dialect.write(calls)]
-        return {**rest, "content": Written.literal("\n").join(texts) + content}
+        return [{**rest, "content": Written.literal("\n").join(texts) + content}]
 
 
 def _switches_of(tree: nodes.Template) -> list[str]:
