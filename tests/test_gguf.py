@@ -487,8 +487,13 @@ def entry(name: str, shape: tuple[int, ...], kind: int, offset: int) -> bytes:
     return text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
 
 
+def number(key: str, kind: int, form: str, value: float) -> bytes:
+    return pair(f"qwen2.{key}", kind, struct.pack(f"<{form}", value))
+
+
 LAST = 1 << 60
 ARCHITECTURE = pair("general.architecture", 8, text("lfm2moe"))
+QWEN = pair("general.architecture", 8, text("qwen2"))
 KV_HEADS = pair("lfm2moe.attention.head_count_kv", 9, struct.pack("<IQii", 5, 2, 0, 1))
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "0 bytes"),
@@ -519,6 +524,28 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "another": (header(count=1, pairs=pair("general.architecture", 8, text("llama"))), "'llama'"),
     "heads": (header(count=1, pairs=ARCHITECTURE), "head_count_kv"),
     "no theta": (header(count=2, pairs=ARCHITECTURE + KV_HEADS), "lfm2moe.rope.freq_base is missing"),
+    "no theta either": (header(count=1, pairs=QWEN), "qwen2.rope.freq_base is missing"),
+    "no eps": (header(count=2, pairs=QWEN + number("rope.freq_base", 6, "f", 1e6)), "rms_epsilon is missing"),
+    "part of a head": (
+        header(
+            count=5,
+            pairs=QWEN
+            + number("rope.freq_base", 6, "f", 1e6)
+            + number("attention.layer_norm_rms_epsilon", 6, "f", 1e-6)
+            + number("attention.key_length", 4, "I", 128)
+            + number("rope.dimension_count", 4, "I", 64),
+        ),
+        "qwen2.rope.dimension_count 64",
+    ),
+    "scaled positions": (header(count=2, pairs=QWEN + pair("qwen2.rope.scaling.type", 8, text("yarn"))), "'yarn'"),
+    "clipped": (
+        header(
+            count=2,
+            pairs=pair("general.architecture", 8, text("olmoe"))
+            + pair("olmoe.attention.clamp_kqv", 6, struct.pack("<f", 8)),
+        ),
+        "clamp_kqv",
+    ),
 }
 
 

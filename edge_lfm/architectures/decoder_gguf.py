@@ -47,8 +47,13 @@ def config_of(file: GgufKeys, model_type: str, architecture: str) -> dict[str, A
     Raises:
         UnsupportedModelError: something that is not implemented, or a key that is missing.
     """
-    get = file.get
+    get, width = file.get, file.get("attention.key_length")
     check_positions(file)
+    check_present(file, "attention.layer_norm_rms_epsilon")
+    for key in ("rope.dimension_count", "attention.value_length"):
+        if width is not None and get(key) not in (None, width):
+            what = f"{file.architecture}.{key} {get(key)!r:.40} is not implemented, only a head's {width!r:.40}"
+            raise UnsupportedModelError(f"{file.where}: {what}", hint="use another file")
     config = {
         "architectures": [architecture],
         "model_type": model_type,
@@ -58,7 +63,7 @@ def config_of(file: GgufKeys, model_type: str, architecture: str) -> dict[str, A
         "num_hidden_layers": get("block_count"),
         "num_attention_heads": get("attention.head_count"),
         "num_key_value_heads": get("attention.head_count_kv"),
-        "head_dim": get("attention.key_length"),
+        "head_dim": width,
         "rms_norm_eps": get("attention.layer_norm_rms_epsilon"),
         "rope_parameters": {"rope_theta": get("rope.freq_base"), "rope_type": "default"},
         "max_position_embeddings": get("context_length"),
@@ -87,9 +92,18 @@ def check_positions(file: GgufKeys) -> None:
         raise UnsupportedModelError(
             f"{file.where}: sliding-window attention is not implemented", hint="use another file"
         )
-    if file.get("rope.freq_base") is None:
+    check_present(file, "rope.freq_base")
+
+
+def check_present(file: GgufKeys, key: str) -> None:
+    """Refuse a file without a number that nobody can guess.
+
+    Raises:
+        UnsupportedModelError: it has none.
+    """
+    if file.get(key) is None:
         raise UnsupportedModelError(
-            f"{file.where}: {file.architecture}.rope.freq_base is missing",
+            f"{file.where}: {file.architecture}.{key} is missing",
             hint="convert the model again with a current llama.cpp",
         )
 
