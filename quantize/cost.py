@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_lfm.model.plan import EXPERT_CLASS, plan_tensors
+from edge_lfm.model.plan import EXPERT_CLASS, TENSOR_CLASSES, plan_tensors
 from edge_lfm.model.sizes import measure_sizes
 from edge_lfm.quantize.moments import input_name, moments_shape
 from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe
@@ -28,7 +28,10 @@ def calibration_cost(shape: Shape, tokens: int, keep_inputs: bool) -> Calibratio
     """tokens: how many go through the model."""
     tensors = plan_tensors(shape, find_recipe(DEFAULT_RECIPE).schemes)
     inputs = {
-        input_name(s.name): s.shape[-1] for t in tensors if t.matrices and t.kind != EXPERT_CLASS for s in t.sources
+        input_name(s.name): s.shape[-1]
+        for tensor in tensors
+        if tensor.kind in TENSOR_CLASSES and tensor.kind != EXPERT_CLASS
+        for s in tensor.sources
     }
     moments = sum(int(np.prod(moments_shape(columns))) for columns in inputs.values())
     kept = (2 * shape.hidden + 5 * shape.top_k) * tokens * len(shape.routers) if keep_inputs else 0

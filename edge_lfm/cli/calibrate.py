@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text", type=Path, required=True, metavar="FILE", help="UTF-8 text like what the model is for"
     )
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to make")
-    parser.add_argument("--tokens", type=int, default=65536, metavar="N", help="the most tokens to use (default 65536)")
+    parser.add_argument(
+        "--tokens", type=int, default=262144, metavar="N", help="the most tokens to use (default 262144)"
+    )
     parser.add_argument("--window", type=int, default=512, metavar="N", help="tokens of a sequence (default 512)")
     parser.add_argument(
         "--keep-inputs",
