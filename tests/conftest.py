@@ -79,19 +79,28 @@ def case_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
     return {case: write_checkpoint(base / case, raw) for case, raw in GOLDEN_CASES.items()}
 
 
+class _PackedCases(dict[str, Path]):
+    """case -> packed model, packed when it is first asked for."""
+
+    def __init__(self, folder: Path, scheme: str, sources: dict[str, Path]) -> None:
+        self.folder, self.scheme, self.sources = folder, scheme, sources
+
+    def __missing__(self, case: str) -> Path:
+        convert(self.sources[case], self.folder / case, find_recipe(self.scheme))
+        self[case] = self.folder / case
+        return self[case]
+
+
 @pytest.fixture(scope="session")
 def packed_cases(
     case_checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, Path]]:
     """scheme -> case -> packed model."""
     base = tmp_path_factory.mktemp("packed")
-    made: dict[str, dict[str, Path]] = {}
-    for scheme in ("float32", "int8", "int4", "balanced"):
-        made[scheme] = {}
-        for case, source in case_checkpoints.items():
-            made[scheme][case] = base / scheme / case
-            convert(source, made[scheme][case], find_recipe(scheme))
-    return made
+    return {
+        scheme: _PackedCases(base / scheme, scheme, case_checkpoints)
+        for scheme in ("float32", "int8", "int4", "balanced")
+    }
 
 
 @pytest.fixture(scope="session")
