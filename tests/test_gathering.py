@@ -30,6 +30,7 @@ def test_every_answer_takes_part_and_prompts_share_what_is_left() -> None:
     assert counts([answer(), prompt(100), answer(), prompt(100)], prompt_tokens=10) == {0: 1, 2: 1, 1: 5, 3: 5}
     assert counts([prompt(100), prompt(4), prompt(100)], prompt_tokens=1) == {1: 4, 0: 30, 2: 30}  # no answer waits
     assert counts([answer(), prompt(9), prompt(9)], prompt_tokens=1) == {0: 1, 1: 1}
+    assert counts([prompt(9), answer()], prompt_tokens=0) == {1: 1}
 
 
 def test_a_prompt_that_is_cut_asks_for_no_logits_and_notes_what_it_has() -> None:
@@ -66,32 +67,47 @@ def test_prompts_add_no_more_seconds_than_were_granted_on_a_steady_machine(
     """But the first parts, or where a single token already adds as much."""
     pace, bound = Pace(0.5, 512), 0.5
     added: list[tuple[int, float]] = []
-    pace.note(0, fixed)
-    for _ in range(60):
+    while len(added) < 60:
         tokens = pace.tokens
-        added.append((tokens, row * tokens**power))
-        pace.note(tokens, fixed + added[-1][1])
+        seconds = row * tokens**power
+        pace.note(tokens, fixed + seconds)
+        added += [(tokens, seconds)] if tokens else []
     late = [n for n, (tokens, seconds) in enumerate(added) if seconds > bound and tokens > 1]
     assert late == list(range(len(late))) and len(late) <= 5
     tokens, seconds = added[-1]
     assert tokens == 1 or tokens == 512 or seconds > 0.7 * bound  # and what was granted is used
 
 
-def test_steps_of_prompts_alone_and_answers_that_were_held_up_say_nothing() -> None:
-    pace = Pace(0.5, 512)
-    pace.note(0, 0.1)
-    pace.note(0, 60.0)
-    before = pace.tokens
-    pace.note(before, 1.0)
-    assert pace.tokens == before // 2
+def test_a_machine_that_others_have_made_slower_still_reads_prompts() -> None:
+    """Ten times as slow in all: what a prompt adds is told from what its answers take themselves."""
+    pace, read = Pace(0.5, 512), 0
+    for n in range(200):
+        slow = 1.0 if n < 100 else 10.0
+        tokens = pace.tokens
+        pace.note(tokens, slow * (0.1 + 0.001 * tokens))
+        read += tokens if n >= 150 else 0
+    assert read > 50 * 0.7 * 0.5 / 0.01  # of the half second, at ten milliseconds a token
+
+
+def test_an_answer_that_was_held_up_once_says_little() -> None:
+    pace, late = Pace(0.5, 512), 0
+    for n in range(100):
+        tokens = pace.tokens
+        added = 0.01 * tokens
+        late += added > 1.0
+        pace.note(tokens, 60.0 if n == 0 else 0.1 + added)
+    assert late <= 1 and 0.35 < added <= 0.5
 
 
 def test_a_machine_that_becomes_slower_is_followed_at_once() -> None:
     pace = Pace(0.5, 512)
+    pace.note(0, 0.0)
     for _ in range(20):
         pace.note(pace.tokens, 0.001 * pace.tokens)
     before = pace.tokens
     pace.note(before, 0.9)
-    assert pace.tokens <= before / 2
+    assert pace.tokens == 0  # to see what an answer takes alone
+    pace.note(0, 0.01)
+    assert pace.tokens == before // 2
     pace.note(2, 0.01)  # a short prompt tells nothing about long ones
-    assert pace.tokens <= before / 2
+    assert pace.tokens == before // 2

@@ -37,7 +37,7 @@ class LoadOptions:
         parallel: answers that are made at a time, their tokens in the same steps; more wait. Default: as many as
             memory holds, with a full context each, at most 16; or 1 when experts are paged.
         token_wait: the most seconds that others' prompts add to an answer's next token; default 0.5. A prompt is read
-            by at least a token a step, whatever that takes.
+            by at least a token in every other step, whatever that takes.
         paging: how experts that do not fit come into memory: "read" past the system's page cache, "map" through it,
             which other processes and the next start then share; "auto": mapped if the model nearly fits into what
             is available and that is as fast, as measured at the start.

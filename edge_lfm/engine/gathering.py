@@ -14,8 +14,6 @@ _FIRST_TOKENS = 16
 _AIM = 0.8
 """Of the bound, what a step is made for: the next one has longer prompts behind it, and other work may come between."""
 _GROWTH = 2.0
-_RISE = 1.1
-"""The most that a step without prompts is taken to be longer than the one before: one that was held up says nothing."""
 
 
 @dataclass(frozen=True)
@@ -38,30 +36,33 @@ class Pace:
     """How many tokens of prompts a step may read beside running answers, so that they add `bound_s` seconds at most.
 
     What they add grows less than they do, as experts and trunk are read once for all rows: a part that added less than
-    the bound can be made longer in proportion, and stays below it.
+    the bound can be made longer in proportion, and stays below it. One that added more, or less than nothing, may have
+    met a machine that has become slower or faster: the next step is one without prompts, which tells.
     """
 
     def __init__(self, bound_s: float, most: int) -> None:
         self._bound_s, self._most = bound_s, most
-        self._tokens = float(min(_FIRST_TOKENS, most))
-        self._plain_s = 0.0  # of a step without prompts
+        self._share = float(min(_FIRST_TOKENS, most))
+        self._plain_s: float | None = None  # of a step without prompts; None: it is to be found out
 
     @property
     def tokens(self) -> int:
-        """At least one: prompts go on, however slow the machine is."""
-        return int(self._tokens)
+        """At least one in every other step: prompts go on, however slow the machine is."""
+        return int(self._share) if self._plain_s is not None else 0
 
     def note(self, tokens: int, seconds: float) -> None:
         """Take account of a step of answers that took so long, and read `tokens` of prompts beside them."""
-        if not tokens:
-            self._plain_s = min(seconds, _RISE * self._plain_s) if self._plain_s else seconds
+        if not tokens or self._plain_s is None:
+            self._plain_s = seconds
             return
-        added_s = max(0.0, seconds - self._plain_s)
+        added_s = seconds - self._plain_s
         if added_s > self._bound_s:
-            self._tokens = max(1.0, min(self._tokens, tokens) / 2)
+            self._share = max(1.0, min(self._share, tokens) / 2)
         elif tokens >= self.tokens:
-            grown = self._tokens * min(_GROWTH, _AIM * self._bound_s / added_s if added_s else _GROWTH)
-            self._tokens = min(float(self._most), max(1.0, grown))
+            grown = self._share * min(_GROWTH, _AIM * self._bound_s / added_s if added_s > 0 else _GROWTH)
+            self._share = min(float(self._most), max(1.0, grown))
+        if not 0 <= added_s <= self._bound_s:
+            self._plain_s = None
 
 
 def gather(feeds: Sequence[Feed], room: Room, prompt_tokens: int) -> list[tuple[int, Feed]]:
