@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from edge_lfm.api import LoadOptions
@@ -33,8 +36,8 @@ BASES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def client(demo: dict[str, Path]) -> Iterator[TestClient]:
-    settings = Settings(load=LoadOptions(demo["int4"], threads=1, context=512))
-    with TestClient(make_app(settings), base_url="http://127.0.0.1", raise_server_exceptions=False) as made:
+    options = Settings(load=LoadOptions(demo["int4"], threads=1, context=512))
+    with TestClient(make_app(options), base_url="http://127.0.0.1", raise_server_exceptions=False) as made:
         yield made
 
 
@@ -405,3 +408,62 @@ def test_where_each_of_several_answers_may_end(client: TestClient) -> None:
             for choice in json.loads(line[6:])["choices"]:
                 streamed[choice["index"]] += choice["delta"].get("content") or ""
     assert whole == alone == streamed
+
+
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8)
+    | st.sampled_from(["auto", "none", "function", "json_schema", "text", "assistant", "tool", "$ref", "#", "^(a+)+$"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.text(max_size=5)
+            | st.sampled_from(
+                ["type", "name", "content", "function", "schema", "role", "text", "parameters", "arguments"]
+            ),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", WHOLE)
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_no_mutated_body_is_an_internal_error(client: TestClient, path: str, data: st.DataObject) -> None:
+    """One to three places of a body hold any JSON, are left out, or have a field more."""
+    body = WHOLE[path]
+    for _ in range(data.draw(st.integers(1, 3))):
+        here = list(places(body))
+        if not here:
+            break
+        place = data.draw(st.sampled_from(here))
+        match data.draw(st.sampled_from(["other", "none", "more"])):
+            case "other":
+                body = with_value(body, place, data.draw(JSON_VALUES))
+            case "none":
+                body = without(body, place)
+            case "more":
+                inner = functools.reduce(lambda value, key: value[key], place, body)
+                if isinstance(inner, dict):
+                    body = with_value(body, (*place, data.draw(st.text(max_size=5))), data.draw(JSON_VALUES))
+    content = json.dumps(body).encode("utf-8", "surrogatepass")
+    answer = client.post(path.partition("?")[0], content=content, headers={"content-type": "application/json"})
+    assert answer.status_code in (200, 400, 404, 413, 422, 502), answer.text
+    if answer.status_code != 200:
+        error = answer.json()["error"]
+        assert error["message"] and set(error) == {"message", "type", "param", "code"}
+        assert error["code"] != "internal_error"
+
+
+def without(body: Any, path: tuple[Any, ...]) -> Any:
+    changed = copy.deepcopy(body)
+    inner = functools.reduce(lambda value, key: value[key], path[:-1], changed)
+    del inner[path[-1]]
+    return changed
