@@ -22,6 +22,10 @@ MAX_CHECKPOINTS = 64
 CHECKPOINT_TOKENS = 128
 """Between two checkpoints that are kept while a prompt is read, beside those at turns."""
 
+OBJECT_BYTES = 32 << 10
+"""Of a sequence's objects beside the bytes of its arrays. Thousands of short prompts of a small model took a third more
+than was counted without them."""
+
 
 class TokenSequence:
     """`ids`: the tokens fed so far, as many as the state's position. `holder`: who is to find it again, if anyone."""
@@ -39,8 +43,8 @@ class TokenSequence:
 
     @property
     def nbytes(self) -> int:
-        """Memory in use: keys and values of the tokens so far, the conv state and its copies."""
-        return nbytes_at(self.state, len(self.ids)) + sum(c.nbytes for c in self.checkpoints.values())
+        """Memory in use: keys and values of the tokens so far, the conv state and its copies, and the objects."""
+        return OBJECT_BYTES + nbytes_at(self.state, len(self.ids)) + sum(c.nbytes for c in self.checkpoints.values())
 
     def go_back(self, position: int) -> None:
         """Forget the tokens from `position` on: a place that a checkpoint is kept of, the start, or the end."""
