@@ -1,7 +1,7 @@
 """The published models, by name: the shapes that `edge-lfm synth` and `fit` know. A file for each family.
 
-Every value is from the hub's config.json files or their documented equivalents; parameter counts equal
-the model cards' (tested).
+Values are from the hub's config.json files or their documented equivalents (docs/models.md says which were not at
+hand); parameter counts equal the model cards' (tested).
 """
 
 from __future__ import annotations
