@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from edge_lfm import Model
 from edge_lfm.engine.apart import run_apart
 from edge_lfm.engine.grammar import Grammar, GrammarCompiler, grammar_of, json_grammar
-from edge_lfm.errors import GrammarError, UsageError
+from edge_lfm.errors import BusyError, GrammarError, UsageError
 
 NOTHING: dict[str, Any] = {"schema": None, "regex": None, "lark": None, "choices": None}
 SMALL: list[tuple[dict[str, Any], str]] = [
@@ -301,6 +301,12 @@ def test_a_trial_ends_by_what_it_computes_and_by_how_long_it_is_waited_for(
     steps = {f"a{i}": {"anyOf": [{"$ref": f"#/$defs/a{i + 1}"}] * 2} for i in range(n)} | {f"a{n}": {"const": "zzz"}}
     with pytest.raises(GrammarError, match=f"longer than {seconds} s"):
         run_apart("json_fault", {"$defs": steps, "$ref": "#/$defs/a0"}, "5")
+
+
+def test_where_the_system_gives_no_process_one_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    with pytest.raises(BusyError, match="no process could be started"):
+        run_apart("grammar", "regex", "a", {})
 
 
 def test_a_grammar_from_a_stranger_is_tried_where_it_can_be_ended(model: Model) -> None:

@@ -14,7 +14,7 @@ import sys
 import threading
 from typing import Any
 
-from edge_lfm.errors import GrammarError
+from edge_lfm.errors import BusyError, GrammarError
 
 MAX_SECONDS, MAX_BYTES = 4, 1 << 30
 """Of computing, and of addresses."""
@@ -35,6 +35,7 @@ def run_apart(job: str, *arguments: Any) -> Any:
 
     Raises:
         GrammarError: it took too long, or too much memory.
+        BusyError: the system gives no process for it.
     """
     start = _START.format(path=sys.path, job=job, nbytes=MAX_BYTES, seconds=MAX_SECONDS)
     command, late = [sys.executable, "-P", "-c", start], f"it takes longer than {MAX_SECONDS} s to read"
@@ -45,6 +46,8 @@ def run_apart(job: str, *arguments: Any) -> Any:
             )
         except subprocess.TimeoutExpired:
             raise GrammarError(late, hint="make it simpler") from None
+        except OSError as error:
+            raise BusyError(f"no process could be started: {error.strerror}", hint="try again later") from None
     if done.returncode and done.returncode == -getattr(signal, "SIGXCPU", 0):
         raise GrammarError(late, hint="make it simpler")
     if done.returncode:
