@@ -87,7 +87,8 @@ def random_weights(rng: np.random.Generator, scheme: Scheme, rows: int, cols: in
     if scheme.grid is None:
         return rng.standard_normal((rows, cols)).astype(np.float32)
     if isinstance(scheme.grid, Codebook):
-        index = rng.choice([0, 15], (rows, cols)) if extreme else rng.integers(0, 16, (rows, cols))
+        count = len(scheme.grid.levels)
+        index = rng.choice([0, count - 1], (rows, cols)) if extreme else rng.integers(0, count, (rows, cols))
         codes = rng.integers(0, 256, (rows, cols // scheme.block))
         row_scale = rng.standard_normal(rows).astype(np.float32)
         return Coded(index.astype(np.uint8), codes.astype(np.uint8), row_scale, scheme.grid)
@@ -156,8 +157,8 @@ def test_multiply_is_exact_at_the_corners_of_int8(kernels: Kernels, scheme: Sche
     rng = np.random.default_rng(5)
     weights = random_weights(rng, scheme, 64, 32, extreme=True)
     if isinstance(weights, Coded):
-        weights.row_scale[:], weights.codes[:] = 0.5, rng.choice([126, 128, 125, 129], weights.codes.shape)
-        weights.index[0], weights.index[1] = 0, 15
+        weights.row_scale[:], weights.codes[:] = 0.5, rng.choice([126, 128, 125, 129, 131], weights.codes.shape)
+        weights.index[0], weights.index[1] = 0, len(scheme.grid.levels) - 1
     else:
         weights.scale[:] = 0.5
         weights.q[0], weights.q[1] = weights.q.min(), weights.q.max()

@@ -8,6 +8,7 @@ Compile-time only. The tier is that of this process: `EDGE_LFM_BUILD_ISA`, set b
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -36,7 +37,7 @@ def join(b: ir.IRBuilder, parts: list[Any]) -> Any:
     return parts[0]
 
 
-# Look-ups in tables of 16 entries: one shuffle where the processor has it.
+# Look-ups in tables of 16 or 8 entries: one shuffle where the processor has it.
 
 
 def lookup_nibbles(b: ir.IRBuilder, table: tuple[int, ...], q: Any, high: bool) -> Any:
@@ -54,18 +55,45 @@ def lookup_nibbles(b: ir.IRBuilder, table: tuple[int, ...], q: Any, high: bool) 
     return join(b, [_shuffle_bytes(b, signed, part(b, index, first, size)) for first in range(0, 64, size)])
 
 
+def lookup_thirds(b: ir.IRBuilder, table: tuple[int, ...], q: Any, high: bool) -> Any:
+    """table[bits 0-2], or table[bits 3-5], of int8 x 64; the table has 8 entries, bytes of either sign."""
+    signed = [(v + 128) % 256 - 128 for v in table]
+    if ISA.shuffle_bytes == 64:  # vpermb reads six bits of an index: either three are without meaning for its table
+        entries = [signed[n >> 3 if high else n & 7] for n in range(64)]
+        return call(b, "llvm.x86.avx512.permvar.qi.512", q.type, ir.Constant(q.type, entries), q)
+    index = b.and_(_shifted_right(b, q, 3) if high else q, ir.Constant(q.type, [7] * 64))
+    size = ISA.shuffle_bytes or 16
+    return join(b, [_shuffle_bytes(b, signed, part(b, index, first, size)) for first in range(0, 64, size)])
+
+
+def fourth_thirds(b: ir.IRBuilder, vectors: Sequence[Any]) -> Any:
+    """Bits 6-7 of three int8 x 64 as bits 0-1, 2-3 and 4-5 of one; what is above them has no meaning."""
+    first, second, third = (_shifted_right(b, q, n) for q, n in zip(vectors, (6, 4, 2), strict=True))
+    masks = [ir.Constant(first.type, [n] * 64) for n in (0x03, 0x0C, 0x30)]
+    first, second, third = (b.and_(q, mask) for q, mask in zip((first, second, third), masks, strict=True))
+    return b.or_(b.or_(first, second), third)
+
+
+def _shifted_right(b: ir.IRBuilder, q: Any, count: int) -> Any:
+    """The bytes of int8 x 64 shifted right; on x86, which shifts no bytes, bits of their neighbours come in above."""
+    if ISA.machine != "x86_64":
+        return b.lshr(q, ir.Constant(q.type, [count] * 64))
+    halves = ir.VectorType(I16, 32)
+    return b.bitcast(b.lshr(b.bitcast(q, halves), ir.Constant(halves, [count] * 32)), q.type)
+
+
 def _shuffle_bytes(b: ir.IRBuilder, table: list[int], index: Any) -> Any:
     if ISA.shuffle_bytes == 0:
         return _steps(b, table, index)
     x86 = "llvm.x86.ssse3.pshuf.b.128" if ISA.shuffle_bytes == 16 else "llvm.x86.avx2.pshuf.b"
     name = x86 if ISA.machine == "x86_64" else "llvm.aarch64.neon.tbl1.v16i8"
-    return call(b, name, index.type, ir.Constant(index.type, table * (index.type.count // 16)), index)
+    return call(b, name, index.type, ir.Constant(index.type, table * (index.type.count // len(table))), index)
 
 
 def _steps(b: ir.IRBuilder, table: list[int], index: Any) -> Any:
     """Without a byte shuffle (plain x86-64): the table's steps up to the index, added up."""
     value = ir.Constant(index.type, [table[0]] * index.type.count)
-    for n in range(1, 16):
+    for n in range(1, len(table)):
         step = ir.Constant(index.type, [(table[n] - table[n - 1] + 128) % 256 - 128] * index.type.count)
         reached = b.icmp_signed(">=", index, ir.Constant(index.type, [n] * index.type.count))
         value = b.add(value, b.select(reached, step, ir.Constant(index.type, None)))

@@ -270,6 +270,15 @@ def lookup_nibbles(table: tuple[int, ...], high: bool) -> Any:
     return operation(I8, [I8], lambda b, a: lowering.lookup_nibbles(b, table, a[0], high))
 
 
+def lookup_thirds(table: tuple[int, ...], high: bool) -> Any:
+    """table[n] for bits 0-2 or for bits 3-5 of 64 bytes."""
+    return operation(I8, [I8], lambda b, a: lowering.lookup_thirds(b, table, a[0], high))
+
+
+fourth_thirds = operation(I8, [I8, I8, I8], lowering.fourth_thirds)
+"""Bits 6-7 of three vectors, as bits 0-1, 2-3 and 4-5 of one."""
+
+
 def lookup_floats(table: tuple[float, ...]) -> Any:
     """table[i] for 16 int32 of 0..15."""
     return operation(F32, [I32], lambda b, a: lowering.lookup_floats(b, table, a[0]))

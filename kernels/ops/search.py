@@ -117,6 +117,19 @@ def store_nibbles(level, out):
 
 
 @kernel
+def store_thirds(level, out):
+    """int32 [32, 16] of 0..7 -> three vectors of two entries a byte, and bits of two more (`spec/vectors.py`)."""
+    for i in range(3):
+        packed = zero_i32()
+        for b in range(4):
+            low, high = load_i32(level + 64 * (8 * i + b)), load_i32(level + 64 * (8 * i + 4 + b))
+            rest = load_i32(level + 64 * (24 + b)) | shift_left(load_i32(level + 64 * (28 + b)), int32(3))
+            above = shift_left(rest, int32(6 - 2 * i)) & splat_i32(int32(0xC0))
+            packed = packed | shift_left(low | shift_left(high, int32(3)) | above, int32(8 * b))
+        store_i32(out + 64 * i, packed)
+
+
+@kernel
 def store_bytes(level, out):
     """int32 [32, 16] of -127..127 -> eight vectors of bytes."""
     for j in range(8):

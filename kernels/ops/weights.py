@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from edge_lfm.kernels.lang.simd import inlined, load_i8, prefetch
+from edge_lfm.kernels.lang.simd import fourth_thirds, inlined, load_i8, prefetch
 from edge_lfm.kernels.spec.schemes import Scheme
 
 Kernel = Any
@@ -77,6 +77,13 @@ def in_turn(steps):
 def load_nibbles(w):
     """Four vectors: 16 rows x 32 columns of four bits each."""
     return load_i8(w), load_i8(w + 64), load_i8(w + 128), load_i8(w + 192)
+
+
+@inlined
+def load_thirds(w):
+    """Four vectors: 16 rows x 32 columns of three bits each, the last vector out of the others' upper bits."""
+    a, b, c = load_i8(w), load_i8(w + 64), load_i8(w + 128)
+    return a, b, c, fourth_thirds(a, b, c)
 
 
 def prefetch_group(nbytes):

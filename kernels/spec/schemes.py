@@ -37,16 +37,19 @@ class Linear:
 
 @dataclass(frozen=True)
 class Codebook:
-    """A weight is one of 16 levels, all `shift` higher or not, times a multiple of its row's scale, a float32."""
+    """A weight is one of 16 or 8 levels, all raised by a shift or not, times a multiple of its row's scale, a
+    float32."""
 
     levels: tuple[int, ...]
     """Rising. As unsigned numbers they have six bits: four products with activations fit the int16 of processors
-    without 4-way dot products (ADR 11). Found by `tools/fit_codebook.py`."""
+    without 4-way dot products (ADR 11). Those of four bits were found by `tools/fit_codebook.py`."""
     shift: int
-    """A block may use the levels as they are or all of them this much higher, whichever leaves less error: 0.3 dB for
-    one bit."""
+    """A block may use the levels as they are or all of them a multiple of this higher, whichever leaves least error."""
     candidates: int
     step: float
+    shifts: int = 2
+    """How many shifts there are, a power of 2, 0 included. The second one is 0.3 dB for one bit with 16 levels; with 8
+    levels four of them are 0.9 dB."""
 
     @property
     def low(self) -> int:
@@ -54,16 +57,16 @@ class Codebook:
 
     @property
     def high(self) -> int:
-        return self.levels[-1] + self.shift
+        return self.levels[-1] + self.shift * (self.shifts - 1)
 
 
 MAX_SCALE = 127
-"""A codebook block's scale is its row's scale times c - 127, where c is the block's scale byte; odd bytes also say that
-the levels are shifted."""
+"""A codebook block's scale is its row's scale times c - 127, where c is the block's scale byte; its last bits, one for
+2 shifts and two for 4, also say how many shifts the levels are raised by."""
 
-ABOUT_HALF = 0.4999
-"""Candidates for a scale byte lie around half of its multiple. The largest scale of a row is 127 exactly, whose half
-is as near to 63 as to 64: here it is 63, on every processor."""
+ABOUT_ONE = 0.9998
+"""Candidates for a scale byte lie around the block's multiple over the number of shifts, times this. The largest scale
+of a row is 127 exactly, whose half is as near to 63 as to 64: here it is 63, on every processor."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ _INT4 = Linear(-8, 7, ends=(-8.0, 7.0), candidates=19, step=0.1, plain=True)
 _CODEBOOK4 = Codebook(
     (-35, -26, -20, -16, -12, -9, -6, -3, 0, 3, 6, 9, 13, 17, 22, 28), shift=2, candidates=7, step=0.5
 )
+_CODEBOOK3 = Codebook((-30, -18, -9, -2, 5, 12, 21, 33), shift=2, candidates=7, step=2.0, shifts=4)
 
 FLOAT32 = Scheme(0, "float32", "floats", 0, 4 * _WEIGHTS, 0, gguf_type="F16")
 INT8_G32 = Scheme(1, "int8_g32", "linear", 0, _WEIGHTS, 2 * TILE_ROWS, _INT8, ggml=("Q8_0",))
@@ -130,9 +134,10 @@ CODEBOOK4_G32 = Scheme(3, "codebook4_g32", "codebook", 4 * TILE_ROWS, _WEIGHTS /
 CODEBOOK4_G16 = Scheme(
     4, "codebook4_g16", "codebook", 4 * TILE_ROWS, _WEIGHTS // 2, 2 * TILE_ROWS, _CODEBOOK4, block=16
 )
+CODE3_G32 = Scheme(5, "code3_g32", "codebook", 4 * TILE_ROWS, _WEIGHTS * 3 // 8, TILE_ROWS, _CODEBOOK3)
 
 SCHEMES: dict[str, Scheme] = {
-    scheme.name: scheme for scheme in (FLOAT32, INT8_G32, INT4_G32, CODEBOOK4_G32, CODEBOOK4_G16)
+    scheme.name: scheme for scheme in (FLOAT32, INT8_G32, INT4_G32, CODEBOOK4_G32, CODEBOOK4_G16, CODE3_G32)
 }
 """Every scheme by the name that files carry."""
 

@@ -34,6 +34,21 @@ def from_nibbles(packed: U8) -> U8:
     return np.concatenate([packed & 15, packed >> 4], axis=2)
 
 
+def to_thirds(q: U8) -> U8:
+    """Eight vectors of 0..7 as three of bytes: two in each, and the bits of the last two above them."""
+    rest = q[:, :, 6] | q[:, :, 7] << np.uint8(3)
+    above: U8 = np.stack([(rest >> np.uint8(2 * i)) << np.uint8(6) for i in range(3)], axis=2)
+    pairs: U8 = q[:, :, 0:6:2] | q[:, :, 1:6:2] << np.uint8(3)
+    return pairs | above
+
+
+def from_thirds(packed: U8) -> U8:
+    pairs = np.stack([packed & 7, packed >> 3 & 7], axis=3).reshape(*packed.shape[:2], 6, 64)
+    above = packed >> 6
+    rest = above[:, :, 0] | above[:, :, 1] << np.uint8(2) | above[:, :, 2] << np.uint8(4)
+    return np.concatenate([pairs, np.stack([rest & 7, rest >> 3], axis=2)], axis=2)
+
+
 def padded(x: NDArray[Any]) -> NDArray[Any]:
     """Rows padded with zeros to a multiple of 16."""
     return np.pad(x, ((0, -len(x) % 16), (0, 0)))

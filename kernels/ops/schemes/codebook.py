@@ -1,7 +1,8 @@
-"""codebook4_g32 and codebook4_g16: entries of 16 levels in blocks that a byte scales, times the row's scale.
+"""codebook4_g32, codebook4_g16 and code3_g32: entries of 16 or 8 levels in blocks that a byte scales, times the row's
+scale.
 
-A tile begins with 16 float32 scales of rows. A group is four vectors of nibbles, then 16 scale bytes for each block of
-columns (`spec/definitions/codebook.py`).
+A tile begins with 16 float32 scales of rows. A group is four vectors of nibbles, or three of threes of bits, then 16
+scale bytes for each block of columns (`spec/definitions/codebook.py`).
 """
 
 from functools import cache
@@ -19,6 +20,7 @@ from edge_lfm.kernels.lang.simd import (
     lookup_floats,
     lookup_int,
     lookup_nibbles,
+    lookup_thirds,
     max_f32,
     min_f32,
     round_i32,
@@ -45,27 +47,33 @@ from edge_lfm.kernels.ops.search import (
     search_of,
     start_search,
     store_nibbles,
+    store_thirds,
     weigh,
 )
-from edge_lfm.kernels.ops.weights import Block, Integers, SchemeKernels, load_nibbles
+from edge_lfm.kernels.ops.weights import Block, Integers, SchemeKernels, load_nibbles, load_thirds
 from edge_lfm.kernels.spec.layout import GROUP
-from edge_lfm.kernels.spec.schemes import ABOUT_HALF, MAX_SCALE
+from edge_lfm.kernels.spec.schemes import ABOUT_ONE, MAX_SCALE
 
-ROW_SCALES_BYTES, NIBBLES_BYTES = 64, 256  # the header of a tile; what comes first in a group
+ROW_SCALES_BYTES = 64  # the header of a tile
 
 
 def kernels_of(scheme):
     grid = scheme.grid
     zero_point = -grid.low
     unsigned = tuple(level + zero_point for level in grid.levels)  # as dot products read them: 0..63
-    low, high = (columns_of(lookup_nibbles(unsigned, high=is_high)) for is_high in (False, True))
-    columns = ((low, high),) if scheme.block == GROUP else ((low,), (high,))
+    load, columns = nibbles_of(unsigned) if len(unsigned) == 16 else thirds_of(unsigned)
+    of_blocks = (columns,) if scheme.block == GROUP else tuple((half,) for half in columns)
     blocks = tuple(
-        Block(vectors, scale_at(at), offset_at(at, grid.shift, zero_point))
-        for vectors, at in zip(columns, range(NIBBLES_BYTES, scheme.group_bytes, 16), strict=True)
+        Block(vectors, scale_at(at), offset_at(at, grid, zero_point))
+        for vectors, at in zip(of_blocks, range(scheme.value_bytes, scheme.group_bytes, 16), strict=True)
     )
-    integers = Integers(scheme, "looked_up", load_nibbles, (blocks,))
+    integers = Integers(scheme, "looked_up", load, (blocks,))
     return SchemeKernels(scheme, integer_tile(integers), value_of(scheme), lanes_of(integers), encoder_of(scheme))
+
+
+def nibbles_of(levels):
+    """What loads a group of entries of four bits, and what makes levels of its first and its last 16 columns."""
+    return load_nibbles, tuple(columns_of(lookup_nibbles(levels, high=is_high)) for is_high in (False, True))
 
 
 def columns_of(levels):
@@ -77,6 +85,23 @@ def columns_of(levels):
         return levels(a), levels(b), levels(c), levels(d)
 
     return columns
+
+
+def thirds_of(levels):
+    """The same of entries of three bits."""
+    low, high = lookup_thirds(levels, high=False), lookup_thirds(levels, high=True)
+
+    @inlined
+    def first(stored):
+        a, b, _, _ = stored
+        return low(a), high(a), low(b), high(b)
+
+    @inlined
+    def last(stored):
+        _, _, c, d = stored
+        return low(c), high(c), low(d), high(d)
+
+    return load_thirds, (first, last)
 
 
 # Called, not inlined: LLVM then computes the levels and dot products before where they are used, which takes fewer
@@ -93,35 +118,72 @@ def scale_at(at):
     return scale
 
 
-def offset_at(at, shift, zero_point):
+def offset_at(at, grid, zero_point):
     """A kernel `(w, scale)` -> what levels have to be raised by, scaled: the shift, less what makes them unsigned."""
+    size, last = grid.shift, grid.shifts - 1
 
     @kernel
-    def offset(w, scale):
-        return scale * where_odd(load_u8(w + at), float32(shift - zero_point), float32(-zero_point))
+    def either(w, scale):
+        return scale * where_odd(load_u8(w + at), float32(size - zero_point), float32(-zero_point))
 
-    return offset
+    @kernel
+    def one_of_many(w, scale):
+        shifts = to_f32(load_u8(w + at) & splat_i32(int32(last)))
+        return scale * (shifts * splat_f32(float32(size)) - splat_f32(float32(zero_point)))
+
+    return either if grid.shifts == 2 else one_of_many
+
+
+def entry_of(scheme):
+    """A kernel `(group, r, k)` -> the entry of row r, column k of a group."""
+
+    @kernel
+    def nibble(group, r, k):
+        both = u8(group + (k % 16) // 4 * 64 + 4 * r + k % 4)
+        return both >> 4 if k >= 16 else both & 15
+
+    @kernel
+    def third(group, r, k):
+        at = group + 4 * r + k % 4
+        if k < 24:
+            return (u8(at + k // 8 * 64) >> (k // 4 % 2 * 3)) & 7
+        rest = (u8(at) >> 6) | (u8(at + 64) >> 6 << 2) | (u8(at + 128) >> 6 << 4)
+        return (rest >> (k // 4 % 2 * 3)) & 7
+
+    return nibble if len(scheme.grid.levels) == 16 else third
 
 
 def value_of(scheme):
-    nbytes, block = scheme.group_bytes, scheme.block
-    shift, level_of = scheme.grid.shift, lookup_int(scheme.grid.levels)
+    nbytes, block, at = scheme.group_bytes, scheme.block, scheme.value_bytes
+    shift, last = scheme.grid.shift, scheme.grid.shifts - 1
+    entry, level_of = entry_of(scheme), lookup_int(scheme.grid.levels)
 
     @kernel
     def value(w, r, k):
         group, k = w + ROW_SCALES_BYTES + k // GROUP * nbytes, k % GROUP
-        code = u8(group + NIBBLES_BYTES + k // block * 16 + r)
-        both = u8(group + (k % 16) // 4 * 64 + 4 * r + k % 4)
-        level = level_of(both >> 4 if k >= 16 else both & 15) + (code & 1) * int32(shift)
+        code = u8(group + at + k // block * 16 + r)
+        level = level_of(int32(entry(group, r, k))) + (code & last) * int32(shift)
         return float32(level) * (float32(code - int32(MAX_SCALE)) * f32(w + 4 * r))
 
     return value
 
 
+def padded(numbers):
+    """A table of 16."""
+    return (*map(float, numbers), *(0.0,) * (16 - len(numbers)))
+
+
 def nearest_of(levels):
     """A kernel `(t)`: the codebook entries nearest to t, by bisection; on a tie, the lower one."""
-    middle = (levels[7] + levels[8]) / 2
-    middles = lookup_floats((*((a + b) / 2 for a, b in pairwise(levels)), 0.0))
+    half = len(levels) // 2
+    between = tuple((a + b) / 2 for a, b in pairwise(levels))
+    middle, middles = between[half - 1], lookup_floats(padded(between))
+
+    @kernel
+    def nearest_of_eight(t):
+        i = add_above(zero_i32(), t, splat_f32(float32(middle)), int32(4))
+        i = add_above(i, t, middles(i + splat_i32(int32(1))), int32(2))
+        return add_above(i, t, middles(i), int32(1))
 
     @kernel
     def nearest(t):
@@ -130,7 +192,7 @@ def nearest_of(levels):
         i = add_above(i, t, middles(i + splat_i32(int32(1))), int32(2))
         return add_above(i, t, middles(i), int32(1))
 
-    return nearest
+    return nearest if len(levels) == 16 else nearest_of_eight
 
 
 def level_of(levels, nearest):
@@ -158,27 +220,29 @@ def error_of(level):
     return error_on
 
 
-def code_of(level, shift_size):
+def code_of(level, grid):
     """A kernel that finds the scale byte of a block [columns, 16] and writes it to `codes`.
 
-    The best of three neighbouring multiples of the row's scale, with and without shift. `scale_at`: address of the
+    The best of three neighbouring multiples of the row's scale, with each shift. `scale_at`: address of the
     scales that the search gave. Leaves the scale that can be read back, and its shift, in the scratch memory.
     """
-    error_on = error_of(level)
+    error_on, shift_size, shifts = error_of(level), grid.shift, grid.shifts
 
     @kernel
     def store_codes(x, scratch, columns, row, scale_at, codes):
-        target, half = load_f32(scale_at) * reciprocal(row), splat_f32(float32(ABOUT_HALF))
+        target, share = load_f32(scale_at) * reciprocal(row), splat_f32(float32(ABOUT_ONE / shifts))
         best = splat_f32(float32(3e38))
         code, kept, kept_shift = zero_f32(), zero_f32(), zero_f32()
-        for bit in range(2):
-            # Even bytes hold odd multiples, -127..127; odd bytes even ones, -126..128.
-            shift, odd = splat_f32(float32(bit * shift_size)), splat_f32(float32(1 - bit))
-            middle = to_f32(round_i32((target - odd) * half))
+        for n in range(shifts):
+            # A byte with n shifts holds a multiple `shifts * k + base` in -127..128.
+            base = (n + 1) & (shifts - 1)
+            shift, first = splat_f32(float32(n * shift_size)), splat_f32(float32(base))
+            least = splat_f32(float32(-((MAX_SCALE + base) // shifts)))
+            most = splat_f32(float32((MAX_SCALE + 1 - base) // shifts))
+            middle = to_f32(round_i32((target - first) * share))
             for move in range(-1, 2):
-                n = middle + splat_f32(float32(move))
-                n = min_f32(max_f32(n, splat_f32(float32(bit - 64))), splat_f32(float32(bit + 63)))
-                multiple = n + n + odd
+                k = min_f32(max_f32(middle + splat_f32(float32(move)), least), most)
+                multiple = splat_f32(float32(shifts)) * k + first
                 candidate = multiple * row
                 error = error_on(x, scratch, columns, candidate, shift)
                 number = multiple + splat_f32(float32(MAX_SCALE))
@@ -195,10 +259,12 @@ def code_of(level, shift_size):
 @cache
 def block_encoder(grid):
     """A kernel that encodes a tile in blocks of any width; schemes of one grid share it."""
-    nearest, levels = nearest_of(grid.levels), lookup_floats(tuple(float(level) for level in grid.levels))
+    nearest, levels = nearest_of(grid.levels), lookup_floats(padded(grid.levels))
     level = level_of(levels, nearest)
-    search, store_codes = search_of(level), code_of(level, grid.shift)
-    shifts, ends = (float32(0.0), float32(grid.shift)), (float32(grid.low), float32(grid.levels[-1]))
+    search, store_codes = search_of(level), code_of(level, grid)
+    shifts = tuple(float32(n * grid.shift) for n in range(grid.shifts))
+    ends, is_nibble = (float32(grid.low), float32(grid.levels[-1])), len(grid.levels) == 16
+    value_bytes, store_entries = (256, store_nibbles) if is_nibble else (192, store_thirds)
     candidates, step = grid.candidates, grid.step
 
     @kernel
@@ -234,10 +300,10 @@ def block_encoder(grid):
         for n in range(cols // columns):
             block, first = x + n * columns * 64, n * columns % GROUP
             weigh(block, scratch, importance + n * columns * 4 if importance != 0 else int64(0), columns)
-            codes, scale_at = group + NIBBLES_BYTES + first // columns * 16, scratch + SCRATCH_BYTES + 64 * n
+            codes, scale_at = group + value_bytes + first // columns * 16, scratch + SCRATCH_BYTES + 64 * n
             encode_block(block, scratch, columns, first, row, scale_at, row_peak, codes, errors)
             if first + columns == GROUP:
-                store_nibbles(scratch + SCRATCH.level, group)
+                store_entries(scratch + SCRATCH.level, group)
                 group += nbytes
         return int64(0)
 
