@@ -28,7 +28,7 @@ _FILES = {
     "program.py": "def add(a, b):\n" + "    # one of twelve lines\n" * 10 + "    return\n",
 }
 _NAMES = {
-    "checkpoint": ("path/to/LFM2-24B-A2B", "LFM2-24B-A2B", "FOLDER", "DIR"),
+    "checkpoint": ("path/to/LFM2-24B-A2B", "edge_lfm/demo_model", "LFM2-24B-A2B", "FOLDER", "DIR"),
     "packed": ("lfm2-24b", "lfm2-24b-int4", "lfm2-24b-q", "lfm2-8b", "synth-24b", "MODEL"),
     "gguf": ("LFM2-8B-A1B-Q4_0.gguf", "FILE.gguf"),
     "onnx": ("lfm2-8b-onnx",),
