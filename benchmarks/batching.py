@@ -70,12 +70,12 @@ def measure(model: Model, prompt: int, tokens: int, rates: dict[str, dict[int, l
     for state in states:
         model.backend.read(rng.integers(0, model.vocab, prompt).tolist(), state)
     for count in COUNTS:
-        found = {
+        rates_of_count = {
             "one sequence": one_sequence(model.backend, states[0], count, rng),
             "steps": steps(model.backend, states[:count], rng),
             "answers": answers(model, count, prompt, tokens, rng),
         }
-        for name, rate in found.items():
+        for name, rate in rates_of_count.items():
             rates.setdefault(name, {}).setdefault(count, []).append(rate)
 
 
@@ -138,8 +138,8 @@ def print_table(model: Model, rates: dict[str, dict[int, list[float]]]) -> None:
     demand = demand_of(model.shape, list(model.files.tensors.values()))
     print("| answers | " + " | ".join(map(str, COUNTS)) + " |\n" + "|---" * (len(COUNTS) + 1) + "|")
     print("| limit | " + " | ".join(f"{limit(demand, count):.2f}" for count in COUNTS) + " |")
-    for name, found in rates.items():
-        medians = [statistics.median(found[count]) for count in COUNTS]
+    for name, rates_of_count in rates.items():
+        medians = [statistics.median(rates_of_count[count]) for count in COUNTS]
         multiples = [f"{rate / medians[0]:.2f}" for rate in medians]
         print(f"| {name} | {' | '.join(multiples)} |")
         print(f"| {name}, tok/s | {' | '.join(f'{rate:.1f}' for rate in medians)} |")

@@ -77,14 +77,14 @@ class Client:
 
     def run(self, until: float) -> None:
         kinds = [self.good] * 6 + [self.typed] * 6 + [self.left, self.bound, self.huge, self.explosive, self.broken]
-        kinds += [self.half, self.kept, self.small, self.long, self.told, self.called, self.labels]
+        kinds += [self.half, self.kept, self.small, self.long, self.probabilities, self.called, self.labels]
         while time.monotonic() < until:
             kind = self.rng.choice(kinds)
             try:
                 kind()
             except (httpx.HTTPError, OSError) as error:
-                told = f"{kind.__name__}: {type(error).__name__}"
-                self.tally.note(told, told)
+                fault = f"{kind.__name__}: {type(error).__name__}"
+                self.tally.note(fault, fault)
         self.http.close()
 
     def post(self, body: Any, path: str = "/v1/chat/completions") -> httpx.Response:
@@ -168,7 +168,7 @@ class Client:
         prompt = [self.rng.randrange(300, 4000) for _ in range(self.rng.randrange(20, 1500))]
         self.post({"prompt": prompt, "max_tokens": 4, "dry_multiplier": 0.5}, "/v1/completions")
 
-    def told(self) -> None:
+    def probabilities(self) -> None:
         prompt = [self.rng.randrange(300, 4000) for _ in range(self.rng.randrange(20, 900))]
         self.post({"prompt": prompt, "max_tokens": 4, "echo": True, "logprobs": 20}, "/v1/completions")
 
@@ -220,20 +220,20 @@ def rises(samples: list[Sample]) -> list[str]:
 
 def watch(pid: int, tally: Tally, minutes: float) -> list[Sample]:
     """Samples until the end; a line each minute."""
-    started, samples, told, before = time.monotonic(), list[Sample](), 0, 0
+    started, samples, last_minute, before = time.monotonic(), list[Sample](), 0, 0
     while (minute := (time.monotonic() - started) / 60) < minutes:
         time.sleep(SAMPLE_S)
         samples.append(Sample.of(pid, minute))
-        if int(minute) == told:
+        if int(minute) == last_minute:
             continue
         with tally.lock:
             total, recent = sum(tally.status.values()), sorted(tally.seconds[-500:]) or [0.0]
             server_errors = sum(count for status, count in tally.status.items() if status in SERVER_ERRORS)
         spread = f"{1e3 * statistics.median(recent):.0f} / {1e3 * recent[int(0.99 * (len(recent) - 1))]:.0f} ms"
-        print(f"{minute:5.1f} min: {total} requests, {(total - before) / (60 * (minute - told)):.1f} a second, "
+        print(f"{minute:5.1f} min: {total} requests, {(total - before) / (60 * (minute - last_minute)):.1f} a second, "
               f"{server_errors} of 5xx, {len(tally.faults)} faults, good answers {spread}; {samples[-1]}",
               flush=True)  # fmt: skip
-        told, before = int(minute), total
+        last_minute, before = int(minute), total
     return samples
 
 

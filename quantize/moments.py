@@ -18,7 +18,7 @@ _SAME_INPUTS = re.compile(r"\.(?:(w3)|([kv]_proj))\.weight$")
 
 def input_name(matrix: str) -> str:
     """The matrix under whose name the inputs of `matrix` are kept: w1 for w3, q for k and v."""
-    return _SAME_INPUTS.sub(lambda found: ".w1.weight" if found[1] else ".q_proj.weight", matrix)
+    return _SAME_INPUTS.sub(lambda match: ".w1.weight" if match[1] else ".q_proj.weight", matrix)
 
 
 def piece_columns(columns: int) -> int:

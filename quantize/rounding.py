@@ -117,11 +117,11 @@ class _Columns:
         value: F32 = (self.levels[index] + self.shift[k]) * self.scale[k]
         return value
 
-    def nearest(self, k: int, wanted: F32) -> NDArray[np.uint8]:
-        """The levels of column k that are nearest to the values wanted, [N]."""
+    def nearest(self, k: int, target: F32) -> NDArray[np.uint8]:
+        """The levels of column k that are nearest to the target values, [N]."""
         scale = self.scale[k]
         usable = scale != 0
-        t = np.where(usable, wanted / np.where(usable, scale, np.float32(1)), np.float32(0)) - self.shift[k]
+        t = np.where(usable, target / np.where(usable, scale, np.float32(1)), np.float32(0)) - self.shift[k]
         index: NDArray[np.uint8] = np.searchsorted((self.levels[:-1] + self.levels[1:]) / 2, t).astype(np.uint8)
         return index
 

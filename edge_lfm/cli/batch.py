@@ -45,18 +45,18 @@ def run(args: argparse.Namespace) -> None:
             asyncio.run(batch.answer(settings, left, output, counts.note))
         finally:
             counts.close()
-    told = {"requests": len(batch.lines), "before": len(batch.lines) - len(left), **counts.as_json()}
+    summary = {"requests": len(batch.lines), "before": len(batch.lines) - len(left), **counts.as_json()}
     if args.json:
-        print_json(told)
+        print_json(summary)
     else:
-        before = f", {told['before']} before" if told["before"] else ""
-        print(f"{told['answered']} answered{before}; {told['tokens_per_s']:.1f} tok/s", file=sys.stderr)
+        before = f", {summary['before']} before" if summary["before"] else ""
+        print(f"{summary['answered']} answered{before}; {summary['tokens_per_s']:.1f} tok/s", file=sys.stderr)
     if counts.failed:
         raise CheckError(f"{counts.failed} requests failed", hint=f"{args.output} says why, in their places")
 
 
 _QUEUE = 1 << 16
-"""No request of a file is told to come again."""
+"""No request of a file is summary to come again."""
 
 
 class _Counts:

@@ -89,13 +89,13 @@ def prefill(
     """
     check_length(len(token_ids), sequence.state.context)
     sequence.state.reserve(len(token_ids))
-    places, told = {*turns, len(token_ids) - 1}, len(sequence.ids)
+    places, shown_tokens = {*turns, len(token_ids) - 1}, len(sequence.ids)
     while (first := len(sequence.ids)) < len(token_ids):
         chunk = token_ids[first : first + runner.chunk]
         end = first + len(chunk)
         rows = yield from sequence.read(chunk, sorted(p for p in places if first < p <= end), end == len(token_ids))
-        if len(sequence.ids) - told >= PROGRESS_TOKENS or len(sequence.ids) == len(token_ids):
-            told = len(sequence.ids)
+        if len(sequence.ids) - shown_tokens >= PROGRESS_TOKENS or len(sequence.ids) == len(token_ids):
+            shown_tokens = len(sequence.ids)
             progress()
     last: Logits = rows[0]
     return last

@@ -141,14 +141,14 @@ class SequencePool:
 
     def _longest_lent(self, ids: array[int]) -> tuple[TokenSequence | None, int]:
         """As `_longest`, of those that others go on with: few, so that each is looked at."""
-        found: TokenSequence | None = None
+        sequence_to_lend: TokenSequence | None = None
         longest = 0
         for sequence in self._lent:
             common = _common(sequence.ids, ids[:-1])
             count = max((p for p in _places(sequence) if p <= common), default=0)
             if count > longest:
-                found, longest = sequence, count
-        return found, longest
+                sequence_to_lend, longest = sequence, count
+        return sequence_to_lend, longest
 
     def _offered_by(self, longer: TokenSequence) -> list[TokenSequence]:
         """The sequences of no conversation whose every place is a place of this one too."""

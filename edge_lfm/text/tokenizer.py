@@ -212,13 +212,13 @@ class Tokenizer:
             UsageError: the model has no markers for it.
         """
         sets = [[self.special_id(mark) for mark in marks] for marks in GAP_MARKS]
-        found = next((ids for ids in sets if None not in ids), None)
-        if found is None:
+        gap_ids = next((ids for ids in sets if None not in ids), None)
+        if gap_ids is None:
             raise UsageError(
                 "this model cannot fill in the middle", hint=f"use a model with {GAP_MARKS[0][0]} in its vocabulary"
             )
-        head = [i for i in (self.start_id, found[0]) if i is not None]
-        return [*head, *self.encode(before), found[1], *self.encode(after), found[2]]  # type: ignore[list-item]
+        head = [i for i in (self.start_id, gap_ids[0]) if i is not None]
+        return [*head, *self.encode(before), gap_ids[1], *self.encode(after), gap_ids[2]]  # type: ignore[list-item]
 
     def decode(self, token_ids: Sequence[int], *, special: bool = False) -> str:
         """The text of token ids; control tokens are spelled out if `special`, else left out."""

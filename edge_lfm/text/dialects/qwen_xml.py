@@ -134,9 +134,9 @@ class _Reader:
 
     def _take(self, mark: str) -> bool:
         """Whether the mark stands here."""
-        found = self._text.startswith(mark, self._skip())
-        self._at += len(mark) if found else 0
-        return found
+        is_there = self._text.startswith(mark, self._skip())
+        self._at += len(mark) if is_there else 0
+        return is_there
 
     def _need(self, mark: str) -> None:
         if not self._take(mark):

@@ -53,15 +53,15 @@ class _Rules(Rules):
         return self.rule("tool", f"{quoted(tool.name + '>' + chr(10))} ({forms})")
 
     def _arguments(self, form: ObjectForm, bound: Bound) -> str:
-        found = ['""']
+        pairs = ['""']
         for name, schema in form.given.items():
             value = self._value(schema, bound)
             if value is None and name in form.required:
                 raise GrammarError(f"no value of {name:.60} can be written between tags", hint="mend its schema")
             if value is not None:
                 pair = f"{quoted(f'<parameter={name}>{chr(10)}')} {value}"
-                found.append(pair if name in form.required else f"({pair})?")
-        return " ".join([*found, self._free(form, bound)])
+                pairs.append(pair if name in form.required else f"({pair})?")
+        return " ".join([*pairs, self._free(form, bound)])
 
     def _free(self, form: ObjectForm, bound: Bound) -> str:
         """Arguments that the schema allows and does not name."""
@@ -118,8 +118,8 @@ class _Values:
         parts = schema.get("anyOf") or schema.get("allOf") or ()
         target = self._definitions[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else None
         if len(schema) == 1 and ("anyOf" in schema or len(parts) == 1 or target is not None):
-            found = [self.split(part, depth + 1) for part in ([target] if target is not None else parts)]
-            return [text for texts, _ in found for text in texts], [other for _, others in found for other in others]
+            splits = [self.split(part, depth + 1) for part in ([target] if target is not None else parts)]
+            return [text for texts, _ in splits for text in texts], [other for _, others in splits for other in others]
         if parts or target is not None:
             raise _refusal("allOf, $ref or anyOf beside other keywords")
         rest = [kind for kind in schema.get("type", TYPES) if kind != "string"]

@@ -144,8 +144,8 @@ def with_scales(weights: Coded, scale: F32, scheme: Scheme) -> Coded:
     """The nearest multiples of the rows' scales that leave the shifts as they are."""
     count = weights.grid.shifts
     shifted = (weights.codes % count).astype(np.float32)
-    wanted = scale * reciprocal(weights.row_scale)[:, None] + np.float32(MAX_SCALE)
-    codes = shifted + count * np.clip(np.rint((wanted - shifted) / count), 0, 256 // count - 1)
+    multiples = scale * reciprocal(weights.row_scale)[:, None] + np.float32(MAX_SCALE)
+    codes = shifted + count * np.clip(np.rint((multiples - shifted) / count), 0, 256 // count - 1)
     return replace(weights, codes=codes.astype(np.uint8))
 
 
