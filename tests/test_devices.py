@@ -107,7 +107,7 @@ def test_fit_on_the_command_line(demo: dict[str, Path]) -> None:
     text = edge_lfm("fit", "lfm2-24b-a2b", "--device", "rpi5-8g").stdout
     assert "tok/s" in text and "source:" in text and "of 64 per layer" in text
     small = edge_lfm("fit", "lfm2-24b-a2b", "--device", "rpi4-2g").stdout
-    assert "does not fit" in small and "lfm2-" in small.split("does not fit")[1]
+    assert "does not fit" in small and " would do about " in small.split("does not fit")[1]
     found = json.loads(edge_lfm("fit", str(demo["int8"]), "--device", "rpi5-4g", "--json").stdout)
     assert found["fit"]["fits"] and found["fit"]["decode_tps"] > 100
     here = json.loads(edge_lfm("fit", "lfm2-8b-a1b", "--json", "--ram", "3G").stdout)

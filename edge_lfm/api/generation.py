@@ -14,6 +14,7 @@ from edge_lfm.engine.scheduler import Job
 from edge_lfm.errors import CancelledError, EdgeLfmError, UsageError
 
 OnEnd = Callable[[str, Completion | None], object]
+"""What is called when an answer ends: with its text, and its completion, or None when it was stopped."""
 
 
 class _Answer:

@@ -126,7 +126,8 @@ CONTEXT = np.dtype(
         ("gated_s", "i8"),  # silu(w1 x) * w3 x, in pair order
         ("scratch", "i8"),
         ("scratch_bytes", "i8"),  # per thread
-    ]
+    ],
+    align=True,  # as C lays it out: a float32 stands among integers of eight bytes
 )
 """Everything that a step reads, for any number of sequences. Fields that end in _q, _s are int8 values and the records
 of their groups (`ACTIVATION_BYTES`)."""
