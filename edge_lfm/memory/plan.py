@@ -26,7 +26,7 @@ DEFAULT_CONTEXT = 32768
 PAGED_CONTEXT = 4096
 """When experts are paged, every token of context takes memory from them: 20 KB a token in the 24B. Also the least that
 a model is given by itself when memory is short."""
-LEAST_PARALLEL, MOST_PARALLEL = 4, 16
+MIN_PARALLEL, MAX_PARALLEL = 4, 16
 """Answers at a time where none were asked for: four have a context of their own before it is made shorter, and further
 ones take what memory is left."""
 MAX_CACHE_BYTES = 2 << 30
@@ -132,9 +132,9 @@ def plan_whole(shape: Shape, file_bytes: int, budget: Budget, wishes: Wishes) ->
     token_bytes = kv_cache_bytes(shape, 1, wishes.kv_dtype)
     tokens = (room - (room // 4 if wishes.cache_bytes is None else cache_bytes)) // max(1, token_bytes)
     if budget.stated and wishes.context is None:
-        context = min(context, max(PAGED_CONTEXT, tokens // (wishes.parallel or LEAST_PARALLEL) // 1024 * 1024))
-    least = 1 if budget.stated else LEAST_PARALLEL
-    parallel = wishes.parallel or max(least, min(MOST_PARALLEL, tokens // context))
+        context = min(context, max(PAGED_CONTEXT, tokens // (wishes.parallel or MIN_PARALLEL) // 1024 * 1024))
+    least = 1 if budget.stated else MIN_PARALLEL
+    parallel = wishes.parallel or max(least, min(MAX_PARALLEL, tokens // context))
     if not budget.stated:
         return MemoryPlan(budget, context, parallel, cache_bytes, needed + (wishes.cache_bytes or 0), None)
     conversations = context * parallel * token_bytes
