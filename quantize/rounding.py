@@ -27,7 +27,7 @@ ROWS_AT_A_TIME = 1024
 _STEP = 64
 """Columns whose errors are spread over all others together."""
 _SWEEPS, _REFITS = 2, 2
-_LEAST_DAMPING, _MOST_DAMPING = 0.05, 1.0
+_MIN_DAMPING, _MAX_DAMPING = 0.05, 1.0
 _DAMPED_TOKENS = 1.6
 """Damping times tokens per column. Of experts with 64 tokens per column, .01 to .2 of the mean moment did the same;
 with 8, .2 was better than .05."""
@@ -68,7 +68,7 @@ def _curvature(moments: F32, tokens: float, first: int) -> Curvature:
 
 def damping(tokens_per_column: float) -> float:
     """What is added to the diagonal of the moments, as a share of its mean: the less they are known, the more."""
-    return float(np.clip(_DAMPED_TOKENS / tokens_per_column, _LEAST_DAMPING, _MOST_DAMPING))
+    return float(np.clip(_DAMPED_TOKENS / tokens_per_column, _MIN_DAMPING, _MAX_DAMPING))
 
 
 def round_by_output(w: F32, stored: Any, scheme: Scheme, curvatures: tuple[Curvature, ...]) -> Any:
