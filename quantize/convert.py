@@ -177,7 +177,10 @@ def _run(
 
 
 def _in_threads(work: Callable[[int], Unit], indices: Iterable[int], threads: int) -> Iterator[Unit]:
-    """Results as they come, with two tensors a thread under way at most; an exception ends all."""
+    """Results as they come, with two tensors a thread under way at most; an exception ends all.
+
+    What was finished beside a failure comes before it, so that a resumed run need not do it again.
+    """
     waiting = iter(indices)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="edge-lfm-pack")
     running: set[Future[Unit]] = set()
@@ -188,7 +191,7 @@ def _in_threads(work: Callable[[int], Unit], indices: Iterable[int], threads: in
             if not running:
                 return
             done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
+            for future in sorted(done, key=lambda finished: finished.exception() is not None):
                 yield future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
