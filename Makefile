@@ -37,12 +37,13 @@ test-resume: $(VENV)/.installed
 test-pythons: $(VENV)/.installed
 	EDGE_LFM_PYTHONS="$$(PYTHON=$(BIN)/python sh tools/pythons.sh build/pythons)" $(BIN)/pytest -q tests/test_documents.py
 
-# The server against the official npm client, and the ONNX export in transformers.js (needs Node and npm).
+# The server against the official npm clients, and the ONNX export in transformers.js (needs Node and npm).
 test-javascript: $(VENV)/.installed build/javascript/.complete
 	$(BIN)/pytest -q tests/test_javascript.py
 
 build/javascript/.complete:
-	npm install --silent --no-audit --no-fund --ignore-scripts --prefix build/javascript openai@6 @huggingface/transformers@4
+	npm install --silent --no-audit --no-fund --ignore-scripts --prefix build/javascript openai@6 \
+	    @anthropic-ai/sdk @huggingface/transformers@4
 	touch $@
 
 # The whole engine and every kernel's tests in an arm64 Debian, on emulated processors (root; some minutes).

@@ -1,4 +1,4 @@
-"""The official npm client and transformers.js, where Node and the packages are installed (`make test-javascript`)."""
+"""The official npm clients and transformers.js, where Node and the packages are installed (`make test-javascript`)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from serving import serving
@@ -17,26 +18,40 @@ from edge_lfm.export.source import open_source
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
+PARIS = "The capital of France is Paris."
 MODULES = Path(os.environ.get("EDGE_LFM_NODE_MODULES", ROOT / "build/javascript/node_modules"))
 
 
-def test_the_npm_client(demo: dict[str, Path], tmp_path: Path) -> None:
+def found_by(package: str, script: str, demo: dict[str, Path], folder: Path) -> dict[str, Any]:
+    """What a script finds that a client's package runs against a server of the demo model."""
     node = shutil.which("node")
-    if node is None or not (MODULES / "openai").is_dir():
-        pytest.skip(f"needs Node and the npm package openai in {MODULES} (make test-javascript installs it)")
-    script = tmp_path / "client.mjs"
-    shutil.copy(ROOT / "tests/javascript/openai_client.mjs", script)
-    (tmp_path / "node_modules").symlink_to(MODULES)
+    if node is None or not (MODULES / package).is_dir():
+        pytest.skip(f"needs Node and the npm package {package} in {MODULES} (make test-javascript installs it)")
+    shutil.copy(ROOT / "tests/javascript" / script, folder)
+    (folder / "node_modules").symlink_to(MODULES)
     with serving(str(demo["int4"])) as address:
-        done = subprocess.run([node, str(script), address], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([node, str(folder / script), address], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    paris = "The capital of France is Paris."
-    assert found["whole"] == found["streamed"] == found["helper"] == paris
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_the_npm_client(demo: dict[str, Path], tmp_path: Path) -> None:
+    found = found_by("openai", "openai_client.mjs", demo, tmp_path)
+    assert found["whole"] == found["streamed"] == found["helper"] == PARIS
     assert found["tokens"] > 5 and found["call"]["name"] and isinstance(json.loads(found["call"]["arguments"]), dict)
     assert found["completion"] and "Anna" in found["response"]
     assert found["events"][0] == "response.created" and found["events"][-1] == "response.completed"
     assert found["refused"][:2] == ["BadRequestError", 400] and "temperature" in found["refused"][2]
+
+
+def test_anthropics_npm_client(demo: dict[str, Path], tmp_path: Path) -> None:
+    found = found_by("@anthropic-ai/sdk", "anthropic_client.mjs", demo, tmp_path)
+    assert found["whole"] == found["streamed"] == PARIS and found["ended"] == "end_turn"
+    assert found["counted"] > 10 and found["tokens"] > 5
+    assert (found["events"][0], found["events"][-1]) == ("message_start", "message_stop")
+    assert found["call"]["name"] == "get_weather" and isinstance(found["call"]["input"]["city"], str)
+    assert found["refused"][:2] == ["BadRequestError", 400] and "max_tokens" in found["refused"][2]
 
 
 def test_transformers_js_generates(demo: dict[str, Path], demo_goldens: dict[str, dict], tmp_path: Path) -> None:

@@ -275,7 +275,7 @@ class _Draft:
 
     @property
     def stopped(self) -> bool:
-        return self._parser is not None and self._parser.stopped
+        return self._parser is not None and bool(self._parser.stopped_by)
 
     def add(self, token: int, logits: Logits | None) -> Events:
         stop = token in self._stop_ids
@@ -305,6 +305,7 @@ class _Draft:
             citations=tuple(find_citations("".join(self._text), self._request.documents)),
             trimmed_documents=self._request.trimmed_documents,
             dropped_messages=self._request.dropped_messages,
+            stopped_by=self._parser.stopped_by if self._parser is not None else "",
         )
 
     def _events(self, parts: Sequence[Part]) -> Events:

@@ -48,6 +48,7 @@ class Completion:
 
     finish_reason: "stop" (the model ended, or a stop string came), "tool_calls", or "length" (the limit or the context
         was reached).
+    stopped_by: the stop string that ended it, if one did.
     logprobs: of every token of the answer, the one that ended it included, if asked for.
     text_logprobs: of the tokens that the text is made of, if asked for; those of calls and stop strings are not.
     prompt_logprobs: of every token of the prompt but the first, if asked for.
@@ -71,6 +72,7 @@ class Completion:
     reasoning_tokens: int = 0
     dropped_messages: int = 0
     trimmed_documents: tuple[str, ...] = ()
+    stopped_by: str = ""
 
     @property
     def usage(self) -> dict[str, int]:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from edge_lfm.server import failures
+from edge_lfm.server.anthropic import Messages
 from edge_lfm.server.chat import Chat
 from edge_lfm.server.completions import Completions
 from edge_lfm.server.guard import Guard
@@ -47,12 +48,14 @@ def make_app(settings: Settings) -> Starlette:
 
 def routes_of(service: Service) -> list[BaseRoute]:
     """All routes, of one service."""
-    texts, responses = Texts(service), Responses(service)
+    texts, responses, messages = Texts(service), Responses(service), Messages(service)
     return [
         _route("/v1/chat/completions", "POST", Chat(service)),
         _route("/v1/completions", "POST", Completions(service)),
         _route("/v1/responses", "POST", responses.create),
         Route("/v1/responses/{number}", _safe(responses.one), methods=["GET", "DELETE"]),
+        _route("/v1/messages", "POST", messages.create),
+        _route("/v1/messages/count_tokens", "POST", messages.count),
         _route("/v1/models", "GET", texts.models),
         _route("/v1/models/{name:path}", "GET", texts.model),
         _route("/tokenize", "POST", texts.tokenize),
@@ -77,7 +80,7 @@ def _safe(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except Exception as error:
-            return failures.response(error)
+            return failures.response(error, request.url.path)
 
     return handle
 

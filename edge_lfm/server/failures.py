@@ -1,4 +1,4 @@
-"""Every failure as OpenAI's error JSON, with the status that its clients expect. Nothing else may reach a client."""
+"""Every failure as the JSON and with the status that a route's clients expect. Nothing else may reach a client."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from edge_lfm.errors import BusyError, ContextOverflowError, EdgeLfmError
+from edge_lfm.server.error_forms import error_json
 
 log = logging.getLogger("edge_lfm.server")
-_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 RETRY_AFTER_S = 5
 
 
@@ -27,8 +27,9 @@ class RequestError(EdgeLfmError):
         self.param, self.code, self.http_status = param, code, status
 
 
-def describe(error: BaseException) -> tuple[int, dict[str, Any]]:
-    """HTTP status and JSON of any error. One that nobody foresaw is logged under an id, and told by it alone."""
+def describe(error: BaseException, path: str = "") -> tuple[int, dict[str, Any]]:
+    """HTTP status and JSON of any error on a route. One that nobody foresaw is logged under an id, and told by it
+    alone."""
     status, param, code = 500, None, None
     if isinstance(error, RequestError):
         status, param, code, message = error.http_status, error.param, error.code, error.message
@@ -52,13 +53,12 @@ def describe(error: BaseException) -> tuple[int, dict[str, Any]]:
         number = uuid.uuid4().hex[:8]
         log.error("internal error %s", number, exc_info=error)
         message, code = f"internal error {number}; the server's log tells more", "internal_error"
-    kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    return status, {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return status, error_json(path, status, message, param, code)
 
 
-def response(error: BaseException) -> Response:
-    """The HTTP response to an error."""
-    status, body = describe(error)
+def response(error: BaseException, path: str = "") -> Response:
+    """The HTTP response to an error on a route."""
+    status, body = describe(error, path)
     headers = {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, BusyError) or status in (429, 503) else {}
     if status in (408, 413):  # the rest of the body is not wanted
         headers["Connection"] = "close"
@@ -67,9 +67,9 @@ def response(error: BaseException) -> Response:
     return JSONResponse(body, status_code=status, headers=headers)
 
 
-async def handle(_request: Request, error: Exception) -> Response:
+async def handle(request: Request, error: Exception) -> Response:
     """For Starlette's table of exception handlers."""
-    return response(error)
+    return response(error, request.url.path)
 
 
 def _path_of(message: str) -> str | None:

@@ -38,7 +38,7 @@ _NEUTRAL: tuple[tuple[Any, str], ...] = (
     (5, "mirostat_tau"),
     (1, "best_of dynatemp_exponent length_penalty n num_beams tfs tfs_z typ_p typical typical_p"),
     (-1, "repeat_last_n top_n_sigma truncate_prompt_tokens"),
-    ([], "functions logits_processors lora modalities tools"),
+    ([], "betas functions logits_processors lora mcp_servers modalities tools"),
     (["text"], "modalities"),
     ({}, "chat_template_kwargs"),
     ("none", "function_call tool_choice"),

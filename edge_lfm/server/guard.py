@@ -61,13 +61,15 @@ class Guard:
             raise RequestError("pages of a foreign origin may not use this server (--cors-origin)", status=403)
         preflight = scope["type"] == "http" and scope["method"] == "OPTIONS"
         if self._key is not None and not preflight and scope["path"] not in _OPEN:
-            self._check_key(headers.getlist("authorization"))
+            self._check_key(headers)
         if scope["type"] == "http" and scope["method"] == "POST":
             kind = headers.get("content-type", "").split(";")[0].strip().lower()
             if kind != "application/json":
                 raise RequestError("the content type must be application/json", status=415)
 
-    def _check_key(self, given: list[str]) -> None:
+    def _check_key(self, headers: Headers) -> None:
+        """The key as a bearer token, or as Anthropic's clients send it."""
+        given = [*headers.getlist("authorization"), *(f"Bearer {key}" for key in headers.getlist("x-api-key"))]
         kind, _, key = given[0].partition(" ") if len(given) == 1 else ("", "", "")
         right = hmac.compare_digest(key.strip().encode("latin-1"), self._key or b"")  # the bytes that came
         if kind.lower() != "bearer" or not right:
@@ -140,7 +142,7 @@ class _Share:
 async def _refuse(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
     """Send an error. Of a body that is too large a little more is read: hanging up on what is still under way would
     take the answer from its sender."""
-    answer = response(error)
+    answer = response(error, scope["path"])
     if error.http_status not in (413, 503):
         await answer(scope, receive, send)
         return

@@ -38,7 +38,8 @@ async def unless_disconnected(request: Request, work: Any) -> Any:
 
 
 class EventStream(Response):
-    """`events`: dicts, each sent as one event; an item ("name", dict) has an event name. An error becomes the last one.
+    """`events`: dicts, each sent as one event; an item ("name", dict) has an event name. An error becomes the last one,
+    under the name that its JSON has as a type.
 
     done: what is sent at the end, as OpenAI's "[DONE]". stall_s: how long the client may leave the stream unread.
     """
@@ -52,7 +53,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        writer = asyncio.ensure_future(self._write(send))
+        writer = asyncio.ensure_future(self._write(send, scope["path"]))
         gone = asyncio.ensure_future(until_disconnect(receive))
         try:
             await asyncio.wait({writer, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -63,7 +64,7 @@ class EventStream(Response):
             with contextlib.suppress(Exception):
                 await self._events.aclose()  # type: ignore[attr-defined]
 
-    async def _write(self, send: Send) -> None:
+    async def _write(self, send: Send, path: str) -> None:
         async def put(text: str | bytes, more: bool = True) -> None:
             body = text.encode() if isinstance(text, str) else text
             async with asyncio.timeout(self._stall_s):
@@ -84,7 +85,8 @@ class EventStream(Response):
         except TimeoutError:  # the client does not read
             return
         except Exception as error:
-            await put(as_event(describe(error)[1]))
+            told = describe(error, path)[1]
+            await put(as_event((told["type"], told) if "type" in told else told))
         finally:
             pending.cancel()
             await asyncio.gather(pending, return_exceptions=True)

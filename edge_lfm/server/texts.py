@@ -31,7 +31,9 @@ class Texts:
 
     async def models(self, _request: Request) -> Response:
         """GET /v1/models"""
-        return JSONResponse({"object": "list", "data": [self._card()]})
+        name = self._service.settings.name  # the pages of Anthropic's clients: this is all of them
+        pages = {"has_more": False, "first_id": name, "last_id": name}
+        return JSONResponse({"object": "list", "data": [self._card()], **pages})
 
     async def model(self, request: Request) -> Response:
         """GET /v1/models/{name}"""
@@ -81,7 +83,10 @@ class Texts:
         return HTMLResponse(page.replace("MODEL_NAME", html.escape(self._service.settings.name)), headers=headers)
 
     def _card(self) -> dict[str, Any]:
-        card: dict[str, Any] = {"id": self._service.settings.name, "object": "model", "created": 0, "owned_by": "local"}
+        """The model as OpenAI's and as Anthropic's clients know one."""
+        name = self._service.settings.name
+        card: dict[str, Any] = {"id": name, "object": "model", "created": 0, "owned_by": "local"}
+        card |= {"type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
         model = self._service.hosting.model
         return card | ({"max_model_len": model.context} if model is not None else {})
 

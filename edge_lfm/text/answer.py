@@ -58,9 +58,9 @@ class AnswerParser:
             self._kind, self._trim = "reasoning", True
 
     @property
-    def stopped(self) -> bool:
-        """Whether a stop string has ended the answer."""
-        return self._shown.stopped
+    def stopped_by(self) -> str:
+        """The stop string that has ended the answer; empty if none has."""
+        return self._shown.stopped_by
 
     def feed(self, token_id: int) -> list[Part]:
         """What this token completes."""
@@ -175,8 +175,8 @@ class _Shown:
         self._waiting: list[tuple[int, int]] = []  # where the text of each token begins, and its number
 
     @property
-    def stopped(self) -> bool:
-        return self._stops.ended_by is not None
+    def stopped_by(self) -> str:
+        return self._stops.ended_by or ""
 
     def add(self, part: Part, may_end: bool) -> list[Part]:
         self._waiting += [(self._entered, token) for token in part.tokens]
