@@ -16,7 +16,6 @@ import pytest
 
 from edge_lfm.kernels.load.library import load_kernels
 from edge_lfm.kernels.spec.layout import (
-    ATTENTION_SCRATCH_BYTES,
     CONTEXT,
     LAYER,
     MATRIX,
@@ -24,6 +23,7 @@ from edge_lfm.kernels.spec.layout import (
     ROW,
     STATE,
     SYNC_BYTES,
+    attention_scratch_bytes,
     scratch_bytes,
 )
 from edge_lfm.kernels.spec.schemes import SCHEMES, Scheme
@@ -86,7 +86,7 @@ def test_attention(benchmark: Any, positions: int, kept: str) -> None:
     step = Step(tokens=1, rows=rows, wide=np.ones((heads + 2 * kv) * width, np.float32),
                 mixed=np.zeros(heads * width, np.float32), mixed_q=np.zeros(heads * width, np.int8),
                 mixed_s=np.zeros(heads * width // 8, np.float32))  # fmt: skip
-    kernels, scratch = load_kernels(), np.zeros(ATTENTION_SCRATCH_BYTES, np.uint8)
+    kernels, scratch = load_kernels(), np.zeros(attention_scratch_bytes(width), np.uint8)
     benchmark(lambda: kernels.attend_tokens(step.address, layer.ctypes.data, 0, scratch.ctypes.data))
     benchmark.extra_info["GB/s"] = 2 * keys.nbytes / benchmark.stats["median"] / 1e9
 

@@ -22,8 +22,7 @@ _RECORDS = {
     "context": layout.CONTEXT,
     "product": layout.PRODUCT,
 }
-_CONSTANTS = ("LAYOUT_VERSION", "GROUP", "ACTIVATION_BYTES", "SYNC_BYTES", "COUNTER", "ERROR",
-              "ATTENTION_SCRATCH_BYTES")  # fmt: skip
+_CONSTANTS = ("LAYOUT_VERSION", "GROUP", "ACTIVATION_BYTES", "SYNC_BYTES", "COUNTER", "ERROR")
 _TYPES = {np.dtype("i8"): "int64_t", np.dtype("f4"): "float", layout.MATRIX: "edge_lfm_matrix"}
 _PREAMBLE = """\
 /* Kernels of edge-lfm: int4/int8 matrices, short convolution, attention, experts, for one processor.
@@ -48,7 +47,11 @@ def header_text() -> str:
     lines = [_PREAMBLE]
     lines += [f"#define EDGE_LFM_{name} {getattr(layout, name)}" for name in _CONSTANTS]
     lines.append(f"#define EDGE_LFM_TILE_ROWS {TILE_ROWS}")
-    for name, size in (("SCRATCH", layout.scratch_bytes), ("ENCODE_SCRATCH", layout.encode_scratch_bytes)):
+    for name, size in (
+        ("SCRATCH", layout.scratch_bytes),
+        ("ATTENTION_SCRATCH", layout.attention_scratch_bytes),
+        ("ENCODE_SCRATCH", layout.encode_scratch_bytes),
+    ):
         fixed, per_group = size(0), size(layout.GROUP) - size(0)
         lines.append(f"#define EDGE_LFM_{name}_BYTES(cols) ({fixed} + (cols) / EDGE_LFM_GROUP * {per_group})")
     lines.append("")

@@ -21,7 +21,6 @@ from edge_lfm.kernels.spec.definitions import codebook
 from edge_lfm.kernels.spec.definitions.codebook import Coded
 from edge_lfm.kernels.spec.isa import TIERS, find_isa, runnable_tiers, select_isa
 from edge_lfm.kernels.spec.layout import (
-    ATTENTION_SCRATCH_BYTES,
     CONTEXT,
     ERROR,
     LAYER,
@@ -30,6 +29,7 @@ from edge_lfm.kernels.spec.layout import (
     ROW,
     STATE,
     SYNC_BYTES,
+    attention_scratch_bytes,
     scratch_bytes,
 )
 from edge_lfm.kernels.spec.routing import route
@@ -396,7 +396,7 @@ def check_attention(
     rows["states"], rows["position"] = state.ctypes.data, position + np.arange(tokens)
     step = Step(norm_eps=1e-5, tokens=tokens, rows=rows, wide=wide,
                 mixed=mixed, mixed_q=mixed_q, mixed_s=mixed_s)  # fmt: skip
-    scratch = np.zeros(ATTENTION_SCRATCH_BYTES, np.uint8)
+    scratch = np.zeros(attention_scratch_bytes(width), np.uint8)
     kernels.prepare_heads(step.address, layer.ctypes.data, 0)
     kernels.attend_tokens(step.address, layer.ctypes.data, 0, scratch.ctypes.data)
     # One step of the cache's rounding may differ: 2**-11 of a value's size in float16, 1/127 in int8.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, GROUP, scratch_bytes
+from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, GROUP, attention_scratch_bytes, scratch_bytes
 from edge_lfm.shape import Shape
 
 CHUNK = 512
@@ -51,7 +51,9 @@ class Scratch:
 def plan_scratch(shape: Shape, chunk: int, threads: int) -> Scratch:
     """The buffers of steps of up to `chunk` tokens on `threads` threads."""
     ffn_width = max(layer.ffn.width for layer in shape.layers)
-    thread_bytes = scratch_bytes(max(shape.hidden, _widest_mixed(shape), ffn_width))
+    head_width = max((a.width for a in shape.attentions.values()), default=0)
+    matrices = scratch_bytes(max(shape.hidden, _widest_mixed(shape), ffn_width))
+    thread_bytes = max(matrices, attention_scratch_bytes(head_width))
     activations = tuple(_activations(shape, chunk))
     return Scratch((*activations, Buffer("scratch", threads * thread_bytes, np.uint8)), thread_bytes)
 

@@ -315,6 +315,17 @@ first_lanes = operation(F32, [F32, types.int32], _below)
 """The first n lanes of a vector; the others become -inf."""
 
 
+def _between(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
+    lanes = ir.Constant(I32.ll, list(range(LANES)))
+    reached = b.icmp_signed(">=", lanes, splat_of(b, a[1], I32))
+    keep = b.and_(reached, b.icmp_signed("<", lanes, splat_of(b, a[2], I32)))
+    return b.select(keep, a[0], splat_of(b, a[3], F32))
+
+
+lanes_between = operation(F32, [F32, types.int32, types.int32, types.float32], _between)
+"""`(v, first, end, other)`: v in lanes [first, end), `other` in the others."""
+
+
 # Arithmetic
 
 

@@ -49,6 +49,9 @@ class Isa:
     weights at hand, keeps some in memory: on a Zen 3 core int4 prefills at 133 GOPS with it, at 171 in our order."""
     token_by_token: bool = False
     """Order the tokens of a tile, too: 9 % for the codebook with four tokens on a Zen 3 core."""
+    query_tiles: tuple[tuple[int, int], ...] = ((4, 1),)
+    """Query rows, and vectors of keys or values, of a register tile of attention. The products are accumulators of 16
+    lanes: 16 of AVX-512's 32 registers, and 8 of 16 elsewhere on x86."""
     lane_rows: int = 0
     """Rows whose sums with 16 tokens stay in registers (`lanes.py`); 0: the tier has no use for it."""
     is_fallback: bool = False
@@ -66,6 +69,7 @@ TIERS: tuple[Isa, ...] = (
     Isa(
         "avx512vnni", *_X86, "x86-64-v4", "+avx512vnni,+avx512vbmi", _AVX512, (12, 8, 4, 2, 1), 12,
         register_lanes=16, dot="vpdpbusd", shuffle_bytes=64, has_float16=True,
+        query_tiles=((4, 4), (8, 2), (16, 1)),
     ),
     Isa(
         "avxvnni", *_X86, "x86-64-v3", "+avxvnni", frozenset({"avx2", "fma", "f16c", "avx_vnni"}), (4, 2, 1), 6,

@@ -145,8 +145,11 @@ for how many turns a thread spins there."""
 SCORE_BLOCK = 256
 """Positions that attention scores at a time, per head, before it folds them into the running softmax."""
 
-HEAD_TILE = 4
-"""Query heads that share one pass over the keys and values of their kv head."""
+QUERY_ROWS = 16
+"""Query rows, heads of tokens, that may share one pass over the keys and values of their kv head."""
+
+QUERY = np.dtype([("start", "i8"), ("limit", "i8"), ("peak", "f4"), ("total", "f4")])
+"""A query row: the positions [start, limit) that it attends to, and its softmax so far."""
 
 TOKEN_BATCH = 48
 """Tokens that pass through a thread's scratch at a time: four of AVX-512's register tiles, three blocks of lanes."""
@@ -164,9 +167,6 @@ LANES = np.dtype(
 """A thread's work memory beside the tokens that lie in lanes."""
 
 EXPERT_SCRATCH_BYTES = TOKEN_BATCH * 64 * 4
-
-ATTENTION_SCRATCH_BYTES = HEAD_TILE * SCORE_BLOCK * 4 + HEAD_TILE * 8
-"""Scores of a block, then the running maximum and total, per head."""
 
 ACTIVATION = np.dtype([("scale", "f4"), ("sum", "f4"), ("first_sum", "f4"), ("last_sum", "f4")])
 """What is known of a group of int8 activations: its scale, then scale * sum of all of its bytes, of the first 16 and of
@@ -207,9 +207,14 @@ ENCODER = np.dtype(
 
 
 def scratch_bytes(cols: int) -> int:
-    """Scratch memory of a thread, for matrices of up to `cols` columns: outputs of experts, or scores; then tokens in
-    lanes, int8 with their records."""
+    """Scratch memory of a thread, for matrices of up to `cols` columns: outputs of experts; then tokens in lanes, int8
+    with their records."""
     return EXPERT_SCRATCH_BYTES + LANES.itemsize + TOKEN_BATCH * cols * (GROUP + ACTIVATION_BYTES) // GROUP
+
+
+def attention_scratch_bytes(width: int) -> int:
+    """Scratch memory of a thread, for heads of up to `width` values (`ops/query_tiles.py`)."""
+    return QUERY_ROWS * (QUERY.itemsize + 4 * (SCORE_BLOCK + 2 * width))
 
 
 def encode_scratch_bytes(cols: int) -> int:

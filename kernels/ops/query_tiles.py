@@ -1,0 +1,256 @@
+"""Softmax attention of a tile of query rows over the keys and values of one kv head.
+
+A query row is one head of one token. The rows of a tile are heads of a group, of one token or of neighbours: keys and
+values are loaded and widened once for all of them. Positions pass in blocks of `SCORE_BLOCK`, counted from the
+sequence's start: scores, softmax so far, weighed values. A row's numbers and their order are its own, so that they do
+not depend on the rows beside it.
+
+A thread's scratch memory (`attention_scratch_bytes`): QUERY [R], scores [R, SCORE_BLOCK], the queries transposed
+[hd, R], the weighed values [hd / 16, R, 16]; all float32, R = `QUERY_ROWS`.
+"""
+
+from math import sqrt
+
+from numba import float32, int32, int64
+
+from edge_lfm.kernels.lang.lowering import ISA
+from edge_lfm.kernels.lang.outer_tiles import load_kept_tile, load_outer_tile, outer_tile, store_outer_tile
+from edge_lfm.kernels.lang.register_tiles import zero_tile
+from edge_lfm.kernels.lang.simd import (
+    f32,
+    i64,
+    kernel,
+    lanes_between,
+    larger,
+    largest_f32,
+    load_f32,
+    max_f32,
+    set_f32,
+    set_i64,
+    smaller,
+    splat_f32,
+    store_f32,
+    sum_f32,
+    zero_f32,
+)
+from edge_lfm.kernels.ops.maths import exp
+from edge_lfm.kernels.spec.layout import QUERY, QUERY_ROWS, SCORE_BLOCK, offsets
+
+ROW = offsets(QUERY)
+LOWEST = -3.0e38
+ROW_BYTES, BLOCK_BYTES, VECTOR_BYTES = QUERY.itemsize, SCORE_BLOCK * 4, 64
+SCORES_AT = QUERY_ROWS * ROW_BYTES
+QUERIES_AT = SCORES_AT + QUERY_ROWS * BLOCK_BYTES
+
+
+@kernel
+def weighed_at(hd):
+    """Offset of the weighed values in the scratch memory."""
+    return int64(QUERIES_AT) + hd * int64(QUERY_ROWS * 4)
+
+
+def score_of(rows, vectors, in_int8):
+    """The kernel that scores `rows` queries against `vectors` x 16 positions at a time."""
+    kept_bytes, lanes = 1 if in_int8 else 2, SCORE_BLOCK // 16
+    zeros, load_keys = zero_tile(rows * vectors), load_kept_tile(vectors, in_int8)
+    step, store = outer_tile(rows, vectors, 4), store_outer_tile(rows, vectors, (lanes * VECTOR_BYTES, VECTOR_BYTES))
+
+    @kernel
+    def score(keys, hd, begin, length, scratch):
+        """Dot products with positions [begin, length) of a block whose keys are at `keys`; in whole tiles of positions.
+
+        Returns the first position that is left.
+        """
+        while length - begin > 16 * (vectors - 1):
+            acc, at = zeros(), keys + begin * hd * kept_bytes
+            for d in range(hd):
+                x = scratch + QUERIES_AT + d * (QUERY_ROWS * 4)
+                acc = step(acc, load_keys(at + d * 16 * kept_bytes, hd * 16 * kept_bytes), x)
+            store(scratch + SCORES_AT + begin * 4, acc)
+            begin += 16 * vectors
+        return begin
+
+    return score
+
+
+def weigh_of(rows, vectors, in_int8):
+    """The kernel that adds up values for `rows` queries, `vectors` x 16 columns at a time."""
+    kept_bytes = 1 if in_int8 else 2
+    strides = (VECTOR_BYTES, QUERY_ROWS * VECTOR_BYTES)
+    load_values, step = load_kept_tile(vectors, in_int8), outer_tile(rows, vectors, BLOCK_BYTES)
+    load, store = load_outer_tile(rows, vectors, strides), store_outer_tile(rows, vectors, strides)
+
+    @kernel
+    def weigh(values, hd, first, begin, length, scratch):
+        """weighed [rows, hd] += scores [rows, begin .. length) @ values, from column `first` on; in whole tiles.
+
+        Returns the first column that is left.
+        """
+        while hd - first >= 16 * vectors:
+            out = scratch + weighed_at(hd) + first // 16 * (QUERY_ROWS * VECTOR_BYTES)
+            acc = load(out)
+            for p in range(begin, length):
+                x = scratch + SCORES_AT + p * 4
+                acc = step(acc, load_values(values + (p * hd + first) * kept_bytes, int64(16 * kept_bytes)), x)
+            store(out, acc)
+            first += 16 * vectors
+        return first
+
+    return weigh
+
+
+@kernel
+def mask_edges(scores, begin, end, other):
+    """Of the vectors in which [begin, end) begins and ends, the lanes outside become `other`."""
+    first, last = begin // 16 * 16, (end - 1) // 16 * 16
+    if begin != first:
+        v = load_f32(scores + 4 * first)
+        store_f32(scores + 4 * first, lanes_between(v, int32(begin - first), int32(16), other))
+    if end != last + 16:
+        v = load_f32(scores + 4 * last)
+        store_f32(scores + 4 * last, lanes_between(v, int32(0), int32(end - last), other))
+
+
+@kernel
+def multiply_weighed(weighed, hd, factor):
+    """weighed [hd / 16, R, 16] *= factor, for one row."""
+    for i in range(hd // 16):
+        at = weighed + i * (QUERY_ROWS * VECTOR_BYTES)
+        store_f32(at, load_f32(at) * splat_f32(factor))
+
+
+@kernel
+def soften(row, scores, weighed, hd, begin, end):
+    """Fold the scores of positions [begin, end) of a block into the running softmax of a row.
+
+    They become exp(score - peak), with the new peak, and zeros in the same vectors outside; what was weighed so far is
+    scaled to the new peak.
+    """
+    first, last = begin // 16 * 16, (end + 15) // 16 * 16
+    mask_edges(scores, begin, end, float32(-float("inf")))
+    top = splat_f32(f32(row + ROW.peak))
+    for i in range(first, last, 16):
+        top = max_f32(top, load_f32(scores + 4 * i))
+    peak = largest_f32(top)
+    total = zero_f32()
+    for i in range(first, last, 16):
+        e = exp(load_f32(scores + 4 * i) - splat_f32(peak))
+        store_f32(scores + 4 * i, e)
+        total = total + e
+    mask_edges(scores, begin, end, float32(0.0))
+    correction = largest_f32(exp(splat_f32(f32(row + ROW.peak) - peak)))
+    set_f32(row + ROW.peak, peak)
+    set_f32(row + ROW.total, f32(row + ROW.total) * correction + sum_f32(total))
+    multiply_weighed(weighed, hd, correction)
+
+
+@kernel
+def soften_rows(count, block, begin, length, hd, scratch):
+    """The softmax of every row over the scores of positions [begin, length) of the block at position `block`.
+
+    What a row does not attend to becomes zero.
+    """
+    for m in range(count):
+        row, scores = scratch + m * ROW_BYTES, scratch + SCORES_AT + m * BLOCK_BYTES
+        start = larger(i64(row + ROW.start) - block, begin)
+        end = smaller(i64(row + ROW.limit) - block, length)
+        if start < end:
+            soften(row, scores, scratch + weighed_at(hd) + m * VECTOR_BYTES, hd, start, end)
+        else:
+            start, end = length, length
+        for i in range(begin // 16 * 16, smaller(start // 16 * 16, length), 16):
+            store_f32(scores + 4 * i, zero_f32())
+        for i in range((end + 15) // 16 * 16, length, 16):
+            store_f32(scores + 4 * i, zero_f32())
+
+
+@kernel
+def multiply_scores(count, factor, factors, begin, length, scratch):
+    """scores [count, begin .. length) *= `factor`, and the factor of each position, float32 at `factors` unless 0."""
+    for p in range(begin // 16 * 16, length, 16):
+        v = splat_f32(factor)
+        if factors != 0:
+            v = v * load_f32(factors + 4 * p)
+        for m in range(count):
+            at = scratch + SCORES_AT + m * BLOCK_BYTES + 4 * p
+            store_f32(at, load_f32(at) * v)
+
+
+@kernel
+def nothing_left(memory, hd, first, *others):
+    """In place of a narrower tile, after one that leaves nothing."""
+    return first
+
+
+def attend_tile_of(rows, vectors, in_int8):
+    """The kernel for up to `rows` query rows; `vectors` of keys or values share a pass over the rows' scalars."""
+    kept_bytes = 1 if in_int8 else 2
+    score, weigh = score_of(rows, vectors, in_int8), weigh_of(rows, vectors, in_int8)
+    score_rest, weigh_rest = nothing_left, nothing_left
+    if vectors > 1:
+        score_rest, weigh_rest = score_of(rows, 1, in_int8), weigh_of(rows, 1, in_int8)
+
+    @kernel
+    def attend_tile(count, keys, values, key_scales, value_scales, hd, start, limit, scratch):
+        """weighed [count, hd] and totals of `count` rows; any of these attends to positions of [start, limit) only."""
+        scale = float32(1.0) / float32(sqrt(float32(hd)))
+        for i in range(hd // 16 * QUERY_ROWS):
+            store_f32(scratch + weighed_at(hd) + i * VECTOR_BYTES, zero_f32())
+        for block in range(start // SCORE_BLOCK * SCORE_BLOCK, limit, SCORE_BLOCK):
+            begin, length = larger(start - block, int64(0)), smaller(limit - block, int64(SCORE_BLOCK))
+            these = keys + block * hd * kept_bytes
+            left = score(these, hd, begin // 16 * 16, length, scratch)
+            score_rest(these, hd, left, length, scratch)
+            multiply_scores(count, scale, key_scales + 4 * block if in_int8 else int64(0), begin, length, scratch)
+            soften_rows(count, block, begin, length, hd, scratch)
+            if in_int8:
+                multiply_scores(count, float32(1.0), value_scales + 4 * block, begin, length, scratch)
+            these = values + block * hd * kept_bytes
+            left = weigh(these, hd, int64(0), begin, length, scratch)
+            weigh_rest(these, hd, left, begin, length, scratch)
+
+    return attend_tile
+
+
+def attend_tiles_of(in_int8):
+    """The kernel that takes the smallest of the tier's tiles that holds all rows."""
+    smallest, *larger_tiles = sorted(ISA.query_tiles)
+    attend, most = attend_tile_of(*smallest, in_int8), smallest[0]
+    for tile in larger_tiles:
+        attend, most = _either(attend, most, attend_tile_of(*tile, in_int8)), tile[0]
+    return attend
+
+
+def _either(attend_few, few, attend_many):
+    @kernel
+    def attend(count, keys, values, key_scales, value_scales, hd, start, limit, scratch):
+        if count <= few:
+            attend_few(count, keys, values, key_scales, value_scales, hd, start, limit, scratch)
+        else:
+            attend_many(count, keys, values, key_scales, value_scales, hd, start, limit, scratch)
+
+    return attend
+
+
+@kernel
+def put_query(m, q, hd, start, limit, scratch):
+    """Row m of the tile: the query q, float32 [hd], which attends to positions [start, limit)."""
+    row = scratch + m * ROW_BYTES
+    set_i64(row + ROW.start, start)
+    set_i64(row + ROW.limit, limit)
+    set_f32(row + ROW.peak, float32(LOWEST))
+    set_f32(row + ROW.total, float32(0.0))
+    for d in range(hd):
+        set_f32(scratch + QUERIES_AT + d * (QUERY_ROWS * 4) + m * 4, f32(q + 4 * d))
+
+
+@kernel
+def take_mixed(m, out, hd, scratch):
+    """What row m weighed, divided by its total -> out, float32 [hd]."""
+    factor = splat_f32(float32(1.0) / f32(scratch + m * ROW_BYTES + ROW.total))
+    for i in range(hd // 16):
+        v = load_f32(scratch + weighed_at(hd) + (i * QUERY_ROWS + m) * VECTOR_BYTES)
+        store_f32(out + i * VECTOR_BYTES, v * factor)
+
+
+attend_float16, attend_int8 = attend_tiles_of(False), attend_tiles_of(True)
