@@ -112,4 +112,4 @@ def test_norm(benchmark: Any, tokens: int) -> None:
                 normed=np.zeros((tokens, HIDDEN), np.float32), normed_q=np.zeros((tokens, HIDDEN), np.int8),
                 normed_s=np.zeros((tokens, HIDDEN // 8), np.float32))  # fmt: skip
     kernels = load_kernels()
-    benchmark(lambda: kernels.norm_tokens(step.address, weight.ctypes.data))
+    benchmark(lambda: kernels.norm_tokens(step.address, weight.ctypes.data, 0))

@@ -13,11 +13,13 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary position embedding: pair i of a head turns by position * theta**(-2i / width)."""
+    """Rotary position embedding: the values i and i + width / 2 of a head turn by position * theta**(-2i / width)."""
 
     theta: float
     width: int
-    """Values of a head that turn, the first ones."""
+    """Values of a head that are paired, the first ones."""
+    turned: int | None = None
+    """Pairs that turn, the first ones; None: all."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,13 @@ class Attention:
     """A token sees this many newest positions, its own included; None: all."""
     bias: bool = False
     """Whether the projections of queries, keys and values add a bias."""
+    gate: Literal["none", "head", "value"] = "none"
+    """Sigmoids of a projection of the layer's input, which the output is multiplied by: one for each head or value."""
+
+    @property
+    def gates(self) -> int:
+        """Rows of the gate's projection."""
+        return {"none": 0, "head": self.heads, "value": self.heads * self.width}[self.gate]
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,8 @@ class Layer:
 
     operator: Attention | ShortConv
     ffn: Ffn
+    post_norms: bool = False
+    """Whether what the operator and the FFN give is normed, each by a norm of its own, before it is added."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,6 @@ from edge_lfm.shape import Attention, Ffn, Layer, Rope, Router, Shape, ShortConv
 
 BROKEN_CONFIGS = {
     "other type": ({"model_type": "llama"}, "llama"),
-    "lfm3": ({"model_type": "lfm3"}, "lfm3"),
     "no type": ({"model_type": None}, "model_type"),
     "a list of types": ({"model_type": ["lfm2"]}, "model_type"),
     "activation": ({"hidden_act": "gelu"}, "gelu"),
@@ -80,6 +79,30 @@ OTHER_BROKEN_CONFIGS = [
     ("qwen3_moe", {"mlp_only_layers": 1}, "mlp_only_layers 1"),
     ("qwen3_moe", {"decoder_sparse_step": 0}, "decoder_sparse_step is 0"),
     ("qwen3_moe", {"num_experts_per_tok": 21}, "num_experts_per_tok 21"),
+    ("lfm3", {"layer_types": ["conv"]}, "layer_types"),
+    ("lfm3", {"layer_types": ["mamba"] * 6}, "mamba"),
+    ("lfm3", {"sliding_window": None}, "sliding_window is missing"),
+    ("lfm3", {"sliding_window": 0}, "sliding_window is 0"),
+    ("lfm3", {"attention_bias": True}, "attention_bias true"),
+    ("lfm3", {"rope_parameters": None}, "rope_parameters has no"),
+    ("lfm3", {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}, "rope_parameters has no"),
+    ("lfm3", {"rope_parameters": {"full_attention": {}, "sliding_attention": {}}}, "rope_theta is missing"),
+    (
+        "lfm3",
+        {"rope_parameters": {key: {"rope_theta": 1, "factor": 2} for key in ("full_attention", "sliding_attention")}},
+        "the factor 2",
+    ),
+    (
+        "lfm3",
+        {
+            "layer_types": ["sliding_attention"] * 6,
+            "rope_parameters": {"sliding_attention": {"rope_theta": 1, "partial_rotary_factor": 0.5}},
+        },
+        "partial_rotary_factor 0.5 is not implemented for sliding_attention",
+    ),
+    ("lfm3", {"use_sandwich_norm": 1}, "use_sandwich_norm is 1"),
+    ("lfm3", {"decision_type": "lfm3-d1"}, "decision_type is set"),
+    ("lfm3", {"is_causal": False}, "is_causal false"),
     ("olmoe", {"clip_qkv": 8.0}, "clip_qkv 8.0"),
     ("olmoe", {"attention_bias": True}, "attention_bias true"),
 ]
@@ -209,6 +232,13 @@ def test_other_families_in_full() -> None:
     olmoe = read_shape(family_config("olmoe-1b-7b"))
     router = replace(softmax, experts=64, normalize=False)
     assert set(olmoe.layers) == {Layer(Attention(16, 16, 128, Rope(1e4, 128), "all"), Ffn(1024, router))}
+    lfm3 = read_shape(family_config("lfm3-1.7b"))
+    full = Attention(16, 4, 128, Rope(1e6, 128, turned=32), "head", gate="head")
+    sliding = replace(full, rope=Rope(1e4, 128), window=256)
+    assert lfm3.layers == tuple(
+        Layer({2: full, 0: sliding if n else ShortConv(7, False)}.get(n % 4, ShortConv(7, False)), Ffn(7680), True)
+        for n in range(24)
+    )
     between = read_shape(GOLDEN_CASES["qwen3_moe-dense-between"])
     assert [layer.ffn.width for layer in between.layers] == [96, 32, 96, 96, 96]
 
@@ -267,9 +297,7 @@ def changed(shape: Shape, n: int, **fields: object) -> Shape:
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ({"rope": None}, "layer 1 has attention without rotary positions"),
-        ({"rope": Rope(1e6, 16)}, "rotary positions in 16 of a head's 32 values"),
-        ({"window": 8}, "a window of 8 positions"),
+        ({"rope": Rope(1e6, 16)}, "16 values of a head turn, no multiple of 32"),
         ({"width": 40}, "a head's width is 40, not a multiple of 32"),
     ],
 )
@@ -284,7 +312,7 @@ def test_what_the_kernels_cannot_do_is_refused_by_name(fields: dict, problem: st
 
 @pytest.mark.parametrize(
     ("n", "fields", "kind"),
-    [(3, {"kv_heads": 1}, "attention"), (2, {"taps": 4}, "short convolution"), (2, {"top_k": 1}, "router")],
+    [(2, {"taps": 4}, "short convolution"), (2, {"top_k": 1}, "router")],
 )
 def test_layers_of_several_kinds_are_refused(n: int, fields: dict, kind: str) -> None:
     with pytest.raises(UnsupportedModelError, match=f"the layers have 2 kinds of {kind}"):

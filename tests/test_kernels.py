@@ -35,7 +35,8 @@ from edge_lfm.kernels.spec.layout import (
 from edge_lfm.kernels.spec.routing import route
 from edge_lfm.kernels.spec.schemes import FLOAT32, INT8_G32, SCHEMES, Codebook, Scheme
 from edge_lfm.kernels.spec.tiles import pack_tiles, unpack_tiles
-from edge_lfm.shape import Router
+from edge_lfm.model.rotary import frequencies
+from edge_lfm.shape import Rope, Router
 
 pytestmark = pytest.mark.slow
 
@@ -254,13 +255,42 @@ def test_norm_tokens(kernels: Kernels) -> None:
     x, weight = rng.standard_normal((7, 96)).astype(np.float32), rng.standard_normal(96).astype(np.float32)
     normed, q, s = np.zeros((7, 96), np.float32), np.zeros((7, 96), np.int8), np.zeros((7, 3, 4), np.float32)
     step = Step(tokens=7, hidden=96, norm_eps=1e-5, x=x, normed=normed, normed_q=q, normed_s=s)
-    kernels.norm_tokens(step.address, weight.ctypes.data)
+    kernels.norm_tokens(step.address, weight.ctypes.data, 0)
     expected = ref.rms_norm(x, weight, 1e-5)
     assert np.abs(normed - expected).max() < 2e-6 * np.abs(expected).max()
     assert np.array_equal(q, ref.quantize_rows(normed).q)
 
 
-@pytest.mark.parametrize(("width", "biased"), [(1, False), (2, True), (3, False), (3, True), (4, True), (6, False)])
+@pytest.mark.parametrize("size", [1e-12, 1.0, 1e12])
+def test_norm_tokens_after_a_branch(kernels: Kernels, size: float) -> None:
+    """A branch is normed and added before the norm, whatever its size; it is 0 afterwards."""
+    rng = np.random.default_rng(4)
+    x, branch = (rng.standard_normal((5, 160)).astype(np.float32) for _ in range(2))
+    weight, post_norm = (rng.standard_normal(160).astype(np.float32) for _ in range(2))
+    branch *= np.float32(size)
+    expected_x = x + ref.rms_norm(branch, post_norm, 1e-5)
+    normed, q, s = np.zeros((5, 160), np.float32), np.zeros((5, 160), np.int8), np.zeros((5, 5, 4), np.float32)
+    step = Step(tokens=5, hidden=160, norm_eps=1e-5, x=x, branch=branch, normed=normed, normed_q=q, normed_s=s)
+    kernels.norm_tokens(step.address, weight.ctypes.data, post_norm.ctypes.data)
+    assert np.abs(x - expected_x).max() < 2e-6 * np.abs(expected_x).max()
+    assert np.abs(normed - ref.rms_norm(expected_x, weight, 1e-5)).max() < 3e-6 * np.abs(normed).max()
+    assert np.array_equal(q, ref.quantize_rows(normed).q)
+    assert not branch.any() and step.sync[ERROR // 8] == 0
+
+
+def test_a_branch_that_is_not_finite_is_noticed(kernels: Kernels) -> None:
+    x, branch, weight = np.ones((1, 32), np.float32), np.ones((1, 32), np.float32), np.ones(32, np.float32)
+    for broken in (np.nan, np.inf, 1e30):  # the square of the last is none
+        x[:], branch[0, 3] = 1, broken
+        normed, q, s = np.zeros((1, 32), np.float32), np.zeros((1, 32), np.int8), np.zeros((1, 1, 4), np.float32)
+        step = Step(tokens=1, hidden=32, norm_eps=1e-5, x=x, branch=branch, normed=normed, normed_q=q, normed_s=s)
+        kernels.norm_tokens(step.address, weight.ctypes.data, weight.ctypes.data)
+        assert step.sync[ERROR // 8] == 1
+
+
+@pytest.mark.parametrize(
+    ("width", "biased"), [(1, False), (2, True), (3, False), (3, True), (4, True), (6, False), (7, False)]
+)
 def test_short_conv(kernels: Kernels, width: int, biased: bool) -> None:
     """In chunks of uneven size, the state carried along."""
     rng = np.random.default_rng(width)
@@ -326,6 +356,27 @@ def test_attention_with_another_norm_of_heads(
     check_attention(kernels, heads, kv, width, 20, kept, norm=norm)
 
 
+@pytest.mark.parametrize("gate", ["head", "value"])
+@pytest.mark.parametrize(("heads", "kv", "width"), [(16, 4, 128), (3, 1, 96), (18, 6, 32)])
+def test_attention_with_gates(kernels: Kernels, heads: int, kv: int, width: int, gate: str) -> None:
+    check_attention(kernels, heads, kv, width, 20, "float16", window=7, gate=gate)
+
+
+def test_a_gate_that_is_not_a_number_is_noticed(kernels: Kernels) -> None:
+    """Arithmetic would lose it: the maximum of a NaN and a number is the number."""
+    hd, one = 32, np.ones(32, np.float32)
+    layer, state, gates = np.zeros(1, LAYER), np.zeros(1, STATE), np.zeros((1, 16), np.float32)
+    layer["heads"] = layer["kv_heads"] = layer["gate"]["rows"] = 1
+    layer["head_dim"], gates[0, 0] = hd, np.nan
+    keys, values = np.zeros((1, 1, hd, 16), np.float16), np.zeros((1, 16, hd), np.float16)
+    state["keys"], state["values"], state["capacity"] = keys.ctypes.data, values.ctypes.data, 16
+    rows = np.zeros(1, ROW)
+    rows["states"] = state.ctypes.data
+    step = Step(norm_eps=1e-5, tokens=1, rows=rows, wide=np.tile(one, 3), gates=gates)
+    kernels.prepare_heads(step.address, layer.ctypes.data, 0)
+    assert step.sync[ERROR // 8] == 1
+
+
 def check_attention(
     kernels: Kernels,
     heads: int,
@@ -336,20 +387,21 @@ def check_attention(
     window: int = 0,
     rope_width: int | None = None,
     norm: str = "head",
+    gate: str = "none",
 ) -> None:
-    """Norm, RoPE, cache and softmax, after `position` cached tokens; keys and values rounded as the cache does.
+    """Norm, RoPE, cache, softmax and gates after `position` cached tokens; keys and values rounded as the cache does.
 
     Positions that no token attends to hold NaN, in scales or values.
     """
     rope_width = width if rope_width is None else rope_width
     rng = np.random.default_rng(heads * 7 + position)
-    tokens, capacity, theta = 6, 320, 10000.0
+    tokens, capacity = 6, 320
     wide = rng.standard_normal((tokens, (heads + 2 * kv) * width)).astype(np.float32)
     q, k, v = np.split(wide.reshape(tokens, -1, width).copy(), [heads, heads + kv], axis=1)
     sizes = (heads * width, kv * width) if norm == "all" else (width, width)
     q_norm, k_norm = (1 + rng.standard_normal(size).astype(np.float32) * np.float32(0.2) for size in sizes)
     past_k, past_v = (rng.standard_normal((position, kv, width)).astype(np.float32) for _ in range(2))
-    rope = ref.rope_table(np.arange(capacity), rope_width, theta)
+    rope = ref.rope_table(np.arange(capacity), frequencies(Rope(10000.0, rope_width)))
 
     def rounded(x: np.ndarray) -> np.ndarray:
         return ref.round_heads(x) if kept == "int8" else x.astype(np.float16).astype(np.float32)
@@ -362,6 +414,11 @@ def check_attention(
     turned_k = ref.rotate(normed(k, k_norm), rope[position : position + tokens])
     all_k, all_v = rounded(np.concatenate([past_k, turned_k])), rounded(np.concatenate([past_v, v]))
     expected = ref.attention(turned_q, all_k, all_v, position, window)
+    gate_rows = {"none": 0, "head": heads, "value": heads * width}[gate]
+    gates = 4 * rng.standard_normal((tokens, -(-gate_rows // 16) * 16)).astype(np.float32)
+    if gate != "none":
+        gates[0, :3] = -200, 200, 0  # far beyond what exp can take
+        expected = ref.gate_heads(expected, gates[:, :gate_rows])
 
     dtype = np.int8 if kept == "int8" else np.float16
     keys = np.zeros((kv, capacity // 16, width, 16), dtype)
@@ -394,7 +451,8 @@ def check_attention(
     state["capacity"], state["is_int8"] = capacity, kept == "int8"
     rows = np.zeros(tokens, ROW)
     rows["states"], rows["position"] = state.ctypes.data, position + np.arange(tokens)
-    step = Step(norm_eps=1e-5, tokens=tokens, rows=rows, wide=wide,
+    layer["gate"]["rows"] = gate_rows
+    step = Step(norm_eps=1e-5, tokens=tokens, rows=rows, wide=wide, gates=gates,
                 mixed=mixed, mixed_q=mixed_q, mixed_s=mixed_s)  # fmt: skip
     scratch = np.zeros(attention_scratch_bytes(width), np.uint8)
     kernels.prepare_heads(step.address, layer.ctypes.data, 0)

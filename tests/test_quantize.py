@@ -100,6 +100,7 @@ CARD_PARAMETERS = {
     "r1-distill-qwen-7b": 7_615_616_512,
     "r1-distill-qwen-14b": 14_770_033_664,
     "r1-distill-qwen-32b": 32_763_876_352,
+    "lfm3-1.7b": 1_728_801_536,
     "olmoe-1b-7b": 6_919_161_856,
 }
 

@@ -86,6 +86,20 @@ OLMOE = PLAIN | {
     "clip_qkv": None,
     "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"},
 }
+_SLIDING = {"rope_theta": 1e4, "rope_type": "default"}
+_FULL = {"rope_theta": 1e6, "rope_type": "proportional", "partial_rotary_factor": 0.5}
+LFM3 = {key: value for key, value in BASE.items() if key != "rope_parameters"} | {
+    "model_type": "lfm3",
+    "intermediate_size": 96,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "layer_types": ["conv", "conv", "full_attention", "conv", "sliding_attention", "conv"],
+    "conv_L_cache": 7,
+    "sliding_window": 11,
+    "rope_parameters": {"full_attention": _FULL, "sliding_attention": _SLIDING},
+}
 CASES = {
     "dense": DENSE,
     "dense-adjusted-width": DENSE
@@ -129,6 +143,18 @@ CASES = {
     "qwen3_moe-not-normalized": QWEN3_MOE | {"norm_topk_prob": False, "tie_word_embeddings": True},
     "qwen3_moe-dense-between": QWEN3_MOE
     | {"num_hidden_layers": 5, "num_experts": 8, "decoder_sparse_step": 2, "mlp_only_layers": [3]},
+    "lfm3": LFM3,
+    "lfm3-group3-wide-heads": LFM3
+    | {"hidden_size": 96, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 64, "sliding_window": 16},
+    "lfm3-window-beyond-the-prompt": LFM3 | {"sliding_window": 64, "tie_word_embeddings": False},
+    "lfm3-window-of-one": LFM3 | {"sliding_window": 1, "num_key_value_heads": 4},
+    "lfm3-no-sandwich": LFM3 | {"use_sandwich_norm": False, "conv_bias": True},
+    "lfm3-no-gate": LFM3 | {"use_attention_gate": False, "conv_L_cache": 4},
+    "lfm3-quarter-turned": LFM3
+    | {"rope_parameters": {"full_attention": _FULL | {"partial_rotary_factor": 0.25}, "sliding_attention": _SLIDING}},
+    "lfm3-all-turned": LFM3
+    | {"rope_parameters": {"full_attention": _SLIDING, "sliding_attention": _SLIDING | {"rope_theta": 5e4}}},
+    "lfm3-attention-only": LFM3 | {"layer_types": ["sliding_attention", "full_attention"] * 3, "sliding_window": 19},
     "olmoe": OLMOE,
     "olmoe-normalized-group3": OLMOE
     | {"hidden_size": 96, "num_attention_heads": 3, "num_key_value_heads": 1, "norm_topk_prob": True},
@@ -144,6 +170,8 @@ def random_weights(name: str, shape: tuple[int, ...]) -> np.ndarray:
         return 1 + np.float32(0.3) * values
     if name.endswith("expert_bias"):
         return np.float32(0.3) * values
+    if name.endswith(("gate.weight", "gate_proj.weight")) and "self_attn" in name:
+        return 2 * values * np.float32(shape[-1] ** -0.5)
     if name.endswith("gate.weight"):
         return np.float32(0.5) * values
     return values * np.float32(shape[-1] ** -0.5 if len(shape) == 2 else 0.5)
@@ -177,7 +205,7 @@ def _weights_in_memory(name: str, shape: tuple[int, ...]) -> np.ndarray:
         return np.stack([np.concatenate(both) for both in each])
     if last == "down_proj":
         return np.stack([random_weights(f"{base}.{e}.{parts[2]}.weight", shape[1:]) for e in range(shape[0])])
-    return random_weights(name, shape)
+    return random_weights(name.replace("self_attn.g_proj", "self_attn.gate_proj"), shape)
 
 
 def main() -> None:

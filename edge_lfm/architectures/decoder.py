@@ -52,6 +52,13 @@ def read_attention(
 ) -> Attention:
     """Attention of every layer over all positions. width: of a head where no head_dim is stated; None: the share of
     the hidden size."""
+    heads, kv_heads, width = read_heads(config, width)
+    check_full_attention(config)
+    return Attention(heads, kv_heads, width, read_rope(config, width), qk_norm, bias=bias)
+
+
+def read_heads(config: ConfigReader, width: int | None) -> tuple[int, int, int]:
+    """Heads, heads of keys and values, and a head's width; `width` as in `read_attention`."""
     heads, kv_heads = config.number("num_attention_heads"), config.number("num_key_value_heads")
     hidden = config.number("hidden_size")
     width = config.number("head_dim", default=width or max(1, hidden // heads))
@@ -59,8 +66,7 @@ def read_attention(
         raise config.refuse(f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
     if width % 2:
         raise config.refuse(f"head_dim {width} is odd, which RoPE cannot turn")
-    check_full_attention(config)
-    return Attention(heads, kv_heads, width, read_rope(config, width), qk_norm, bias=bias)
+    return heads, kv_heads, width
 
 
 def read_rope(config: ConfigReader, width: int) -> Rope:

@@ -12,7 +12,7 @@ from edge_lfm.architectures.family import GgufKeys
 from edge_lfm.errors import UnsupportedModelError
 from edge_lfm.shape import Shape
 
-WHOLE: Mapping[str, str] = {
+WHOLE: dict[str, str] = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.embedding_norm.weight",
     "output.weight": "lm_head.weight",
@@ -83,16 +83,25 @@ def check_positions(file: GgufKeys) -> None:
     Raises:
         UnsupportedModelError: it does.
     """
-    scaling = file.get("rope.scaling.type")
-    if scaling not in (None, "none"):
-        raise UnsupportedModelError(
-            f"{file.where}: rope scaling {scaling!r:.40} is not implemented", hint="use another file"
-        )
+    check_scaling(file)
     if file.get("attention.sliding_window"):
         raise UnsupportedModelError(
             f"{file.where}: sliding-window attention is not implemented", hint="use another file"
         )
     check_present(file, "rope.freq_base")
+
+
+def check_scaling(file: GgufKeys) -> None:
+    """Refuse a file that scales rotary positions.
+
+    Raises:
+        UnsupportedModelError: it does.
+    """
+    scaling = file.get("rope.scaling.type")
+    if scaling not in (None, "none"):
+        raise UnsupportedModelError(
+            f"{file.where}: rope scaling {scaling!r:.40} is not implemented", hint="use another file"
+        )
 
 
 def check_present(file: GgufKeys, key: str) -> None:

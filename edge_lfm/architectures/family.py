@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edge_lfm.architectures.reader import ConfigReader
 from edge_lfm.shape import Shape
 
@@ -26,6 +29,8 @@ class GgufKeys:
     names: frozenset[str]
     """Of its tensors."""
     where: str
+    floats: Callable[[str], NDArray[np.float32] | None]
+    """The values of one of its tensors that is float32; None: it has none of that name."""
 
     @property
     def architecture(self) -> str:
@@ -61,6 +66,8 @@ class GgufSpelling:
     """The metadata of a shape, without the architecture's name in front."""
     refusals: Callable[[Shape], Iterator[str]]
     """What a shape has that llama.cpp's code of the family cannot do."""
+    computed: Callable[[Shape], Mapping[str, NDArray[np.float32]]] = lambda _shape: {}
+    """Tensors that a file has beside the weights, by GGUF's name."""
 
     def canonical(self, name: str, experts: int) -> list[str]:
         """The canonical names of what a GGUF tensor holds: one, or one for each expert; an unknown name stays."""

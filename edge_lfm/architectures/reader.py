@@ -18,6 +18,7 @@ MAX_VALUES = {  # far above any published model; keeps a hostile file from askin
     "num_hidden_layers": 1 << 10,
     "num_attention_heads": 1 << 10,
     "num_key_value_heads": 1 << 10,
+    "sliding_window": 1 << 24,
     "head_dim": 1 << 10,  # NO_SCORE_BITS of attention.py holds for so many
     "decoder_sparse_step": 1 << 10,
     "vocab_size": 1 << 22,

@@ -28,6 +28,7 @@ from edge_lfm.formats.gguf_tokenizer import gguf_metadata
 from edge_lfm.formats.packed import sync_folder
 from edge_lfm.kernels.spec.ref import F32, Quantized
 from edge_lfm.kernels.spec.tiles import definition
+from edge_lfm.model.plan import TENSOR_CLASSES
 from edge_lfm.quantize.convert import check_room
 from edge_lfm.quantize.output import working_folder
 from edge_lfm.quantize.pack import ErrorSum
@@ -92,6 +93,7 @@ def write_gguf(
         _Target(name, shape, names, source.tensors[names[0]].kind, _type_of(source, shape, names[0], type_name))
         for name, shape, names in gguf_tensors(spelling, shapes, len(source.shape.layers), source.shape.experts)
     ]
+    computed = spelling.computed(source.shape)
     sizes = [target.nbytes(gguf) for target in targets]
     try:
         output.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -107,11 +109,15 @@ def write_gguf(
         writer = gguf.GGUFWriter(partial, architecture)
         try:
             _add_metadata(writer, source, spelling, type_name or targets[-1].type)
+            for name, values in computed.items():
+                writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
             for target, size in zip(targets, sizes, strict=True):
                 _announce(writer, gguf, target, size)
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
+            for values in computed.values():
+                writer.write_tensor_data(values)
             for target, size in zip(targets, sizes, strict=True):
                 parts = [_encode(source, gguf, target, name, errors) for name in target.sources]
                 writer.write_tensor_data(parts[0] if len(parts) == 1 else np.stack(parts))
@@ -133,7 +139,7 @@ def _spelling_of(source: ExportSource) -> GgufSpelling:
 def _type_of(source: ExportSource, shape: tuple[int, ...], name: str, asked: str | None) -> str:
     """The type of a tensor: what is no quantized class stays float32, as llama.cpp wants it."""
     tensor = source.tensors[name]
-    if tensor.floats is not None or tensor.kind == "router":
+    if tensor.floats is not None or tensor.kind not in TENSOR_CLASSES:
         return "f32"
     if asked is None:
         return source.scheme(name).gguf_type.lower()

@@ -87,6 +87,12 @@ def _check(source: ExportSource) -> None:
         raise UnsupportedModelError(
             f"{source.path} is not a packed model", hint=f"pack it first: edge-lfm quantize {source.path} -o OUT"
         )
+    for n, attention in source.shape.attentions.items():
+        if attention.rope is not None and attention.rope.width != attention.width:
+            raise UnsupportedModelError(
+                f"{source.path}: layer {n} turns {attention.rope.width} of a head's {attention.width} values",
+                hint="GroupQueryAttention of onnxruntime turns whole heads",
+            )
     if any(p.kind == "experts" and not SCHEMES[p.scheme].quantized for p in source.tensors.values()):
         raise UnsupportedModelError(
             f"{source.path} has float32 experts", hint="no operator of onnxruntime routes those; use an int8 recipe"

@@ -14,7 +14,8 @@ import numpy as np
 from edge_lfm.export.onnx_nodes import FLOAT, INT32, INT64, MICROSOFT, GraphNodes
 from edge_lfm.export.onnx_weights import Blocks, interleave_rows
 from edge_lfm.kernels.spec.ref import Quantized, rope_table
-from edge_lfm.shape import Attention, Router, ShortConv
+from edge_lfm.model.rotary import frequencies
+from edge_lfm.shape import Attention, Rope, Router, ShortConv
 
 OPSET, IR_VERSION = 23, 10  # 23 has RMSNormalization
 ROPE_POSITIONS = 32768
@@ -42,10 +43,10 @@ class ModelGraph(GraphNodes):
                 mixed = self.attention(n, operator, normed)
             else:
                 mixed = self.conv(n, operator, normed)
-            h = self.node("Add", [h, mixed])
+            h = self.add(h, mixed, f"{at}.post_operator_norm.weight" if layer.post_norms else "")
             normed = self.norm(h, f"{at}.ffn_norm.weight")
             ffn = self.swiglu(f"{at}.feed_forward", normed) if router is None else self.experts(n, router, normed)
-            h = self.node("Add", [h, ffn])
+            h = self.add(h, ffn, f"{at}.post_ffn_norm.weight" if layer.post_norms else "")
             advance(1)
         h = self.norm(h, "model.embedding_norm.weight")
         head = "model.embed_tokens.weight" if shape.tied else "lm_head.weight"
@@ -56,6 +57,10 @@ class ModelGraph(GraphNodes):
         made = self.helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="edge-lfm")
         self.helper.set_model_props(made, {"edge_lfm": json.dumps({"accuracy_level": self.accuracy})})
         return made
+
+    def add(self, h: str, branch: str, norm: str) -> str:
+        """The residual stream plus what an operator or an FFN gives, which is normed if a norm is named."""
+        return self.node("Add", [h, self.norm(branch, norm) if norm else branch])
 
     def embed(self, ids: str) -> str:
         """Rows of the embedding, which shares its integers with the head: Gather, then (q - zero) * scale."""
@@ -96,10 +101,9 @@ class ModelGraph(GraphNodes):
         return self.matmul(f"{at}.out_proj.weight", y, self.bias(f"{at}.out_proj.bias"))
 
     def prepare_attention(self) -> None:
-        """What all attention layers share: lengths from the mask, and the table of angles."""
+        """What attention layers share: lengths from the mask, and tables of angles."""
         shape = self.shape
-        rope = next((attention.rope for attention in shape.attentions.values()), None)
-        if rope is None:
+        if not shape.attentions:
             return
         one = self.constant(np.array([1]))
         summed = self.node("ReduceSum", ["attention_mask", one], keepdims=0)
@@ -107,12 +111,14 @@ class ModelGraph(GraphNodes):
         length = self.node("Gather", [self.node("Shape", ["attention_mask"]), self.constant(np.int64(1))])
         self.total_length = self.node("Cast", [length], to=INT32)
         positions = np.arange(min(shape.context, ROPE_POSITIONS))
-        table = rope_table(positions, rope.width, rope.theta)
-        cos, sin = np.split(table, 2, axis=1)
-        self.cos, self.sin = self.initializer("rope.cos", cos), self.initializer("rope.sin", sin)
+        self.angles: dict[Rope, list[str]] = {}
+        for rope in dict.fromkeys(a.rope for a in shape.attentions.values() if a.rope is not None):
+            at = f"rope.{len(self.angles)}" if self.angles else "rope"
+            cos, sin = np.split(rope_table(positions, frequencies(rope)), 2, axis=1)
+            self.angles[rope] = [self.initializer(f"{at}.cos", cos), self.initializer(f"{at}.sin", sin)]
 
     def attention(self, n: int, attention: Attention, x: str) -> str:
-        """Grouped-query attention, with the norm of queries and keys and RoPE."""
+        """Grouped-query attention, with the norm of queries and keys, RoPE, and gates."""
         at, kv, width = f"model.layers.{n}.self_attn", attention.kv_heads, attention.width
         q, k, v = (self.matmul(f"{at}.{p}_proj.weight", x, self.bias(f"{at}.{p}_proj.bias")) for p in "qkv")
         q = self.head_norm(q, f"{at}.q_layernorm.weight", attention, attention.heads)
@@ -121,22 +127,35 @@ class ModelGraph(GraphNodes):
         past = [self.declare(f"past_key_values.{n}.{what}", FLOAT, shape) for what in ("key", "value")]
         present = [f"present.{n}.{what}" for what in ("key", "value")]
         mixed = f"{at}.mixed"
+        angles = self.angles[attention.rope] if attention.rope is not None else []
         self.nodes.append(
             self.helper.make_node(
                 "GroupQueryAttention",
-                [q, k, v, *past, self.past_length, self.total_length, self.cos, self.sin],
+                [q, k, v, *past, self.past_length, self.total_length, *angles],
                 [mixed, *present],
                 name=f"{at}.GroupQueryAttention",
                 domain=MICROSOFT,
                 num_heads=attention.heads,
                 kv_num_heads=kv,
-                do_rotary=1,
+                do_rotary=int(attention.rope is not None),
+                local_window_size=-1 if attention.window is None else attention.window,
                 scale=width**-0.5,
             )
         )
         for name in present:
             self.result(name, ["batch_size", kv, "total_sequence_length", width])
-        return self.matmul(f"{at}.out_proj.weight", mixed)
+        return self.matmul(f"{at}.out_proj.weight", self.gated(at, attention, x, mixed))
+
+    def gated(self, at: str, attention: Attention, x: str, mixed: str) -> str:
+        """What attention gives, times the sigmoids of a projection of its input."""
+        if attention.gate == "none":
+            return mixed
+        gates = self.node("Sigmoid", [self.matmul(f"{at}.gate_proj.weight", x)])
+        if attention.gate == "value":
+            return self.node("Mul", [mixed, gates])
+        each = self.node("Unsqueeze", [gates, self.constant(np.array([-1]))])
+        heads = self.reshape(mixed, [0, 0, attention.heads, attention.width])
+        return self.reshape(self.node("Mul", [heads, each]), [0, 0, attention.heads * attention.width])
 
     def head_norm(self, x: str, name: str, attention: Attention, heads: int) -> str:
         """RMSNorm of each head, or of all as one row, or none."""

@@ -50,7 +50,7 @@ class GgufCheckpoint(HubCheckpoint):
             self._places = self._find_places()
             embedding = self._places.get("model.embed_tokens.weight")
             vocab = embedding.shape[0] if embedding else 0
-            keys = GgufKeys(self._file.metadata, vocab, frozenset(self._file.tensors), str(path))
+            keys = GgufKeys(self._file.metadata, vocab, frozenset(self._file.tensors), str(path), self._floats)
             self.raw_config = self._spelling.read(keys)
             self.text_files = hub_files(self._file.metadata, self._spelling, str(path))
         except BaseException:
@@ -100,6 +100,10 @@ class GgufCheckpoint(HubCheckpoint):
         if place is None:
             raise ModelFileError(f"{self.path}: tensor {name} is missing", hint="is the file complete?")
         return place
+
+    def _floats(self, name: str) -> NDArray[np.float32] | None:
+        tensor = self._file.tensors.get(name)
+        return None if tensor is None or tensor.kind != "F32" else self._file.stored(tensor).reshape(-1)
 
     def _find_places(self) -> dict[str, _Place]:
         places: dict[str, _Place] = {}

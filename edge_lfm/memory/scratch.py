@@ -63,6 +63,11 @@ def _activations(shape: Shape, chunk: int) -> Iterator[Buffer]:
     hidden, experts, pairs = shape.hidden, max(1, shape.experts), chunk * max(1, shape.top_k)
     yield Buffer("x", chunk * hidden, np.float32)
     yield from _quantized("normed", chunk * hidden)
+    if any(layer.post_norms for layer in shape.layers):
+        yield Buffer("branch", chunk * hidden, np.float32)
+    gates = max((attention.gates for attention in shape.attentions.values()), default=0)
+    if gates:
+        yield Buffer("gates", chunk * -(-gates // 16) * 16, np.float32)
     yield Buffer("wide", chunk * _widest_in_proj(shape), np.float32)
     yield from _quantized("mixed", chunk * _widest_mixed(shape))
     yield Buffer("router_logits", chunk * -(-experts // 16) * 16, np.float32)

@@ -72,6 +72,8 @@ class _Binder:
         at = f"model.layers.{n}"
         layer["operator_norm"] = self.floats(f"{at}.operator_norm.weight")
         layer["ffn_norm"] = self.floats(f"{at}.ffn_norm.weight")
+        layer["post_operator_norm"] = self.floats(f"{at}.post_operator_norm.weight")
+        layer["post_ffn_norm"] = self.floats(f"{at}.post_ffn_norm.weight")
         operator = self.model.shape.layers[n].operator
         if isinstance(operator, Attention):
             layer["is_attention"] = 1
@@ -84,6 +86,8 @@ class _Binder:
                 biases = np.concatenate([self.model.floats(f"{at}.self_attn.{p}_proj.bias") for p in "qkv"])
                 layer["in_proj"]["bias"] = self.address(biases)
             layer["out_proj"] = self.matrix(f"{at}.self_attn.out_proj.weight")
+            if operator.gate != "none":
+                layer["gate"] = self.matrix(f"{at}.self_attn.gate_proj.weight")
             layer["q_norm"] = self.floats(f"{at}.self_attn.q_layernorm.weight")
             layer["k_norm"] = self.floats(f"{at}.self_attn.k_layernorm.weight")
         else:

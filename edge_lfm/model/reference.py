@@ -2,6 +2,8 @@
 
     h = h + operator(norm(h));  h = h + ffn(norm(h));  logits = head(norm(h))
 
+Layers with post norms norm what they add.
+
 Weights come by their Hugging Face names from a function, so that a checkpoint, its packed form and its
 dequantized form all run through the same code. Knows nothing of files and of compiled kernels.
 """
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from edge_lfm.kernels.spec import ref
 from edge_lfm.kernels.spec.ref import F32, Quantized
 from edge_lfm.kernels.spec.routing import route
+from edge_lfm.model.rotary import frequencies
 from edge_lfm.model.supported import check_supported
 from edge_lfm.shape import Attention, Router, Shape, ShortConv
 
@@ -47,8 +50,10 @@ class ReferenceModel:
         h = self._rows("model.embed_tokens.weight", token_ids)
         for n in range(len(shape.layers)):
             at = f"model.layers.{n}"
-            h = h + self._operator(n, ref.rms_norm(h, self._f32(f"{at}.operator_norm.weight"), shape.eps), state)
-            h = h + self._ffn(n, ref.rms_norm(h, self._f32(f"{at}.ffn_norm.weight"), shape.eps))
+            normed = ref.rms_norm(h, self._f32(f"{at}.operator_norm.weight"), shape.eps)
+            h = h + self._posted(n, "operator", self._operator(n, normed, state))
+            normed = ref.rms_norm(h, self._f32(f"{at}.ffn_norm.weight"), shape.eps)
+            h = h + self._posted(n, "ffn", self._ffn(n, normed))
         state.position += len(token_ids)
         h = ref.rms_norm(h, self._f32("model.embedding_norm.weight"), shape.eps)
         return self._linear("model.embed_tokens" if shape.tied else "lm_head", h)
@@ -66,6 +71,12 @@ class ReferenceModel:
 
     def _linear(self, name: str, x: F32) -> F32:
         return ref.multiply(self.weights(f"{name}.weight"), x)
+
+    def _posted(self, n: int, part: str, branch: F32) -> F32:
+        """What an operator or an FFN adds to the residual stream: what it gives, normed where the layer says so."""
+        if not self.shape.layers[n].post_norms:
+            return branch
+        return ref.rms_norm(branch, self._f32(f"model.layers.{n}.post_{part}_norm.weight"), self.shape.eps)
 
     def _operator(self, n: int, x: F32, state: ReferenceState) -> F32:
         operator = self.shape.layers[n].operator
@@ -100,18 +111,22 @@ class ReferenceModel:
 
     def _attention(self, n: int, attention: Attention, x: F32, state: ReferenceState) -> F32:
         at, width = f"model.layers.{n}.self_attn", attention.width
-        assert attention.rope is not None
         q, k, v = (self._linear(f"{at}.{p}_proj", x) for p in "qkv")
         if attention.bias:
             q, k, v = (y + self._f32(f"{at}.{p}_proj.bias") for p, y in zip("qkv", (q, k, v), strict=True))
         q, k = (self._head_norm(f"{at}.{p}_layernorm.weight", attention, y) for p, y in (("q", q), ("k", k)))
-        rope = ref.rope_table(state.position + np.arange(len(x)), attention.rope.width, attention.rope.theta)
-        q, k, v = ref.rotate(q, rope), ref.rotate(k, rope), v.reshape(len(x), -1, width)
+        if attention.rope is not None:
+            rope = ref.rope_table(state.position + np.arange(len(x)), frequencies(attention.rope))
+            q, k = ref.rotate(q, rope), ref.rotate(k, rope)
+        v = v.reshape(len(x), -1, width)
         nothing = np.zeros((0, attention.kv_heads, width), np.float32)
         k, v = (x.astype(self.kv_dtype).astype(np.float32) for x in (k, v))
         state.keys[n] = np.concatenate([state.keys.get(n, nothing), k])
         state.values[n] = np.concatenate([state.values.get(n, nothing), v])
-        return self._linear(f"{at}.out_proj", ref.attention(q, state.keys[n], state.values[n], state.position))
+        mixed = ref.attention(q, state.keys[n], state.values[n], state.position, attention.window or 0)
+        if attention.gate != "none":
+            mixed = ref.gate_heads(mixed, self._linear(f"{at}.gate_proj", x))
+        return self._linear(f"{at}.out_proj", mixed)
 
     def _head_norm(self, name: str, attention: Attention, x: F32) -> F32:
         """Queries or keys [T, heads * hd], normed as the model does -> [T, heads, hd]."""

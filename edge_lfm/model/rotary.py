@@ -15,6 +15,14 @@ from edge_lfm.kernels.spec.ref import F32, rope_table
 from edge_lfm.shape import Rope
 
 
+def frequencies(rope: Rope) -> F32:
+    """The angle of each pair of a head from one position to the next, float32 [width / 2]; 0 of pairs that stay."""
+    exponents = np.arange(0, rope.width, 2, dtype=np.float32) / np.float32(rope.width)
+    each: F32 = (1 / rope.theta**exponents).astype(np.float32)
+    each[len(each) if rope.turned is None else rope.turned :] = 0
+    return each
+
+
 class RotaryTables:
     """`ropes`: of each layer that turns its heads; their tables' addresses stand in `layers`, LAYER records."""
 
@@ -29,6 +37,6 @@ class RotaryTables:
             return
         self._positions = positions
         places = np.arange(positions)
-        self._tables = {rope: rope_table(places, rope.width, rope.theta) for rope in set(self._ropes.values())}
+        self._tables = {rope: rope_table(places, frequencies(rope)) for rope in set(self._ropes.values())}
         for n, rope in self._ropes.items():
             self._layers["rope"][n] = self._tables[rope].ctypes.data

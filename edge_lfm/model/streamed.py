@@ -67,8 +67,10 @@ class StreamedModel(ReferenceModel):
         weight = self._f32(f"{at}.operator_norm.weight")
         for first, last in pairwise(np.cumsum([0, *lengths])):
             part = h[first:last]
-            part += self._operator(n, ref.rms_norm(part, weight, shape.eps), ReferenceState())
-        h += self._ffn(n, ref.rms_norm(h, self._f32(f"{at}.ffn_norm.weight"), shape.eps))
+            part += self._posted(
+                n, "operator", self._operator(n, ref.rms_norm(part, weight, shape.eps), ReferenceState())
+            )
+        h += self._posted(n, "ffn", self._ffn(n, ref.rms_norm(h, self._f32(f"{at}.ffn_norm.weight"), shape.eps)))
 
     def normed(self, h: F32) -> F32:
         """Hidden states [T, H] after the last layer -> the head's input."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from edge_lfm.errors import UnsupportedModelError
 from edge_lfm.kernels.spec.layout import GROUP
-from edge_lfm.shape import Attention, Shape
+from edge_lfm.shape import Shape
 
 
 def check_supported(shape: Shape) -> None:
@@ -28,21 +28,8 @@ def _problems(shape: Shape) -> Iterator[str]:
     widths["a head's width"] = {attention.width for attention in shape.attentions.values()}
     for name, values in widths.items():
         yield from (f"{name} is {value}, not a multiple of {GROUP}" for value in values if value % GROUP)
-    for name, kinds in (
-        ("attention", set(shape.attentions.values())),
-        ("short convolution", set(shape.convs.values())),
-        ("router", set(shape.routers.values())),
-    ):
+    turned = {attention.rope.width for attention in shape.attentions.values() if attention.rope is not None}
+    yield from (f"{width} values of a head turn, no multiple of {GROUP}" for width in turned if width % GROUP)
+    for name, kinds in (("short convolution", set(shape.convs.values())), ("router", set(shape.routers.values()))):
         if len(kinds) > 1:
             yield f"the layers have {len(kinds)} kinds of {name}"
-    for n, attention in shape.attentions.items():
-        yield from (f"layer {n} has {problem}" for problem in _attention_problems(attention))
-
-
-def _attention_problems(attention: Attention) -> Iterator[str]:
-    if attention.rope is None:
-        yield "attention without rotary positions"
-    elif attention.rope.width != attention.width:
-        yield f"rotary positions in {attention.rope.width} of a head's {attention.width} values"
-    if attention.window is not None:
-        yield f"attention to a window of {attention.window} positions"

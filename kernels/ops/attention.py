@@ -4,7 +4,8 @@ Keys lie transposed in blocks of 16 positions, [kv, C/16, hd, 16], so that 16 sc
 multiply-adds without a horizontal sum; values lie as [kv, C, hd]. An int8 cache has one scale per head
 and position: a key's scale multiplies its score, a value's scale its weight. Query and key heads may be normed
 (RMSNorm over hd, or over all heads) before RoPE, which turns the pairs (i, i + hd/2). Scores and softmax are float32.
-(Lfm2MoeAttention, Qwen2Attention and OlmoeAttention of transformers 5.24.)
+What a head gives may be multiplied by sigmoids: one a head, or one a value.
+(Lfm2MoeAttention, Qwen2Attention, OlmoeAttention and Lfm3Attention of transformers 5.24.)
 """
 
 from numba import float32, int32, int64
@@ -33,6 +34,7 @@ from edge_lfm.kernels.lang.simd import (
 )
 from edge_lfm.kernels.lang.sync import claim, raise_error
 from edge_lfm.kernels.ops.activations import INFINITY_BITS, NOT_FINITE, check_below, round_activations
+from edge_lfm.kernels.ops.maths import sigmoid
 from edge_lfm.kernels.ops.norm import rms_norm
 from edge_lfm.kernels.ops.query_tiles import attend_float16, attend_int8, put_query, take_mixed
 from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, CONTEXT, GROUP, LAYER, ROW, STATE, offsets
@@ -123,6 +125,7 @@ def prepare_heads(ctx, layer, n):
     """
     hd, heads, kv = i64(layer + LAY.head_dim), i64(layer + LAY.heads), i64(layer + LAY.kv_heads)
     rope_width, whole = i64(layer + LAY.rope_width), i64(layer + LAY.norm_all)
+    gates = (i64(layer + LAY.gate_rows) + 15) // 16 * 16
     eps, q_norm, k_norm = f32(ctx + CTX.norm_eps), i64(layer + LAY.q_norm), i64(layer + LAY.k_norm)
     while True:
         t = claim(ctx, int64(1))
@@ -137,6 +140,7 @@ def prepare_heads(ctx, layer, n):
         for h in range(heads):
             rotate(row + h * hd * 4, rope, rope_width)
         check_below(ctx, row, heads * hd, NO_SCORE_BITS)
+        check_below(ctx, i64(ctx + CTX.gates) + t * gates * 4, gates, INFINITY_BITS)
         for h in range(kv):
             key, value = row + (heads + h) * hd * 4, row + (heads + kv + h) * hd * 4
             rotate(key, rope, rope_width)
@@ -195,6 +199,21 @@ def run_length(ctx, first, end):
 
 
 @kernel
+def apply_gates(ctx, layer, t, first, count, out):
+    """Heads first .. first + count of token `t`: out, float32 [count, hd], *= sigmoid(gates); nothing without gates."""
+    rows, heads, hd = i64(layer + LAY.gate_rows), i64(layer + LAY.heads), i64(layer + LAY.head_dim)
+    if rows == 0:
+        return
+    gates = i64(ctx + CTX.gates) + t * ((rows + 15) // 16) * 64
+    for h in range(count):
+        gate, row = sigmoid(splat_f32(f32(gates + (first + h) * 4))), out + h * hd * 4
+        for i in range(0, hd, 16):
+            if rows != heads:  # one for each value
+                gate = sigmoid(load_f32(gates + ((first + h) * hd + i) * 4))
+            store_f32(row + 4 * i, load_f32(row + 4 * i) * gate)
+
+
+@kernel
 def attend_tokens(ctx, layer, n, scratch):
     """Every token and kv head of the step: queries in `wide` -> mixed [T, heads hd] and its int8 form.
 
@@ -218,5 +237,6 @@ def attend_tokens(ctx, layer, n, scratch):
             for _t in range(run):
                 at = (t * heads + g * group) * hd
                 q, s = i64(ctx + CTX.mixed_q) + at, i64(ctx + CTX.mixed_s) + at // GROUP * ACTIVATION_BYTES
+                apply_gates(ctx, layer, t, g * group, group, i64(ctx + CTX.mixed) + at * 4)
                 round_activations(ctx, i64(ctx + CTX.mixed) + at * 4, q, s, group * hd)
                 t += 1

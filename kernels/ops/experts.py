@@ -1,4 +1,4 @@
-"""The experts of a step: out += weight * w2(silu(w1 x) * w3 x), expert by expert over their tokens.
+"""The experts of a step: sum += weight * w2(silu(w1 x) * w3 x), expert by expert over their tokens.
 
 A block holds one expert: the row tiles of w1 and w3 in turn (tile 0 of w1, tile 0 of w3, tile 1 of w1,
 ...), then w2. Two phases: `gate_up` draws (expert, 32 rows) items, so that a hot expert is shared by the
@@ -14,6 +14,7 @@ from edge_lfm.kernels.lang.sync import claim, claim_run
 from edge_lfm.kernels.ops.activations import round_group
 from edge_lfm.kernels.ops.maths import silu
 from edge_lfm.kernels.ops.matmul import multiply_tile, pack_tokens
+from edge_lfm.kernels.ops.norm import branch_sum
 from edge_lfm.kernels.ops.operands import Inputs, Outputs, from_token
 from edge_lfm.kernels.ops.schemes import tile_bytes
 from edge_lfm.kernels.spec.layout import (
@@ -120,13 +121,13 @@ def gate_up(ctx, layer, scratch):
 
 
 @kernel
-def add_weighted(ctx, scratch, first, count, row):
-    """x[token of pair] += weight * 16 rows, for `count` pairs from `first` on."""
+def add_weighted(ctx, total, scratch, first, count, row):
+    """total[token of pair] += weight * 16 rows, for `count` pairs from `first` on; total: float32 [T, H]."""
     hidden = i64(ctx + CTX.hidden)
     for m in range(count):
         t = i64(i64(ctx + CTX.pair_token) + 8 * (first + m))
         weight = f32(i64(ctx + CTX.pair_weight) + 4 * (first + m))
-        at = i64(ctx + CTX.x) + (t * hidden + row) * 4
+        at = total + (t * hidden + row) * 4
         store_f32(at, fma(splat_f32(weight), load_f32(scratch + m * 64), load_f32(at)))
 
 
@@ -140,7 +141,7 @@ def down(ctx, layer, scratch):
     segments, experts = i64(ctx + CTX.segments), layer_experts(ctx, layer)
     gate_bytes, size = 2 * (width // 16) * tile_bytes(scheme, hidden), tile_bytes(scheme, width)
     gated = Inputs(i64(ctx + CTX.gated), i64(ctx + CTX.gated_q), i64(ctx + CTX.gated_s))
-    out = Outputs(scratch, int64(64), int64(0))
+    out, total = Outputs(scratch, int64(64), int64(0)), branch_sum(ctx, i64(layer + LAY.post_ffn_norm))
     area = scratch + EXPERT_SCRATCH_BYTES
     while True:
         first, run = claim_run(ctx, hidden // 16)
@@ -156,7 +157,7 @@ def down(ctx, layer, scratch):
                 packed = pack_tokens(scheme, inputs, width, count, area)
                 for tile in range(first, smaller(first + run, hidden // 16)):
                     multiply_tile(scheme, w + tile * size, inputs, width, out, count, packed)
-                    add_weighted(ctx, scratch, p, count, tile * 16)
+                    add_weighted(ctx, total, scratch, p, count, tile * 16)
 
 
 @kernel

@@ -5,6 +5,8 @@ phases of its FFN; 1 + 3N the final norm and the head. A resident model runs all
 after each choice of experts, so that Python can bring the missing ones in.
 
     h = h + operator(norm(h));  h = h + ffn(norm(h));  logits = head(norm(h))
+
+Where a layer norms what it adds, that is summed in `branch`; the norm that follows adds it (`norm.add_branch`).
 """
 
 from numba import int64
@@ -15,7 +17,7 @@ from edge_lfm.kernels.ops.attention import attend_tokens, prepare_heads
 from edge_lfm.kernels.ops.embedding import embed_tokens
 from edge_lfm.kernels.ops.experts import down, gate_up, gather_pairs
 from edge_lfm.kernels.ops.matmul import multiply_matrix
-from edge_lfm.kernels.ops.norm import norm_asked, norm_tokens
+from edge_lfm.kernels.ops.norm import branch_sum, norm_asked, norm_tokens
 from edge_lfm.kernels.ops.operands import Inputs, Outputs
 from edge_lfm.kernels.ops.router import route
 from edge_lfm.kernels.ops.short_conv import conv_tokens
@@ -32,15 +34,25 @@ def normed_inputs(ctx):
 
 
 @kernel
+def post_norm_before(ctx, n):
+    """The post norm of the FFN of the layer before layer `n`, or 0."""
+    return i64(i64(ctx + CTX.layers) + (n - 1) * LAYER_BYTES + LAY.post_ffn_norm) if n > 0 else int64(0)
+
+
+@kernel
 def apply_operator(ctx, layer, n, scratch):
     """x += out_proj(short conv or attention of norm(x)); `n`: the layer's number."""
     tokens, hidden, area = i64(ctx + CTX.tokens), i64(ctx + CTX.hidden), scratch + EXPERT_SCRATCH_BYTES
-    norm_tokens(ctx, i64(layer + LAY.operator_norm))
+    norm_tokens(ctx, i64(layer + LAY.operator_norm), post_norm_before(ctx, n))
     barrier(ctx)
     wide = Outputs(i64(ctx + CTX.wide), i64(layer + LAY.in_proj_rows) * 4, int64(0))
     multiply_matrix(ctx, layer + LAY.in_proj, normed_inputs(ctx), wide, tokens, area)
     barrier(ctx)
     if i64(layer + LAY.is_attention) != 0:
+        if i64(layer + LAY.gate_rows) != 0:
+            gates = Outputs(i64(ctx + CTX.gates), (i64(layer + LAY.gate_rows) + 15) // 16 * 64, int64(0))
+            multiply_matrix(ctx, layer + LAY.gate, normed_inputs(ctx), gates, tokens, area)
+            barrier(ctx)
         prepare_heads(ctx, layer, n)
         barrier(ctx)
         attend_tokens(ctx, layer, n, scratch)
@@ -48,7 +60,8 @@ def apply_operator(ctx, layer, n, scratch):
         conv_tokens(ctx, layer, n)
     barrier(ctx)
     mixed = Inputs(i64(ctx + CTX.mixed), i64(ctx + CTX.mixed_q), i64(ctx + CTX.mixed_s))
-    added = Outputs(i64(ctx + CTX.x), hidden * 4, int64(1))
+    post_norm = i64(layer + LAY.post_operator_norm)
+    added = Outputs(branch_sum(ctx, post_norm), hidden * 4, int64(1) if post_norm == 0 else int64(0))
     multiply_matrix(ctx, layer + LAY.out_proj, mixed, added, tokens, area)
     barrier(ctx)
 
@@ -57,7 +70,7 @@ def apply_operator(ctx, layer, n, scratch):
 def choose_experts(ctx, layer, thread):
     """norm(x) -> normed; its router logits -> the pairs of the layer's FFN."""
     tokens = i64(ctx + CTX.tokens)
-    norm_tokens(ctx, i64(layer + LAY.ffn_norm))
+    norm_tokens(ctx, i64(layer + LAY.ffn_norm), i64(layer + LAY.post_operator_norm))
     barrier(ctx)
     if i64(layer + LAY.is_moe) != 0:
         logits = Outputs(i64(ctx + CTX.router_logits), ((i64(ctx + CTX.experts) + 15) // 16) * 64, int64(0))
@@ -73,7 +86,7 @@ def choose_experts(ctx, layer, thread):
 
 @kernel
 def apply_ffn(ctx, layer, scratch):
-    """x += the chosen experts of normed, or the dense FFN; for tests."""
+    """x or branch += the chosen experts of normed, or the dense FFN; for tests."""
     if i64(layer + LAY.is_moe) != 0 and i64(ctx + CTX.tokens) > 1:
         gather_pairs(ctx)
         barrier(ctx)
@@ -89,7 +102,7 @@ def compute_logits(ctx, scratch):
     count = i64(ctx + CTX.logit_rows)
     if count == 0:
         return
-    norm_asked(ctx, i64(ctx + CTX.final_norm))
+    norm_asked(ctx, i64(ctx + CTX.final_norm), post_norm_before(ctx, i64(ctx + CTX.layer_count)))
     barrier(ctx)
     rows = (i64(ctx + CTX.head_rows) + 15) // 16 * 16
     logits = Outputs(i64(ctx + CTX.logits), rows * 4, int64(0))

@@ -46,17 +46,40 @@ def norm_row(ctx, weight, t, to):
 
 
 @kernel
-def norm_tokens(ctx, weight):
-    """Every row of the residual stream -> normed, normed_q, normed_s; weight: float32 [H]."""
+def branch_sum(ctx, post_norm):
+    """Where an operator or an FFN adds its result, float32 [T, H]: x, or `branch` if it is normed before (not 0)."""
+    return i64(ctx + CTX.branch) if post_norm != 0 else i64(ctx + CTX.x)
+
+
+@kernel
+def add_branch(ctx, post_norm, t):
+    """x += norm(branch) for row `t`, whose branch becomes 0; nothing without a norm. post_norm: float32 [H], or 0."""
+    if post_norm == 0:
+        return
+    hidden = i64(ctx + CTX.hidden)
+    x, branch = i64(ctx + CTX.x) + t * hidden * 4, i64(ctx + CTX.branch) + t * hidden * 4
+    rms_norm(branch, post_norm, branch, hidden, f32(ctx + CTX.norm_eps))
+    for i in range(0, hidden, 16):
+        store_f32(x + 4 * i, load_f32(x + 4 * i) + load_f32(branch + 4 * i))
+        store_f32(branch + 4 * i, zero_f32())
+
+
+@kernel
+def norm_tokens(ctx, weight, post_norm):
+    """Every row of the residual stream -> normed, normed_q, normed_s; weight: float32 [H].
+
+    post_norm: of the branch before, which is added first (`add_branch`).
+    """
     while True:
         t = claim(ctx, int64(1))
         if t >= i64(ctx + CTX.tokens):
             return
+        add_branch(ctx, post_norm, t)
         norm_row(ctx, weight, t, t)
 
 
 @kernel
-def norm_asked(ctx, weight):
+def norm_asked(ctx, weight, post_norm):
     """The rows whose logits are asked for, close together: each to the row that its logits go to."""
     while True:
         t = claim(ctx, int64(1))
@@ -64,4 +87,5 @@ def norm_asked(ctx, weight):
             return
         to = i64(i64(ctx + CTX.rows) + t * ROW_BYTES + RW.logits)
         if to >= 0:
+            add_branch(ctx, post_norm, t)
             norm_row(ctx, weight, t, to)

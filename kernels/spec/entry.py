@@ -32,7 +32,7 @@ ENTRIES: tuple[Entry, ...] = (
     # Single phases, for tests and benchmarks:
     _entry("multiply", "matmul", "ctx product area"),
     _entry("round_activations", "activations", "ctx x q s cols"),
-    _entry("norm_tokens", "norm", "ctx weight"),
+    _entry("norm_tokens", "norm", "ctx weight post_norm"),
     _entry("conv_tokens", "short_conv", "ctx layer n"),
     _entry("prepare_heads", "attention", "ctx layer n"),
     _entry("attend_tokens", "attention", "ctx layer n scratch"),

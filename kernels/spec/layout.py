@@ -28,6 +28,8 @@ LAYER = np.dtype(
         ("is_moe", "i8"),
         ("operator_norm", "i8"),  # float32 [H]
         ("ffn_norm", "i8"),  # float32 [H]
+        ("post_operator_norm", "i8"),  # float32 [H], of what the operator adds to the residual stream; or 0
+        ("post_ffn_norm", "i8"),  # the same of the FFN
         ("in_proj", MATRIX),  # conv: B, C, x [3H, H]; attention: q, k, v [(heads + 2 kv) hd, H]
         ("out_proj", MATRIX),
         # the short convolution
@@ -44,6 +46,7 @@ LAYER = np.dtype(
         ("q_norm", "i8"),  # float32 [hd], or [heads hd] where all heads are normed as one row; or 0
         ("k_norm", "i8"),  # float32 [hd], or [kv hd]; or 0
         ("norm_all", "i8"),  # whether all heads are normed as one row
+        ("gate", MATRIX),  # logits of the gates of what attention gives, [heads or heads hd, H]; or no rows
         # the FFN
         ("router", MATRIX),  # float32 scheme [E, H]
         ("router_bias", "i8"),  # float32 [E], for the selection only, or 0
@@ -107,7 +110,9 @@ CONTEXT = np.dtype(
         ("normed", "i8"),
         ("normed_q", "i8"),
         ("normed_s", "i8"),  # [T, H] and its int8 form
+        ("branch", "i8"),  # float32 [T, H]: what an operator or an FFN adds to x, where it is normed before
         ("wide", "i8"),  # float32 [T, rows of in_proj]
+        ("gates", "i8"),  # float32 [T, rows of the layer's gate, padded to 16]
         ("mixed", "i8"),
         ("mixed_q", "i8"),
         ("mixed_s", "i8"),  # [T, cols of out_proj]

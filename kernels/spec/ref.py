@@ -98,10 +98,9 @@ def short_conv(bcx: F32, taps: F32, bias: F32 | None, state: F32) -> tuple[F32, 
     return c * (y if bias is None else y + bias), g[tokens:]
 
 
-def rope_table(positions: I64, width: int, theta: float) -> F32:
-    """[T, width]: cos, then sin, of position * theta**(-2i / width), i < width / 2; angles in float32."""
-    inverse = (1 / theta ** (np.arange(0, width, 2, dtype=np.float32) / np.float32(width))).astype(np.float32)
-    angles = positions.astype(np.float32)[:, None] * inverse
+def rope_table(positions: I64, frequencies: F32) -> F32:
+    """[T, width]: cos, then sin, of position * frequency, float32 [width / 2]; angles in float32."""
+    angles = positions.astype(np.float32)[:, None] * frequencies
     return np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
 
@@ -111,6 +110,12 @@ def rotate(x: F32, rope: F32) -> F32:
     a, b = np.split(turned, 2, axis=2)
     cos, sin = np.split(rope[:, None, :], 2, axis=2)
     return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=2)
+
+
+def gate_heads(heads: F32, gates: F32) -> F32:
+    """Heads [T, heads * hd] times sigmoid(gates): gates [T, heads] for whole heads, or as many as there are values."""
+    shape = (len(heads), gates.shape[1], -1)
+    return (heads.reshape(shape) * sigmoid(gates)[:, :, None]).reshape(heads.shape)
 
 
 def round_heads(x: F32) -> F32:
