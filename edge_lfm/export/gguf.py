@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,7 +93,6 @@ def write_gguf(
         _Target(name, shape, names, source.tensors[names[0]].kind, _type_of(source, shape, names[0], type_name))
         for name, shape, names in gguf_tensors(spelling, shapes, len(source.shape.layers), source.shape.experts)
     ]
-    computed = spelling.computed(source.shape)
     sizes = [target.nbytes(gguf) for target in targets]
     try:
         output.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -109,15 +108,7 @@ def write_gguf(
         writer = gguf.GGUFWriter(partial, architecture)
         try:
             _add_metadata(writer, source, spelling, type_name or targets[-1].type)
-            for name, values in computed.items():
-                writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
-            for target, size in zip(targets, sizes, strict=True):
-                _announce(writer, gguf, target, size)
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_ti_data_to_file()
-            for values in computed.values():
-                writer.write_tensor_data(values)
+            _write_head(writer, gguf, targets, spelling.computed(source.shape))
             for target, size in zip(targets, sizes, strict=True):
                 parts = [_encode(source, gguf, target, name, errors) for name in target.sources]
                 writer.write_tensor_data(parts[0] if len(parts) == 1 else np.stack(parts))
@@ -146,6 +137,19 @@ def _type_of(source: ExportSource, shape: tuple[int, ...], name: str, asked: str
     if asked == "q4_0" and tensor.kind == "embedding":
         return "q8_0"
     return asked
+
+
+def _write_head(writer: Any, gguf: ModuleType, targets: list[_Target], computed: Mapping[str, F32]) -> None:
+    """Everything before the weights: metadata, the list of tensors, and those that are computed."""
+    for name, values in computed.items():
+        writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
+    for target in targets:
+        _announce(writer, gguf, target, target.nbytes(gguf))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for values in computed.values():
+        writer.write_tensor_data(values)
 
 
 def _announce(writer: Any, gguf: ModuleType, target: _Target, nbytes: int) -> None:
