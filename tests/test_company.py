@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,15 @@ from edge_lfm.engine.scheduler import Job, Scheduler
 from edge_lfm.engine.sequence import TokenSequence
 from edge_lfm.errors import EdgeLfmError, NumericalError
 from edge_lfm.kernels.load.library import load_kernels
+from edge_lfm.kernels.spec.isa import runnable_tiers
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.state import State
 
 pytestmark = pytest.mark.slow
 CONTEXT = 320
+KINDS = ("whole", "int8 cache", "paged")
+OTHER_TIERS = [tier.name for tier in runnable_tiers()[1:]]
+"""Every other test runs on the best one."""
 TEXTS = ("The cat sat on the mat. ", "What is the capital of France? ", "Dogs bark, and the sun sets in the west. ")
 FORMS: tuple[dict[str, Any], ...] = (
     {"regex": "[a-z]{2,9}( [a-z]+){1,4}"},
@@ -99,23 +104,27 @@ def in_company(model: Model, wishes: list[Wish]) -> list[tuple[Any, ...] | None]
     return found
 
 
-@pytest.fixture(scope="module", params=["whole", "int8 cache", "paged"])
-def both(request: pytest.FixtureRequest, demo: dict[str, Path]) -> Iterator[tuple[Model, Model]]:
-    """A model that answers alone, and one that answers in company."""
-    folder = demo["balanced"]
-    options: dict[str, Any] = {"context": CONTEXT, "kv_dtype": "int8" if request.param == "int8 cache" else "float16"}
-    ram = {"ram": paging_ram(folder, CONTEXT, threads=2, parallel=8)} if request.param == "paged" else {}
+@contextmanager
+def alone_and_together(folder: Path, kind: str, threads: tuple[int, int] = (1, 2)) -> Iterator[tuple[Model, Model]]:
+    """A model that answers alone, and one that answers in company, on so many threads."""
+    options: dict[str, Any] = {"context": CONTEXT, "kv_dtype": "int8" if kind == "int8 cache" else "float16"}
+    ram = {"ram": paging_ram(folder, CONTEXT, threads=threads[1], parallel=8)} if kind == "paged" else {}
     with (
-        Model.load(folder, threads=1, parallel=1, cache=1, **options) as alone,
-        Model.load(folder, threads=2, parallel=8, token_wait=0.01, **options, **ram) as company,
+        Model.load(folder, threads=threads[0], parallel=1, cache=1, **options) as alone,
+        Model.load(folder, threads=threads[1], parallel=8, token_wait=0.01, **options, **ram) as company,
     ):
-        assert (company.paging is not None) == (request.param == "paged")
+        assert (company.paging is not None) == (kind == "paged")
         yield alone, company
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_an_answer_is_the_same_whatever_runs_beside_it(both: tuple[Model, Model], seed: int) -> None:
-    alone, company = both
+@pytest.fixture(scope="module", params=KINDS)
+def both(request: pytest.FixtureRequest, demo: dict[str, Path]) -> Iterator[tuple[Model, Model]]:
+    with alone_and_together(demo["balanced"], request.param) as models:
+        yield models
+
+
+def compare_mixes(alone: Model, company: Model, seed: int) -> None:
+    """Sixteen drawn requests at once, each compared with itself alone."""
     rng = np.random.default_rng(seed)
     wishes = [draw_wish(rng) for _ in range(16)]
     before = company.steps.shared
@@ -125,6 +134,22 @@ def test_an_answer_is_the_same_whatever_runs_beside_it(both: tuple[Model, Model]
         if wish.leaves_after is None:
             assert answer == told(alone.generate(wish.prompt, **wish.options)), wish
     assert company.activity.active == company.activity.waiting == 0
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_an_answer_is_the_same_whatever_runs_beside_it(both: tuple[Model, Model], seed: int) -> None:
+    compare_mixes(*both, seed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tier", OTHER_TIERS)
+def test_so_it_is_on_every_tier(demo: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tier: str, kind: str) -> None:
+    """On the threads the other way round: two for the answer alone, one in company."""
+    monkeypatch.setenv("EDGE_LFM_ISA", tier)
+    with alone_and_together(demo["balanced"], kind, threads=(2, 1)) as (alone, company):
+        assert company.isa == tier
+        for seed in range(100, 102):
+            compare_mixes(alone, company, seed)
 
 
 def test_conversations_side_by_side_are_those_of_each_alone(both: tuple[Model, Model]) -> None:
@@ -213,12 +238,14 @@ def test_what_steps_held_is_told(both: tuple[Model, Model]) -> None:
     alone, company = both
     timings = alone.generate(TEXTS[0], raw=True, max_tokens=20, ignore_eos=True).timings
     assert (timings.steps, timings.rows, timings.rows_per_step, timings.drafted) == (19, 19, 1.0, 0)
+    assert timings.experts.asked == timings.experts.read > 0
     timings = alone.generate(TEXTS[0] * 8, raw=True, max_tokens=20, lookup=4, ignore_eos=True).timings
     assert timings.rows == timings.steps + timings.drafted and 0 < timings.accepted <= timings.drafted
     assert timings.steps + timings.accepted == 19
     before = company.steps.rows
     together = at_once(2, lambda n: company.generate(TEXTS[n], raw=True, max_tokens=60, ignore_eos=True).timings)
     assert max(t.rows_per_step for t in together) > 1.0
+    assert min(t.experts.union_share for t in together) < 1.0
     assert company.steps.rows - before == sum(t.prompt_tokens - t.cached_tokens + 59 for t in together)
 
 

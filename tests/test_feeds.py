@@ -202,3 +202,25 @@ def test_a_cancelled_step_is_undone_by_its_sequence(packed_cases: dict[str, dict
         whole = TokenSequence(State(runner.shape, 128))
         run_alone(whole.read(ids[:40]), runner.run)
         assert np.array_equal(again, run_alone(whole.read(ids[40:]), runner.run)[0])
+
+
+@pytest.mark.parametrize("paged", [False, True], ids=["whole", "paged"])
+def test_experts_of_a_step_are_counted_once(packed_cases: dict[str, dict[str, Path]], paged: bool) -> None:
+    """As often as the choices that it tells say; a paged model finds as many in memory, or reads them."""
+    folder, rng = packed_cases["int8"]["moe"], np.random.default_rng(3)
+    chosen: list[np.ndarray] = []
+    with paged_model(folder, 1, chunk=CHUNK) if paged else running(folder) as runner:
+        states = [State(runner.shape, CONTEXT) for _ in range(SEQUENCES)]
+        for rows in (1, 2, 5, 8):
+            feeds = [Feed(state, rng.integers(0, 160, 1)) for state in states[:rows]]
+            before, paging = runner.experts, runner.pager.stats.copy() if runner.pager else None
+            chosen.clear()
+            runner.run(feeds, routing=lambda layer, experts: chosen.append(experts))
+            use = runner.experts - before
+            assert use.asked == sum(experts.size for experts in chosen) > 0
+            assert use.read == sum(len(np.unique(experts)) for experts in chosen)
+            assert use.union_share == use.read / use.asked
+            assert rows > 1 or use.union_share == 1
+            if paging is not None:
+                found = runner.pager.stats.since(paging)
+                assert use.read == int(found.hits.sum() + found.misses.sum())

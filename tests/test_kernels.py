@@ -23,6 +23,7 @@ from edge_lfm.kernels.spec.isa import TIERS, find_isa, runnable_tiers, select_is
 from edge_lfm.kernels.spec.layout import (
     CONTEXT,
     ERROR,
+    EXPERTS_READ,
     LAYER,
     MATRIX,
     PRODUCT,
@@ -516,6 +517,7 @@ def test_route(kernels: Kernels, experts: int, top_k: int, normalize: bool, bias
     assert pairs == expected_pairs
     for p, (e, t) in enumerate(pairs):
         assert pair_weight[p] == found_weights[t, list(found[t]).index(e)]
+    assert step.sync[EXPERTS_READ // 8] == len(np.unique(chosen))
 
 
 def test_route_notices_nan(kernels: Kernels) -> None:

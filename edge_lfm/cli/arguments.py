@@ -221,6 +221,8 @@ def describe_timings(t: Timings) -> str:
     cached = f" + {t.cached_tokens} cached" if t.cached_tokens else ""
     drafts = f", {t.accepted} of {t.drafted} drafts taken" if t.drafted else ""
     company = f", {t.rows_per_step:.1f} rows a step" if t.rows > t.steps else ""
+    if company and t.experts.asked:
+        company += f" that read {t.experts.union_share:.0%} of their experts"
     return (
         f"prompt {t.prompt_tokens - t.cached_tokens}{cached} tokens, {t.prefill_tps:.1f} tok/s; "
         f"answer {t.completion_tokens} tokens, {t.decode_tps:.1f} tok/s{drafts}{company}"
@@ -236,8 +238,9 @@ def describe_paging(paging: PagingStats, tokens: int) -> str:
     )
 
 
-def timings_json(t: Timings) -> dict[str, float]:
-    return asdict(t) | {"prefill_tps": t.prefill_tps, "decode_tps": t.decode_tps, "rows_per_step": t.rows_per_step}
+def timings_json(t: Timings) -> dict[str, Any]:
+    rates = {"prefill_tps": t.prefill_tps, "decode_tps": t.decode_tps, "rows_per_step": t.rows_per_step}
+    return asdict(t) | rates | {"union_share": t.experts.union_share}
 
 
 def print_json(value: Any) -> None:

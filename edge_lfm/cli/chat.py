@@ -181,6 +181,9 @@ class _Chat:
         self._tell(f"context {used} of {context} tokens, {len(self.session.messages)} messages")
         steps = self.model.steps
         self._tell(f"{steps.steps} steps, {steps.rows / max(1, steps.steps):.1f} rows each, {steps.shared} shared")
+        if steps.experts.asked:
+            read, asked = steps.experts.read, steps.experts.asked
+            self._tell(f"experts read for answers {read}, asked for {asked}: {steps.experts.union_share:.0%}")
         self._tell(f"kept for reuse {kept.nbytes / 1e6:.1f} MB, {kept.tokens_reused} prompt tokens not computed again")
         if self.model.paging is not None:
             paging = self.model.paging

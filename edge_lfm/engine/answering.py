@@ -241,6 +241,7 @@ def _write(
         yield from decode(*common, skip=request.logprobs is None and not request.stop_token_ids)
     timings.decode_s = job.spent.seconds - before.seconds
     timings.steps, timings.rows = job.spent.steps - before.steps, job.spent.rows - before.rows
+    timings.experts = job.spent.experts - before.experts
     events = draft.finish()
     generated = tuple(sampler.answer[: timings.completion_tokens])  # a stop string cuts what came in one step
     ended = draft.stopped or sampler.ended or (bool(generated) and generated[-1] in stop_ids)

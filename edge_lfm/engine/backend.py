@@ -14,6 +14,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_lfm.engine.expert_use import ExpertUse
 from edge_lfm.engine.feeds import Feed, Logits
 from edge_lfm.errors import UsageError
 from edge_lfm.memory.budget import Budget
@@ -35,6 +36,8 @@ class Backend(ABC):
     """The ISA tier of the kernels, or the runtime, for people."""
     pager: ExpertPager | None = None
     """Brings experts into memory; None: all are there."""
+    experts = ExpertUse()
+    """Of all steps so far; nothing where the backend cannot tell."""
 
     @property
     @abstractmethod

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edge_lfm.engine.backend import Backend
+from edge_lfm.engine.expert_use import ExpertUse
 from edge_lfm.engine.feeds import Logits, Steps
 from edge_lfm.engine.sampling import Sampler
 from edge_lfm.engine.sequence import TokenSequence
@@ -23,6 +24,7 @@ class Timings:
     """Seconds and tokens of a prefill and of the decode after it.
 
     steps: of the decode; rows: of these steps, those of other sequences included.
+    experts: of those steps that read no prompts.
     drafted, accepted: tokens that prompt lookup proposed, and those that the model agreed with.
     """
 
@@ -34,6 +36,7 @@ class Timings:
     decode_s: float = 0.0
     steps: int = 0
     rows: int = 0
+    experts: ExpertUse = field(default_factory=ExpertUse)
     drafted: int = 0
     accepted: int = 0
 

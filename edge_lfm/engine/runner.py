@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.engine.backend import Backend, Routing
+from edge_lfm.engine.expert_use import ExpertUse
 from edge_lfm.engine.feeds import Feed, Logits
 from edge_lfm.engine.step import Step
 from edge_lfm.errors import CancelledError, ModelFileError, NumericalError
@@ -77,6 +78,8 @@ class Runner(Backend):
             self.step.begin(feeds)
             self.compute(routing, cancelled)
             self._check_outcome()
+            asked = self.step.tokens * len(self.expert_layers) * self.shape.top_k
+            self.experts += ExpertUse(asked, self.step.experts_read)
             for feed in feeds:
                 feed.state.position += len(feed.token_ids)
             return self.step.logits()

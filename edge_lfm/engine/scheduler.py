@@ -13,9 +13,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
+from edge_lfm.engine.expert_use import ExpertUse
 from edge_lfm.engine.feeds import Feed, Logits, Steps
 from edge_lfm.engine.gathering import Pace, Room, gather
 from edge_lfm.errors import BusyError, CancelledError, ShuttingDownError, UsageError
@@ -27,15 +28,18 @@ CHANNEL_ITEMS = 256
 
 @dataclass
 class Spent:
-    """What a job's steps took so far: their number, all their rows, others' included, and their seconds."""
+    """What a job's steps took so far: their number, all their rows, others' included, and their seconds. experts: of
+    steps without prompts."""
 
     steps: int = 0
     rows: int = 0
     seconds: float = 0.0
+    experts: ExpertUse = field(default_factory=ExpertUse)
 
-    def add(self, rows: int, seconds: float) -> None:
+    def add(self, rows: int, seconds: float, experts: ExpertUse) -> None:
         """Count a step."""
         self.steps, self.rows, self.seconds = self.steps + 1, self.rows + rows, self.seconds + seconds
+        self.experts += experts
 
 
 class Job(Generic[T]):
@@ -137,13 +141,15 @@ class Run(Protocol):
 @dataclass
 class StepCounts:
     """What steps have held since the model was loaded. feeds: sequences, of all steps together; prompt_rows: rows of
-    prompts, and of tokens that a grammar forced; shared: steps of several sequences."""
+    prompts, and of tokens that a grammar forced; shared: steps of several sequences; experts: of steps without rows of
+    prompts, which share nearly all experts."""
 
     steps: int = 0
     feeds: int = 0
     rows: int = 0
     prompt_rows: int = 0
     shared: int = 0
+    experts: ExpertUse = field(default_factory=ExpertUse)
 
     def note(self, feeds: int, rows: int, prompt_rows: int) -> None:
         """Count a step."""
@@ -156,10 +162,18 @@ class Scheduler:
 
     room: of a step.
     token_wait: the most seconds that prompts may add to an answer's next token.
+    experts: tells those of all steps that were run so far.
     """
 
-    def __init__(self, parallel: int, run: Run, room: Room, token_wait: float) -> None:
-        self.parallel, self._run, self._room = parallel, run, room
+    def __init__(
+        self,
+        parallel: int,
+        run: Run,
+        room: Room,
+        token_wait: float,
+        experts: Callable[[], ExpertUse] = ExpertUse,
+    ) -> None:
+        self.parallel, self._run, self._room, self._experts = parallel, run, room, experts
         self._pace = Pace(token_wait, room.rows)
         self.counts = StepCounts()
         self._changed = threading.Condition()
@@ -294,7 +308,7 @@ class Scheduler:
 
     def _run_step(self, served: Sequence[tuple[Job[Any], Feed]]) -> Sequence[Logits | BaseException]:
         """One step for several jobs; the logits of each, or why it has none."""
-        feeds, started = [feed for _, feed in served], time.perf_counter()
+        feeds, started, experts = [feed for _, feed in served], time.perf_counter(), self._experts()
         everyone = all(feed.cancellable for feed in feeds)
         befores = [feed.state.checkpoint() for feed in feeds] if len(feeds) > 1 else []
         try:
@@ -309,8 +323,11 @@ class Scheduler:
             return [self._run_step([one])[0] for one in served]
         finally:
             rows, seconds = sum(len(feed.token_ids) for feed in feeds), time.perf_counter() - started
+            reads_prompts = any(feed.divisible for feed in feeds)
+            experts = ExpertUse() if reads_prompts else self._experts() - experts
+            self.counts.experts += experts
             for job, _ in served:
-                job.spent.add(rows, seconds)
+                job.spent.add(rows, seconds, experts)
 
     def _begin(self, job: Job[Any]) -> Feed | None:
         """What a new job wants first; None: it has ended."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.engine.feeds import Feed, Logits
-from edge_lfm.kernels.spec.layout import CONTEXT, ERROR, ROW, SYNC_BYTES
+from edge_lfm.kernels.spec.layout import CONTEXT, ERROR, EXPERTS_READ, ROW, SYNC_BYTES
 from edge_lfm.memory.scratch import CACHE_LINE, plan_scratch
 from edge_lfm.model.binding import Binding
 from edge_lfm.shape import Shape
@@ -53,7 +53,7 @@ class Step:
             self._context["logits"] = self._logits.ctypes.data
         self._context["tokens"], self._context["logit_rows"] = first, asked
         self.tokens, self._feeds = first, tuple(feeds)
-        self._sync[ERROR // 8] = 0
+        self._sync[ERROR // 8] = self._sync[EXPERTS_READ // 8] = 0
         self.show_all()
 
     def logits(self) -> list[Logits]:
@@ -72,6 +72,11 @@ class Step:
         asked = self._logits[: int(self._context["logit_rows"][0]), : self._shape.vocab]
         finite = not asked.size or bool(np.isfinite(asked.min()) and np.isfinite(asked.max()))
         return bool(self._sync[ERROR // 8]) or not finite
+
+    @property
+    def experts_read(self) -> int:
+        """Experts that its rows chose, each once in a layer."""
+        return int(self._sync[EXPERTS_READ // 8])
 
     def run_on(self, threads: int) -> None:
         """Tell the next stages how many threads run them."""

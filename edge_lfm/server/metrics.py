@@ -81,6 +81,9 @@ class _Now(Collector):
         yield _count("step_rows", "Tokens of all steps, of prompts and answers", model.steps.rows)
         yield _count("step_sequences", "Sequences of all steps", model.steps.feeds)
         yield _count("step_prompt_rows", "Tokens of prompts in all steps", model.steps.prompt_rows)
+        experts = model.steps.experts
+        yield _count("step_experts_asked", "Experts chosen by rows, of steps without prompts", experts.asked)
+        yield _count("step_experts_read", "Experts that those steps read, once for all their rows", experts.read)
         if model.paging is not None:
             paging = model.paging
             yield _count("expert_hits", "Experts that were in memory", int(paging.hits.sum()))

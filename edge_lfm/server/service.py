@@ -146,4 +146,5 @@ def timings_of(completion: Completion) -> dict[str, Any]:
         "draft_n_accepted": t.accepted,
         "queued_ms": 1e3 * t.queued_s,
         "rows_per_step": t.rows_per_step,
+        "union_share": t.experts.union_share,
     }

@@ -29,7 +29,7 @@ from edge_lfm.kernels.lang.simd import (
 from edge_lfm.kernels.lang.sync import raise_error
 from edge_lfm.kernels.ops.activations import NOT_FINITE
 from edge_lfm.kernels.ops.maths import exp, sigmoid
-from edge_lfm.kernels.spec.layout import CONTEXT, LAYER, offsets
+from edge_lfm.kernels.spec.layout import CONTEXT, EXPERTS_READ, LAYER, offsets
 
 CTX, LAY = offsets(CONTEXT), offsets(LAYER)
 TAKEN = -3.0e38
@@ -132,6 +132,15 @@ def sort_pairs(chosen, weights, tokens, top_k, experts, segments, pair_token, pa
 
 
 @kernel
+def count_experts(ctx, segments, experts):
+    """Add the experts that have tokens in this layer to those that the step reads."""
+    at = i64(ctx + CTX.sync) + EXPERTS_READ
+    for e in range(experts):
+        if i64(segments + 8 * (e + 1)) > i64(segments + 8 * e):
+            set_i64(at, i64(at) + 1)
+
+
+@kernel
 def one_segment(tokens, segments, pair_token, pair_weight):
     """The pairs of a dense FFN: one expert with weight 1, every token in order."""
     set_i64(segments, int64(0))
@@ -156,3 +165,4 @@ def route(ctx, layer):
         logits = i64(ctx + CTX.router_logits) + t * ((experts + 15) // 16) * 64
         choose(ctx, layer, logits, experts, top_k, chosen + t * top_k * 8, weights + t * top_k * 4)
     sort_pairs(chosen, weights, tokens, top_k, experts, segments, pair_token, pair_weight)
+    count_experts(ctx, segments, experts)

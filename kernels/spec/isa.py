@@ -67,16 +67,16 @@ _ARM82 = frozenset(("asimddp", "atomics", "lrcpc"))
 
 TIERS: tuple[Isa, ...] = (
     Isa(
-        "avx512vnni", *_X86, "x86-64-v4", "+avx512vnni,+avx512vbmi", _AVX512, (12, 8, 4, 2, 1), 12,
+        "avx512vnni", *_X86, "x86-64-v4", "+avx512vnni,+avx512vbmi", _AVX512, (12, 8, 4, 3, 2, 1), 12,
         register_lanes=16, dot="vpdpbusd", shuffle_bytes=64, has_float16=True,
         query_tiles=((4, 4), (8, 2), (16, 1)),
     ),
     Isa(
-        "avxvnni", *_X86, "x86-64-v3", "+avxvnni", frozenset({"avx2", "fma", "f16c", "avx_vnni"}), (4, 2, 1), 6,
+        "avxvnni", *_X86, "x86-64-v3", "+avxvnni", frozenset({"avx2", "fma", "f16c", "avx_vnni"}), (4, 3, 2, 1), 6,
         register_lanes=8, dot="vpdpbusd", shuffle_bytes=32, has_float16=True, ordered="looked_up",
     ),
     Isa(
-        "avx2", *_X86, "x86-64-v3", "", frozenset({"avx2", "fma", "f16c", "bmi2"}), (4, 2, 1), 6,
+        "avx2", *_X86, "x86-64-v3", "", frozenset({"avx2", "fma", "f16c", "bmi2"}), (4, 3, 2, 1), 6,
         register_lanes=8, dot="pmaddubsw", shuffle_bytes=32, has_float16=True,
         ordered="all", token_by_token=True, lane_rows=4,
     ),

@@ -143,9 +143,11 @@ FAULT_BYTES = FAULT_PAGE + 8
 """Ranges of mapped files that may lose pages (`faults.py`), int64 [FAULT_RANGES, 3], then the size of a page."""
 
 ARRIVED, GENERATION, COUNTER, ERROR, SLEEPING, PATIENCE = 0, 64, 128, 192, 256, 320
+EXPERTS_READ = ERROR + 8
 SYNC_BYTES = 6 * 64
 """A cache line each: barrier arrivals, barrier generation, work counter, error flag, threads asleep at the barrier, and
-for how many turns a thread spins there."""
+for how many turns a thread spins there. Beside the error flag, which is as rarely written, the experts that the step's
+rows chose, each once in a layer."""
 
 SCORE_BLOCK = 256
 """Positions that attention scores at a time, per head, before it folds them into the running softmax."""
