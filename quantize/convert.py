@@ -232,6 +232,8 @@ def check_room(folder: Path, needed_bytes: int, existing: Path | None = None) ->
 def _warnings(
     checkpoint: HubCheckpoint, shape: Shape, recipe: Recipe, calibration: Calibration | None
 ) -> Iterable[str]:
+    if checkpoint.left_out:
+        yield checkpoint.left_out
     if "tokenizer.json" not in checkpoint.text_files:
         yield "tokenizer.json is missing: the model runs on token ids only"
     if not checkpoint.text_files.keys() & {"chat_template.jinja", "tokenizer_config.json"}:

@@ -26,7 +26,7 @@ from edge_lfm.model.state import Checkpoint, State
 
 TIERS = [tier.name for tier in runnable_tiers()]
 CHUNK, CONTEXT, SEQUENCES = 48, 320, 8
-MODELS = ("dense-group3", "moe", "moe-untied-conv4", "qwen2-tied-group3", "qwen3_moe-dense-between")
+MODELS = ("dense-group3", "lfm3", "moe", "moe-untied-conv4", "qwen2-tied-group3", "qwen3_moe-dense-between")
 
 
 @dataclass

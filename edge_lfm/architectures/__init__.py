@@ -15,7 +15,7 @@ from edge_lfm.architectures.reader import ConfigReader
 from edge_lfm.errors import UnsupportedModelError
 from edge_lfm.shape import Shape
 
-__all__ = ["Family", "GgufKeys", "GgufSpelling", "family_of", "gguf_spelling", "read_shape"]
+__all__ = ["Family", "GgufKeys", "GgufSpelling", "family_of", "gguf_spelling", "read_shape", "text_part"]
 
 _FAMILIES = {
     model_type: family
@@ -24,8 +24,24 @@ _FAMILIES = {
 }
 _GGUF = {name: family.gguf for family in _FAMILIES.values() for name in family.gguf.model_types}
 
+_OUTSIDE = ("tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "quantization_config")
+"""What may stand beside `text_config` and not in it."""
 _HAS_HEAD = "ForCausalLM"
 """How transformers' classes of models that predict the next token end."""
+
+
+def text_part(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config of the language model: `raw`, or of a model that sees or hears as well that part of it.
+
+    Such a model is a family's if its type is that of the language model and more: lfm3_vl.
+    """
+    part, whole = raw.get("text_config"), str(raw.get("model_type"))
+    model_type = part.get("model_type") if isinstance(part, Mapping) else None
+    if not isinstance(part, Mapping) or model_type not in _FAMILIES or not whole.startswith(f"{model_type}_"):
+        return raw
+    outside = {name: raw[name] for name in _OUTSIDE if raw.get(name) is not None}
+    stated = {name: value for name, value in part.items() if value is not None}
+    return outside | stated | {"architectures": []}
 
 
 def family_of(raw: Mapping[str, Any], where: str = "config.json") -> Family:
@@ -34,7 +50,7 @@ def family_of(raw: Mapping[str, Any], where: str = "config.json") -> Family:
     Raises:
         UnsupportedModelError: none is implemented that has its `model_type`.
     """
-    model_type = raw.get("model_type")
+    model_type = text_part(raw).get("model_type")
     if not isinstance(model_type, str) or model_type not in _FAMILIES:
         raise UnsupportedModelError(f"{where}: model_type {model_type!r} is not implemented", hint=_hint())
     return _FAMILIES[model_type]
@@ -46,6 +62,7 @@ def read_shape(raw: Mapping[str, Any], where: str = "config.json") -> Shape:
     Raises:
         UnsupportedModelError: a value asks for something that is not implemented.
     """
+    raw = text_part(raw)
     config, family = ConfigReader(raw, where, _hint()), family_of(raw, where)
     classes = raw.get("architectures") or []
     if not isinstance(classes, list) or not all(str(name).endswith(_HAS_HEAD) for name in classes):

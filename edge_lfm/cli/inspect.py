@@ -68,6 +68,8 @@ def _inspect_checkpoint(path: Path, as_json: bool) -> None:
             print_json(described | {"stored": stored, "recipe": recipe.to_json()})
             return
         print(f"{path}: {checkpoint.raw_config['model_type']}")
+        if checkpoint.left_out:
+            print(f"  {checkpoint.left_out}")
         for line in _describe(shape):
             print(f"  {line}")
         for kind, kinds in stored.items():
@@ -82,6 +84,9 @@ def _describe(shape: Shape) -> Iterator[str]:
         f"{len(shape.layers)} layers ({len(shape.convs)} short conv, {len(shape.attentions)} attention), "
         f"hidden {shape.hidden}, {' or '.join(f'{q} heads on {kv}' for q, kv in heads)}, vocabulary {shape.vocab}"
     )
+    windows = Counter(attention.window for attention in shape.attentions.values() if attention.window is not None)
+    for window, count in sorted(windows.items()):
+        yield f"{count} of the attention layers see the newest {window} positions"
     if shape.routers:
         widths = sorted({layer.ffn.width for layer in shape.layers if layer.ffn.router is not None})
         yield (

@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.architectures import family_of, read_shape
+from edge_lfm.architectures import family_of, read_shape, text_part
 from edge_lfm.errors import ModelFileError
 from edge_lfm.formats import float8
 from edge_lfm.formats.safetensors import SafetensorsFile, TensorInfo
@@ -37,6 +37,9 @@ TOKENIZER_FILES = (
 """Files that a packed model takes over unchanged; the first is needed to turn text into tokens."""
 
 
+_TEXT = re.compile(r"model\.language_model\.|language_model\.model\.")
+"""What tensors of the language model begin with in a model that sees or hears as well."""
+_HEAD = "lm_head.weight"
 _SHARD = re.compile(r"[^./\x00-\x1f\x7f][^/\x00-\x1f\x7f]{0,254}")
 
 
@@ -47,6 +50,8 @@ class HubCheckpoint(ABC):
     raw_config: dict[str, Any]
     text_files: dict[str, bytes]
     """Contents of those of `TOKENIZER_FILES` that it has."""
+    left_out = ""
+    """A sentence about parts of the model that are not read; empty: there are none."""
 
     @property
     @abstractmethod
@@ -151,12 +156,15 @@ class FolderCheckpoint(HubCheckpoint):
             raise ModelFileError(
                 f"{folder} {what}", hint="give the folder of a Hugging Face checkpoint, or a GGUF file"
             )
-        self.raw_config = read_json(folder / "config.json")
+        whole = read_json(folder / "config.json")
+        self.raw_config = dict(text_part(whole))
         self.text_files = read_text_files(folder)
         self._float8_block = float8.block_of(self.raw_config, self.config_source)
         self._files: list[SafetensorsFile] = []
         try:
             self._tensors = self._open()
+            if self.raw_config["model_type"] != whole["model_type"]:
+                self._leave_out(str(whole["model_type"]))
             self._scales = self._take_scales()
         except ModelFileError:
             self.close()
@@ -182,7 +190,7 @@ class FolderCheckpoint(HubCheckpoint):
 
     def stored(self, name: str, index: int | None = None) -> NDArray[Any]:
         place = self._place(name)
-        values: NDArray[Any] = place.file.stored(name, index)
+        values: NDArray[Any] = place.file.stored(place.info.name, index)
         if name in self._scales and self._float8_block is not None and index is None:
             scales = self._scales[name]
             return float8.scaled(values, scales.file.read(scales.info.name), self._float8_block)
@@ -240,6 +248,16 @@ class FolderCheckpoint(HubCheckpoint):
                     )
                 places[name] = _Place(file, info)
         return places
+
+    def _leave_out(self, model_type: str) -> None:
+        """Keep the language model's tensors, by the names that they have where it is alone."""
+        names = {name: _TEXT.sub("model.", name) for name in self._tensors if _TEXT.match(name) or name == _HEAD}
+        others = len(self._tensors) - len(names)
+        self._tensors = {names[name]: place for name, place in self._tensors.items() if name in names}
+        self.left_out = (
+            f"{model_type} is read as a language model only: {others} tensors of other parts are left out, "
+            "so it takes text and nothing else"
+        )
 
     def _take_scales(self) -> dict[str, _Place]:
         """Of each float8 tensor by its name, the tensor of its scales, which is no weight of the model."""
