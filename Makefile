@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Empty: install a built wheel in place of the checkout, as a user would.
 EDITABLE ?= --editable
 
-.PHONY: soak demo fuzz test test-quick test-resume test-pythons test-javascript test-arm check wheel goldens llama-goldens tables demo-model bench clean
+.PHONY: soak crowd demo fuzz test test-quick test-resume test-pythons test-javascript test-arm check wheel goldens llama-goldens tables demo-model bench clean
 
 # Quantize the embedded demo model to int4 and chat with it.
 demo: $(VENV)/.runtime
@@ -99,6 +99,10 @@ tables: $(VENV)/.installed
 # A server under good and hostile requests of 64 clients for MINUTES: what fails, and whether anything grows.
 soak: $(VENV)/.installed
 	$(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),5)
+
+# A server that 64 clients ask for answers for MINUTES, of whom half leave: what is lost, changed, or grows.
+crowd: $(VENV)/.installed
+	$(BIN)/python benchmarks/soak.py --crowd --minutes $(or $(MINUTES),10)
 
 # Speed beside llama.cpp, built from its source package (needs a C++ compiler and some gigabytes of disk).
 bench: $(VENV)/.installed

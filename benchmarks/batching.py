@@ -1,29 +1,44 @@
 """How much faster 2, 4, 8 and 16 answers are together than one: one interleaved table.
 
-    python benchmarks/batching.py FOLDER [--threads 2] [--rounds 5] [--prompt 64] [--tokens 24] [--ram 6G]
+    python benchmarks/batching.py FOLDER [--threads 2] [--rounds 5] [--counts 1,2,4,8,16] [--ram 6G] [--waits 0.1,0.5]
+    python benchmarks/batching.py FOLDER --routing TRACE.npz
+    python benchmarks/batching.py FOLDER --peer WORK --shape lfm2-8b-a1b
 
 FOLDER is a packed model, as `edge-lfm synth lfm2-8b-a1b` makes one of random weights, which route almost uniformly: the
 worst case for sharing experts. Tokens per second of all answers together, as multiples of one answer's; medians over
 the rounds, each of which has every count once:
 
-limit: by the bytes of trunk and experts that a step reads, if rows choose experts uniformly
+limit: by the bytes of trunk and experts that a step reads, with the union of experts that the steps had
 one sequence: a step of so many rows of one sequence, as drafts are
 steps: a step of one row of so many sequences, without sampling
-answers: through the API, greedy, behind their first tokens
+answers: through the API, greedy, from their first tokens to their last, by the clock
 
-A second table: how long an answer waits for its next token while a prompt of 2,048 tokens is read beside it, with
-several bounds (`token_wait`), and how fast the prompt is read.
+`--routing` makes random weights share experts as a recorded trace does (`experts` [tokens, layers, k] of as many
+experts, and `offsets` of its sequences): every router gets a bias for the selection, `c` times the logarithm of how
+often the trace chose an expert in that layer, and `c` is what gives eight rows the union share of eight tokens of
+different sequences of the trace. It shares as much, but not the same experts for the same tokens.
+
+`--peer` gives llama.cpp's `llama-batched-bench` the same numbers of answers in the same rounds, built under WORK.
+
+`--waits`: how long an answer waits for its next token while a prompt of 2,048 tokens is read beside it, with these
+bounds (`token_wait`), and how fast the prompt is read.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
+import os
 import statistics
+import subprocess
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,14 +46,16 @@ from edge_lfm import Model
 from edge_lfm.devices.estimate import Demand
 from edge_lfm.engine.backend import Backend
 from edge_lfm.engine.feeds import Feed
+from edge_lfm.engine.runner import Runner
 from edge_lfm.model.demand import demand_of
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.state import State
 
-COUNTS = (1, 2, 4, 8, 16)
-WAITS, LONG = (0.1, 0.25, 0.5, 1.0), 2048
+LONG = 2048
 STEPS = 8
 """Of each measurement of bare steps."""
+MATCHED_ROWS, DRAWS, HALVINGS, MAX_BIAS = 8, 400, 8, 2.0
+Rates = dict[str, dict[int, list[float]]]
 
 
 def main() -> None:
@@ -46,37 +63,53 @@ def main() -> None:
     parser.add_argument("folder")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--counts", type=_numbers(int), default=[1, 2, 4, 8, 16], help="answers together")
     parser.add_argument("--prompt", type=int, default=64, help="tokens before each answer")
     parser.add_argument("--tokens", type=int, default=24, help="of each answer")
     parser.add_argument("--ram", help="pages the experts if the model does not fit")
+    parser.add_argument("--routing", type=Path, help="a recorded trace to share experts like")
+    parser.add_argument("--peer", type=Path, help="folder for llama.cpp and its model")
+    parser.add_argument("--shape", default="lfm2-8b-a1b", help="of the peer's model")
+    parser.add_argument("--waits", type=_numbers(float), default=[], help="bounds of a token's wait, seconds")
     args = parser.parse_args()
-    load = {"ram": args.ram, "threads": args.threads, "context": 1024, "cache": 1, "parallel": COUNTS[-1]}
+    load = {"ram": args.ram, "threads": args.threads, "context": 1024, "cache": 1, "parallel": max(args.counts)}
+    rates: Rates = {}
     with Model.load(args.folder, **load) as model:
-        rates: dict[str, dict[int, list[float]]] = {}
+        if args.routing is not None:
+            kept = share_as_recorded(model, args.routing)  # noqa: F841  kernels hold their addresses
         for _ in range(args.rounds):
-            measure(model, args.prompt, args.tokens, rates)
-        print_table(model, rates)
-    print("\n| token_wait s | median gap alone ms | longest gap beside ms | prompt tok/s |\n|---|---|---|---|")
-    for bound in WAITS:
+            measure(model, args, rates)
+            if args.peer is not None:
+                measure_peer(args, model.threads, rates)
+        print_table(model, args.counts, rates)
+    if args.waits:
+        print("\n| token_wait s | median gap alone ms | longest gap beside ms | prompt tok/s |\n|---|---|---|---|")
+    for bound in args.waits:
         with Model.load(args.folder, token_wait=bound, **(load | {"context": 4096})) as model:
             alone, beside, rate = gaps(model)
             print(f"| {bound} | {1e3 * statistics.median(alone):.0f} | {1e3 * max(beside):.0f} | {rate:.0f} |")
 
 
-def measure(model: Model, prompt: int, tokens: int, rates: dict[str, dict[int, list[float]]]) -> None:
+def _numbers(kind: type) -> Any:
+    return lambda text: [kind(part) for part in text.split(",")]
+
+
+def measure(model: Model, args: argparse.Namespace, rates: Rates) -> None:
     """One round of all counts, noted as tokens per second."""
     rng = np.random.default_rng(0)
-    states = [State(model.shape, 1024) for _ in COUNTS[-1] * (0,)]
+    states = [State(model.shape, 1024) for _ in range(max(args.counts))]
     for state in states:
-        model.backend.read(rng.integers(0, model.vocab, prompt).tolist(), state)
-    for count in COUNTS:
-        rates_of_count = {
-            "one sequence": one_sequence(model.backend, states[0], count, rng),
-            "steps": steps(model.backend, states[:count], rng),
-            "answers": answers(model, count, prompt, tokens, rng),
-        }
-        for name, rate in rates_of_count.items():
-            rates.setdefault(name, {}).setdefault(count, []).append(rate)
+        model.backend.read(rng.integers(0, model.vocab, args.prompt).tolist(), state)
+    for count in args.counts:
+        note(rates, "one sequence", count, one_sequence(model.backend, states[0], count, rng))
+        before = model.backend.experts
+        note(rates, "steps", count, steps(model.backend, states[:count], rng))
+        note(rates, "union share", count, (model.backend.experts - before).union_share)
+        note(rates, "answers", count, answers(model, count, args.prompt, args.tokens, rng))
+
+
+def note(rates: Rates, name: str, count: int, value: float) -> None:
+    rates.setdefault(name, {}).setdefault(count, []).append(value)
 
 
 def one_sequence(backend: Backend, state: State, count: int, rng: np.random.Generator) -> float:
@@ -98,22 +131,84 @@ def steps(backend: Backend, states: Sequence[State], rng: np.random.Generator) -
 
 def answers(model: Model, count: int, prompt: int, tokens: int, rng: np.random.Generator) -> float:
     """All are queued before the engine may begin, so that equal prompts are read by the same steps."""
-    endless = dict.fromkeys(model.stop_ids, -100.0)
     queued = threading.Event()
     holding = threading.Thread(target=lambda: model.scheduler.call(queued.wait))
     holding.start()
-    streams = [
-        model.stream(ids.tolist(), max_tokens=tokens, temperature=0.0, logit_bias=endless)
-        for ids in rng.integers(0, model.vocab, (count, prompt))
-    ]
+    jobs, times = [], []
+    for ids in rng.integers(0, model.vocab, (count, prompt)):
+        request = model.prepare(ids.tolist(), max_tokens=tokens, temperature=0.0, ignore_eos=True)
+        jobs.append(model.submit(request))
+        times.append(told := [])
+        jobs[-1].listener = lambda told=told: told.append(time.perf_counter())  # from the engine's thread
     queued.set()
     holding.join()
-    return sum(stream.result().timings.decode_tps for stream in streams)
+    for job in jobs:
+        for _ in job:
+            pass
+    # The last times of each are those of its tokens, and of its end.
+    seconds = max(told[-2] for told in times) - max(told[-1 - tokens] for told in times)
+    return count * (tokens - 1) / seconds
+
+
+def share_as_recorded(model: Model, path: Path) -> list[NDArray[np.float32]]:
+    """Give the routers biases that make eight rows share as many experts as the trace's tokens do; keep what it gives
+    as long as the model is used."""
+    assert isinstance(model.backend, Runner)
+    with np.load(path, allow_pickle=False) as trace:
+        experts, offsets = trace["experts"].astype(np.int64), trace["offsets"]
+    layers, shape = model.backend.expert_layers, model.shape
+    if model.paging is not None or experts.max() >= shape.experts or experts.shape[1] < len(layers):
+        raise SystemExit("a trace is for a model of as many experts, whole in memory")
+    wanted = recorded_share(experts[:, : len(layers)], offsets)
+    uses = np.stack([np.bincount(experts[:, row].ravel(), minlength=shape.experts) for row in range(len(layers))])
+    popularity = np.log((uses + 1) / uses.mean())
+    biases = [np.zeros(-(-shape.experts // 16) * 16, np.float32) for _ in layers]
+    for n, bias in zip(layers, biases, strict=True):
+        model.backend.binding.layers["router_bias"][n] = bias.ctypes.data
+    states = [State(shape, 64) for _ in range(MATCHED_ROWS)]
+    low, high = 0.0, MAX_BIAS
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        for bias, row in zip(biases, popularity, strict=True):
+            bias[: shape.experts] = middle * row
+        before = model.backend.experts
+        steps(model.backend, states, np.random.default_rng(0))
+        for state in states:
+            state.reset()
+        found = (model.backend.experts - before).union_share
+        low, high = (middle, high) if found > wanted else (low, middle)
+    print(f"{MATCHED_ROWS} rows read {found:.3f} of the experts that they ask for, in the trace {wanted:.3f}\n")
+    return biases
+
+
+def recorded_share(experts: NDArray[np.int64], offsets: NDArray[np.int64]) -> float:
+    """Union share of eight tokens [tokens, layers, k], each of another sequence, over random draws."""
+    rng, unions = np.random.default_rng(0), []
+    for _ in range(DRAWS):
+        sequences = rng.choice(len(offsets) - 1, MATCHED_ROWS, replace=False)
+        rows = experts[[rng.integers(offsets[n], offsets[n + 1]) for n in sequences]]  # [rows, layers, k]
+        unions.append([len(np.unique(rows[:, n])) for n in range(rows.shape[1])])
+    return float(np.mean(unions)) / (MATCHED_ROWS * experts.shape[2])
+
+
+def measure_peer(args: argparse.Namespace, threads: int, rates: Rates) -> None:
+    """One round of llama.cpp's, all counts in one process."""
+    bench = llama_cpp.build_peer(args.peer, program="llama-batched-bench")
+    model = llama_cpp.prepare_peer(args.peer, args.shape, "Q4_0")
+    context = max(args.counts) * -(-(args.prompt + args.tokens) // 256) * 256  # of each sequence whole 256s
+    command = [str(bench), "-m", str(model), "-t", str(threads), "-npp", str(args.prompt), "-ntg", str(args.tokens),
+               "-npl", ",".join(map(str, args.counts)), "-c", str(context), "--output-format", "jsonl"]  # fmt: skip
+    environment = os.environ | {"LD_LIBRARY_PATH": str(bench.parent)}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    for line in done.stdout.splitlines():
+        if line.startswith("{"):
+            row = json.loads(line)
+            note(rates, "llama.cpp", row["pl"], row["speed_tg"])
 
 
 def gaps(model: Model) -> tuple[list[float], list[float], float]:
     """Seconds between an answer's tokens without company, and beside a long prompt; the prompt's tokens a second."""
-    rng, options = np.random.default_rng(1), {"temperature": 0.0, "logit_bias": dict.fromkeys(model.stop_ids, -100.0)}
+    rng, options = np.random.default_rng(1), {"temperature": 0.0, "ignore_eos": True}
     answer = model.submit(model.prepare(rng.integers(0, model.vocab, 16).tolist(), max_tokens=4000, **options))
     times: list[float] = []
     answer.listener = lambda: times.append(time.perf_counter())  # from the engine's thread
@@ -133,23 +228,31 @@ def gaps(model: Model) -> tuple[list[float], list[float], float]:
     return alone, beside, LONG / seconds
 
 
-def print_table(model: Model, rates: dict[str, dict[int, list[float]]]) -> None:
+def print_table(model: Model, counts: Sequence[int], rates: Rates) -> None:
     assert isinstance(model.files, PackedModel)
     demand = demand_of(model.shape, list(model.files.tensors.values()))
-    print("| answers | " + " | ".join(map(str, COUNTS)) + " |\n" + "|---" * (len(COUNTS) + 1) + "|")
-    print("| limit | " + " | ".join(f"{limit(demand, count):.2f}" for count in COUNTS) + " |")
-    for name, rates_of_count in rates.items():
-        medians = [statistics.median(rates_of_count[count]) for count in COUNTS]
-        multiples = [f"{rate / medians[0]:.2f}" for rate in medians]
-        print(f"| {name} | {' | '.join(multiples)} |")
+    print("| answers | " + " | ".join(map(str, counts)) + " |\n" + "|---" * (len(counts) + 1) + "|")
+    shares = {count: statistics.median(found) for count, found in rates.pop("union share").items()}
+    print("| union share | " + " | ".join(f"{shares[count]:.2f}" for count in counts) + " |")
+    print("| limit | " + " | ".join(f"{limit(demand, count, shares[count]):.2f}" for count in counts) + " |")
+    for name, found in rates.items():
+        medians = [statistics.median(found[count]) for count in counts]
+        alone = found[counts[0]]
+        multiples = [statistics.median(b / a for a, b in zip(alone, found[n], strict=True)) for n in counts]
+        print(f"| {name} | {' | '.join(f'{multiple:.2f}' for multiple in multiples)} |")
         print(f"| {name}, tok/s | {' | '.join(f'{rate:.1f}' for rate in medians)} |")
+    if "llama.cpp" in rates:
+        pairs = [zip(rates["answers"][n], rates["llama.cpp"][n], strict=True) for n in counts]
+        ratios = [statistics.median(ours / theirs for ours, theirs in pair) for pair in pairs]
+        print(f"| answers, ours / llama.cpp's | {' | '.join(f'{ratio:.2f}' for ratio in ratios)} |")
 
 
-def limit(demand: Demand, count: int) -> float:
-    """Bytes of so many steps of one row, over those of one step of so many rows."""
-    trunk = demand.bytes_per_token - demand.moe_layers * demand.top_k * demand.expert_bytes
-    union = demand.experts * (1 - (1 - demand.top_k / demand.experts) ** count) if demand.experts else 0.0
-    return count * demand.bytes_per_token / (trunk + demand.moe_layers * union * demand.expert_bytes)
+def limit(demand: Demand, count: int, share: float) -> float:
+    """Bytes of so many steps of one row, over those of one step of so many rows that read this share of their
+    experts."""
+    experts = demand.moe_layers * demand.top_k * demand.expert_bytes
+    trunk = demand.bytes_per_token - experts
+    return count * demand.bytes_per_token / (trunk + count * share * experts)
 
 
 if __name__ == "__main__":

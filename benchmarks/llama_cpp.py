@@ -32,12 +32,20 @@ FORMATS = {  # name -> (matrices, embedding, our recipe, extra arguments of llam
 }
 
 
-def build_peer(work: Path, amx: bool = True) -> Path:
-    """llama-bench, built once under `work`; without AMX, whose code in this version dies of a segmentation fault."""
+def build_peer(work: Path, amx: bool = True, program: str = "llama-bench") -> Path:
+    """A program of the peer's, built once under `work`; without AMX, whose code in this version dies of a segmentation
+    fault."""
     work.mkdir(parents=True, exist_ok=True)
-    builds = sorted(work.glob("llama_cpp_python-*/vendor/llama.cpp/build/bin/llama-bench"))
+    builds = sorted(work.glob(f"llama_cpp_python-*/vendor/llama.cpp/build/bin/{program}"))
     if builds:
         return builds[-1]
+    build = next(work.glob("llama_cpp_python-*/vendor/llama.cpp/build"), None) or configure_peer(work, amx)
+    subprocess.run(["cmake", "--build", "build", "--target", program], cwd=build.parent, check=True)
+    return build / "bin" / program
+
+
+def configure_peer(work: Path, amx: bool) -> Path:
+    """The folder of a build of the peer, with its source beside it."""
     pip = [sys.executable, "-m", "pip"]
     # Without build isolation: pip would build CMake itself from source to read the package's name.
     subprocess.run([*pip, "install", "-q", "scikit-build-core"], check=True)
@@ -52,8 +60,7 @@ def build_peer(work: Path, amx: bool = True) -> Path:
         without = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
         flags += [f"-DCMAKE_C_FLAGS={without}", f"-DCMAKE_CXX_FLAGS={without}"]
     subprocess.run(["cmake", "-B", "build", "-G", "Ninja", *flags], cwd=source, check=True)
-    subprocess.run(["cmake", "--build", "build", "--target", "llama-bench"], cwd=source, check=True)
-    return source / "build/bin/llama-bench"
+    return source / "build"
 
 
 def prepare(work: Path, shape: str, name: str, recipe: str) -> tuple[Path, Path]:

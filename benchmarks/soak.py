@@ -1,10 +1,13 @@
 """A server under good and hostile requests at once: what goes wrong, and whether anything grows.
 
-    python benchmarks/soak.py [MODEL] [--minutes 30] [--clients 64] [--cache 200M]
+    python benchmarks/soak.py [MODEL] [--minutes 30] [--clients 64] [--cache 200M] [--crowd]
 
 Starts a server of its own on 127.0.0.1 and talks to no other. Every client asks, one after the other, what a seeded
 generator gives it: good requests whose answer is known, streams that are left, wrong types in every field, schemas and
 grammars that explode, calls, labels, log probabilities, texts that are too long, half-sent and broken HTTP.
+
+`--crowd`: clients who want answers only, as many at a time as the server makes. Every other client leaves in the middle
+of each; what the others get must be, to the letter, what the server had answered when nobody else was there.
 
 Printed each minute: requests and those a second, 5xx and other faults, the median and 99th percentile of good answers,
 and the server's memory, descriptors and threads. The first third is for filling what the server keeps. Over the rest
@@ -47,6 +50,17 @@ FULL: dict[str, Any] = {
     "tools": [TOOL], "tool_choice": "auto", "logit_bias": {"5": 1}, "stream_options": {"include_usage": True},
     "documents": ["x"], "metadata": {"a": "b"}, "logprobs": True, "top_logprobs": 1,
 }  # fmt: skip
+
+
+CROWD: list[dict[str, Any]] = [
+    {"messages": [{"role": "user", "content": f"{question} Say it {times} times."}], "seed": times, **sampler}
+    for question in ("What is the capital of France?", "Who are you?", "What do dogs do?")
+    for times, sampler in enumerate((
+        {"temperature": 0}, {"temperature": 1.2, "top_k": 20}, {"temperature": 2, "min_p": 0.05, "repeat_penalty": 1.2},
+        {"temperature": 0.9, "top_p": 0.8, "presence_penalty": 0.5}, {"temperature": 1, "regex": "[a-z]+( [a-z]+){7}"}
+    ))
+]  # fmt: skip
+"""What a crowd asks, of 60 tokens each."""
 
 
 class Tally:
@@ -183,6 +197,46 @@ class Client:
         self.post({"messages": CAPITAL, "max_tokens": 8, "logprobs": True, "response_format": form})
 
 
+class OneOfCrowd(Client):
+    """A client who wants answers only; with an odd seed, one who leaves each of them. expected: a text for each of
+    CROWD."""
+
+    def __init__(self, address: str, seed: int, tally: Tally, expected: list[str]) -> None:
+        super().__init__(address, seed, tally)
+        self.expected, self.leaves = expected, seed % 2 == 1
+
+    def run(self, until: float) -> None:
+        while time.monotonic() < until:
+            n = self.rng.randrange(len(CROWD))
+            try:
+                self.leave(n) if self.leaves else self.stay(n)
+            except httpx.HTTPError as error:
+                self.tally.note(type(error).__name__, f"{type(error).__name__} {error}")
+        self.http.close()
+
+    def ask(self, n: int) -> str | None:
+        """The answer to CROWD[n]; None: there was no room in the queue."""
+        answer = self.post(CROWD[n] | {"max_tokens": 60})
+        if answer.status_code == 429:
+            time.sleep(1)
+            return None
+        text: str = answer.json()["choices"][0]["message"]["content"]
+        return text
+
+    def stay(self, n: int) -> None:
+        started, text = time.perf_counter(), self.ask(n)
+        if text is not None:
+            fault = "" if text == self.expected[n] else f"{CROWD[n]}: {text!r} in company, {self.expected[n]!r} alone"
+            self.tally.note("whole", fault, time.perf_counter() - started)
+
+    def leave(self, n: int) -> None:
+        body = CROWD[n] | {"max_tokens": 500, "stream": True}
+        with self.http.stream("POST", "/v1/chat/completions", json=body) as answer:
+            for _ in zip(range(self.rng.randrange(1, 30)), answer.iter_lines(), strict=False):
+                pass
+        self.tally.note("left")
+
+
 @dataclass(frozen=True)
 class Sample:
     """What a process takes at one moment. memory: resident MB."""
@@ -237,12 +291,22 @@ def watch(pid: int, tally: Tally, minutes: float) -> list[Sample]:
     return samples
 
 
+def make_clients(address: str, count: int, tally: Tally, crowd: bool) -> list[Client]:
+    """Of a crowd, the first asks everything once before there are others."""
+    if not crowd:
+        return [Client(address, n, tally) for n in range(count)]
+    first = OneOfCrowd(address, 0, tally, [])
+    expected = [first.ask(n) or "" for n in range(len(CROWD))]
+    return [OneOfCrowd(address, n, tally, expected) for n in range(count)]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--cache", default="200M", help="what the server may keep of earlier prompts")
+    parser.add_argument("--crowd", action="store_true", help="answers only; half of the clients leave")
     args = parser.parse_args()
     command = [sys.executable, "-m", "edge_lfm.cli.main", "serve", *([args.model] if args.model else []), "--json"]
     command += ["--port", "0", "--host", "127.0.0.1", "--cache", args.cache, "--grace", str(GRACE_S)]
@@ -251,7 +315,8 @@ def main() -> int:
         assert server.stdout
         address = json.loads(server.stdout.readline())["address"]
         until = time.monotonic() + 60 * args.minutes
-        clients = [threading.Thread(target=Client(address, n, tally).run, args=(until,)) for n in range(args.clients)]
+        made = make_clients(address, args.clients, tally, args.crowd)
+        clients = [threading.Thread(target=client.run, args=(until,)) for client in made]
         for thread in clients:
             thread.start()
         samples = watch(server.pid, tally, args.minutes)
