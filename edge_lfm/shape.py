@@ -12,6 +12,22 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
+class Yarn:
+    """Slower angles for a longer context than a model was first trained for (YaRN, arXiv 2309.00071).
+
+    Pairs that turn `fast` times or more within the first `original` positions keep their angles; those that turn `slow`
+    times or less get theirs divided by `factor`; between them lies a ramp.
+    """
+
+    factor: float
+    original: int
+    fast: float = 32.0
+    slow: float = 1.0
+    truncate: bool = True
+    """Whether the ramp begins and ends at whole pairs."""
+
+
+@dataclass(frozen=True)
 class Rope:
     """Rotary position embedding: the values i and i + width / 2 of a head turn by position * theta**(-2i / width)."""
 
@@ -20,6 +36,9 @@ class Rope:
     """Values of a head that are paired, the first ones."""
     turned: int | None = None
     """Pairs that turn, the first ones; None: all."""
+    scaling: Yarn | None = None
+    magnitude: float = 1.0
+    """What cosines and sines are multiplied by."""
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ BROKEN_CONFIGS = {
     "null eps": ({"norm_eps": None}, "norm_eps"),
 }
 
+YARN = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 64}
 OTHER_BROKEN_CONFIGS = [
     ("moe", {"architectures": ["Lfm2Model"]}, "architectures"),
     ("qwen2", {"architectures": ["Qwen2ForSequenceClassification"]}, "Qwen2ForSequenceClassification"),
@@ -66,7 +67,14 @@ OTHER_BROKEN_CONFIGS = [
     ("qwen2", {"layer_types": ["full_attention", "sliding_attention", "full_attention"]}, "'sliding_attention'"),
     ("qwen2", {"layer_types": "full_attention"}, "layer_types"),
     ("qwen2", {"use_mrope": True}, "use_mrope true"),
-    ("qwen2", {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}}, "yarn"),
+    ("qwen2", {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}}, "original_max_position"),
+    ("qwen2", {"rope_parameters": YARN | {"factor": None}}, "factor is missing"),
+    ("qwen2", {"rope_parameters": YARN | {"factor": 0}}, "factor is 0"),
+    ("qwen2", {"rope_parameters": YARN | {"truncate": 1}}, "truncate is 1"),
+    ("qwen2", {"rope_parameters": YARN | {"original_max_position_embeddings": 0.5}}, "embeddings is 0.5"),
+    ("qwen2", {"rope_parameters": YARN | {"beta_fast": -1}}, "beta_fast is -1"),
+    ("qwen2", {"rope_parameters": YARN | {"attention_factor": "x"}}, "attention_factor is 'x'"),
+    ("qwen2", {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e6}}, "longrope"),
     ("qwen2", {"rope_parameters": {"rope_theta": 1e6}, "partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
     ("qwen2", {"rope_parameters": None}, "rope_theta is missing"),
     ("qwen2", {"num_key_value_heads": None}, "num_key_value_heads is missing"),

@@ -310,6 +310,7 @@ def test_transformers_reads_the_file_as_the_checkpoint(
     ("case", "reason"),
     [
         ("qwen3_moe-not-normalized", "norm_topk_prob is false"),
+        ("qwen2-yarn", "rope_type is yarn"),
         ("qwen3_moe-dense-between", "some layers have experts"),
         ("olmoe-normalized-group3", "norm_topk_prob is true"),
     ],

@@ -36,7 +36,7 @@ from edge_lfm.kernels.spec.layout import (
 from edge_lfm.kernels.spec.routing import route
 from edge_lfm.kernels.spec.schemes import FLOAT32, INT8_G32, SCHEMES, Codebook, Scheme
 from edge_lfm.kernels.spec.tiles import pack_tiles, unpack_tiles
-from edge_lfm.model.rotary import frequencies
+from edge_lfm.model.rotary import rope_table
 from edge_lfm.shape import Rope, Router
 
 pytestmark = pytest.mark.slow
@@ -402,7 +402,7 @@ def check_attention(
     sizes = (heads * width, kv * width) if norm == "all" else (width, width)
     q_norm, k_norm = (1 + rng.standard_normal(size).astype(np.float32) * np.float32(0.2) for size in sizes)
     past_k, past_v = (rng.standard_normal((position, kv, width)).astype(np.float32) for _ in range(2))
-    rope = ref.rope_table(np.arange(capacity), frequencies(Rope(10000.0, rope_width)))
+    rope = rope_table(Rope(10000.0, rope_width), np.arange(capacity))
 
     def rounded(x: np.ndarray) -> np.ndarray:
         return ref.round_heads(x) if kept == "int8" else x.astype(np.float16).astype(np.float32)

@@ -86,6 +86,7 @@ OLMOE = PLAIN | {
     "clip_qkv": None,
     "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"},
 }
+_YARN = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 64}
 _SLIDING = {"rope_theta": 1e4, "rope_type": "default"}
 _FULL = {"rope_theta": 1e6, "rope_type": "proportional", "partial_rotary_factor": 0.5}
 LFM3 = {key: value for key, value in BASE.items() if key != "rope_parameters"} | {
@@ -134,10 +135,14 @@ CASES = {
         "rms_norm_eps": 1e-5,
         "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"},
     },
+    "qwen2-yarn": QWEN2 | {"rope_parameters": _YARN | {"rope_theta": 1e4}},
+    "qwen3-yarn-not-truncated": QWEN3
+    | {"rope_parameters": _YARN | {"truncate": False, "beta_fast": 4, "beta_slow": 0.5, "attention_factor": 1.25}},
     "qwen3": QWEN3,
     "qwen3-tied-narrow-heads": QWEN3 | {"hidden_size": 128, "head_dim": 32, "tie_word_embeddings": True},
     "qwen3-group3": QWEN3 | {"hidden_size": 96, "num_attention_heads": 6, "num_key_value_heads": 2},
     "qwen3_moe": QWEN3_MOE,
+    "qwen3_moe-yarn-mscale": QWEN3_MOE | {"rope_parameters": _YARN | {"mscale": 1.0, "mscale_all_dim": 0.5}},
     "qwen3_moe-128-experts": QWEN3_MOE | {"num_hidden_layers": 1, "num_experts": 128, "num_experts_per_tok": 8},
     "qwen3_moe-256-experts": QWEN3_MOE | {"num_hidden_layers": 1, "num_experts": 256, "num_experts_per_tok": 8},
     "qwen3_moe-not-normalized": QWEN3_MOE | {"norm_topk_prob": False, "tie_word_embeddings": True},

@@ -5,11 +5,13 @@ A family's file takes from here what its models share, and says the rest. Knows 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal
 
-from edge_lfm.architectures.reader import ConfigReader
-from edge_lfm.shape import Attention, Layer, Rope, Router, Shape
+from edge_lfm.architectures.reader import MAX_VALUES, ConfigReader
+from edge_lfm.shape import Attention, Layer, Rope, Router, Shape, Yarn
 
 FULL_ATTENTION = "full_attention"
 _ACTIVATIONS = ("silu", "swish")
@@ -70,18 +72,56 @@ def read_heads(config: ConfigReader, width: int | None) -> tuple[int, int, int]:
 
 
 def read_rope(config: ConfigReader, width: int) -> Rope:
-    """Rotary positions of whole heads, unscaled; configs of transformers 5 state theta in `rope_parameters` only."""
+    """Rotary positions of whole heads; configs of transformers 5 state theta in `rope_parameters` only."""
     parameters = config.section("rope_parameters", "rope_scaling")
     kind = parameters.get("rope_type", parameters.get("type", "default"))
-    if kind != "default":
-        raise config.refuse(f"rope_type {kind!r} is not implemented, only default")
+    if kind not in ("default", "yarn"):
+        raise config.refuse(f"rope_type {kind!r} is not implemented, only default and yarn")
     share = parameters.get("partial_rotary_factor", config.raw.get("partial_rotary_factor"))
     if share not in (None, 1):
         raise config.refuse(f"partial_rotary_factor {share!r} is not implemented, only 1")
     theta = parameters.get("rope_theta", config.raw.get("rope_theta", config.raw.get("theta")))
     if theta is None:  # 1e4, 1e6, 5e6 and 1e7 are published: a guess would answer in plausible nonsense
         raise config.refuse("rope_theta is missing, in rope_parameters and outside")
-    return Rope(config.positive("rope_theta", theta), width)
+    rope = Rope(config.positive("rope_theta", theta), width)
+    if kind == "default":
+        return rope
+    return replace(rope, scaling=_read_yarn(config, parameters), magnitude=_magnitude(config, parameters))
+
+
+def _read_yarn(config: ConfigReader, parameters: Mapping[str, Any]) -> Yarn:
+    """The scaling that rope parameters of the type yarn ask for."""
+    for name in ("factor", "original_max_position_embeddings"):
+        if parameters.get(name) is None:
+            raise config.refuse(f"{name} is missing beside rope_type 'yarn'")
+    original, truncate = parameters["original_max_position_embeddings"], parameters.get("truncate", True)
+    if type(original) is not int or not 1 <= original <= MAX_VALUES["max_position_embeddings"]:
+        raise config.refuse(f"original_max_position_embeddings is {original!r:.40}, expected a number of positions")
+    if type(truncate) is not bool:
+        raise config.refuse(f"truncate is {truncate!r:.40}, expected true or false")
+    fast, slow = (parameters.get(name) or value for name, value in (("beta_fast", 32.0), ("beta_slow", 1.0)))
+    return Yarn(
+        config.positive("factor", parameters["factor"]),
+        original,
+        config.positive("beta_fast", fast),
+        config.positive("beta_slow", slow),
+        truncate,
+    )
+
+
+def _magnitude(config: ConfigReader, parameters: Mapping[str, Any]) -> float:
+    """What YaRN multiplies cosines and sines by: stated, or from the factor."""
+    if parameters.get("attention_factor") is not None:
+        return config.positive("attention_factor", parameters["attention_factor"])
+    factor = config.positive("factor", parameters["factor"])
+    each, all_dims = parameters.get("mscale"), parameters.get("mscale_all_dim")
+    if not each or not all_dims:
+        return _grown(factor, 1.0)
+    return _grown(factor, config.positive("mscale", each)) / _grown(factor, config.positive("mscale_all_dim", all_dims))
+
+
+def _grown(factor: float, scale: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
 
 def read_router(config: ConfigReader) -> Router:

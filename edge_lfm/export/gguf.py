@@ -122,7 +122,8 @@ def write_gguf(
 def _spelling_of(source: ExportSource) -> GgufSpelling:
     """How the model's family spells GGUF; refuses what llama.cpp's code of it cannot do."""
     spelling = family_of(source.raw_config, str(source.path)).gguf
-    for problem in spelling.refusals(source.shape):
+    scaled = any(a.rope is not None and a.rope.scaling is not None for a in source.shape.attentions.values())
+    for problem in [*(["rope_type is yarn"] if scaled else []), *spelling.refusals(source.shape)]:
         raise UnsupportedModelError(f"{source.path}: {problem}", hint="llama.cpp's code of this family cannot do that")
     return spelling
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from edge_lfm.export.onnx_nodes import FLOAT, INT32, INT64, MICROSOFT, GraphNodes
 from edge_lfm.export.onnx_weights import Blocks, interleave_rows
-from edge_lfm.kernels.spec.ref import Quantized, rope_table
-from edge_lfm.model.rotary import frequencies
+from edge_lfm.kernels.spec.ref import Quantized
+from edge_lfm.model.rotary import rope_table
 from edge_lfm.shape import Attention, Rope, Router, ShortConv
 
 OPSET, IR_VERSION = 23, 10  # 23 has RMSNormalization
@@ -114,7 +114,7 @@ class ModelGraph(GraphNodes):
         self.angles: dict[Rope, list[str]] = {}
         for rope in dict.fromkeys(a.rope for a in shape.attentions.values() if a.rope is not None):
             at = f"rope.{len(self.angles)}" if self.angles else "rope"
-            cos, sin = np.split(rope_table(positions, frequencies(rope)), 2, axis=1)
+            cos, sin = np.split(rope_table(rope, positions), 2, axis=1)
             self.angles[rope] = [self.initializer(f"{at}.cos", cos), self.initializer(f"{at}.sin", sin)]
 
     def attention(self, n: int, attention: Attention, x: str) -> str:

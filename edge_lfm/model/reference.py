@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from edge_lfm.kernels.spec import ref
 from edge_lfm.kernels.spec.ref import F32, Quantized
 from edge_lfm.kernels.spec.routing import route
-from edge_lfm.model.rotary import frequencies
+from edge_lfm.model.rotary import rope_table
 from edge_lfm.model.supported import check_supported
 from edge_lfm.shape import Attention, Router, Shape, ShortConv
 
@@ -116,7 +116,7 @@ class ReferenceModel:
             q, k, v = (y + self._f32(f"{at}.{p}_proj.bias") for p, y in zip("qkv", (q, k, v), strict=True))
         q, k = (self._head_norm(f"{at}.{p}_layernorm.weight", attention, y) for p, y in (("q", q), ("k", k)))
         if attention.rope is not None:
-            rope = ref.rope_table(state.position + np.arange(len(x)), frequencies(attention.rope))
+            rope = rope_table(attention.rope, state.position + np.arange(len(x)))
             q, k = ref.rotate(q, rope), ref.rotate(k, rope)
         v = v.reshape(len(x), -1, width)
         nothing = np.zeros((0, attention.kv_heads, width), np.float32)
