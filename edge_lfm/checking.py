@@ -105,7 +105,7 @@ def check_type(name: str, value: object, annotation: Any) -> None:
         UsageError: it does not.
     """
     if not _matches(value, annotation):
-        raise UsageError(f"{name} is {shown(value)}", hint=f"it must be {describe(annotation)}")
+        raise UsageError(f"{name} is {shown(value)}", hint=f"it must be {describe(annotation)}", param=name)
 
 
 def check_names(given: Iterable[str], known: Collection[str]) -> None:
@@ -118,7 +118,7 @@ def check_names(given: Iterable[str], known: Collection[str]) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(sorted(known))}"
-            raise UsageError(f"unknown option '{name:.60}'", hint=hint)
+            raise UsageError(f"unknown option '{name:.60}'", hint=hint, param=name)
 
 
 def check_whole(name: str, value: object, lowest: int, highest: int) -> int:
@@ -128,7 +128,8 @@ def check_whole(name: str, value: object, lowest: int, highest: int) -> int:
         UsageError: it is none.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
-        raise UsageError(f"{name} is {shown(value)}", hint=f"it must be a whole number of {lowest}..{highest}")
+        hint = f"it must be a whole number of {lowest}..{highest}"
+        raise UsageError(f"{name} is {shown(value)}", hint=hint, param=name)
     return value
 
 

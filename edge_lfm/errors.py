@@ -6,6 +6,9 @@ what a server answers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class EdgeLfmError(Exception):
     """Base of every error of this package.
@@ -13,17 +16,28 @@ class EdgeLfmError(Exception):
     Args:
         message: what happened and where, one line.
         hint: what to do about it, one line, or empty.
+        param: the argument at fault, by its name in the API; None: none of them, or it is not known.
     """
 
     exit_code = 1
     http_status = 500
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", param: str | None = None) -> None:
         super().__init__(message)
-        self.message, self.hint = message, hint
+        self.message, self.hint, self.param = message, hint, param
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+@contextmanager
+def about(param: str) -> Iterator[None]:
+    """Errors inside are about this argument, if they name no other."""
+    try:
+        yield
+    except EdgeLfmError as error:
+        error.param = error.param or param
+        raise
 
 
 class UsageError(EdgeLfmError):
@@ -59,7 +73,7 @@ class DoesNotFitError(EdgeLfmError):
 class MissingExtraError(EdgeLfmError):
     """An optional package is not installed."""
 
-    exit_code = 5
+    exit_code, http_status = 5, 501
 
 
 class DownloadError(EdgeLfmError):
@@ -93,7 +107,9 @@ class TemplateError(EdgeLfmError):
 
 
 class NumericalError(EdgeLfmError):
-    """A NaN or infinity appeared in the activations."""
+    """A NaN or infinity appeared in the activations: the model's weights are broken."""
+
+    http_status = 503
 
 
 class CancelledError(EdgeLfmError):

@@ -15,6 +15,7 @@ from edge_lfm.engine.lookahead import Lookahead
 from edge_lfm.engine.paged_runner import PagedRunner
 from edge_lfm.kernels.load.library import load_kernels
 from edge_lfm.kernels.spec.isa import find_isa
+from edge_lfm.machine.processors import max_threads
 from edge_lfm.memory.budget import Budget
 from edge_lfm.memory.plan import PagingPlan, Wishes, plan_memory, plan_whole
 from edge_lfm.memory.reader import BlockReader
@@ -59,12 +60,12 @@ def paged_model(
 
 
 def paging_ram(
-    folder: Path, context: int, threads: int = 1, cache_bytes: int | None = None, parallel: int | None = None
+    folder: Path, context: int, threads: int | None = None, cache_bytes: int | None = None, parallel: int | None = None
 ) -> str:
-    """A budget in bytes that holds a packed model with its experts paged, and not all of it."""
+    """A budget in bytes that holds a packed model with its experts paged, not all of it; arguments as of loading."""
     with PackedModel(folder) as model:
         shape, demand = model.shape, demand_of(model.shape, list(model.tensors.values()))
-    wishes = Wishes(context=context, threads=threads, cache_bytes=cache_bytes, parallel=parallel)
+    wishes = Wishes(context=context, threads=max_threads(threads), cache_bytes=cache_bytes, parallel=parallel)
     whole = plan_whole(shape, demand.file_bytes, Budget(0, stated=True), wishes)
     budget = Budget(whole.needed_bytes - 1, stated=True)
     plan = plan_memory(shape, demand, budget, wishes)

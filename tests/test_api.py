@@ -18,6 +18,7 @@ from edge_lfm import EdgeLfmError, Model
 from edge_lfm.architectures import read_shape
 from edge_lfm.checking import check_type
 from edge_lfm.errors import ContextOverflowError, DoesNotFitError, ModelFileError, UsageError
+from edge_lfm.kernels.load.team import Team
 from edge_lfm.memory.budget import Budget, parse_size
 from edge_lfm.memory.plan import Wishes, overhead_bytes, plan_whole
 from edge_lfm.quantize.families import family_config
@@ -37,15 +38,21 @@ def test_the_embedded_demo_model_answers() -> None:
         assert demo_model.generate(CAPITAL).text == "The capital of France is Paris."
 
 
-def test_small_models_get_one_thread_unless_asked(demo: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_as_asked_and_a_step_takes_those_that_pay(
+    demo: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("EDGE_LFM_THREADS", "4")
     monkeypatch.setattr("edge_lfm.machine.processors.granted_processors", lambda: 4)
-    with Model.load(demo["int4"]) as small:
-        assert small.threads == 1
-    with Model.load(demo["float32"]) as larger:  # 19 MB a token
-        assert larger.threads == 3
-    with Model.load(demo["int4"], threads=2) as asked:
-        assert asked.threads == 2
+    counts: list[int] = []
+    run = Team.run
+    monkeypatch.setattr(Team, "run", lambda team, work, threads: (counts.append(threads), run(team, work, threads)))
+    for name, options, threads in (("int4", {}, 4), ("int4", {"threads": 2}, 2), ("float32", {}, 4)):
+        with Model.load(demo[name], **options) as model:
+            assert model.threads == threads
+            counts.clear()
+            model.generate([5] * 400, max_tokens=4)
+            prompt, token = counts[0], counts[-1]
+            assert prompt == threads and token == (3 if name == "float32" else 1)  # 19 MB a token, and 3
 
 
 def test_importing_the_package_imports_neither_numba_nor_llvm() -> None:
@@ -96,7 +103,7 @@ def test_streamed_text_equals_the_result(model: Model) -> None:
 def test_limits_and_closing(model: Model) -> None:
     answer = model.generate(CAPITAL, max_tokens=3)
     assert answer.finish_reason == "length" and len(answer.token_ids) == 3
-    generation = model.stream(CAPITAL)
+    generation = model.stream(CAPITAL, ignore_eos=True, max_tokens=1000)  # more than waits for a slow consumer
     next(generation)
     generation.close()
     with pytest.raises(UsageError, match="stopped"):
@@ -234,12 +241,12 @@ def test_a_stated_budget_holds_the_conversations_too(
 
 
 def test_a_budget_without_room_for_a_conversation_pages(demo: dict[str, Path]) -> None:
-    ram = int(paging_ram(demo["balanced"], 1024))
-    with Model.load(demo["balanced"], ram=ram + (20 << 20)) as model:
+    ram = int(paging_ram(demo["balanced"], 1024, threads=1))
+    with Model.load(demo["balanced"], threads=1, ram=ram + (20 << 20)) as model:
         assert model.paging is None and (model.context, model.scheduler.parallel) == (2048, 5)
-    with Model.load(demo["balanced"], ram=ram, context=1024) as model:
+    with Model.load(demo["balanced"], threads=1, ram=ram, context=1024) as model:
         assert model.paging is not None
-    with Model.load(demo["balanced"], ram=ram + 1, context=1024) as model:
+    with Model.load(demo["balanced"], threads=1, ram=ram + 1, context=1024) as model:
         assert model.paging is None
 
 
@@ -256,7 +263,7 @@ def test_an_alias_is_the_type_that_it_stands_for() -> None:
 def test_all_errors_are_of_one_family() -> None:
     from edge_lfm import errors
 
-    kinds = [k for k in vars(errors).values() if isinstance(k, type)]
+    kinds = [k for k in vars(errors).values() if isinstance(k, type) and k.__module__ == errors.__name__]
     assert all(issubclass(kind, EdgeLfmError) for kind in kinds)
 
 

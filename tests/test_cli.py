@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pty
@@ -345,11 +346,19 @@ def test_ctrl_c_stops_the_answer_only(demo: dict[str, Path], home: str) -> None:
         chat.say("/undo", "taken back: Tell me a story.")
 
 
-def test_threads_beyond_the_processors_are_told(demo: dict[str, Path]) -> None:
-    one = ["taskset", "-c", str(min(os.sched_getaffinity(0))), *COMMAND, "run", str(demo["int4"]), "Hello", "-n", "2"]
-    for asked, warned in (("2", True), ("1", False)):
-        done = subprocess.run([*one, "--threads", asked], capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0 and (f"1 of {asked} threads run" in done.stderr) == warned
+def test_threads_beyond_the_processors_are_told(demo: dict[str, Path], tmp_path: Path) -> None:
+    """By every verb that takes a number of threads for a model; `serve` has its own way to write it."""
+    model, text = str(demo["int4"]), tmp_path / "text"
+    text.write_text("A text of some length. " * 20, encoding="utf-8")
+    one = ["taskset", "-c", str(min(os.sched_getaffinity(0))), *COMMAND]
+    verbs = (
+        ("run", model, "Hello", "-n", "2"),
+        ("bench", model, "-p", "1", "-n", "1", "-r", "1"),
+        ("eval", model, "--text", str(text), "--window", "8", "--windows", "1"),
+    )
+    for verb, (asked, warned) in itertools.product(verbs, (("2", True), ("1", False))):
+        done = subprocess.run([*one, *verb, "--threads", asked], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0 and (f"warning: 1 of {asked} threads run" in done.stderr) == warned
 
 
 def test_debug_shows_the_traceback() -> None:

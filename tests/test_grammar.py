@@ -8,9 +8,12 @@ import itertools
 import json
 import random
 import re
+import signal
+import subprocess
 import tarfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +24,10 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from edge_lfm import Model
-from edge_lfm.engine.apart import run_apart
+from edge_lfm.engine.apart import _line, run_apart
 from edge_lfm.engine.grammar import Grammar, GrammarCompiler, grammar_of, json_grammar
 from edge_lfm.errors import BusyError, GrammarError, UsageError
+from edge_lfm.text.deadline import within
 
 NOTHING: dict[str, Any] = {"schema": None, "regex": None, "lark": None, "choices": None}
 SMALL: list[tuple[dict[str, Any], str]] = [
@@ -301,6 +305,56 @@ def test_a_trial_ends_by_what_it_computes_and_by_how_long_it_is_waited_for(
     steps = {f"a{i}": {"anyOf": [{"$ref": f"#/$defs/a{i + 1}"}] * 2} for i in range(n)} | {f"a{n}": {"const": "zzz"}}
     with pytest.raises(GrammarError, match=f"longer than {seconds} s"):
         run_apart("json_fault", {"$defs": steps, "$ref": "#/$defs/a0"}, "5")
+
+
+def test_who_waits_for_a_trial_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its client has left, or others were there first: neither a thread nor a process remains."""
+    monkeypatch.setattr("edge_lfm.engine.apart.MAX_PROCESSES", 1)
+    monkeypatch.setattr("edge_lfm.engine.apart.MAX_WAITING", 1)
+    monkeypatch.setattr("edge_lfm.engine.apart.MAX_SECONDS", 600)
+    monkeypatch.setattr("edge_lfm.engine.apart.MAX_WAIT_S", 600.0)
+    steps = {f"a{i}": {"anyOf": [{"$ref": f"#/$defs/a{i + 1}"}] * 2} for i in range(40)} | {"a40": {"const": "zzz"}}
+    endless = partial(run_apart, "json_fault", {"$defs": steps, "$ref": "#/$defs/a0"}, "5")
+    outcomes: list[str] = []
+    processes: list[subprocess.Popen[bytes]] = []
+
+    class Noted(subprocess.Popen):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            processes.append(self)
+
+    monkeypatch.setattr("edge_lfm.engine.apart.subprocess.Popen", Noted)
+
+    def ask(left: threading.Event) -> None:
+        try:
+            within(600, endless, left)
+        except (TimeoutError, BusyError) as error:
+            outcomes.append(type(error).__name__)
+
+    def begin() -> tuple[threading.Event, threading.Thread]:
+        known, left = len(_line), threading.Event()
+        thread = threading.Thread(target=ask, args=(left,))
+        thread.start()
+        while len(_line) == known:
+            time.sleep(0.01)
+        return left, thread
+
+    running, waiting = begin(), begin()
+    with pytest.raises(BusyError, match="too many"):
+        endless()
+    for left, thread in (waiting, running):
+        left.set()
+        thread.join(60)
+        assert not thread.is_alive()
+    assert outcomes == ["TimeoutError"] * 2 and not _line
+    assert len(processes) == 1 and processes[0].returncode == -signal.SIGKILL
+    monkeypatch.setattr("edge_lfm.engine.apart.MAX_QUEUE_S", 0.0)
+    running = begin()
+    with pytest.raises(BusyError, match="too many"):
+        endless()
+    running[0].set()
+    running[1].join(60)
+    assert run_apart("json_fault", {"type": "object"}, "{}") == [None, None]
 
 
 def test_where_the_system_gives_no_process_one_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -467,3 +467,41 @@ def without(body: Any, path: tuple[Any, ...]) -> Any:
     inner = functools.reduce(lambda value, key: value[key], path[:-1], changed)
     del inner[path[-1]]
     return changed
+
+
+LONG = "word " * 3000
+OUT_OF_RANGE: list[tuple[str, dict[str, Any], str]] = [
+    (CHAT, {"temperature": 101}, "temperature"),
+    (CHAT, {"top_p": 2}, "top_p"),
+    (CHAT, {"repeat_penalty": 1000}, "repeat_penalty"),
+    (COMPLETIONS, {"repetition_penalty": 1000}, "repetition_penalty"),
+    (CHAT, {"logit_bias": {"5": 1000}}, "logit_bias"),
+    (CHAT, {"stop": [""]}, "stop"),
+    (CHAT, {"bad_words": [""]}, "bad_words"),
+    (CHAT, {"stop_token_ids": [1 << 30]}, "stop_token_ids"),
+    (CHAT, {"min_tokens": 50}, "min_tokens"),
+    (COMPLETIONS, {"min_new_tokens": 50}, "min_new_tokens"),
+    (CHAT, {"lookup": 1000}, "lookup"),
+    (CHAT, {"guided_regex": "("}, "guided_regex"),
+    (COMPLETIONS, {"response_format": {"type": "regex", "regex": "("}}, "response_format"),
+    (RESPONSES, {"text": {"format": {"type": "regex", "regex": "("}}}, "text"),
+    (CHAT, {"tools": [{"function": {"name": "f", "parameters": {"properties": {"a": {"type": "x"}}}}}]}, "tools"),
+    (CHAT, {"tools": [{"function": {"name": "f"}}], "tool_choice": {"function": {"name": "g"}}}, "tool_choice"),
+    (CHAT, {"chat_template_kwargs": {"thinking": True}}, "chat_template_kwargs"),
+    (CHAT, {"documents": [{"id": "a", "text": "x"}, {"id": "a", "text": "y"}]}, "documents"),
+    (CHAT, {"citations": True}, "citations"),
+    (CHAT, {"messages": [{"role": "user", "content": LONG}]}, "messages"),
+    (COMPLETIONS, {"prompt": LONG}, "prompt"),
+    (COMPLETIONS, {"prompt": []}, "prompt"),
+    (RESPONSES, {"input": LONG}, "input"),
+]
+
+
+@pytest.mark.parametrize(("path", "changes", "param"), OUT_OF_RANGE)
+def test_what_is_out_of_range_is_named_in_param(
+    client: TestClient, path: str, changes: dict[str, Any], param: str
+) -> None:
+    """Known to the engine only: the error names the client's own field, by which its library tells the user."""
+    answer = client.post(path, json=BASES[path] | changes)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param, answer.text

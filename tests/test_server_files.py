@@ -10,8 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from serving import serving
+from starlette.testclient import TestClient
+
+from edge_lfm.api import LoadOptions
+from edge_lfm.engine.runner import Runner
+from edge_lfm.errors import NumericalError
+from edge_lfm.model.packed_model import PackedModel
+from edge_lfm.server.app import make_app
+from edge_lfm.server.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -67,3 +76,50 @@ def test_a_tokenizer_that_is_exchanged_is_loaded_whole(demo: dict[str, Path], tm
         bound = {"response_format": {"type": "choice", "choices": ["yes", "no"]}, "max_tokens": 20}
         status, text = ask(address, **bound)
         assert status == 200 and text in ("yes", "no")
+
+
+def test_weights_that_are_no_numbers(demo: dict[str, Path], tmp_path: Path) -> None:
+    """Every way to ask ends in an error that names it; a file that is sound again is loaded without a restart."""
+    folder = tmp_path / "model"
+    shutil.copytree(demo["int4"], folder)
+    weights = folder / "model.safetensors"
+    raw = weights.read_bytes()
+    with PackedModel(folder) as model:
+        at = model.offset_of("model.layers.3.operator_norm.weight")
+    weights.write_bytes(raw[:at] + np.float32("nan").tobytes() + raw[at + 4 :])
+    with serving(str(folder)) as address:
+        for _ in range(2):
+            status, message = ask(address)
+            assert status == 503 and "NaN" in message and "edge-lfm verify" in message
+        for path, body, code in (
+            ("chat/completions", {"messages": CAPITAL, "stream": True}, 200),
+            ("completions", {"prompt": "a b", "echo": True, "logprobs": 1}, 503),
+            ("responses", {"input": "Hi"}, 503),
+        ):
+            answer = httpx.post(f"{address}/v1/{path}", json=body, timeout=30)
+            assert answer.status_code == code and "NaN" in answer.text and "internal" not in answer.text
+        assert health(address) == (503, "broken")
+        weights.write_bytes(raw)
+        assert ask(address) == (200, PARIS) and health(address) == (200, "ok")
+
+
+def test_a_broken_answer_is_told_once_and_until_another_is_sound(
+    demo: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Weights that few prompts meet: whoever asks for them cannot keep a server out of a balancer's list."""
+    check, broken = Runner._check_outcome, [False]
+
+    def check_outcome(runner: Runner) -> None:
+        check(runner)
+        if broken[0]:
+            raise NumericalError("a NaN or an infinity appeared in the activations")
+
+    monkeypatch.setattr(Runner, "_check_outcome", check_outcome)
+    app = make_app(Settings(load=LoadOptions(demo["int4"], threads=1, context=512)))
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        for broken[0], status, health_status in ((True, 503, "broken"), (True, 503, "broken"), (False, 200, "ok")):
+            assert client.post("/v1/chat/completions", json={"messages": CAPITAL}).status_code == status
+            client.post("/tokenize", json={"content": "computes nothing"})
+            told = client.get("/health")
+            assert (told.status_code, told.json()["status"]) == (status, health_status)
+    assert sum("is broken" in record.message for record in caplog.records) == 1

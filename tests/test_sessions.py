@@ -90,7 +90,7 @@ def test_any_walk_equals_full_prefills(demo: dict[str, Path], options: dict, tmp
     rng = random.Random(str(options))
     folder = demo["balanced"]
     if "ram" in options:
-        options = options | {"ram": paging_ram(folder, options["context"], cache_bytes=600 << 10)}
+        options = options | {"ram": paging_ram(folder, options["context"], threads=1, cache_bytes=600 << 10)}
     with (
         Model.load(folder, threads=1, cache="600K", **options) as model,
         Model.load(folder, threads=1, cache=1, **({k: v for k, v in options.items() if k == "kv_dtype"})) as fresh,

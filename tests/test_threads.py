@@ -14,7 +14,7 @@ from edge_lfm.engine.runner import Runner
 from edge_lfm.errors import UsageError
 from edge_lfm.kernels.load.library import load_kernels
 from edge_lfm.kernels.load.team import Team
-from edge_lfm.machine.processors import choose_threads, physical_cores
+from edge_lfm.machine.processors import BYTES_PER_THREAD, StepThreads, choose_threads, physical_cores
 from edge_lfm.model.packed_model import PackedModel
 
 
@@ -101,7 +101,7 @@ def test_threads_follow_the_processors_that_there_are(demo: dict[str, Path]) -> 
     granted = [3]
     with (
         PackedModel(demo["balanced"]) as model,
-        Runner(model, load_kernels(), 3, processors=lambda: granted[0]) as runner,
+        Runner(model, load_kernels(), 3, choose=lambda _rows: granted[0]) as runner,
     ):
         expected = last_logits(runner, [1, 2, 3])
         for granted[0], threads in ((1, 1), (2, 2), (8, 3)):
@@ -114,3 +114,25 @@ def test_a_stated_number_is_the_most(demo: dict[str, Path], monkeypatch: pytest.
     monkeypatch.setattr("edge_lfm.machine.processors.granted_processors", lambda: 1)
     with Model.load(demo["balanced"], threads=2) as model:
         assert model.threads == 1
+
+
+def test_a_small_step_runs_on_few_threads() -> None:
+    """Waking a thread takes longer than its share of a small step; a large one has work for as many as there are."""
+    small, large = StepThreads(BYTES_PER_THREAD // 4, lambda: 8), StepThreads(BYTES_PER_THREAD * 100, lambda: 8)
+    assert small(1) == 1 and large(1) == 8
+    counts = [small(rows) for rows in range(1, 513)]
+    assert counts == sorted(counts) and counts[-1] == 8
+    assert StepThreads(BYTES_PER_THREAD * 100, lambda: 3)(1) == 3
+
+
+def test_steps_of_any_number_of_threads_in_turn_compute_the_same(demo: dict[str, Path]) -> None:
+    """A prompt on three threads, its answer on one, and back: the state is the same whoever wrote it."""
+    prompt = [n % 7 for n in range(40)]
+    with PackedModel(demo["balanced"]) as model:
+        logits = []
+        for choose in (lambda rows: 1, lambda rows: 3 if rows > 1 else 1, lambda rows: 1 if rows > 1 else 3):
+            with Runner(model, load_kernels(), 3, choose=choose) as runner:
+                state = runner.new_state(64)
+                logits.append([runner.run([Feed(state, tokens)])[0] for tokens in (prompt, [1], [2], prompt[:5])])
+    for others in logits[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(logits[0], others, strict=True))

@@ -59,7 +59,8 @@ def bind_calls(
     marked = all(mark in spelled or (tokenizer and tokenizer.special_id(mark) is not None) for mark in marks)
     if not tools or tokenizer is None or grammars is None or not marked or not (grammars.available or must):
         if must:
-            raise UsageError("tool_choice needs tools, and a model that knows calls", hint="give tools")
+            hint = "give tools"
+            raise UsageError("tool_choice needs tools, and a model that knows calls", hint=hint, param="tool_choice")
         return Calling(parameters)
     compiler = _Compiler(grammars, tokenizer, dialect, dialect.call_start in spelled, must, parallel, untrusted)
     bindable = [bind_tool(tool) for tool in ([chosen] if chosen is not None else tools)]

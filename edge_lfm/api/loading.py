@@ -1,10 +1,12 @@
 """Opening a model: which backend, whether it fits, whether experts are paged, how much is kept of earlier prompts.
 
-Knows files, budgets and backends; does not know how requests are answered.
+What is worth a warning goes to the log `edge_lfm`, once for each loading: the verbs and the server show it in their own
+way. Knows files, budgets and backends; does not know how requests are answered.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,12 +16,13 @@ from edge_lfm.engine.onnx_runner import CHUNK, OnnxRunner
 from edge_lfm.engine.paged import paged_runner
 from edge_lfm.engine.runner import Runner
 from edge_lfm.errors import UsageError
+from edge_lfm.formats.file_list import changed_files
 from edge_lfm.kernels.load.library import load_kernels
 from edge_lfm.machine.processors import (
-    GrantedProcessors,
+    StepThreads,
     choose_threads,
     granted_processors,
-    threads_for,
+    max_threads,
 )
 from edge_lfm.memory.budget import Budget
 from edge_lfm.memory.plan import Wishes, plan_memory, plan_whole
@@ -27,6 +30,8 @@ from edge_lfm.model.demand import demand_of
 from edge_lfm.model.onnx_model import OnnxModel, is_onnx
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.shape import Shape
+
+log = logging.getLogger("edge_lfm")
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,20 @@ def load_model(options: LoadOptions) -> Loaded:
     Raises:
         EdgeLfmError: as `Model.load`.
     """
+    folder = Path(options.path) if options.path is not None else _demo(options.backend)
+    loaded = _load(folder, options)
+    granted = granted_processors()
+    if options.threads is not None and granted < options.threads:
+        why = "no more processors are granted to this process"
+        log.warning("%d of %d threads run (%s)", granted, options.threads, why)
+    for name in changed_files(folder) or ():
+        how = f"if you changed it yourself: edge-lfm verify {folder} --accept"
+        log.warning("%s is not as it was written (%s)", folder / name, how)
+    return loaded
+
+
+def _load(folder: Path, options: LoadOptions) -> Loaded:
     backend = options.backend
-    folder = Path(options.path) if options.path is not None else _demo(backend)
     if backend == "onnxruntime" or (backend is None and is_onnx(folder)):
         return _load_onnx(folder, options)
     if is_onnx(folder):
@@ -77,15 +94,15 @@ def _load_packed(packed: PackedModel, options: LoadOptions) -> Loaded:
     """Wholly in memory if it fits, with experts paged otherwise."""
     _check_context(options.context, packed.shape)
     demand = demand_of(packed.shape, list(packed.tensors.values()))
-    threads, budget = threads_for(demand.bytes_per_token, options.threads), Budget.of(options.ram)
+    threads, budget = max_threads(options.threads), Budget.of(options.ram)
     plan = plan_memory(packed.shape, demand, budget, _wishes(options, options.kv_dtype, threads))
     plan.check()
-    kernels, processors = load_kernels(), GrantedProcessors()
+    kernels, choose = load_kernels(), StepThreads(demand.bytes_per_token)
     runner = (
-        Runner(packed, kernels, threads, processors=processors)
+        Runner(packed, kernels, threads, choose=choose)
         if plan.paging is None
         else paged_runner(
-            packed, kernels, threads, budget, plan.paging, options.paging, options.cached_ratio, processors=processors
+            packed, kernels, threads, budget, plan.paging, options.paging, options.cached_ratio, choose=choose
         )
     )
     return Loaded(packed, runner, plan.context, options.kv_dtype, plan.cache_bytes, plan.parallel, options.token_wait)

@@ -21,9 +21,9 @@ from edge_lfm.api.options import AnswerOptions, Messages, Prompt, Tools
 from edge_lfm.checking import check_whole, shown
 from edge_lfm.engine.answering import Engine, Request
 from edge_lfm.engine.generate import check_length
-from edge_lfm.engine.grammar import Compiled, Grammar, grammar_of
+from edge_lfm.engine.grammar import Compiled, grammar_of
 from edge_lfm.engine.sampling import SamplingArguments, SamplingOptions
-from edge_lfm.errors import TemplateError, UsageError
+from edge_lfm.errors import TemplateError, UsageError, about
 from edge_lfm.text.dialects import PYTHONIC
 from edge_lfm.text.documents import Document, citation_grammar, read_documents
 from edge_lfm.text.spelled_marks import ends_with_mark, spelled_marks
@@ -37,6 +37,7 @@ HEADROOM = 4
 _MAX_STOPS, _MAX_STOP_TEXT = 16, 500
 _MAX_STOP_IDS, _MAX_BAD_WORDS = 256, 1000
 _MAX_COUNT = 1 << 31
+_FORMS = ("schema", "regex", "lark", "choices")
 _DRY_BREAKERS = ("\n", ":", '"', "*")
 
 
@@ -63,7 +64,8 @@ class Requests:
         ids = values.tolist() if isinstance(values, np.ndarray) else values
         for n, value in enumerate(ids):
             if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= int(value) < self.rows:
-                raise UsageError(f"token {n} is {shown(value)}", hint=f"ids of this model are 0..{self.rows - 1}")
+                hint = f"ids of this model are 0..{self.rows - 1}"
+                raise UsageError(f"token {n} is {shown(value)}", hint=hint)
         return [int(value) for value in ids]
 
     def encode(
@@ -77,7 +79,19 @@ class Requests:
         """Token ids of a prompt; see `Model.encode_prompt`."""
         if (system is not None or chat_template_kwargs) and (raw or are_ids(prompt)):
             what = "a system message needs" if system is not None else "chat_template_kwargs need"
-            raise UsageError(f"{what} a chat", hint="leave out raw, and give text or messages")
+            param = "system" if system is not None else "chat_template_kwargs"
+            raise UsageError(f"{what} a chat", hint="leave out raw, and give text or messages", param=param)
+        with about("prompt"):
+            return self._encode(prompt, system, raw, tools, chat_template_kwargs)
+
+    def _encode(
+        self,
+        prompt: Prompt,
+        system: str | None,
+        raw: bool,
+        tools: Tools | None,
+        switches: Mapping[str, Any] | None,
+    ) -> list[int]:
         if are_ids(prompt):
             return self.check_ids(prompt)
         tokenizer = self.engine.tokenizer
@@ -91,7 +105,7 @@ class Requests:
         if self.template is None:
             raise TemplateError(f"{self.where} has no chat template", hint="use raw text (--raw)")
         messages = as_messages(prompt, system)
-        return self.template.encode(messages, tokenizer, tools=tools, switches=chat_template_kwargs, room=self.context)
+        return self.template.encode(messages, tokenizer, tools=tools, switches=switches, room=self.context)
 
     def prepare(self, prompt: Prompt, options: AnswerOptions) -> Request:
         """A checked request; options as in `Model.generate`.
@@ -102,14 +116,20 @@ class Requests:
         raw, cite, system = options.get("raw", False), options.get("cite", False), options.get("system")
         tools = None if options.get("tool_choice") == "none" else options.get("tools")
         switches = options.get("chat_template_kwargs")
-        examples, documents = options.get("examples") or (), read_documents(options.get("documents") or ())
+        examples = options.get("examples") or ()
+        with about("documents"):
+            documents = read_documents(options.get("documents") or ())
         if raw or are_ids(prompt):
             if documents or examples or cite:
-                raise UsageError("documents and examples need a chat", hint="leave out raw, and give text or messages")
+                param = "documents" if documents else "examples" if examples else "cite"
+                hint = "leave out raw, and give text or messages"
+                raise UsageError("documents and examples need a chat", hint=hint, param=param)
             return self._request(self.encode(prompt, system, raw, tools, switches), options)
-        messages, trimmed = as_messages(prompt, system), list[str]()
+        with about("prompt"):
+            messages, trimmed = as_messages(prompt, system), list[str]()
         if cite and (not documents or options.get("lark") is not None):
-            raise UsageError("there is nothing to cite, or another grammar", hint="give documents, and no lark")
+            hint = "give documents, and no lark"
+            raise UsageError("there is nothing to cite, or another grammar", hint=hint, param="cite")
 
         def fill(turns: Messages, texts: Sequence[Document]) -> list[int]:
             whole = with_examples(turns, examples)
@@ -134,14 +154,14 @@ class Requests:
         """A checked request for a prompt's token ids."""
         check_length(len(token_ids), self.context)
         choice, untrusted = options.get("tool_choice", "auto"), options.get("untrusted", False)
-        form = grammar_of(options.get("schema"), options.get("regex"), options.get("lark"), options.get("choices"))
-        grammar = self._grammar(form, untrusted)
+        grammar = self._grammar(options, untrusted)
         dialect = self.template.dialect if self.template is not None else PYTHONIC
-        tools, parallel = read_tools(options.get("tools") or []), options.get("parallel_tool_calls", True)
-        spelled = self._spelled_marks
-        calling = bind_calls(self.engine, dialect, spelled, tools, choice, parallel, untrusted)
-        if calling.parameters and grammar is not None:
-            raise UsageError("tools and a grammar exclude each other", hint="give one of them, or tool_choice none")
+        parallel, spelled = options.get("parallel_tool_calls", True), self._spelled_marks
+        with about("tools"):
+            tools = read_tools(options.get("tools") or [])
+            calling = bind_calls(self.engine, dialect, spelled, tools, choice, parallel, untrusted)
+            if calling.parameters and grammar is not None:
+                raise UsageError("tools and a grammar exclude each other", hint="give one of them, or tool_choice none")
         if options.get("reasoning_budget") is not None:
             self._check_reasoning(token_ids)
         max_tokens = options.get("max_tokens", DEFAULT_TOKENS)
@@ -182,22 +202,30 @@ class Requests:
             raise UsageError(
                 f"reasoning_budget needs a token {template.dialect.think_start}, which the model does not have",
                 hint="leave it out, or see whether the chat template has a switch for reasoning",
+                param="reasoning_budget",
             )
 
-    def _grammar(self, grammar: Grammar | None, untrusted: bool) -> Compiled | None:
-        if grammar is None:
+    def _grammar(self, options: AnswerOptions, untrusted: bool) -> Compiled | None:
+        """The grammar of the whole answer, if one is asked for."""
+        given: dict[str, Any] = {name: options.get(name) for name in _FORMS}
+        asked = next((name for name in _FORMS if given[name] is not None), None)
+        if asked is None:
             return None
-        if self.engine.grammars is None:
-            raise UsageError(f"{self.where} has no tokenizer.json", hint="grammars need the model's tokenizer")
-        return self.engine.grammars.compile(grammar, apart=untrusted)
+        with about(asked):
+            grammar = grammar_of(**given)
+            assert grammar is not None
+            if self.engine.grammars is None:
+                raise UsageError(f"{self.where} has no tokenizer.json", hint="grammars need the model's tokenizer")
+            return self.engine.grammars.compile(grammar, apart=untrusted)
 
     def _stop_ids(self, values: Sequence[int]) -> tuple[int, ...]:
         if len(values) > _MAX_STOP_IDS:
-            raise UsageError(f"stop_token_ids has {len(values)} ids", hint=f"at most {_MAX_STOP_IDS} are taken")
+            hint = f"at most {_MAX_STOP_IDS} are taken"
+            raise UsageError(f"stop_token_ids has {len(values)} ids", hint=hint, param="stop_token_ids")
         try:
             return tuple(self.check_ids(values))
         except UsageError as error:
-            raise UsageError(f"stop_token_ids: {error.message}", hint=error.hint) from None
+            raise UsageError(f"stop_token_ids: {error.message}", hint=error.hint, param="stop_token_ids") from None
 
     def _bad_words(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         """The tokens of each word, with a space in front and without one, as vLLM reads them."""
@@ -205,10 +233,13 @@ class Requests:
             return ()
         tokenizer = self.engine.tokenizer
         if tokenizer is None:
-            raise UsageError(f"{self.where} has no tokenizer.json", hint="bad_words need the model's tokenizer")
+            hint = "bad_words need the model's tokenizer"
+            raise UsageError(f"{self.where} has no tokenizer.json", hint=hint, param="bad_words")
         if len(words) > _MAX_BAD_WORDS or not all(0 < len(word.lstrip()) <= _MAX_STOP_TEXT for word in words):
             raise UsageError(
-                "bad_words must be texts", hint=f"at most {_MAX_BAD_WORDS}, of 1..{_MAX_STOP_TEXT} characters each"
+                "bad_words must be texts",
+                hint=f"at most {_MAX_BAD_WORDS}, of 1..{_MAX_STOP_TEXT} characters each",
+                param="bad_words",
             )
         texts = (text for word in words for text in (word.lstrip(), f" {word.lstrip()}"))
         sequences = dict.fromkeys(tuple(tokenizer.encode(text, special=True)) for text in texts)
@@ -242,7 +273,8 @@ def _whole_or_none(name: str, value: int | None, limit: int) -> int | None:
 
 def _check_least(min_tokens: int, max_tokens: int) -> int:
     if check_whole("min_tokens", min_tokens, 0, _MAX_COUNT) > max_tokens:
-        raise UsageError(f"min_tokens is {min_tokens}, and max_tokens {max_tokens}", hint="raise max_tokens")
+        message = f"min_tokens is {min_tokens}, and max_tokens {max_tokens}"
+        raise UsageError(message, hint="raise max_tokens", param="min_tokens")
     return min_tokens
 
 
@@ -250,6 +282,8 @@ def _check_stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
     if len(stops) > _MAX_STOPS or not all(isinstance(s, str) and 0 < len(s) <= _MAX_STOP_TEXT for s in stops):
         raise UsageError(
-            "stop must be texts", hint=f"give at most {_MAX_STOPS}, of 1..{_MAX_STOP_TEXT} characters each"
+            "stop must be texts",
+            hint=f"give at most {_MAX_STOPS}, of 1..{_MAX_STOP_TEXT} characters each",
+            param="stop",
         )
     return stops

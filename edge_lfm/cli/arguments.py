@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from edge_lfm.api import Generation, LoadOptions, Model, PagingStats, Progress, Reasoning, Text, Timings, ToolCall
 from edge_lfm.cli.live import LiveLine
-from edge_lfm.formats.file_list import changed_files
 from edge_lfm.text.tool_calls import Call, write_calls
 
 _ANSWERING = (
@@ -89,20 +88,8 @@ def load_options_of(folder: str | None, args: argparse.Namespace) -> LoadOptions
 
 
 def open_model(folder: str | None, args: argparse.Namespace) -> Model:
-    """Load a model as the arguments of `add_model_arguments` say; files beside it that were changed since are told."""
-    model = Model.open(load_options_of(folder, args))
-    warn_of_fewer_threads(model, args.threads)
-    for name in changed_files(model.folder) or ():
-        how = f"if you changed it yourself: edge-lfm verify {model.folder} --accept"
-        print(f"edge-lfm: warning: {model.folder / name} is not as it was written ({how})", file=sys.stderr)
-    return model
-
-
-def warn_of_fewer_threads(model: Model, asked: int | None) -> None:
-    """Say when fewer threads run than were asked for: they would wait for each other."""
-    if asked is not None and model.threads < asked:
-        why = "no more processors are granted to this process"
-        print(f"edge-lfm: warning: {model.threads} of {asked} threads run ({why})", file=sys.stderr)
+    """Load a model as the arguments of `add_model_arguments` say."""
+    return Model.open(load_options_of(folder, args))
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from edge_lfm.api import Model
-from edge_lfm.cli.arguments import add_backend_argument, print_json, warn_of_fewer_threads
+from edge_lfm.cli.arguments import add_backend_argument, print_json
 from edge_lfm.errors import UsageError
 from edge_lfm.measure.bench import BenchReport, measure
 from edge_lfm.model.packed_model import PackedModel
@@ -47,7 +47,6 @@ def run(args: argparse.Namespace) -> None:
         context = longest if budget else None
         load = {"ram": budget, "threads": threads, "context": context, "paging": args.paging, "backend": args.backend}
         with Model.load(args.model, **load) as model:
-            warn_of_fewer_threads(model, threads)
             if args.plot and not isinstance(model.files, PackedModel):
                 raise UsageError("a plot needs the bytes per token, which only packed models tell", "leave --plot out")
             reports.append(

@@ -15,7 +15,7 @@ from edge_lfm.devices.targets import find_target
 from edge_lfm.errors import UsageError
 from edge_lfm.formats.strict import read_json
 from edge_lfm.kernels.load.library import load_kernels
-from edge_lfm.machine.processors import choose_threads, pays, physical_cores
+from edge_lfm.machine.processors import choose_threads, physical_cores
 from edge_lfm.measure.hardware import Measured, measure_machine
 from edge_lfm.memory.budget import Budget, parse_size, unit_of
 from edge_lfm.memory.plan import MemoryPlan, Wishes, plan_memory
@@ -80,8 +80,7 @@ def run(args: argparse.Namespace) -> None:
 
 def plan_for(shape: Shape, demand: Demand, place: Place, context: int | None) -> MemoryPlan:
     """How loading would spend the memory of a place."""
-    threads = pays(place.threads, demand.bytes_per_token)
-    return plan_memory(shape, demand, place.budget, Wishes(context=context, threads=threads))
+    return plan_memory(shape, demand, place.budget, Wishes(context=context, threads=place.threads))
 
 
 def speed_of(demand: Demand, plan: MemoryPlan, place: Place, uniform: bool) -> Fit:

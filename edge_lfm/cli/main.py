@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import logging
 import os
 import signal
 import sys
@@ -103,6 +104,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     _set_up_streams()
+    logging.getLogger("edge_lfm").handlers[:] = [_Warnings(logging.WARNING)]
     args = parse(arguments)
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -132,6 +134,13 @@ def _told(error: Exception) -> EdgeLfmError:
         return OutputError(f"{error.filename or 'standard output'}: {error.strerror}", hint="check space and limits")
     kind = type(error).__name__
     return EdgeLfmError(f"internal fault: {kind}: {error}", hint="--debug in front of the verb shows where; report it")
+
+
+class _Warnings(logging.Handler):
+    """Shows the package's log as a verb tells its own warnings."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"edge-lfm: warning: {record.getMessage()}", file=sys.stderr)
 
 
 class _Forgiving(io.TextIOWrapper):

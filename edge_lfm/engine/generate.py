@@ -63,11 +63,12 @@ def check_length(tokens: int, context: int) -> None:
         UsageError, ContextOverflowError: it is.
     """
     if not tokens:
-        raise UsageError("the prompt is empty", hint="give at least one token")
+        raise UsageError("the prompt is empty", hint="give at least one token", param="prompt")
     if tokens > context:
         raise ContextOverflowError(
             f"the prompt has {tokens} tokens, the context {context}",
             hint="shorten the prompt, or load the model with a larger context",
+            param="prompt",
         )
 
 

@@ -45,7 +45,7 @@ def paged_runner(
     way: str = "auto",
     cached_ratio: float | None = None,
     guessing: bool = True,
-    processors: Callable[[], int] | None = None,
+    choose: Callable[[int], int] | None = None,
 ) -> PagedRunner:
     """A runner within a budget that does not hold all experts.
 
@@ -53,7 +53,7 @@ def paged_runner(
     way: how experts come: "read" past the system's cache, "map" through it, or "auto" (`choose_way`).
     cached_ratio: of `cached_routing`; None: the router's choice.
     guessing: whether the next layer's likely experts are read ahead.
-    processors: as of `Runner`.
+    choose: as of `Runner`.
 
     Raises:
         ModelFileError: the trunk cannot be read.
@@ -66,7 +66,7 @@ def paged_runner(
         binding = bind(model)
         pager = make_pager(model, binding, reader, plan, list(model.shape.routers), way)
         lookahead = Lookahead(model) if guessing else None
-        return PagedRunner(model, binding, kernels, threads, pager, lookahead, cached_ratio, processors=processors)
+        return PagedRunner(model, binding, kernels, threads, pager, lookahead, cached_ratio, choose=choose)
     except BaseException:
         reader.close()
         raise

@@ -44,9 +44,9 @@ class PagedRunner(Runner):
         lookahead: Lookahead | None = None,
         cached_ratio: float | None = None,
         chunk: int = CHUNK,
-        processors: Callable[[], int] | None = None,
+        choose: Callable[[int], int] | None = None,
     ) -> None:
-        super().__init__(model, kernels, threads, chunk, binding, processors)
+        super().__init__(model, kernels, threads, chunk, binding, choose)
         self.pager, self._lookahead, self._cached_ratio = pager, lookahead, cached_ratio
 
     def compute(self, routing: Routing | None, cancelled: Callable[[], bool] | None) -> None:

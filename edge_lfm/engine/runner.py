@@ -32,7 +32,7 @@ more time. A step of one token would lose more to the stops, and is over in 50 m
 class Runner(Backend):
     """A model bound to kernels and a team.
 
-    threads: the most that run a step; processors: how many can run at once now (default: any number).
+    threads: the most that run a step; choose: how many run a step of so many rows now (default: all of them).
     binding: of the model, if it has been made already.
     """
 
@@ -43,7 +43,7 @@ class Runner(Backend):
         threads: int,
         chunk: int = CHUNK,
         binding: Binding | None = None,
-        processors: Callable[[], int] | None = None,
+        choose: Callable[[int], int] | None = None,
     ) -> None:
         self.model, self.kernels, self.chunk = model, kernels, chunk
         self.shape, self.name = model.shape, kernels.isa.name
@@ -54,11 +54,11 @@ class Runner(Backend):
         self.turn = threading.Lock()
         self._guard = MapGuard(kernels, *model.span)
         self.team = Team(threads)
-        self._processors = processors
+        self._choose = choose
 
     @property
     def threads(self) -> int:
-        return self.team.count if self._processors is None else min(self.team.count, self._processors())
+        return self._threads_for(self.chunk)
 
     def new_state(self, context: int, kv_dtype: str = "float16") -> State:
         return State(self.shape, context, kv_dtype)
@@ -101,8 +101,8 @@ class Runner(Backend):
             self.run_stages(0, self.stages)
 
     def run_stages(self, first: int, last: int) -> None:
-        """Stages [first, last) of the step, by the whole team."""
-        address, forward, threads = self.step.address, self.kernels.forward, self.threads
+        """Stages [first, last) of the step, by as many threads as pay for it: the bits are the same with any number."""
+        address, forward, threads = self.step.address, self.kernels.forward, self._threads_for(self.step.tokens)
         self.step.run_on(threads)
         self.team.run(lambda n: forward(address, n, first, last), threads)
 
@@ -111,6 +111,9 @@ class Runner(Backend):
         instead: NDArray[np.int64] | None = routing(n, self.step.chosen.copy())
         if instead is not None:
             self.step.take(instead[0], self.step.weights[: instead.shape[1]])
+
+    def _threads_for(self, rows: int) -> int:
+        return self.team.count if self._choose is None else min(self.team.count, self._choose(rows))
 
     def close(self) -> None:
         """End the threads."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edge_lfm.checking import checked, checked_record
 from edge_lfm.engine import sampling_steps as steps
 from edge_lfm.engine.constraints import Constraint
-from edge_lfm.errors import GrammarError, NumericalError, UsageError
+from edge_lfm.errors import GrammarError, NumericalError, UsageError, about
 
 MAX_BIASED = 4096
 GREEDY_BELOW = 1e-6
@@ -80,12 +80,15 @@ class SamplingOptions:
         for name, (low, high, whole) in _RANGES.items():
             value = getattr(self, name)
             if value is not None:
-                _check(name, value, low, high, whole)
+                with about(name):
+                    _check(name, value, low, high, whole)
         if len(self.logit_bias) > MAX_BIASED:
-            raise UsageError("logit_bias has too many token ids", hint=f"give at most {MAX_BIASED}")
-        for token, value in self.logit_bias.items():
-            _check("a token of logit_bias", token, 0, 1 << 31, whole=True)
-            _check(f"logit_bias of token {token}", value, -100, 100)
+            hint = f"give at most {MAX_BIASED}"
+            raise UsageError("logit_bias has too many token ids", hint=hint, param="logit_bias")
+        with about("logit_bias"):
+            for token, value in self.logit_bias.items():
+                _check("a token of logit_bias", token, 0, 1 << 31, whole=True)
+                _check(f"logit_bias of token {token}", value, -100, 100)
 
     @classmethod
     def from_generation_config(cls, raw: Mapping[str, Any]) -> SamplingOptions:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from edge_lfm.errors import UsageError
@@ -15,8 +15,10 @@ from edge_lfm.machine.cgroups import Group, groups_of
 
 MAX_THREADS = 256
 BYTES_PER_THREAD = 8 << 20
-"""Weights that a token must read for each further thread to pay: 0.3 ms of one core, against 0.2 ms to wake and
-join a thread. The demo model (3 MB a token) decodes 3 times faster with one thread than with two."""
+"""Weights that a step must read for each further thread to pay: 0.3 ms of one core, against 0.2 ms to wake and join a
+thread. The demo model (3 MB a token) decodes 2 to 3 times faster with one thread than with two."""
+_FURTHER_ROW = 4
+"""A further row of a step takes a quarter of the first one's time: its weights have been read (demo, 8B)."""
 
 
 def physical_cores(root: Path = Path("/sys/devices/system/cpu"), cpus: Iterable[int] | None = None) -> int:
@@ -82,6 +84,30 @@ class GrantedProcessors:
         return self._count
 
 
+class StepThreads:
+    """How many threads a step of so many rows gets now: as many as can run at once, and as pay for its work.
+
+    bytes_per_row: weights that a token reads. granted: how many can run at once.
+    """
+
+    def __init__(self, bytes_per_row: int, granted: Callable[[], int] | None = None) -> None:
+        self._bytes_per_row, self._granted = bytes_per_row, granted or GrantedProcessors()
+
+    def __call__(self, rows: int) -> int:
+        work = self._bytes_per_row * (_FURTHER_ROW - 1 + rows) // _FURTHER_ROW
+        return min(self._granted(), 1 + work // BYTES_PER_THREAD)
+
+
+def max_threads(asked: int | None = None) -> int:
+    """The most threads that a model may ever run on, should the quota grow: `asked`, else `EDGE_LFM_THREADS`, else the
+    physical cores.
+
+    Raises:
+        UsageError: the number asked for is not 1..256.
+    """
+    return stated_threads(asked) or physical_cores()
+
+
 def choose_threads(asked: int | None = None) -> int:
     """`asked`, else `EDGE_LFM_THREADS`, else the physical cores within the quota.
 
@@ -90,24 +116,6 @@ def choose_threads(asked: int | None = None) -> int:
     """
     stated = stated_threads(asked)
     return min(physical_cores(), granted_processors()) if stated is None else stated
-
-
-def threads_for(bytes_per_token: int, asked: int | None = None) -> int:
-    """The most threads for a model whose tokens read so many bytes of weights: `asked`, else what pays of
-    `EDGE_LFM_THREADS`, else of the physical cores.
-
-    Raises:
-        UsageError: the number asked for is not 1..256.
-    """
-    stated = stated_threads(asked)
-    if stated is not None and asked is not None:
-        return stated
-    return pays(stated or physical_cores(), bytes_per_token)
-
-
-def pays(threads: int, bytes_per_token: int) -> int:
-    """As many of these threads as pay for a model whose tokens read so many bytes of weights."""
-    return min(threads, 1 + bytes_per_token // BYTES_PER_THREAD)
 
 
 def stated_threads(asked: int | None = None) -> int | None:

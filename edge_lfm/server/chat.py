@@ -30,7 +30,7 @@ from edge_lfm.api import (
 )
 from edge_lfm.api import Request as EngineRequest
 from edge_lfm.server.failures import RequestError
-from edge_lfm.server.schemas import ChatRequest, finite
+from edge_lfm.server.schemas import ChatRequest, as_fields, finite
 from edge_lfm.server.service import Service, timings_of, usage_of
 from edge_lfm.server.sse import EventStream, unless_disconnected
 
@@ -137,24 +137,25 @@ class Chat:
 
 def prepare(model: Model, chat: ChatRequest, messages: Sequence[Mapping[str, Any]] | None = None) -> EngineRequest:
     """The engine's request for a chat, or for other messages on its terms."""
-    return model.prepare(
-        messages if messages is not None else chat.plain_messages(),
-        tools=chat.shown_tools,
-        tool_choice=chat.choice,
-        parallel_tool_calls=chat.parallel_tool_calls is not False,
-        reasoning_budget=chat.reasoning_budget,
-        chat_template_kwargs=chat.chat_template_kwargs,
-        overflow="drop_oldest" if chat.truncation == "auto" else "refuse",
-        max_tokens=chat.limit,
-        stop=chat.stop,
-        logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
-        documents=msgspec.to_builtins(chat.documents),
-        cite=bool(chat.citations),
-        trim_documents=bool(chat.trim_documents),
-        untrusted=True,
-        **chat.form(),
-        **chat.options(),
-    )
+    with as_fields(chat):
+        return model.prepare(
+            messages if messages is not None else chat.plain_messages(),
+            tools=chat.shown_tools,
+            tool_choice=chat.choice,
+            parallel_tool_calls=chat.parallel_tool_calls is not False,
+            reasoning_budget=chat.reasoning_budget,
+            chat_template_kwargs=chat.chat_template_kwargs,
+            overflow="drop_oldest" if chat.truncation == "auto" else "refuse",
+            max_tokens=chat.limit,
+            stop=chat.stop,
+            logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
+            documents=msgspec.to_builtins(chat.documents),
+            cite=bool(chat.citations),
+            trim_documents=bool(chat.trim_documents),
+            untrusted=True,
+            **chat.form(),
+            **chat.options(),
+        )
 
 
 def choices_of(prompt: EngineRequest, chat: ChatRequest) -> list[EngineRequest]:

@@ -13,10 +13,10 @@ from starlette.responses import Response
 
 from edge_lfm.api import Completion, Done, Model, Progress, Text, Tokenizer, TokenLogprobs
 from edge_lfm.api import Request as EngineRequest
-from edge_lfm.errors import UsageError
+from edge_lfm.errors import about
 from edge_lfm.server.chat import progress_json
 from edge_lfm.server.failures import RequestError
-from edge_lfm.server.schemas import CompletionRequest, finite
+from edge_lfm.server.schemas import CompletionRequest, as_fields, finite
 from edge_lfm.server.service import Service, timings_of, tokenizer_of, usage_of
 from edge_lfm.server.sse import EventStream, unless_disconnected
 
@@ -94,17 +94,18 @@ def prepare(model: Model, body: CompletionRequest) -> list[EngineRequest]:
     requests = []
     for prompt in body.prompts():
         for n in range(body.n or 1):
-            request = model.prepare(
-                encode(model, prompt, body.suffix),
-                max_tokens=None if body.limit is None else max(1, body.limit),
-                stop=body.stop,
-                logprobs=body.logprobs,
-                prompt_logprobs=bool(body.echo and body.logprobs is not None),
-                raw=True,
-                untrusted=True,
-                **body.form(),
-                **body.options(n),
-            )
+            with as_fields(body):
+                request = model.prepare(
+                    encode(model, prompt, body.suffix),
+                    max_tokens=None if body.limit is None else max(1, body.limit),
+                    stop=body.stop,
+                    logprobs=body.logprobs,
+                    prompt_logprobs=bool(body.echo and body.logprobs is not None),
+                    raw=True,
+                    untrusted=True,
+                    **body.form(),
+                    **body.options(n),
+                )
             requests.append(request)
     return requests
 
@@ -117,12 +118,10 @@ def encode(model: Model, prompt: str | Sequence[int], suffix: str | None) -> lis
         if any(not 0 <= i < model.shape.vocab for i in prompt):
             raise RequestError(f"prompt has token ids beyond 0..{model.shape.vocab - 1}", "prompt")
         return list(prompt)
-    try:
-        if suffix is not None:
-            return tokenizer_of(model).encode_gap(prompt, suffix)
+    if suffix is None:
         return model.encode_prompt(prompt, raw=True)
-    except UsageError as error:
-        raise RequestError(str(error), "prompt") from None
+    with about("suffix"):
+        return tokenizer_of(model).encode_gap(prompt, suffix)
 
 
 def _choice(

@@ -23,8 +23,8 @@ class RequestError(EdgeLfmError):
     """A request that cannot be served. param: the field at fault; code: for programs; status: of HTTP."""
 
     def __init__(self, message: str, param: str | None = None, code: str | None = None, status: int = 400) -> None:
-        super().__init__(message)
-        self.param, self.code, self.http_status = param, code, status
+        super().__init__(message, param=param)
+        self.code, self.http_status = code, status
 
 
 def describe(error: BaseException, path: str = "") -> tuple[int, dict[str, Any]]:
@@ -34,11 +34,11 @@ def describe(error: BaseException, path: str = "") -> tuple[int, dict[str, Any]]
     if isinstance(error, RequestError):
         status, param, code, message = error.http_status, error.param, error.code, error.message
     elif isinstance(error, EdgeLfmError):
-        status, message = error.http_status, str(error)
+        status, param, message = error.http_status, error.param, str(error)
         if status == 500:
             log.error("an answer failed: %s", message)
         if isinstance(error, ContextOverflowError):
-            param, code = "messages", "context_length_exceeded"
+            code = "context_length_exceeded"
     elif isinstance(error, msgspec.ValidationError):
         status, message, param = 400, str(error), _path_of(str(error))
     elif isinstance(error, msgspec.DecodeError | UnicodeDecodeError):

@@ -1,7 +1,8 @@
 """The model behind the server: loaded when first needed, unloaded when idle, loaded again when its files have changed.
 
 A model is mapped, not copied: when its file is cut, answers end in errors, whatever the process looks like. So its
-files are looked at before each request and every few seconds, and what `/health` tells is what they are.
+files are looked at before each request and every few seconds, and what `/health` tells is what they are. Weights that
+are no numbers are met in an answer only: it fails, and the model counts as broken until another answer is sound.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from edge_lfm.api import Model, trim_heap
-from edge_lfm.errors import EdgeLfmError, ModelFileError, ShuttingDownError
+from edge_lfm.errors import EdgeLfmError, ModelFileError, NumericalError, ShuttingDownError
 from edge_lfm.server.settings import Settings
 
 log = logging.getLogger("edge_lfm.server")
@@ -37,6 +38,7 @@ class Hosting:
         self._folder = Path(settings.load.path) if settings.load.path is not None else None
         self._files: Files = ()  # those that were loaded, or could not be
         self._failed = False
+        self._broken = self._broken_told = False
         self._loading = asyncio.Lock()
         self._users, self._last_used = 0, time.monotonic()
         self.ending = False
@@ -47,6 +49,7 @@ class Hosting:
 
         Raises:
             ShuttingDownError: the server is ending.
+            NumericalError: the request's, which `/health` tells from then on.
             EdgeLfmError: it cannot be loaded; the next request tries again.
         """
         if self.ending:
@@ -55,9 +58,23 @@ class Hosting:
         self._users += 1
         try:
             yield model
+        except NumericalError as error:
+            if model is self.model:
+                self._note_broken(error)
+            raise
         finally:
             self._users -= 1
             self._last_used = time.monotonic()
+
+    def note_sound(self) -> None:
+        """An answer came to its end."""
+        self._broken = False
+
+    def _note_broken(self, error: NumericalError) -> None:
+        self._broken = True
+        if not self._broken_told:
+            log.error("%s is broken: %s", self.settings.name, error)
+        self._broken_told = True
 
     async def watch(self) -> None:
         """A task for as long as the server runs: unloads an idle model, loads one whose files have changed, and gives
@@ -111,6 +128,7 @@ class Hosting:
 
     async def _close(self) -> None:
         model, self.model = self.model, None
+        self._broken = self._broken_told = False
         if model is not None:
             await asyncio.to_thread(model.close)
 
@@ -133,7 +151,7 @@ class Hosting:
     @property
     def status(self) -> str:
         """ok, idle (unloaded until the next request), loading, gone (the files are not those that were loaded, or no
-        model), stuck, or ending."""
+        model), broken (the last answer met a NaN or an infinity), stuck, or ending."""
         if self.ending:
             return "ending"
         if self._loading.locked():
@@ -142,6 +160,8 @@ class Hosting:
             return "gone"
         if self.model is None:
             return "idle"
+        if self._broken:
+            return "broken"
         activity = self.model.activity
         stuck = activity.active and time.monotonic() - activity.last_step > _STUCK_S
         return "stuck" if stuck else "ok"

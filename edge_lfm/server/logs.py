@@ -16,11 +16,12 @@ _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 def set_up_logging() -> None:
-    """Write what the server, uvicorn and asyncio have to say."""
+    """Write what the server, what it serves, uvicorn and asyncio have to say."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Escaped("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    package = logging.getLogger("edge_lfm")
+    package.handlers[:] = [handler]
+    package.setLevel(logging.INFO)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Escaped("%(asctime)s %(levelname)s %(message)s"))
     handler.addFilter(_Once())

@@ -20,7 +20,7 @@ from edge_lfm.server.failures import RequestError
 from edge_lfm.server.messages import join_parts
 from edge_lfm.server.response_input import Item, add_item, as_item
 from edge_lfm.server.response_items import Items, Json, Named, output_of
-from edge_lfm.server.schemas import ResponsesRequest
+from edge_lfm.server.schemas import ResponsesRequest, as_fields
 from edge_lfm.server.service import Service
 from edge_lfm.server.sse import EventStream, unless_disconnected
 from edge_lfm.server.tools import allowed, check_tools
@@ -184,18 +184,19 @@ def _shown_format(body: ResponsesRequest) -> Json:
 def _prepare(model: Model, body: ResponsesRequest, messages: Sequence[Mapping[str, Any]]) -> EngineRequest:
     system = [{"role": "system", "content": body.instructions}] if body.instructions else []
     tools, choice = allowed(body.tools, body.tool_choice)
-    return model.prepare(
-        [*system, *messages],
-        tools=[{"type": "function", "function": tool.plain()} for tool in tools],
-        overflow="drop_oldest" if body.truncation == "auto" else "refuse",
-        tool_choice=choice,
-        parallel_tool_calls=body.parallel_tool_calls is not False,
-        chat_template_kwargs=body.chat_template_kwargs,
-        max_tokens=body.max_output_tokens,
-        untrusted=True,
-        **body.form(),
-        **body.options(),
-    )
+    with as_fields(body):
+        return model.prepare(
+            [*system, *messages],
+            tools=[{"type": "function", "function": tool.plain()} for tool in tools],
+            overflow="drop_oldest" if body.truncation == "auto" else "refuse",
+            tool_choice=choice,
+            parallel_tool_calls=body.parallel_tool_calls is not False,
+            chat_template_kwargs=body.chat_template_kwargs,
+            max_tokens=body.max_output_tokens,
+            untrusted=True,
+            **body.form(),
+            **body.options(),
+        )
 
 
 def _read_input(value: str | Sequence[Item | Json], find: Callable[[str], Json | None] = lambda _: None) -> list[Json]:

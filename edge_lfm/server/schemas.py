@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct, structs
 
 from edge_lfm.api import MAX_TOP_LOGPROBS
+from edge_lfm.errors import EdgeLfmError
 from edge_lfm.server.failures import RequestError
 from edge_lfm.server.fields import Body, Nested, check_unknown, place_of_fault
 from edge_lfm.server.formats import Bound, Format
@@ -45,6 +48,17 @@ _ALIASES = {
     "ignore_eos": ("ignore_eos_token",),
 }
 """Other servers' names for an option: vLLM's, SGLang's and TGI's."""
+_FORMS = ("text", *Bound.__struct_fields__)
+_FIELDS: dict[str, tuple[str, ...]] = {
+    **{option: (option, *aliases) for option, aliases in _ALIASES.items()},
+    **dict.fromkeys(("schema", "regex", "lark", "choices"), _FORMS),
+    "max_tokens": ("max_completion_tokens", "max_output_tokens", "max_tokens", "max_new_tokens", "n_predict"),
+    "prompt": ("messages", "input", "prompt", "content"),
+    "system": ("instructions",),
+    "cite": ("citations",),
+    "logprobs": ("top_logprobs", "logprobs"),
+}
+"""The fields that an option of `AnswerOptions` may come from, where they are not called as it is."""
 
 
 class StreamOptions(Nested):
@@ -299,6 +313,17 @@ class TemplateRequest(Body):
     tools: Tools | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     model: str | None = None
+
+
+@contextmanager
+def as_fields(body: Struct) -> Iterator[None]:
+    """Errors inside name the field of the body that an option came from, as the client spelled it."""
+    try:
+        yield
+    except EdgeLfmError as error:
+        names = _FIELDS.get(error.param or "", (error.param,))
+        error.param = next((name for name in names if name and getattr(body, name, None) is not None), error.param)
+        raise
 
 
 def one_of(body: Struct, *names: str) -> Any:

@@ -57,11 +57,16 @@ class Service:
         Raises:
             BusyError: too many are waiting.
         """
-        return model.start_async(request, queue_limit=self.settings.queue, on_end=self.metrics.note)
+        return model.start_async(request, queue_limit=self.settings.queue, on_end=self._note_end)
 
     def start_all(self, model: Model, requests: Sequence[EngineRequest]) -> Choices:
         """Queue the answers that one request asks for; as `start`."""
-        return Choices(model, requests, self.start(model, requests[0]), self.metrics.note)
+        return Choices(model, requests, self.start(model, requests[0]), self._note_end)
+
+    def _note_end(self, text: str, completion: Completion | None) -> None:
+        self.metrics.note(text, completion)
+        if completion is not None:
+            self.hosting.note_sound()
 
     async def without_fault(
         self,

@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from edge_lfm.api import ChatTemplate, Model
-from edge_lfm.errors import TemplateError
+from edge_lfm.errors import TemplateError, about
 from edge_lfm.server.failures import RequestError
-from edge_lfm.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest
+from edge_lfm.server.schemas import DetokenizeRequest, TemplateRequest, TokenizeRequest, as_fields
 from edge_lfm.server.service import Service, json_response, tokenizer_of
 from edge_lfm.server.tools import check_tools
 
@@ -95,7 +95,8 @@ def _tokenized(model: Model, body: TokenizeRequest) -> Response:
     tokenizer = tokenizer_of(model)
     if body.messages is not None:
         messages = [message.plain(n) for n, message in enumerate(body.messages)]
-        ids = _template_of(model).encode(messages, tokenizer, room=MAX_TEXT)
+        with as_fields(body), about("prompt"):
+            ids = _template_of(model).encode(messages, tokenizer, room=MAX_TEXT)
     elif body.text is None:
         raise RequestError("there is no content", "content")
     elif len(body.text) > MAX_TEXT:
@@ -118,7 +119,8 @@ def _templated(model: Model, body: TemplateRequest) -> Response:
     messages = [message.plain(n) for n, message in enumerate(body.messages)]
     template, switches = _template_of(model), body.chat_template_kwargs
     tools = [tool.plain() for tool in body.tools or ()]
-    return json_response({"prompt": template.render(messages, tools=tools, switches=switches)})
+    with as_fields(body), about("prompt"):
+        return json_response({"prompt": template.render(messages, tools=tools, switches=switches)})
 
 
 def _template_of(model: Model) -> ChatTemplate:

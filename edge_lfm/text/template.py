@@ -157,7 +157,8 @@ class ChatTemplate:
         unknown = next((name for name in switches if name not in self.switches), None)
         if unknown is not None:
             known = f"it has {', '.join(self.switches)}" if self.switches else "it has none"
-            raise UsageError(f"chat_template_kwargs: the template has no switch {unknown!r:.60}", hint=known)
+            name = "chat_template_kwargs"
+            raise UsageError(f"{name}: the template has no switch {unknown!r:.60}", hint=known, param=name)
 
     def _join(self, **variables: Any) -> Written:
         parts, length = [], 0

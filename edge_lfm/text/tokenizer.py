@@ -185,6 +185,7 @@ class Tokenizer:
             raise ContextOverflowError(
                 f"the prompt has at least {least} tokens, the context {room}",
                 hint="shorten the prompt, or load the model with a larger context",
+                param="prompt",
             )
 
     @cached_property

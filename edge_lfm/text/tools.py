@@ -61,6 +61,8 @@ def chosen_tool(choice: Any, tools: Sequence[Tool]) -> Tool | None:
     tool_named = next((tool for tool in tools if tool.name == name), None)
     if tool_named is None:
         raise UsageError(
-            f"tool_choice names {name!r:.60}, which is no tool", hint="auto, none, required, or a tool's name"
+            f"tool_choice names {name!r:.60}, which is no tool",
+            hint="auto, none, required, or a tool's name",
+            param="tool_choice",
         )
     return tool_named

@@ -56,8 +56,8 @@ class Team:
             EdgeLfmError: one of them raised.
         """
         helpers = self._start[: self.count - 1 if threads is None else threads - 1]
-        if self.count == 1:
-            work(0)
+        if not helpers:
+            work(0)  # none waits for another, so none needs to be kept from an interrupt
         elif threading.current_thread() is threading.main_thread():
             self._hand_over(_Job(work, helpers))
         else:
