@@ -54,7 +54,7 @@ class Runner(Backend):
         self.turn = threading.Lock()
         self._guard = MapGuard(kernels, *model.span)
         self.team = Team(threads)
-        self._choose = choose
+        self._choose_threads = choose
 
     @property
     def threads(self) -> int:
@@ -113,7 +113,7 @@ class Runner(Backend):
             self.step.take(instead[0], self.step.weights[: instead.shape[1]])
 
     def _threads_for(self, rows: int) -> int:
-        return self.team.count if self._choose is None else min(self.team.count, self._choose(rows))
+        return self.team.count if self._choose_threads is None else min(self.team.count, self._choose_threads(rows))
 
     def close(self) -> None:
         """End the threads."""
