@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -16,9 +17,12 @@ import pytest
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
+from edge_lfm.api import Model
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.engine.grammar import Grammar, GrammarCompiler
-from edge_lfm.errors import GrammarError, ToolCallError
+from edge_lfm.errors import ContextOverflowError, GrammarError, ToolCallError
+from edge_lfm.quantize.convert import convert
+from edge_lfm.quantize.recipe import find_recipe
 from edge_lfm.text.dialects import (
     DEEPSEEK,
     DIALECTS,
@@ -369,17 +373,40 @@ def _wide(arguments: int) -> Iterator[tuple[str, Any]]:
         yield f"a{n}", {"$ref": f"#/$defs/T{n % 70}"}
 
 
-def test_definitions_are_shared_and_not_copied() -> None:
-    """79 kB of definitions, most of them descriptions, behind 24 arguments, and behind 24 more that are the same."""
+def large_tool(arguments: int) -> dict[str, Any]:
+    """79 kB of definitions, most of them descriptions, behind some arguments."""
     types = {
         f"T{n}": {"description": "x" * 300, "type": "object", "properties": {
             f"p{m}": {"type": "string", "description": "y" * 80} for m in range(6)}} for n in range(70)
     }  # fmt: skip
+    schema = {"type": "object", "$defs": types, "properties": dict(_wide(arguments))}
+    assert len(json.dumps(schema)) > 70_000
+    return {"name": "create", "parameters": schema}
+
+
+def test_a_tool_of_79_kb_is_taken_where_the_context_has_room(tmp_path: Path) -> None:
+    """Its text alone is more than the demo model's context, which is told before anything is compiled; the same model
+    with more positions takes it, as a server that trusts nobody."""
+    source = tmp_path / "checkpoint"
+    shutil.copytree(demo_checkpoint(), source)
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    (source / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 1 << 17}), encoding="utf-8")
+    convert(source, tmp_path / "model", find_recipe("int4"))
+    with Model.load(tmp_path / "model", threads=1, context=1 << 17) as model:
+        request = model.prepare("x", tools=[large_tool(24)], max_tokens=4, untrusted=True)
+        assert request.calls is not None and not request.checks and len(request.token_ids) > 4096
+    with (
+        Model.load(tmp_path / "model", threads=1, context=2048) as model,
+        pytest.raises(ContextOverflowError, match="the context 2048"),
+    ):
+        model.prepare("x", tools=[large_tool(24)], max_tokens=4)
+
+
+def test_definitions_are_shared_and_not_copied() -> None:
+    """Behind 24 arguments, and behind more that are the same."""
     sizes = []
     for arguments in (24, 140):
-        schema = {"type": "object", "$defs": types, "properties": dict(_wide(arguments))}
-        assert len(json.dumps(schema)) > 70_000
-        tool = {"name": "create", "parameters": schema}
+        tool = large_tool(arguments)
         sizes.append(len(calls_grammar(PYTHONIC, [bind_tool(tool) for tool in read_tools([tool])], TOKENIZER)))
         assert follows(constraint_of(PYTHONIC, [tool]), PYTHONIC, ['[create(a0={"p0": "x"}, a3={})]'])
     assert sizes[0] < 20_000 and sizes[1] < 60_000  # 70 values at the most, whatever the arguments

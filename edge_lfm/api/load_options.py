@@ -25,7 +25,8 @@ class LoadOptions:
         path: folder that `edge-lfm quantize` or `edge-lfm export --format onnx` made; default: the embedded demo model.
         ram: the most memory that the model may take, as bytes or like "4G"; default ("auto"): what is available.
             A mixture of experts that is larger is paged: the experts that are used most stay in memory.
-        threads: default: the physical cores that this process may use, fewer for a very small model.
+        threads: the most that compute; default: the physical cores that this process may use. A step takes as many as
+            pay for its work; the bits are the same with any number.
         context: the most tokens of a conversation; default: 32768, less where memory is short, or 4096 when experts
             are paged.
         kv_dtype: "float16", or "int8" for a KV cache of half the size.
