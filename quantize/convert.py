@@ -108,6 +108,7 @@ def convert(
     force: bool = False,
     threads: int | None = None,
     progress: Callable[[int], Progress] | None = None,
+    open_source: Callable[[Path], HubCheckpoint] = open_checkpoint,
 ) -> ConversionReport:
     """Quantize a checkpoint, or a GGUF file, into a packed model folder.
 
@@ -121,6 +122,7 @@ def convert(
         threads: default: the physical cores that this process may use.
         progress: called once with the number of bytes to write; the function that it returns is called
             with the bytes of each finished tensor.
+        open_source: opens the source; one opened in another way has weights that lie elsewhere.
 
     Raises:
         EdgeLfmError: the checkpoint is unusable, or the output cannot be written. Nothing is left behind but, of
@@ -128,7 +130,7 @@ def convert(
     """
     started, count = time.perf_counter(), choose_threads(threads)
     check_output(output, source, force)
-    with open_checkpoint(source) as checkpoint:
+    with open_source(source) as checkpoint:
         shape = checkpoint.describe()
         recipe, tensors, weights = _plan(checkpoint, recipe)
         known = Calibration.load(calibration, checkpoint, shape) if calibration else None

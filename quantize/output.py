@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from edge_lfm.errors import EdgeLfmError, ModelFileError, OutputError
+from edge_lfm.errors import DownloadError, EdgeLfmError, ModelFileError, OutputError
 from edge_lfm.formats.exchange import exchange
 from edge_lfm.formats.file_list import EARLIER_FILES, LIST, is_ours, read_list, write_list
 from edge_lfm.formats.packed import sync_folder
@@ -169,7 +169,7 @@ def staged_folder(output: Path, resume: bool = False, force: bool = False, mark:
             hint = "make room and add --resume" if _leave(stage) else "check space and permissions"
             raise OutputError(f"{output} cannot be written: {error.strerror}", hint=hint) from None
         except BaseException as error:
-            if isinstance(error, EdgeLfmError) and not isinstance(error, OutputError):
+            if isinstance(error, EdgeLfmError) and not isinstance(error, OutputError | DownloadError):
                 shutil.rmtree(stage, ignore_errors=True)
             else:
                 _leave(stage)

@@ -54,6 +54,7 @@ _STAND_INS = {
 CANNOT_RUN = {
     "edge-lfm bundle": "fetches wheels from the network; tests/test_bundle.py makes and installs one",
     "edge-lfm compile --target": "compiles for a minute; tests/test_prebuilt.py compiles and loads every tier",
+    "edge-lfm batch requests.jsonl /srv/": "needs a cluster; tests/test_batch_cluster.py makes one",
     "EDGE_LFM_KERNELS=kernels": "needs what the line before it compiles; tests/test_prebuilt.py runs such kernels",
 }
 """How a line begins -> why it is not run."""
@@ -112,6 +113,8 @@ def lay_out(folder: Path, originals: dict[str, Path], line: str) -> None:
     made_here = set(re.findall(r"(?:-o |pull \w+/)(\S+)", line))
     for name, content in _FILES.items():
         (folder / name).write_text(content, encoding="utf-8")
+    if re.search(r"edge-lfm (?:list|rm|run LiquidAI)", line):
+        shutil.copytree(originals["packed"], folder / "models/LiquidAI/LFM2-24B-A2B")
     for form, names in _NAMES.items():
         for name in set(names) - made_here:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,8 @@ class Hub:
         self.repos, self.cuts, self.stall_after = repos, cuts, stall_after
         self.damage = False
         """Whether files come with a wrong byte."""
+        self.changed = self.whole = False
+        """Whether files have become others; whether ranges are not honoured."""
         self.ranges: list[str] = []
         self.fetched: list[str] = []
         hub = self
@@ -95,7 +97,7 @@ class Hub:
             self._refuse(request, 404, "EntryNotFound" if repo in self.repos else "RepoNotFound")
             return
         content = path.read_bytes()
-        tag = f'"{hashlib.sha256(content).hexdigest()}"'
+        tag = f'"{hashlib.sha256(content + b"changed" * self.changed).hexdigest()}"'
         if "/cdn/" not in request.path and name.endswith((".safetensors", ".gguf")):  # large files lie elsewhere
             linked = {"X-Linked-ETag": tag, "X-Linked-Size": str(len(content)), "X-Repo-Commit": COMMIT}
             self._reply(request, 302, b"", linked | {"Location": f"{self.endpoint}/cdn{request.path}"})
@@ -104,7 +106,7 @@ class Hub:
             content = content[:-1] + bytes([content[-1] ^ 1])
         headers = {"ETag": tag, "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
         byte_range, status = request.headers.get("Range"), 200
-        if body and byte_range:
+        if body and byte_range and not self.whole:
             first, _, last = byte_range.removeprefix("bytes=").partition("-")
             start, end = int(first), int(last) + 1 if last else len(content)
             self.ranges.append(byte_range)

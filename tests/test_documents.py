@@ -62,7 +62,7 @@ def test_documented_lines_run(
     process = subprocess.Popen(
         ["sh", "-ec", line.replace("edge-lfm serve", "exec edge-lfm serve")],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
-        env=environment | {"HF_ENDPOINT": hub.endpoint},
+        env=environment | {"HF_ENDPOINT": hub.endpoint, "EDGE_LFM_MODELS": str(tmp_path / "models")},
     )  # fmt: skip
     with process:
         if " serve " in line:

@@ -18,7 +18,8 @@ from edge_lfm.cli.main import main
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import DownloadError, MissingExtraError, OutputError, UnsupportedModelError, UsageError
 from edge_lfm.formats.open_checkpoint import open_checkpoint
-from edge_lfm.pull import _choose, pull
+from edge_lfm.pull import pull
+from edge_lfm.pull.files import choose_files
 
 pytestmark = pytest.mark.slow
 
@@ -226,7 +227,7 @@ def test_a_folder_that_cannot_be_written(repository: Path, tmp_path: Path) -> No
 def test_a_name_that_leads_out_is_refused() -> None:
     for name in ("../evil.gguf", "/tmp/evil.gguf", "a/../../evil.gguf"):
         with pytest.raises(DownloadError, match="no file"):
-            _choose(REPO, {name: 1}, name)
+            choose_files(REPO, {name: 1}, name)
 
 
 def test_without_the_package(

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from edge_lfm.api import Generation, LoadOptions, Model, PagingStats, Progress, Reasoning, Text, Timings, ToolCall
 from edge_lfm.cli.live import LiveLine
+from edge_lfm.cli.local_models import settle_model
 from edge_lfm.text.tool_calls import Call, write_calls
 
 _ANSWERING = (
@@ -82,9 +83,9 @@ def add_backend_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def load_options_of(folder: str | None, args: argparse.Namespace) -> LoadOptions:
-    """What the arguments of `add_model_arguments` say."""
+    """What the arguments of `add_model_arguments` say; `folder`: a folder, or the name of a model (`settle_model`)."""
     given = {f.name: getattr(args, f.name) for f in fields(LoadOptions) if f.name != "path"}
-    return LoadOptions(folder, **given)
+    return LoadOptions(settle_model(folder, progress_bar("pulling")), **given)
 
 
 def open_model(folder: str | None, args: argparse.Namespace) -> Model:

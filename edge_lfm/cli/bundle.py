@@ -10,6 +10,7 @@ from typing import Any
 
 from edge_lfm.api import Model
 from edge_lfm.cli.arguments import gigabytes, print_json, progress_bar
+from edge_lfm.cli.local_models import model_path
 from edge_lfm.devices.bundle import make_bundle
 from edge_lfm.devices.profiles import find_device, profiles
 from edge_lfm.devices.targets import find_target
@@ -31,7 +32,7 @@ _CONTEXT = 2048
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", type=Path, help="folder of a packed model (default: none in the bundle)")
+    parser.add_argument("model", nargs="?", type=model_path, help="folder of a packed model (default: no model)")
     parser.add_argument("--target", required=True, metavar="NAME", help="a device, a processor or an ISA tier")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="PATH", help="a folder, or a file.tar")
     parser.add_argument(

@@ -16,6 +16,7 @@ from edge_lfm.api import Model
 from edge_lfm.cli.arguments import print_json, progress_bar
 from edge_lfm.cli.eval_report import describe, write_report
 from edge_lfm.cli.in_order import in_order
+from edge_lfm.cli.local_models import find_model
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import OutputError, UsageError
 from edge_lfm.formats.open_checkpoint import open_checkpoint
@@ -44,7 +45,7 @@ GREEDY_PROMPTS, GREEDY_PROMPT_TOKENS, GREEDY_TOKENS = 50, 32, 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", help="folder of a packed model (default: the demo model)")
+    parser.add_argument("model", nargs="?", type=find_model, help="folder of a packed model (default: the demo model)")
     parser.add_argument("--against", type=Path, metavar="REF", help="packed model or checkpoint to compare with")
     parser.add_argument("--text", type=Path, action="append", default=[], metavar="FILE", help="UTF-8 text; repeatable")
     parser.add_argument("--windows", type=int, default=64, metavar="N", help="windows of each text (default 64)")

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from edge_lfm.cli.arguments import gigabytes, print_json, progress_bar
+from edge_lfm.cli.local_models import model_path
 from edge_lfm.errors import UsageError
 from edge_lfm.export.gguf import TYPES, GgufReport, write_gguf
 from edge_lfm.export.onnx import ACTIVATIONS, OnnxReport, write_onnx
@@ -17,7 +18,7 @@ EXAMPLE = "edge-lfm export lfm2-24b-int4 --format gguf -o lfm2-24b.gguf"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, help="packed model; for GGUF also a checkpoint's folder or a GGUF file")
+    parser.add_argument("model", type=model_path, help="packed model; for GGUF also a checkpoint or a GGUF file")
     parser.add_argument("--format", required=True, choices=("gguf", "onnx"), help="what to write")
     parser.add_argument("-o", "--output", type=Path, required=True, help="file (GGUF) or folder (ONNX) to make")
     parser.add_argument(

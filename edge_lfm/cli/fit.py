@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edge_lfm.architectures import read_shape
 from edge_lfm.cli.arguments import gigabytes, print_json
+from edge_lfm.cli.local_models import find_model
 from edge_lfm.devices.estimate import Demand, Fit, Machine, does_not_fit, estimate
 from edge_lfm.devices.profiles import find_device
 from edge_lfm.devices.targets import find_target
@@ -36,7 +37,9 @@ AVX-512)."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", help=f"a packed model's folder, a checkpoint's folder, or one of {', '.join(PUBLISHED)}"
+        "model",
+        type=find_model,
+        help=f"a packed model's folder, a checkpoint's folder, or one of {', '.join(PUBLISHED)}",
     )
     parser.add_argument("--device", metavar="ID", help="one of `edge-lfm devices`, as rpi5-8g (default: this machine)")
     parser.add_argument("--recipe", default="balanced", help="how it is, or will be, quantized (default: balanced)")

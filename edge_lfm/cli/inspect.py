@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from edge_lfm.cli.arguments import print_json
+from edge_lfm.cli.local_models import model_path
 from edge_lfm.cli.quantize import describe_sizes
 from edge_lfm.demo import packed_demo
 from edge_lfm.formats.gguf import is_gguf
@@ -25,7 +26,7 @@ EXAMPLE = "edge-lfm inspect lfm2-24b"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", type=Path, help="folder or GGUF file (default: the demo model)")
+    parser.add_argument("model", nargs="?", type=model_path, help="folder or GGUF file (default: the demo model)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -61,11 +61,11 @@ def run(args: argparse.Namespace) -> None:
         if (stage_of(args.output) / JOURNAL).exists():
             print("\nedge-lfm: stopped; the same command with --resume goes on", file=sys.stderr)
         raise
-    show_report(report, args.output, args.json)
+    show_report(report, args.output, args.json, f"edge-lfm chat {args.output}")
 
 
-def show_report(report: ConversionReport, output: Path, as_json: bool) -> None:
-    """Print what was made, and warn of what is missing."""
+def show_report(report: ConversionReport, output: Path, as_json: bool, following: str) -> None:
+    """Print what was made, and the command that may follow; warn of what is missing."""
     for warning in report.warnings:
         print(f"edge-lfm: warning: {warning}", file=sys.stderr)
     if as_json:
@@ -77,6 +77,7 @@ def show_report(report: ConversionReport, output: Path, as_json: bool) -> None:
     if not report.feedback_kept.endswith("of 0"):
         print(f"  error feedback kept for {report.feedback_kept} matrices")
     print(f"  {report.seconds:.1f} s, peak memory {gigabytes(report.peak_memory_bytes)}")
+    print(f"next: {following}")
 
 
 def describe_sizes(sizes: SizeReport) -> str:

@@ -33,4 +33,4 @@ def run(args: argparse.Namespace) -> None:
         seed=abs(args.seed),
         progress=progress_bar("writing"),
     )
-    show_report(report, args.output, args.json)
+    show_report(report, args.output, args.json, f"edge-lfm bench {args.output}")

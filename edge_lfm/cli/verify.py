@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from edge_lfm.cli.arguments import gigabytes, print_json, progress_bar
+from edge_lfm.cli.local_models import model_path
 from edge_lfm.demo import packed_demo
 from edge_lfm.errors import ModelFileError, OutputError
 from edge_lfm.formats.file_list import EARLIER_FILES, changed_files, read_list, write_list
@@ -16,7 +17,7 @@ EXAMPLE = "edge-lfm verify lfm2-24b"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", type=Path, help="folder of a packed model (default: the demo model)")
+    parser.add_argument("model", nargs="?", type=model_path, help="folder of a packed model (default: the demo model)")
     parser.add_argument(
         "--accept", action="store_true", help="take config, tokenizer and template as they are now for right"
     )

@@ -232,7 +232,7 @@ class FolderCheckpoint(HubCheckpoint):
         names = self._shards(index) if index.exists() else {"model.safetensors": None}
         places: dict[str, _Place] = {}
         for shard, expected in names.items():
-            file = SafetensorsFile(self.path / shard)
+            file = self._open_shard(shard)
             self._files.append(file)
             for name in expected or ():
                 if name not in file.tensors:
@@ -258,6 +258,9 @@ class FolderCheckpoint(HubCheckpoint):
             f"{model_type} is read as a language model only: {others} tensors of other parts are left out, "
             "so it takes text and nothing else"
         )
+
+    def _open_shard(self, name: str) -> SafetensorsFile:
+        return SafetensorsFile(self.path / name)
 
     def _take_scales(self) -> dict[str, _Place]:
         """Of each float8 tensor by its name, the tensor of its scales, which is no weight of the model."""

@@ -55,6 +55,10 @@ class FileMap:
         """Bytes of the file, a view of the map."""
         return np.frombuffer(self._map, np.uint8, nbytes, start)
 
+    def read_range(self, first: int, last: int) -> bytes:
+        """Bytes [first, last) of the file, a copy."""
+        return self._map[first:last]
+
     def forget_range(self, first: int, last: int) -> None:
         """Tell the kernel that bytes [first, last) are not needed again (keeps resident memory low)."""
         page = mmap.PAGESIZE

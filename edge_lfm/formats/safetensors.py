@@ -20,7 +20,7 @@ from edge_lfm.errors import ModelFileError
 from edge_lfm.formats.file_map import FileMap
 from edge_lfm.formats.strict import parse_json, refusing
 
-_MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
+MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
 _MAX_DIMENSIONS = 8
 _ITEM_BYTES = {
     "BF16": 2,
@@ -118,11 +118,13 @@ class SafetensorsFile(FileMap):
 
     def header(self) -> bytes:
         """All bytes before the first tensor's."""
-        return self._map[: min((info.start for info in self.tensors.values()), default=self.size)]
+        return self.read_range(0, min((info.start for info in self.tensors.values()), default=self.size))
 
     def sample(self) -> bytes:
         """The header, and a few bytes of every tensor."""
-        return self.header() + b"".join(self._map[t.start : min(t.start + 64, t.end)] for t in self.tensors.values())
+        return self.header() + b"".join(
+            self.read_range(t.start, min(t.start + 64, t.end)) for t in self.tensors.values()
+        )
 
     def forget(self, info: TensorInfo, index: int | None = None) -> None:
         """Tell the kernel that these pages are not needed again (keeps resident memory low); `index` as in `stored`."""
@@ -133,11 +135,11 @@ class SafetensorsFile(FileMap):
         self.forget_range(first, last)
 
     def _read_header(self) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-        length = int.from_bytes(self._map[:8], "little")
-        if length > min(_MAX_HEADER_BYTES, self.size - 8):
+        length = int.from_bytes(self.read_range(0, 8), "little")
+        if length > min(MAX_HEADER_BYTES, self.size - 8):
             raise self.broken(f"its header claims {length} bytes, the file has {self.size}")
         try:
-            header = parse_json(self._map[8 : 8 + length])
+            header = parse_json(self.read_range(8, 8 + length))
         except ValueError as error:
             raise self.broken(f"its header is not JSON ({error})") from None
         if not isinstance(header, dict):

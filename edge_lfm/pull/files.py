@@ -1,8 +1,7 @@
-"""Fetching a model from a Hugging Face hub: only the files that are needed, and no weights of a model that cannot run.
+"""The files of a checkpoint from a hub: only those that are needed, and no weights of a model that cannot run.
 
-The transport (retries, tokens, HF_ENDPOINT, HF_HUB_OFFLINE) is the package huggingface_hub's, which only this file
-imports. Its `hf_hub_download` throws a part of a file away when it is interrupted (2.4), and the 24B is one file of
-48 GB: parts are kept here, and their sums checked. Knows which files make a checkpoint.
+The transport is huggingface_hub's. Its `hf_hub_download` throws a part of a file away when it is interrupted (2.4), and
+the 24B is one file of 48 GB: parts are kept here, and their sums checked. Knows which files make a checkpoint.
 """
 
 from __future__ import annotations
@@ -10,24 +9,24 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from edge_lfm.architectures import read_shape
-from edge_lfm.errors import DownloadError, MissingExtraError, ModelFileError, OutputError, UsageError
+from edge_lfm.errors import DownloadError, ModelFileError, OutputError, UsageError
 from edge_lfm.formats import float8
 from edge_lfm.formats.checkpoint import TOKENIZER_FILES
 from edge_lfm.formats.strict import read_json
 from edge_lfm.locks import alone_in
 from edge_lfm.model.packed_model import is_packed
+from edge_lfm.pull.hub import load_hub, plain_errors
 from edge_lfm.quantize.convert import check_room
 from edge_lfm.quantize.output import write_json
 
-_NOTES, _PARTIAL = ".edge-lfm-pull.json", ".partial"
+NOTES, _PARTIAL = ".edge-lfm-pull.json", ".partial"
 _SHA256, _GIT = re.compile("[0-9a-f]{64}"), re.compile("[0-9a-f]{40}")
 _CONFIG = "config.json"
 _WANTED = (_CONFIG, *TOKENIZER_FILES, "LICENSE", "LICENSE.md", "model.safetensors.index.json")
@@ -54,6 +53,7 @@ def pull(
     file: str | None = None,
     endpoint: str | None = None,
     quiet: bool = False,
+    weights: bool = True,
 ) -> Pulled:
     """Download a checkpoint, or one GGUF file, into a folder; what is there already is kept.
 
@@ -64,6 +64,7 @@ def pull(
         file: the name of a GGUF file of the repository, to fetch that alone.
         endpoint: address of another hub; default: HF_ENDPOINT, or huggingface.co.
         quiet: show no bars.
+        weights: fetch them too; False: config, tokenizer and template only.
 
     Raises:
         DownloadError: no network, no such repository, revision or file, no permission.
@@ -71,32 +72,43 @@ def pull(
         UnsupportedModelError: the model is not of the family; nothing but its config has been fetched.
         OutputError: there is no room, or another process is at it. MissingExtraError: huggingface_hub is missing.
     """
-    hub = _hub()
+    hub = load_hub()
     hub.utils.logging.set_verbosity_error()
     if quiet:
         hub.utils.disable_progress_bars()
-    with _plain_errors(hub, repo, revision, folder):
-        info = hub.HfApi(endpoint=endpoint).model_info(repo, revision=revision, files_metadata=True)
-        sizes = {s.rfilename: s.size or 0 for s in info.siblings or ()}
-        chosen = _choose(repo, sizes, file)
+    with plain_errors(hub, repo, revision, folder):
+        commit, sizes = list_files(hub, repo, revision, endpoint)
+        chosen = [n for n in choose_files(repo, sizes, file) if weights or not n.endswith(".safetensors")]
         check_room(_existing_parent(folder), sum(sizes[name] for name in chosen) - _present_bytes(folder, chosen))
         folder.mkdir(parents=True, exist_ok=True)
         with alone_in(folder, wait=False):  # two processes would append to one part
             notes, files = _read_notes(folder), []
             for name in chosen:
-                url = hub.hf_hub_url(repo, name, revision=info.sha, endpoint=endpoint)
+                url = hub.hf_hub_url(repo, name, revision=commit, endpoint=endpoint)
                 files.append(_look_up(hub, url, folder, name, notes))
             for remote in files:
                 if not remote.kept:
-                    _fetch(hub, remote, folder, sizes[remote.name])
+                    _fetch(hub, remote, folder, sizes[remote.name], cached_file(hub, repo, remote.name, commit))
                 if remote.name == _CONFIG:
-                    _check_config(folder)
+                    check_config(folder)
                 notes[remote.name] = remote.etag
                 _write_notes(folder, notes)
-    return Pulled(repo, str(info.sha), str(folder), {name: sizes[name] for name in chosen})
+    return Pulled(repo, commit, str(folder), {name: sizes[name] for name in chosen})
 
 
-def _check_config(folder: Path) -> None:
+def list_files(hub: ModuleType, repo: str, revision: str | None, endpoint: str | None) -> tuple[str, dict[str, int]]:
+    """The commit that a revision is, and the sizes of its files by name."""
+    info = hub.HfApi(endpoint=endpoint).model_info(repo, revision=revision, files_metadata=True)
+    return str(info.sha), {s.rfilename: s.size or 0 for s in info.siblings or ()}
+
+
+def cached_file(hub: ModuleType, repo: str, name: str, commit: str) -> Path | None:
+    """A file that other programs have left in the hub's own cache."""
+    found = hub.try_to_load_from_cache(repo, name, revision=commit)
+    return Path(found) if isinstance(found, str) else None
+
+
+def check_config(folder: Path) -> None:
     """Refuse a repository whose model is not implemented, or that another tool quantized, before its weights come."""
     config = folder / _CONFIG
     raw = read_json(config)
@@ -154,13 +166,16 @@ def _content_tag(path: Path, like: str) -> str | None:
     return None
 
 
-def _fetch(hub: ModuleType, remote: _RemoteFile, folder: Path, size: int) -> None:
-    """One file, or the rest of it."""
+def _fetch(hub: ModuleType, remote: _RemoteFile, folder: Path, size: int, cached: Path | None) -> None:
+    """One file, or the rest of it; a copy, where it is `cached`."""
     partial = folder / f".{remote.name.replace('/', '_')}.{remote.etag[:16]}{_PARTIAL}"
-    with partial.open("ab") as file:
-        hub.file_download.http_get(
-            remote.url, file, resume_size=file.tell(), headers=hub.utils.build_hf_headers(), expected_size=size
-        )
+    if cached is not None:
+        shutil.copyfile(cached, partial)
+    else:
+        with partial.open("ab") as file:
+            hub.file_download.http_get(
+                remote.url, file, resume_size=file.tell(), headers=hub.utils.build_hf_headers(), expected_size=size
+            )
     if _content_tag(partial, remote.etag) not in (None, remote.etag):
         partial.unlink()
         raise DownloadError(f"{remote.url}: what came is damaged", hint="try again")
@@ -173,18 +188,18 @@ def _fetch(hub: ModuleType, remote: _RemoteFile, folder: Path, size: int) -> Non
 def _read_notes(folder: Path) -> dict[str, Any]:
     """Tags of what was fetched before, by name; none if the notes are damaged: contents are looked at then."""
     try:
-        return read_json(folder / _NOTES)
+        return read_json(folder / NOTES)
     except ModelFileError:
         return {}
 
 
 def _write_notes(folder: Path, notes: dict[str, Any]) -> None:
-    partial = folder / f"{_NOTES}{_PARTIAL}"
+    partial = folder / f"{NOTES}{_PARTIAL}"
     write_json(partial, notes)
-    os.replace(partial, folder / _NOTES)
+    os.replace(partial, folder / NOTES)
 
 
-def _choose(repo: str, sizes: dict[str, int], file: str | None) -> list[str]:
+def choose_files(repo: str, sizes: dict[str, int], file: str | None) -> list[str]:
     """The files to fetch, of those in the repository."""
     ggufs = sorted(name for name in sizes if name.endswith(".gguf"))
     if file is not None:
@@ -213,51 +228,3 @@ def _present_bytes(folder: Path, names: list[str]) -> int:
     whole = sum((folder / name).stat().st_size for name in names if (folder / name).is_file())
     parts = folder.glob(f".*{_PARTIAL}")
     return whole + sum(part.stat().st_size for part in parts)
-
-
-def _hub() -> ModuleType:
-    try:
-        import huggingface_hub
-        import huggingface_hub.errors
-        import huggingface_hub.file_download
-        import huggingface_hub.utils
-    except ImportError:
-        raise MissingExtraError(
-            "pulling needs the package huggingface_hub", hint="install it: pip install 'edge-lfm[hub]'"
-        ) from None
-    return huggingface_hub
-
-
-@contextmanager
-def _plain_errors(hub: ModuleType, repo: str, revision: str | None, folder: Path) -> Iterator[None]:
-    """Turn the package's errors into one line each."""
-    known = hub.errors
-    try:
-        yield
-    except known.HFValidationError:
-        raise UsageError(f"{repo!r:.80} is not the name of a repository", hint="give OWNER/NAME") from None
-    except known.OfflineModeIsEnabled:
-        raise DownloadError(f"{repo} cannot be fetched: HF_HUB_OFFLINE is set", hint="unset it, or copy it") from None
-    except known.GatedRepoError:
-        raise DownloadError(f"{repo} asks for consent", hint="accept its terms on the hub, and set HF_TOKEN") from None
-    except known.RevisionNotFoundError:
-        raise DownloadError(f"{repo} has no revision {revision!r}", hint="give a branch, tag or commit") from None
-    except known.RepositoryNotFoundError:
-        raise DownloadError(
-            f"there is no repository {repo}, or it is private", hint="check its name, or set HF_TOKEN"
-        ) from None
-    except BlockingIOError:
-        raise OutputError(f"another edge-lfm is fetching into {folder}", hint="wait for it, or end it") from None
-    except (known.HfHubHTTPError, known.LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
-        raise _interrupted(repo, error) from None
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "requests"):  # its transport, by version
-            raise _interrupted(repo, error) from None
-        if isinstance(error, OSError):
-            raise OutputError(f"{error.filename or 'a file'} cannot be written: {error.strerror}") from None
-        raise
-
-
-def _interrupted(repo: str, error: Exception) -> DownloadError:
-    reason = " ".join(str(error).split())[:200]
-    return DownloadError(f"{repo} cannot be fetched: {reason}", hint="the same command goes on where it stopped")
