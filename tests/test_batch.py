@@ -18,7 +18,7 @@ import pytest
 
 from edge_lfm import Model
 from edge_lfm.errors import OutputError, UsageError
-from edge_lfm.server.batch import Batch
+from edge_lfm.server.batch_lines import Requests
 from edge_lfm.server.batch_output import BatchOutput
 
 pytestmark = pytest.mark.slow
@@ -91,6 +91,24 @@ def test_answers_are_those_of_each_alone(tmp_path: Path) -> None:
             assert bodies[f"ask-{n}"]["choices"][0]["message"]["content"] == alone.text
 
 
+def test_what_scores_texts_is_scored_together_and_as_alone(tmp_path: Path) -> None:
+    """As lm-evaluation-harness asks for continuations: texts behind the same context, told back with their scores."""
+    context, texts = "The cat sat on the mat. The dog", [" sat", " barked at the cat", " is a dog", " reads.", " the"]
+    bodies = [{"prompt": context + text, "echo": True, "logprobs": 1, "max_tokens": 1} for text in texts]
+    bodies.append(bodies[0] | {"prompt": [context + text for text in texts]})
+    lines = [{"custom_id": str(n), "url": "/v1/completions", "body": body} for n, body in enumerate(bodies)]
+
+    def scores(*options: str) -> dict[str, list[Any]]:
+        output = tmp_path / f"out{len(options)}.jsonl"
+        assert run(write(tmp_path / "in.jsonl", lines), output, *options).returncode == 0
+        bodies = {r["custom_id"]: r["response"]["body"] for r in records(output)}
+        return {key: [choice["logprobs"] for choice in body["choices"]] for key, body in bodies.items()}
+
+    together, alone = scores("--parallel", "8", "--cache", "1M"), scores("--parallel", "1")
+    assert together == alone
+    assert together["5"] == [together[str(n)][0] for n in range(5)]
+
+
 def test_a_run_that_is_killed_goes_on_with_nothing_lost_and_nothing_done_twice(tmp_path: Path) -> None:
     count, rng, kills = 60, random.Random(1), 0
     requests, output = write(tmp_path / "in.jsonl", [chat(n) for n in range(count)]), tmp_path / "out.jsonl"
@@ -132,15 +150,53 @@ def test_what_is_not_an_output_of_this_batch_is_left_alone(tmp_path: Path) -> No
         with pytest.raises(UsageError, match=r"line 1 of .* is no answer of a batch"):
             BatchOutput(notes)
         assert notes.read_text(encoding="utf-8") == text
-    batch = Batch(write(tmp_path / "in.jsonl", [chat(1)]))
+    requests = Requests(write(tmp_path / "in.jsonl", [chat(1)]), "demo")
     with BatchOutput(tmp_path / "out.jsonl") as output:
-        assert [line.custom_id for line in batch.left(output)] == ["ask-1"]
+        (line,) = requests.left(output)
+        assert line.custom_id == "ask-1"
         with pytest.raises(UsageError, match="another process writes"):
             BatchOutput(tmp_path / "out.jsonl")
-        output.write({"id": "batch_req_1", "custom_id": "foreign", "line": 1, "response": {}, "error": None})
-    with BatchOutput(tmp_path / "out.jsonl") as output, pytest.raises(UsageError, match="an answer to 'foreign'"):
-        batch.left(output)
+        output.write(line.head | {"response": {}, "error": None})
+        assert requests.left(output) == []
     with pytest.raises(OutputError):
         BatchOutput(tmp_path / "nowhere" / "out.jsonl")
     with pytest.raises(UsageError, match="name a file of requests"):
-        Batch(tmp_path / "none.jsonl")
+        Requests(tmp_path / "none.jsonl", "demo")
+
+
+@pytest.mark.parametrize("change", ["body", "custom_id", "model"])
+def test_an_output_of_another_batch_is_told_by_its_line(change: str, tmp_path: Path) -> None:
+    """Even where the custom_ids are the same, as those that scripts count."""
+    lines, output = [chat(n) for n in range(3)], tmp_path / "out.jsonl"
+    with BatchOutput(output) as file:
+        for line in Requests(write(tmp_path / "in.jsonl", lines), "demo").lines:
+            file.write(line.head | {"response": {}, "error": None})
+    before = output.read_bytes()
+    if change == "body":
+        lines[1]["body"]["max_tokens"] += 1
+    if change == "custom_id":
+        lines[1]["custom_id"] = "other"
+    requests = Requests(write(tmp_path / "other.jsonl", lines), "other" if change == "model" else "demo")
+    place = "line 1" if change == "model" else "line 2"
+    with BatchOutput(output) as file, pytest.raises(UsageError, match=f"{place} of .*out.jsonl answers no line of"):
+        requests.left(file)
+    assert output.read_bytes() == before
+
+
+def test_a_line_that_was_mended_is_answered_beside_the_old_refusal(tmp_path: Path) -> None:
+    lines, output = [chat(0), "nonsense", chat(2)], tmp_path / "out.jsonl"
+    with BatchOutput(output) as file:
+        for line in Requests(write(tmp_path / "in.jsonl", lines), "demo").lines:
+            file.write(line.refusal() if line.problem else line.head | {"response": {}, "error": None})
+    with BatchOutput(output) as file:
+        assert Requests(write(tmp_path / "in.jsonl", lines), "demo").left(file) == []
+        mended = Requests(write(tmp_path / "in.jsonl", [lines[0], chat(1), lines[2]]), "demo")
+        assert [line.custom_id for line in mended.left(file)] == ["ask-1"]
+
+
+def test_a_file_that_changes_while_it_is_read_is_told(tmp_path: Path) -> None:
+    requests = Requests(write(tmp_path / "in.jsonl", [chat(1), chat(2)]), "demo")
+    assert [json.loads(text)["custom_id"] for text in requests.texts(requests.lines)] == ["ask-1", "ask-2"]
+    write(tmp_path / "in.jsonl", [chat(1), chat(3)])
+    with pytest.raises(UsageError, match="has changed while it was read"):
+        list(requests.texts(requests.lines))

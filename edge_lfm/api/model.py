@@ -25,8 +25,8 @@ from edge_lfm.api.options import AnswerOptions, Examples, Message, Overflow, Pro
 from edge_lfm.api.requests import are_ids
 from edge_lfm.api.retry import CALL_TRIES, Check, Retry
 from edge_lfm.api.session import Session
-from edge_lfm.checking import called_as, check_path, checked
-from edge_lfm.engine.answering import Request, score
+from edge_lfm.checking import called_as, check_path, check_whole, checked
+from edge_lfm.engine.answering import Events, Request, score
 from edge_lfm.engine.events import Completion
 from edge_lfm.engine.feeds import Feed
 from edge_lfm.engine.pool import PoolStats
@@ -38,6 +38,7 @@ from edge_lfm.memory.paging import PagingStats
 
 _LOGIT_ROWS = 64
 MAX_LABELS = 1000
+MAX_ANSWERS = 1000
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,30 @@ class Model(OpenModel):
     def stream(self, prompt: Prompt, **options: Unpack[AnswerOptions]) -> Generation:
         """As `generate`, with the answer as it comes: iterate it for events, or its `texts()`."""
         return self._start(prompt, options)
+
+    @checked
+    def generate_several(self, prompt: Prompt, count: int, **options: Unpack[AnswerOptions]) -> list[Completion]:
+        """Several answers to one prompt, made together: it is read once, and each goes on from a copy of what was read.
+
+        Args:
+            prompt, options: as in `generate`; with a `seed`, the n-th answer is that of the seed + n.
+            count: of answers.
+
+        Raises:
+            EdgeLfmError: as `generate`.
+        """
+        check_whole("count", count, 1, MAX_ANSWERS)
+        request = self.requests.prepare(prompt, options)
+        seed = request.sampling.seed
+        jobs: list[Job[Events]] = []
+        try:
+            for n in range(count):
+                one = request if n == 0 else request.drawn_with(None if seed is None else (seed + n) % (1 << 64))
+                jobs.append(self.submit(one, after=jobs[0] if jobs and not request.prompt_logprobs else None))
+            return [Generation(job).result() for job in jobs]
+        finally:
+            for job in jobs:
+                job.cancel()
 
     @checked
     async def generate_async(self, prompt: Prompt, **options: Unpack[AnswerOptions]) -> Completion:

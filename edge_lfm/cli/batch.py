@@ -6,12 +6,19 @@ import argparse
 import asyncio
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from edge_lfm.cli.arguments import add_model_arguments, load_options_of, print_json
+from edge_lfm.cli.local_models import find_model, obtain
 from edge_lfm.errors import CheckError, MissingExtraError
+from edge_lfm.pull.hub import is_repository
+
+if TYPE_CHECKING:
+    from edge_lfm.server.settings import Settings
 
 HELP = "answer a file of requests (OpenAI's batch format); resumes"
 EXAMPLE = "edge-lfm batch requests.jsonl -o answers.jsonl"
@@ -22,41 +29,76 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", help="folder of a packed model (default: the embedded demo model)")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="answers, one a line")
     parser.add_argument("--name", help="the model's name in the requests (default: the folder's)")
+    parser.add_argument("--ray", metavar="ADDRESS", help="answer on every machine of a Ray cluster: auto, or HOST:PORT")
     add_model_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
 
 
 def run(args: argparse.Namespace) -> None:
     try:
-        from edge_lfm.server.batch import Batch
+        from edge_lfm.server.batch import answer_here
+        from edge_lfm.server.batch_cluster import answer_on_cluster
+        from edge_lfm.server.batch_lines import Requests
         from edge_lfm.server.batch_output import BatchOutput
-        from edge_lfm.server.settings import Settings
     except ImportError as error:
         raise MissingExtraError(
             f"batches need the package {error.name}", hint="pip install 'edge-lfm[server]'"
         ) from None
-    name = args.name or (Path(args.model).resolve().name if args.model else Settings.name)
-    settings = Settings(load=load_options_of(args.model, args), name=name, queue=_QUEUE)
-    batch = Batch(args.requests)
+    requests = Requests(args.requests, _name_of(args))
     with BatchOutput(args.output) as output:
-        left = batch.left(output)
-        counts = _Counts(len(left))
+        left = requests.left(output)
+        counts, lost = _Counts(len(left)), 0
+
+        def take(record: dict[str, Any]) -> None:
+            output.write(record)
+            counts.note(record)
+
         try:
-            asyncio.run(batch.answer(settings, left, output, counts.note))
+            for line in left:
+                if line.problem:
+                    take(line.refusal())
+            if not (to_answer := requests.left(output)):
+                pass  # no model is loaded for nothing
+            elif args.ray:
+                lost = answer_on_cluster(args.ray, partial(_settings_on_machine, args), requests, output, take)
+            else:
+                asyncio.run(answer_here(_settings_of(args), requests, to_answer, take))
         finally:
             counts.close()
-    summary = {"requests": len(batch.lines), "before": len(batch.lines) - len(left), **counts.as_json()}
+    summary = {"requests": len(requests.lines), "before": len(requests.lines) - len(left), **counts.as_json()}
     if args.json:
-        print_json(summary)
+        print_json(summary | ({"machines_lost": lost} if args.ray else {}))
     else:
         before = f", {summary['before']} before" if summary["before"] else ""
-        print(f"{summary['answered']} answered{before}; {summary['tokens_per_s']:.1f} tok/s", file=sys.stderr)
+        gone = f"; {lost} machines were lost" if lost else ""
+        print(f"{summary['answered']} answered{before}; {summary['tokens_per_s']:.1f} tok/s{gone}", file=sys.stderr)
     if counts.failed:
         raise CheckError(f"{counts.failed} requests failed", hint=f"{args.output} says why, in their places")
 
 
+def _name_of(args: argparse.Namespace) -> str:
+    """What requests call the model."""
+    from edge_lfm.server.settings import Settings
+
+    return args.name or (Path(args.model).resolve().name if args.model else Settings.name)
+
+
+def _settings_of(args: argparse.Namespace) -> Settings:
+    """The model of this machine, and how it is loaded."""
+    from edge_lfm.server.settings import Settings
+
+    return Settings(load=load_options_of(args.model, args), name=_name_of(args), queue=_QUEUE)
+
+
+def _settings_on_machine(args: argparse.Namespace) -> Settings:
+    """The same on a machine of a cluster, which gets a repository's model by itself if it has not got it."""
+    if args.model and not Path(found := find_model(args.model)).exists() and is_repository(found):
+        obtain(found)
+    return _settings_of(args)
+
+
 _QUEUE = 1 << 16
-"""No request of a file is summary to come again."""
+"""No request of a file is told to come again."""
 
 
 class _Counts:
@@ -67,9 +109,11 @@ class _Counts:
         self._started = time.perf_counter()
         self._bar = tqdm(total=total, desc="answering", unit="request", delay=0.5, file=sys.stderr, disable=None)
 
-    def note(self, answered: bool, tokens: int) -> None:
+    def note(self, record: dict[str, Any]) -> None:
+        response = record["response"] or {"status_code": 0, "body": {}}
+        answered, usage = response["status_code"] == 200, response["body"].get("usage") or {}
         self.answered, self.failed = self.answered + answered, self.failed + (not answered)
-        self.tokens += tokens
+        self.tokens += usage.get("completion_tokens", usage.get("output_tokens", 0))
         self._bar.set_postfix_str(f"{self._rate():.1f} tok/s", refresh=False)
         self._bar.update()
 

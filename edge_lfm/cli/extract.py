@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from edge_lfm.cli.arguments import (
     open_model,
     sampling_of,
 )
-from edge_lfm.cli.in_order import in_order
+from edge_lfm.cli.in_order import in_order, read_lines
 from edge_lfm.errors import CheckError, ModelFileError, UsageError
 from edge_lfm.formats.strict import read_json
 
@@ -47,21 +45,8 @@ def run(args: argparse.Namespace) -> None:
         def work(text: str) -> str:
             return extract(model, f"Text: {text}\n{ask}", schema, args.soft, options)
 
-        for answer in in_order(_texts(), work, model.parallel):
+        for answer in in_order(read_lines("-"), work, model.parallel):
             print(answer, flush=True)
-
-
-def _texts() -> Iterator[str]:
-    """The lines of standard input that are not empty. Through a file of its own: a thread that waits for a line holds
-    `sys.stdin`, which the interpreter's end would find locked."""
-    with open(sys.stdin.fileno(), "rb", closefd=False) as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                text = line.decode("utf-8").strip()
-            except UnicodeDecodeError:
-                raise UsageError(f"line {number} is not UTF-8", hint="convert it with iconv") from None
-            if text:
-                yield text
 
 
 def extract(model: Model, prompt: str, schema: dict[str, Any], soft: int | None, options: dict[str, Any]) -> str:

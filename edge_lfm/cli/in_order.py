@@ -1,12 +1,15 @@
-"""Work on many inputs at once, its results in their order. Knows neither models nor what the work is."""
+"""Lines of text, and work on many inputs at once, its results in their order. Knows neither models nor the work."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Queue
 from threading import Thread
 from typing import TypeVar
+
+from edge_lfm.errors import UsageError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -37,3 +40,23 @@ def in_order(inputs: Iterable[T], work: Callable[[T], R], together: int) -> Iter
             yield future.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def read_lines(name: str) -> Iterator[str]:
+    """The lines of a file that are not empty, each when it is there; "-": of standard input, which is read through a
+    file of its own: a thread that waits for a line holds `sys.stdin`, which the interpreter's end would find locked.
+
+    Raises:
+        UsageError: it cannot be read, or a line is not UTF-8.
+    """
+    try:
+        with open(sys.stdin.fileno() if name == "-" else name, "rb", closefd=name != "-") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    text = line.decode("utf-8").strip()
+                except UnicodeDecodeError:
+                    raise UsageError(f"line {number} is not UTF-8", hint="convert it with iconv") from None
+                if text:
+                    yield text
+    except OSError as error:
+        raise UsageError(f"{name} cannot be read: {error.strerror}", hint="give a file of lines of text") from None

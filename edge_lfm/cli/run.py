@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
+from edge_lfm.api import Completion
 from edge_lfm.cli.arguments import (
     add_model_arguments,
     add_sampling_arguments,
@@ -32,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sampling_arguments(parser)
     add_template_argument(parser)
     parser.add_argument("--system", help="a system message")
+    parser.add_argument(
+        "--answers", type=int, default=1, metavar="N", help="answers to make together, each drawn with the next seed"
+    )
     parser.add_argument("--raw", action="store_true", help="take the prompt as it is, without the chat template")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end instead of the text")
 
@@ -64,27 +70,40 @@ def read_prompt(prompt: str | None) -> str:
 def run(args: argparse.Namespace) -> None:
     folder, prompt = split_positionals(args.model, args.prompt)
     prompt = read_prompt(prompt)
+    options = {"system": args.system, "raw": args.raw, "max_tokens": args.max_tokens, **sampling_of(args)}
     with open_model(folder, args) as model:
-        generation = model.stream(
-            prompt, system=args.system, raw=args.raw, max_tokens=args.max_tokens, **sampling_of(args)
-        )
+        if args.answers != 1:
+            _show_several(model.generate_several(prompt, args.answers, **options), args.json)
+            return
+        generation = model.stream(prompt, **options)
         show(generation, quiet=args.json, paging=model.paging)
         answer = generation.result()
         if args.json:
-            print_json(
-                {
-                    "text": answer.text,
-                    "token_ids": list(answer.token_ids),
-                    "usage": answer.usage,
-                    "timings": timings_json(answer.timings),
-                    "finish_reason": answer.finish_reason,
-                    "tool_calls": [asdict(call) for call in answer.tool_calls],
-                    "paging": model.paging.to_json() if model.paging else None,
-                }
-            )
+            print_json(_answer_json(answer) | {"paging": model.paging.to_json() if model.paging else None})
             return
         print(flush=True)
         print(describe_timings(answer.timings), file=sys.stderr)
         if model.paging:
             tokens = answer.timings.prompt_tokens + answer.timings.completion_tokens
             print(describe_paging(model.paging, tokens), file=sys.stderr)
+
+
+def _show_several(answers: Sequence[Completion], as_json: bool) -> None:
+    """Answers to one prompt; as text, a line of dashes between two."""
+    if as_json:
+        print_json([_answer_json(answer) for answer in answers])
+        return
+    print("\n---\n".join(answer.text for answer in answers), flush=True)
+    for answer in answers:
+        print(describe_timings(answer.timings), file=sys.stderr)
+
+
+def _answer_json(answer: Completion) -> dict[str, Any]:
+    return {
+        "text": answer.text,
+        "token_ids": list(answer.token_ids),
+        "usage": answer.usage,
+        "timings": timings_json(answer.timings),
+        "finish_reason": answer.finish_reason,
+        "tool_calls": [asdict(call) for call in answer.tool_calls],
+    }

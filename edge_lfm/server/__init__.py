@@ -7,7 +7,8 @@
     app.py          routes
     settings.py     what the command line says
     hosting.py      the model: loaded on demand, unloaded when idle
-    batch.py  batch_output.py    a file of requests, without a socket
+    batch.py  batch_lines.py  batch_output.py    a file of requests, without a socket
+    batch_cluster.py    the same on many machines
     choices.py      the answers that one request asks for
     guard.py        who may come in: hosts, origins, keys, sizes
     schemas.py      requests, checked as they are decoded

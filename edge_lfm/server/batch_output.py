@@ -34,7 +34,8 @@ class _Written(msgspec.Struct):
 class BatchOutput:
     """Opened, or made, for one process. What a killed run left of a last line is cut off.
 
-    answered: ids of requests that are done; refused: numbers of lines that ask for nothing that can be done.
+    answered: ids of lines that are done, with the place of each answer here; refused: numbers and ids of lines that ask
+    for nothing that can be done.
 
     Raises:
         UsageError: it is no output of a batch, or another process writes to it.
@@ -43,7 +44,8 @@ class BatchOutput:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.answered, self.refused = set[str](), set[int]()
+        self.answered, self.refused = dict[str, int](), set[tuple[int, str]]()
+        self._count = 0
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
@@ -72,6 +74,14 @@ class BatchOutput:
                 os.ftruncate(self._file, self._bytes)
             raise OutputError(f"{self.path}: {error.strerror}", hint="make room, and run it again to go on") from None
         self._bytes += len(line)
+        self._note(record["id"], record["line"], record["response"] is None)
+
+    def _note(self, id: str, line: int, refused: bool) -> None:
+        self._count += 1
+        if refused:
+            self.refused.add((line, id))
+        else:
+            self.answered[id] = self._count
 
     def _lock(self) -> None:
         """Keep other processes out; on file systems without locks, nobody is kept out."""
@@ -94,10 +104,7 @@ class BatchOutput:
                     raise UsageError(
                         f"line {number} of {self.path} is no answer of a batch", hint="name another output"
                     ) from None
-                if written.custom_id is None or bytes(written.response) == b"null":
-                    self.refused.add(written.line)
-                else:
-                    self.answered.add(written.custom_id)
+                self._note(written.id, written.line, bytes(written.response) == b"null")
                 yield len(raw)
 
     def __enter__(self) -> Self:
