@@ -68,7 +68,7 @@ def pull_quantized(
                 source,
                 output,
                 recipe,
-                resume=True,
+                resume=not force,
                 force=force,
                 progress=progress,
                 open_source=lambda folder: RemoteCheckpoint(folder, remote, here),
