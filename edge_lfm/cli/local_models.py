@@ -90,7 +90,7 @@ def obtain(repo: str, progress: Callable[[int], Progress] | None = None) -> Path
     except OSError as error:
         raise OutputError(f"{folder.parent} cannot be made: {error.strerror}", hint="set EDGE_LFM_MODELS") from None
     with alone_in(folder.parent, wait=True):
-        if not is_packed(folder):
+        if not _is_model(folder):
             pull_quantized(repo, folder, find_recipe(DEFAULT_RECIPE), progress=progress)
     return folder
 
@@ -100,7 +100,7 @@ def local_models() -> Iterator[LocalModel]:
     root = models_folder()
     for folder in sorted(path for depth in ("*", "*/*") for path in root.glob(depth) if path.is_dir()):
         stage = folder.name.endswith(".partial") and is_ours(folder)
-        if stage or is_packed(folder):
+        if stage or _is_model(folder):
             name = folder.relative_to(root).as_posix().removesuffix(".partial" if stage else "")
             nbytes = sum(path.stat().st_blocks * 512 for path in folder.iterdir() if path.is_file())
             yield LocalModel(name, folder, nbytes, "" if stage else _recipe_of(folder), not stage)
@@ -131,6 +131,14 @@ def remove_model(name: str) -> int:
         except OSError as error:
             raise OutputError(f"{model.folder} cannot be deleted: {error.strerror}") from None
     return sum(model.nbytes for model in models)
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether a folder holds a whole packed model, as far as its names tell."""
+    try:
+        return (folder / "model.safetensors").is_file() and is_packed(folder)
+    except ModelFileError:
+        return False
 
 
 def _recipe_of(folder: Path) -> str:
