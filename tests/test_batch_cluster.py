@@ -40,13 +40,13 @@ def cluster() -> Iterator[Cluster]:
 
 
 def told(record: dict[str, Any]) -> Any:
-    """What an answer says: all but names and times."""
+    """What an answer says: all but names, times, and what of a prompt was computed before."""
     response = record["response"]
     if response is None:
         return record["error"]
     body = response["body"]
-    kept = [body.get(name) for name in ("choices", "usage", "error")]
-    return response["status_code"], [[c.get("text"), c.get("message")] for c in kept[0] or ()], kept[1:]
+    choices = [[choice.get("text"), choice.get("message")] for choice in body.get("choices", ())]
+    return response["status_code"], choices, body.get("usage", {}).get("total_tokens"), body.get("error")
 
 
 def by_line(path: Path) -> dict[int, Any]:

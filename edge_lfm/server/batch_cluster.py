@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,19 +109,21 @@ def _answer(
     def place() -> dict[str, Any]:
         machine = next(turns)
         strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(machine.node, soft=False)
-        return {"scheduling_strategy": strategy, "num_cpus": machine.cpus}
+        return {"scheduling_strategy": strategy, "num_cpus": machine.cpus, "max_restarts": 0}
 
     pool = ray.data.ActorPoolStrategy(
         size=len(machines), max_tasks_in_flight_per_actor=_TOGETHER, max_concurrent_calls_per_actor=_TOGETHER
     )
-    answered = ray.data.from_items(rows, override_num_blocks=min(len(rows), _BLOCKS)).map(
-        _Worker,
-        fn_constructor_args=(settings,),
-        compute=pool,
-        num_cpus=min(machine.cpus for machine in machines),
-        ray_remote_args_fn=place,
-        max_restarts=0,
-    )
+    with warnings.catch_warnings(
+        category=DeprecationWarning, action="ignore"
+    ):  # of ray_remote_args_fn, gone in Ray 2.64
+        answered = ray.data.from_items(rows, override_num_blocks=min(len(rows), _BLOCKS)).map(
+            _Worker,
+            fn_constructor_args=(settings,),
+            compute=pool,
+            num_cpus=min(machine.cpus for machine in machines),
+            ray_remote_args_fn=place,
+        )
     for row in answered.iter_rows():
         if row["fault"]:
             raise EdgeLfmError(row["fault"], hint="mend that machine; run it again to go on")
@@ -154,7 +156,6 @@ def _ray() -> Any:
 @contextmanager
 def _connected(ray: Any, address: str) -> Iterator[None]:
     """A connection to the cluster. Ray says nothing on the terminal meanwhile: its logs lie in its session's folder."""
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     for name in ("ray", "ray.data"):
         logger = logging.getLogger(name)
         logger.handlers = [h for h in logger.handlers if not isinstance(h, logging.StreamHandler)]

@@ -217,7 +217,9 @@ def _link(isa: Isa, code: bytes) -> Kernels:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
-    jit = llvm.create_lljit_compiler(machine)
+    # JITLink places all sections in one piece. The older linker gives each a place of its own, and aborts the process
+    # where two lie more than 2 GB apart, as in one that has mapped much: a worker of Ray.
+    jit = llvm.create_lljit_compiler(machine, use_jit_link=True)
     builder = llvm.JITLibraryBuilder().add_object_img(code).add_current_process()
     for entry in ENTRIES:
         builder.export_symbol(entry.symbol)
