@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import warnings
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,16 +114,13 @@ def _answer(
     pool = ray.data.ActorPoolStrategy(
         size=len(machines), max_tasks_in_flight_per_actor=_TOGETHER, max_concurrent_calls_per_actor=_TOGETHER
     )
-    with warnings.catch_warnings(
-        category=DeprecationWarning, action="ignore"
-    ):  # of ray_remote_args_fn, gone in Ray 2.64
-        answered = ray.data.from_items(rows, override_num_blocks=min(len(rows), _BLOCKS)).map(
-            _Worker,
-            fn_constructor_args=(settings,),
-            compute=pool,
-            num_cpus=min(machine.cpus for machine in machines),
-            ray_remote_args_fn=place,
-        )
+    answered = ray.data.from_items(rows, override_num_blocks=min(len(rows), _BLOCKS)).map(
+        _Worker,
+        fn_constructor_args=(settings,),
+        compute=pool,
+        num_cpus=min(machine.cpus for machine in machines),
+        ray_remote_args_fn=place,
+    )
     for row in answered.iter_rows():
         if row["fault"]:
             raise EdgeLfmError(row["fault"], hint="mend that machine; run it again to go on")
@@ -159,15 +156,16 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
     for name in ("ray", "ray.data"):
         logger = logging.getLogger(name)
         logger.handlers = [h for h in logger.handlers if not isinstance(h, logging.StreamHandler)]
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"no Ray cluster at {address}: {reason}", hint="start one with ray start --head") from None
-    try:
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.target_max_block_size = 1  # an answer comes when it is there, not with others
-        yield
-    finally:
-        ray.shutdown()
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(f"no Ray cluster at {address}: {reason}", hint="start one with ray start --head") from None
+        try:
+            context = ray.data.DataContext.get_current()
+            context.enable_progress_bars = False
+            context.target_max_block_size = 1  # an answer comes when it is there, not with others
+            yield
+        finally:
+            ray.shutdown()
