@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from edge_lfm.server.settings import Settings
 
 _TOGETHER = 32
 """Lines that a machine has at a time: a model makes 16 answers together by default, and the next are prepared."""
+_CONNECT_S = 10.0
 _BLOCKS = 10_000
 """Parts that the lines are given out in, at most: Ray keeps a record of each."""
 
@@ -150,9 +152,24 @@ def _ray() -> Any:
     return ray
 
 
+def _check_reachable(address: str) -> None:
+    """Refuse HOST:PORT where nobody listens: Ray would try for minutes.
+
+    Raises:
+        UsageError: it is so.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "://" not in address:
+        try:
+            socket.create_connection((host, int(port)), _CONNECT_S).close()
+        except (OSError, OverflowError) as error:
+            raise UsageError(f"no Ray cluster at {address}: {error}", hint="start one with ray start --head") from None
+
+
 @contextmanager
 def _connected(ray: Any, address: str) -> Iterator[None]:
     """A connection to the cluster. Ray says nothing on the terminal meanwhile: its logs lie in its session's folder."""
+    _check_reachable(address)
     for name in ("ray", "ray.data"):
         logger = logging.getLogger(name)
         logger.handlers = [h for h in logger.handlers if not isinstance(h, logging.StreamHandler)]
