@@ -297,6 +297,7 @@ def make_clients(address: str, count: int, tally: Tally, crowd: bool) -> list[Cl
         return [Client(address, n, tally) for n in range(count)]
     first = OneOfCrowd(address, 0, tally, [])
     expected = [first.ask(n) or "" for n in range(len(CROWD))]
+    first.http.close()
     return [OneOfCrowd(address, n, tally, expected) for n in range(count)]
 
 
