@@ -19,6 +19,7 @@ from edge_lfm.model.demand import demand_of
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.plan import plan_tensors
 from edge_lfm.quantize.families import PUBLISHED, family_config
+from edge_lfm.quantize.fitting import what_fits
 from edge_lfm.quantize.recipe import find_recipe
 
 
@@ -140,3 +141,45 @@ def test_what_is_kept_for_reuse_takes_what_is_counted(demo: dict[str, Path], pro
     grown, counted, evicted = map(int, done.stdout.split())
     assert evicted > 5 and counted > 10 << 20
     assert grown < 1.1 * counted + (4 << 20)
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "gigabytes", "advice"),
+    [
+        ("r1-distill-qwen-32b", "balanced", 16.0, "no recipe makes it fit, lfm2.5-8b-a1b does"),
+        ("qwen3-8b", "int8", 8.0, "quantized with --recipe balanced it fits"),
+        ("qwen2.5-7b", "int4", 4.9, "quantized with --recipe small it fits"),
+        ("qwen3-30b-a3b", "balanced", 1.4, "no recipe makes it fit, lfm2.5-1.2b does"),
+        ("qwen3-0.6b", "balanced", 0.2, "it needs more memory or a smaller --context"),
+    ],
+)
+def test_what_does_not_fit_is_told_what_would(name: str, recipe: str, gigabytes: float, advice: str) -> None:
+    """And what is told to fit does: reckoned again with the tables of the plan."""
+    budget, wishes = Budget(int(gigabytes * 1e9), stated=False), Wishes(threads=2)
+
+    def missing(model: str, scheme: str) -> int:
+        shape = read_shape(family_config(model))
+        demand = demand_of(shape, plan_tensors(shape, find_recipe(scheme).schemes))
+        return plan_memory(shape, demand, budget, wishes).missing_bytes
+
+    assert missing(name, recipe) > 0
+    assert what_fits(read_shape(family_config(name)), budget, wishes) == advice
+    if "--recipe" in advice:
+        assert missing(name, advice.split()[3]) == 0
+    elif "does" in advice:
+        assert missing(advice.split()[-2], "balanced") == 0
+
+
+def test_a_dense_model_larger_than_memory_is_refused(
+    packed_cases: dict[str, dict[str, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but its experts can be paged: pages of a mapped file would be read again for every token."""
+    folder = packed_cases["int8"]["qwen2"]
+    with PackedModel(folder) as model:
+        shape, needed = model.shape, model.nbytes + overhead_bytes(model.shape, Wishes())
+    monkeypatch.setattr("edge_lfm.memory.budget.available_memory", lambda: needed - 4096)
+    with pytest.raises(DoesNotFitError, match=r"the memory available is .* are missing") as caught:
+        Model.load(folder, threads=1)
+    assert caught.value.hint == what_fits(shape, Budget.of(None), Wishes(threads=1))
+    monkeypatch.setattr("edge_lfm.memory.budget.available_memory", lambda: 8 * needed)
+    Model.load(folder, threads=1).close()

@@ -15,7 +15,7 @@ from edge_lfm.engine.backend import Backend
 from edge_lfm.engine.onnx_runner import CHUNK, OnnxRunner
 from edge_lfm.engine.paged import paged_runner
 from edge_lfm.engine.runner import Runner
-from edge_lfm.errors import UsageError
+from edge_lfm.errors import DoesNotFitError, UsageError
 from edge_lfm.formats.file_list import changed_files
 from edge_lfm.kernels.load.library import load_kernels
 from edge_lfm.machine.processors import (
@@ -29,6 +29,7 @@ from edge_lfm.memory.plan import Wishes, plan_memory, plan_whole
 from edge_lfm.model.demand import demand_of
 from edge_lfm.model.onnx_model import OnnxModel, is_onnx
 from edge_lfm.model.packed_model import PackedModel
+from edge_lfm.quantize.fitting import what_fits
 from edge_lfm.shape import Shape
 
 log = logging.getLogger("edge_lfm")
@@ -95,8 +96,12 @@ def _load_packed(packed: PackedModel, options: LoadOptions) -> Loaded:
     _check_context(options.context, packed.shape)
     demand = demand_of(packed.shape, list(packed.tensors.values()))
     threads, budget = max_threads(options.threads), Budget.of(options.ram)
-    plan = plan_memory(packed.shape, demand, budget, _wishes(options, options.kv_dtype, threads))
-    plan.check()
+    wishes = _wishes(options, options.kv_dtype, threads)
+    plan = plan_memory(packed.shape, demand, budget, wishes)
+    try:
+        plan.check()
+    except DoesNotFitError as error:
+        raise DoesNotFitError(error.message, hint=what_fits(packed.shape, budget, wishes)) from None
     kernels, choose = load_kernels(), StepThreads(demand.bytes_per_token)
     runner = (
         Runner(packed, kernels, threads, choose=choose)

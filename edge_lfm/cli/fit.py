@@ -25,6 +25,7 @@ from edge_lfm.model.packed_model import PackedModel, is_packed
 from edge_lfm.model.plan import Schemes, plan_tensors
 from edge_lfm.paths import cache_folder
 from edge_lfm.quantize.families import PUBLISHED, SMALLER, family_config
+from edge_lfm.quantize.fitting import what_fits
 from edge_lfm.quantize.recipe import find_recipe
 from edge_lfm.shape import Shape
 
@@ -165,6 +166,9 @@ def tell(demand: Demand, place: Place, plan: MemoryPlan, verdict: Fit) -> None:
 def advice(args: argparse.Namespace, shape: Shape, demand: Demand, place: Place, verdict: Fit) -> list[str]:
     """What would help: more memory, faster storage, a smaller model."""
     lines = []
+    if not verdict.fits:
+        threads = pays(place.threads, demand.bytes_per_token)
+        lines.append(what_fits(shape, place.budget, Wishes(context=args.context, threads=threads)))
 
     def speed(place: Place) -> float:
         return speed_of(demand, plan_for(shape, demand, place, args.context), place, args.uniform).decode_tps
