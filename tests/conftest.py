@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import signal
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -29,10 +30,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 FLOAT_SCHEMES = Schemes("float32", dict.fromkeys(TENSOR_CLASSES, "float32"))
 
 
-def _load_goldens_tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_goldens", ROOT / "tools" / "make_goldens.py")
+def load_tool(name: str) -> ModuleType:
+    """A module of tools/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
@@ -48,7 +50,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
-goldens_tool = _load_goldens_tool()
+goldens_tool = load_tool("make_goldens")
 GOLDEN_CASES: dict[str, dict] = json.loads((DATA / "goldens.json").read_text(encoding="utf-8"))
 
 

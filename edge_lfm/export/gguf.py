@@ -213,7 +213,8 @@ def _add_metadata(writer: Any, source: ExportSource, spelling: GgufSpelling, typ
     writer.add_file_type(_FILE_TYPES[type_name])
     writer.add_quantization_version(_QUANTIZATION_VERSION)
     add_keys(writer, {f"{writer.arch}.{key}": value for key, value in spelling.keys(source.shape).items()})
-    add_keys(writer, gguf_metadata(source.text_files, source.shape.vocab, spelling, str(source.path)))
+    shape = source.shape
+    add_keys(writer, gguf_metadata(source.text_files, shape.vocab, spelling, str(source.path), shape.eos))
 
 
 @contextmanager

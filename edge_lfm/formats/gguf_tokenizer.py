@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edge_lfm.architectures import GgufSpelling
+from edge_lfm.architectures.reader import as_ids
 from edge_lfm.errors import UnsupportedModelError
 from edge_lfm.formats.splitting import splits_alike
 from edge_lfm.formats.strict import json_object, refusing
@@ -21,6 +22,8 @@ _COMPOSES = {"type": "NFC"}
 _BYTE_LEVEL_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """What the package tokenizers' ByteLevel has built in (`use_regex`)."""
 _IDS = {"bos_token": "bos_token_id", "eos_token": "eos_token_id", "pad_token": "padding_token_id"}
+_ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
+"""Tokens that end an answer: of a text, of a turn, of a message. llama.cpp stops at each."""
 
 
 def hub_files(metadata: Mapping[str, Any], spelling: GgufSpelling, where: str) -> dict[str, bytes]:
@@ -55,7 +58,8 @@ def hub_files(metadata: Mapping[str, Any], spelling: GgufSpelling, where: str) -
         ),
         "tokenizer_config.json": {"add_bos_token": adds_bos, "add_eos_token": False} | special,
         "generation_config.json": {
-            name: metadata[f"{_KEY}{name}"] for name in ("bos_token_id", "eos_token_id") if f"{_KEY}{name}" in metadata
+            "bos_token_id": metadata.get(f"{_KEY}bos_token_id"),
+            "eos_token_id": list(dict.fromkeys(metadata[_KEY + end] for end in _ENDS if _KEY + end in metadata)),
         },
     }
     contents = {name: json.dumps(value, ensure_ascii=False, indent=1).encode() for name, value in files.items()}
@@ -125,16 +129,28 @@ def _tokenizer_json(
     }
 
 
-def gguf_metadata(files: Mapping[str, bytes], vocab_size: int, spelling: GgufSpelling, where: str) -> dict[str, Any]:
+def gguf_metadata(
+    files: Mapping[str, bytes], vocab_size: int, spelling: GgufSpelling, where: str, ends: tuple[int, ...] = ()
+) -> dict[str, Any]:
     """The keys of a GGUF file that say the same as a checkpoint's tokenizer files; none if there is no tokenizer.
 
+    ends: what config.json says that ends an answer.
+
     Raises:
-        UnsupportedModelError: the tokenizer is none of the family's.
+        UnsupportedModelError: the tokenizer is none of the family's, or GGUF has too few keys for what ends an answer.
     """
     if "tokenizer.json" not in files:
         return {f"{_KEY}model": "no_vocab"}
     with refusing(f"{where}: tokenizer.json"):
-        return _metadata(files, vocab_size, spelling, where)
+        metadata = _metadata(files, vocab_size, spelling, where)
+    generation = json_object(files.get("generation_config.json", b"{}"), f"{where}: generation_config.json")
+    first = as_ids(metadata.get(f"{_KEY}eos_token_id"))
+    known = tuple(dict.fromkeys((*first, *as_ids(generation.get("eos_token_id")), *ends)))
+    if len(known) > len(_ENDS):
+        raise UnsupportedModelError(
+            f"{where}: {len(known)} tokens end an answer", hint=f"GGUF has keys for {len(_ENDS)}"
+        )
+    return metadata | {_KEY + key: end for key, end in zip(_ENDS, known, strict=False)}
 
 
 def _metadata(files: Mapping[str, bytes], vocab_size: int, spelling: GgufSpelling, where: str) -> dict[str, Any]:
