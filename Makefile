@@ -70,12 +70,16 @@ goldens:
 	$(PYTHON) -m venv .venv-goldens
 	.venv-goldens/bin/pip install --quiet "torch>=2.6" "transformers>=5.24" numpy jinja2
 	.venv-goldens/bin/python tools/make_goldens.py
+	.venv-goldens/bin/python tools/make_vocabulary_goldens.py
 	.venv-goldens/bin/python tools/make_demo_goldens.py
 
-# Remake what llama.cpp computes from the demo model's GGUF files (builds llama.cpp: a C++ compiler, some minutes).
+# Remake what llama.cpp computes from GGUF files of the demo model and of the tiny random ones (builds llama.cpp: a C++
+# compiler, some minutes; its build for browsers: npm).
 llama-goldens: $(VENV)/.installed
-	$(BIN)/pip install --quiet llama-cpp-python
+	$(BIN)/pip install --quiet llama-cpp-python==0.3.36
+	npm install --silent --prefix build/llama_wasm @wllama/wllama@3.13.0 node@26
 	$(BIN)/python tools/make_llama_goldens.py
+	PYTHONPATH=tests $(BIN)/python tools/make_llama_case_goldens.py
 
 # Embed the model of the training run RUN and its TOKENIZER (tools/demo/README.md), and remake all that depends on it: some
 # two hours.

@@ -23,7 +23,7 @@ TYPES = ("f16", "q8_0", "q4_0")
 POSITIONS = 4
 
 
-def load(path: Path) -> llama_cpp.Llama:
+def load(path: Path, **options: int) -> llama_cpp.Llama:
     """The model without repacked weights: llama.cpp's AMX code crashes on experts of 64 columns."""
     defaults = llama_cpp.llama_cpp.llama_model_default_params
 
@@ -33,7 +33,7 @@ def load(path: Path) -> llama_cpp.Llama:
         return parameters
 
     llama_cpp.llama_cpp.llama_model_default_params = without_repacking
-    return llama_cpp.Llama(str(path), n_ctx=512, logits_all=True, verbose=False, n_threads=1)
+    return llama_cpp.Llama(str(path), n_ctx=512, logits_all=True, verbose=False, n_threads=1, **options)
 
 
 def main() -> None:
