@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from edge_lfm.demo import demo_checkpoint
-from edge_lfm.errors import EdgeLfmError, ModelFileError, OutputError
+from edge_lfm.errors import EdgeLfmError, ModelFileError, OutputError, UnsupportedModelError
 from edge_lfm.formats import float8
 from edge_lfm.formats.checkpoint import FolderCheckpoint
 from edge_lfm.formats.packed import PackedFile, PackedWriter, TensorSpec
@@ -369,6 +369,55 @@ def test_other_quantized_checkpoints_are_refused(change: Any, reason: str, tmp_p
     with pytest.raises(EdgeLfmError, match=reason):
         convert(coded, tmp_path / "out", find_recipe("int8"))
     assert not list(tmp_path.glob("out*"))
+
+
+def test_a_folder_that_mlx_quantized_is_refused(tmp_path: Path) -> None:
+    raw = GOLDEN_CASES["qwen3"] | {"quantization": {"group_size": 64, "bits": 4}}
+    source = write_checkpoint(tmp_path / "in", raw)
+    with pytest.raises(UnsupportedModelError, match="quantization: quant_method None is not read"):
+        convert(source, tmp_path / "out", find_recipe("int8"))
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_missing_head_says_that_it_may_be_tied(tmp_path: Path) -> None:
+    """The weights of a tied model under a config that does not say so, as some converters write it."""
+    source = write_checkpoint(tmp_path / "in", GOLDEN_CASES["qwen3"] | {"tie_word_embeddings": True})
+    (source / "config.json").write_text(json.dumps(GOLDEN_CASES["qwen3"]), encoding="utf-8")
+    with pytest.raises(UnsupportedModelError, match=r"lm_head\.weight is missing, and .* \(tie_word_embeddings\)"):
+        convert(source, tmp_path / "out", find_recipe("int8"))
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_an_index_that_lists_what_no_shard_holds(tmp_path: Path) -> None:
+    parts = shard(tmp_path / "parts", GOLDEN_CASES["qwen3"], 5)
+    index = parts / "model.safetensors.index.json"
+    listed = json.loads(index.read_text(encoding="utf-8"))
+    listed["weight_map"]["model.norm.extra"] = "a.safetensors"
+    index.write_text(json.dumps(listed), encoding="utf-8")
+    with pytest.raises(ModelFileError, match=r"a\.safetensors: tensor model\.norm\.extra is missing, though"):
+        FolderCheckpoint(parts)
+
+
+@pytest.mark.parametrize(
+    ("case", "change", "named"),
+    [
+        ("moe", {"architectures": ["Lfm2MoeModel"]}, "Lfm2MoeModel"),
+        ("qwen2", {"use_mrope": True}, "use_mrope true"),
+        ("qwen3", {"rope_scaling": {"type": "longrope"}, "rope_parameters": None}, "longrope"),
+        ("qwen3_moe", {"attention_bias": True}, "attention_bias true"),
+        ("olmoe", {"clip_qkv": 8.0}, "clip_qkv 8.0"),
+    ],
+)
+def test_what_is_not_implemented_is_refused_before_anything_is_written(
+    case: str, change: dict, named: str, case_checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "model.safetensors").symlink_to(case_checkpoints[case] / "model.safetensors")
+    (source / "config.json").write_text(json.dumps(GOLDEN_CASES[case] | change), encoding="utf-8")
+    with pytest.raises(UnsupportedModelError, match=named):
+        convert(source, tmp_path / "out", find_recipe("balanced"))
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 def test_tensor_problems_are_named(tmp_path: Path) -> None:

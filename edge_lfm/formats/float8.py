@@ -39,13 +39,13 @@ def block_of(raw_config: Mapping[str, Any], where: str) -> tuple[int, int] | Non
     Raises:
         UnsupportedModelError: the checkpoint is quantized in another way.
     """
-    config = raw_config.get("quantization_config")
-    if config is None:
+    key = next((key for key in ("quantization_config", "quantization") if raw_config.get(key) is not None), None)
+    if key is None:
         return None
-    hint = "quantize from the original checkpoint"
+    config, hint = raw_config[key], "quantize from the original checkpoint"  # MLX's converter says `quantization`
     method = config.get("quant_method") if isinstance(config, Mapping) else None
     if method != "fp8":
-        raise UnsupportedModelError(f"{where}: quantization_config: quant_method {method!r:.40} is not read", hint=hint)
+        raise UnsupportedModelError(f"{where}: {key}: quant_method {method!r:.40} is not read", hint=hint)
     block = config.get("weight_block_size")
     if not isinstance(block, list) or len(block) != 2 or not all(type(n) is int and n > 0 for n in block):
         raise UnsupportedModelError(

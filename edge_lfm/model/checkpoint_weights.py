@@ -20,6 +20,8 @@ from edge_lfm.kernels.spec.tiles import definition
 from edge_lfm.model.plan import PackedTensor
 from edge_lfm.shape import Shape
 
+HEAD = "lm_head.weight"
+_UNTIED = ", and config.json does not say that the embedding is the head (tie_word_embeddings)"
 _EXPERT = re.compile(r".*\.feed_forward\.experts\.(\d+)\.(w1|w2|w3)\.weight")
 
 
@@ -40,7 +42,7 @@ class CheckpointWeights:
                 there = checkpoint.tensor_shape(stored)
                 used.add(stored)
                 if there is None:
-                    problems.append(f"{stored} is missing")
+                    problems.append(f"{stored} is missing" + (_UNTIED if source.name == HEAD else ""))
                 elif there != needed:
                     problems.append(f"{stored} is {list(there)}, config.json asks for {list(needed)}")
         problems += [f"{name} is unknown" for name in checkpoint.names if name not in used and not self._ignored(name)]
@@ -116,7 +118,7 @@ class CheckpointWeights:
 
     def _ignored(self, name: str) -> bool:
         """A tied head may be stored as well, and rotary frequencies are computed."""
-        return (name == "lm_head.weight" and self.shape.tied) or name.endswith("rotary_emb.inv_freq")
+        return (name == HEAD and self.shape.tied) or name.endswith("rotary_emb.inv_freq")
 
 
 def _part_of(fused: NDArray[Any], part: str) -> NDArray[Any]:
