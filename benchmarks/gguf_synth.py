@@ -1,4 +1,4 @@
-"""GGUF files of a published LFM2 shape with random weights, for llama.cpp to be measured on.
+"""GGUF files of a published shape with random weights, for llama.cpp to be measured on.
 
 Written in streaming with the `gguf` package; block formats as ggml defines them. Weights have the same
 spread as those of `edge-lfm synth`.
@@ -56,7 +56,7 @@ def write_gguf(raw_config: dict[str, Any], path: Path, kind: Any, embedding: Any
 def _type_of(name: str, shape: tuple[int, ...], kind: Any, embedding: Any) -> Any:
     if len(shape) == 1 or name.endswith(("ffn_gate_inp.weight", "shortconv.conv.weight")):
         return Kind.F32
-    return embedding if name == "token_embd.weight" else kind
+    return embedding if name in ("token_embd.weight", "output.weight") else kind
 
 
 def _random(name: str, shape: tuple[int, ...], dtype: Any, rng: np.random.Generator) -> np.ndarray:

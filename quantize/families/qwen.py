@@ -57,6 +57,7 @@ _LONG = {"rope_theta": 1e7, "max_position_embeddings": 262144}
 MODELS: dict[str, dict[str, Any]] = {
     "qwen3-30b-a3b": _SPARSE | _of(2048, 48, 32, 4, 6144) | {"moe_intermediate_size": 768},
     "qwen3-30b-a3b-2507": _SPARSE | _of(2048, 48, 32, 4, 6144) | {"moe_intermediate_size": 768} | _LONG,
+    "qwen3-coder-30b-a3b": _SPARSE | _of(2048, 48, 32, 4, 5472) | {"moe_intermediate_size": 768} | _LONG,
     "qwen3-235b-a22b": _SPARSE | _of(4096, 94, 64, 4, 12288) | {"moe_intermediate_size": 1536},
     "qwen3-0.6b": _QWEN3 | _of(1024, 28, 16, 8, 3072, tied=True),
     "qwen3-1.7b": _QWEN3 | _of(2048, 28, 16, 8, 6144, tied=True),

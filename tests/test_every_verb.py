@@ -1,0 +1,171 @@
+"""Every verb on a tiny random model of every family, with a tokenizer and a template: nothing is LFM2's alone."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from conftest import GOLDEN_CASES, write_checkpoint
+from hub import Hub
+from serving import serving
+from stepping import paging_ram
+
+from edge_lfm import Model
+from edge_lfm.architectures import family_of
+from edge_lfm.cli.main import main
+from edge_lfm.demo import demo_checkpoint
+from edge_lfm.formats.checkpoint import TOKENIZER_FILES
+from edge_lfm.kernels.spec.isa import select_isa
+from edge_lfm.pull import pull
+from edge_lfm.quantize.families import PUBLISHED
+from edge_lfm.quantize.recipe import recipe_names
+
+pytestmark = pytest.mark.slow
+
+FAMILIES = ("moe", "dense", "lfm3", "qwen2-tied-group3", "qwen3", "qwen3_moe", "olmoe")
+SPARSE = ("moe", "qwen3_moe", "olmoe")
+Verb = Callable[..., Any]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def case(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(case: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden case with the demo's vocabulary, split as the family's files split it."""
+    raw = GOLDEN_CASES[case] | {"vocab_size": 4096}
+    folder = write_checkpoint(tmp_path_factory.mktemp(case) / "checkpoint", raw)
+    for name in TOKENIZER_FILES:
+        if (demo_checkpoint() / name).exists():
+            (folder / name).write_bytes((demo_checkpoint() / name).read_bytes())
+    spelling = family_of(raw).gguf
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": spelling.split}
+    tokenizer["normalizer"] = {"type": "NFC"} if spelling.composes else None
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def verb(capsys: pytest.CaptureFixture[str]) -> Verb:
+    """Run a verb with --json: what it prints."""
+
+    def run(*arguments: object) -> Any:
+        capsys.readouterr()
+        assert main([*map(str, arguments), "--json"]) == 0, capsys.readouterr().err
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def packed(case: str, checkpoint: Path) -> Path:
+    folder = checkpoint.parent / "packed"
+    assert main(["quantize", str(checkpoint), "-o", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def model(packed: Path) -> Iterator[Model]:
+    with Model.load(packed, threads=1, context=256) as loaded:
+        yield loaded
+
+
+def test_from_a_checkpoint_to_figures(verb: Verb, checkpoint: Path, tmp_path: Path) -> None:
+    """calibrate, quantize by every recipe, verify, inspect, eval, bench."""
+    text = tmp_path / "text.txt"
+    text.write_text((demo_checkpoint() / "README.md").read_text(encoding="utf-8")[:3000], encoding="utf-8")
+    verb("calibrate", checkpoint, "--text", text, "-o", tmp_path / "cal", "--tokens", 256, "--window", 32)
+    lost = {}
+    for recipe in recipe_names():
+        folder = tmp_path / recipe
+        more = ("--calibration", tmp_path / "cal") if recipe == "balanced" else ()
+        report = verb("quantize", checkpoint, "-o", folder, "--recipe", recipe, *more)
+        assert verb("inspect", folder)["parameters"] == report["size"]["parameters"]
+        verb("verify", folder)
+        figures = verb("eval", folder, "--against", checkpoint, "--text", text, "--windows", 2, "--window", 32)
+        lost[recipe] = figures["texts"][0]["kl"]
+    assert lost["float32"] < lost["int8"] < lost["balanced"] < 1
+    tests = verb("bench", tmp_path / "balanced", "-p", 8, "-n", 4, "-r", 1)["results"]
+    assert [test["test"] for test in tests] == ["pp8", "tg4"]
+
+
+def test_answers_and_conversations(verb: Verb, packed: Path, model: Model, tmp_path: Path) -> None:
+    """run, and a session that is saved, restored, forked and undone."""
+    answer = verb("run", packed, "Hello", "-n", 6, "--ignore-eos")
+    assert len(answer["token_ids"]) == 6
+    session = model.session()
+    first = session.send("Hello", max_tokens=6)
+    session.send("And again", max_tokens=6)
+    session.save(tmp_path / "talk.session")
+    other, restored = session.fork(), model.restore(tmp_path / "talk.session")
+    for same in (session, other, restored):
+        same.undo()
+        assert same.send("Once more", max_tokens=6).token_ids == session.send("Once more", max_tokens=6).token_ids
+        same.undo()
+    assert model.generate("Hello", max_tokens=6).token_ids == first.token_ids
+
+
+def test_under_a_budget(case: str, verb: Verb, packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A model with experts gives the same tokens from a paged file; one without is refused."""
+    arguments = ("run", packed, "Hello", "-n", 6, "--ignore-eos", "--context", 128, "-t", 1)
+    if case in SPARSE:
+        paged = verb(*arguments, "--ram", paging_ram(packed, 128))
+        assert paged["paging"] and paged["token_ids"] == verb(*arguments)["token_ids"]
+    else:
+        assert main([*map(str, arguments), "--ram", "64M"]) == 4
+        assert "are missing" in capsys.readouterr().err
+
+
+def test_served(packed: Path) -> None:
+    body = {"model": "any", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+    with serving(str(packed)) as address:
+        answer = httpx.post(f"{address}/v1/chat/completions", json=body, timeout=60).json()
+    assert answer["usage"]["completion_tokens"] <= 4
+
+
+def test_out_and_in(case: str, verb: Verb, packed: Path, model: Model, tmp_path: Path) -> None:
+    """As GGUF and back, as an ONNX graph on onnxruntime, or refused by name."""
+    prompt = model.encode_prompt("Hello")
+    expected = model.logits(prompt)
+    verb("export", packed, "--format", "onnx", "-o", tmp_path / "onnx", "--activations", "float32")
+    with Model.load(tmp_path / "onnx", threads=1) as exported:
+        found = exported.logits(prompt)
+    assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()  # the engine's activations have 8 bits
+    verb("export", packed, "--format", "gguf", "-o", tmp_path / "m.gguf", "--type", "q8_0")
+    verb("quantize", tmp_path / "m.gguf", "-o", tmp_path / "again")
+    with Model.load(tmp_path / "again", threads=1) as again:
+        assert again.stop_ids == model.stop_ids
+        assert again.encode_prompt("Hello") == prompt
+        found = again.logits(prompt)
+    assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
+
+
+def test_shapes_without_weights(case: str, verb: Verb, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """fit and synth, by a name."""
+    monkeypatch.setitem(PUBLISHED, "tiny", GOLDEN_CASES[case])
+    assert verb("fit", "tiny", "--device", "rpi5-8g")["fit"]["fits"]
+    verb("synth", "tiny", "-o", tmp_path / "random")
+    assert verb("bench", tmp_path / "random", "-p", 4, "-n", 2, "-r", 1)["results"]
+
+
+def test_pulled(checkpoint: Path, tmp_path: Path) -> None:
+    with Hub({"owner/model": checkpoint}) as hub:
+        pull("owner/model", tmp_path / "here", endpoint=hub.endpoint, quiet=True)
+    assert (tmp_path / "here/model.safetensors").read_bytes() == (checkpoint / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("case", ["qwen3_moe"], scope="module")
+def test_bundled(packed: Path, verb: Verb, tmp_path: Path) -> None:
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    verb("bundle", packed, "--target", select_isa().name, "--python", here, "-o", tmp_path / "bundle")
+    shipped = next((tmp_path / "bundle").rglob("model.safetensors"))
+    assert shipped.read_bytes() == (packed / "model.safetensors").read_bytes()
