@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from edge_lfm.memory.prefault import Prefault
 from edge_lfm.model.packed_model import PackedModel
@@ -80,8 +81,21 @@ def prepare_peer(work: Path, shape: str, name: str) -> Path:
     theirs = work / f"{shape}-{kind}.gguf"
     if not theirs.exists():
         types = gguf.GGMLQuantizationType
-        write_gguf(family_config(shape), theirs, types[kind], types[embedding])
+        write_gguf(known_to_peer(family_config(shape)), theirs, types[kind], types[embedding])
     return theirs
+
+
+def known_to_peer(raw_config: dict[str, Any]) -> dict[str, Any]:
+    """The shape itself; LFM3, which this version of the peer does not know, as an LFM2 with its matrices.
+
+    What the peer is spared: norms behind the branches, gates of heads. What it does more: all attention is full.
+    """
+    if raw_config["model_type"] != "lfm3":
+        return raw_config
+    full = [kind.replace("sliding_attention", "full_attention") for kind in raw_config["layer_types"]]
+    other = {"model_type": "lfm2", "architectures": ["Lfm2ForCausalLM"], "block_auto_adjust_ff_dim": False}
+    positions = {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}
+    return raw_config | other | positions | {"layer_types": full}
 
 
 def fill_page_cache(model: Path) -> None:
