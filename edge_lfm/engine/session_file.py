@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,9 @@ def _read(file: PackedFile, path: Path, state: State, model: str, vocab: int) ->
 
 
 def _read_conv(file: PackedFile, position: int, state: State, name: str | None = None) -> Checkpoint:
-    layers, shape = list(state.conv), next(iter(state.conv.values())).shape if state.conv else (0, 0)
+    if not state.conv:  # a model of attention alone: its checkpoints are positions
+        return Checkpoint(position, {})
+    layers, shape = list(state.conv), next(iter(state.conv.values())).shape
     raw = file.tensor(name or f"checkpoint.{position}", "U8", 4 * len(layers) * shape[0] * shape[1])
     values = raw.view(np.float32).reshape(len(layers), *shape)
     if not np.isfinite(values).all():
@@ -124,13 +126,10 @@ def _read_conv(file: PackedFile, position: int, state: State, name: str | None =
 
 def _arrays(sequence: TokenSequence) -> Iterator[tuple[str, NDArray[Any]]]:
     yield "ids", np.array(sequence.ids, np.int32)
-    yield "conv", _stack(sequence.state.conv.values())
+    if sequence.state.conv:
+        yield "conv", np.stack(list(sequence.state.conv.values()))
     for name, view in sequence.state.cache_views(len(sequence.ids)):
         yield name, np.ascontiguousarray(view)
     for position, checkpoint in sorted(sequence.checkpoints.items()):
-        yield f"checkpoint.{position}", _stack(checkpoint.conv.values())
-
-
-def _stack(arrays: Sequence[NDArray[np.float32]] | Any) -> NDArray[np.float32]:
-    arrays = list(arrays)
-    return np.stack(arrays) if arrays else np.zeros(1, np.float32)
+        if checkpoint.conv:
+            yield f"checkpoint.{position}", np.stack(list(checkpoint.conv.values()))
