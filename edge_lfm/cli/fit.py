@@ -167,8 +167,7 @@ def advice(args: argparse.Namespace, shape: Shape, demand: Demand, place: Place,
     """What would help: more memory, faster storage, a smaller model."""
     lines = []
     if not verdict.fits:
-        threads = pays(place.threads, demand.bytes_per_token)
-        lines.append(what_fits(shape, place.budget, Wishes(context=args.context, threads=threads)))
+        lines.append(what_fits(shape, place.budget, Wishes(context=args.context, threads=place.threads)))
 
     def speed(place: Place) -> float:
         return speed_of(demand, plan_for(shape, demand, place, args.context), place, args.uniform).decode_tps
