@@ -48,6 +48,7 @@ _STAND_INS = {
     "[--type q8_0]": "--type q8_0",
     "NAME": "rpi5-8g",
     "REPO": "LiquidAI/LFM2-24B-A2B",
+    "RECIPE": "int4",
     "VERB": "run",
 }
 """Part of a line -> what stands for it, where it is no name of a file."""
