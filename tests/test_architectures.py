@@ -58,6 +58,7 @@ BROKEN_CONFIGS = {
 }
 
 YARN = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 64}
+KINDS_OF_ATTENTION = ("full_attention", "sliding_attention")
 OTHER_BROKEN_CONFIGS = [
     ("moe", {"architectures": ["Lfm2Model"]}, "architectures"),
     ("qwen2", {"architectures": ["Qwen2ForSequenceClassification"]}, "Qwen2ForSequenceClassification"),
@@ -97,7 +98,7 @@ OTHER_BROKEN_CONFIGS = [
     ("lfm3", {"rope_parameters": {"full_attention": {}, "sliding_attention": {}}}, "rope_theta is missing"),
     (
         "lfm3",
-        {"rope_parameters": {key: {"rope_theta": 1, "factor": 2} for key in ("full_attention", "sliding_attention")}},
+        {"rope_parameters": {key: {"rope_theta": 1, "factor": 2} for key in KINDS_OF_ATTENTION}},
         "the factor 2",
     ),
     (
@@ -144,11 +145,19 @@ def test_dense_widths_are_refused_by_name(change: dict, word: str) -> None:
         read_shape(GOLDEN_CASES["dense-adjusted-width"] | change)
 
 
-@pytest.mark.parametrize("case", ["moe", "qwen2", "qwen3", "qwen3_moe", "olmoe"])
+@pytest.mark.parametrize("case", ["moe", "lfm3", "qwen2", "qwen3", "qwen3_moe", "olmoe"])
 @pytest.mark.parametrize("value", [0, -1, 2**31, 1e300, None, "x", [], {}, True], ids=str)
 def test_no_config_value_ends_in_a_traceback(case: str, value: object) -> None:
     for field in GOLDEN_CASES[case]:
         read_or_refuse(GOLDEN_CASES[case] | {field: value})
+
+
+@pytest.mark.parametrize("field", ["rope_type", "rope_theta", "partial_rotary_factor", "factor"])
+@pytest.mark.parametrize("value", [0, -1, 2**31, 1e300, "x", [], {}, True], ids=str)
+def test_no_rotary_parameter_ends_in_a_traceback(field: str, value: object) -> None:
+    nested = {kind: GOLDEN_CASES["lfm3"]["rope_parameters"][kind] | {field: value} for kind in KINDS_OF_ATTENTION}
+    read_or_refuse(GOLDEN_CASES["lfm3"] | {"rope_parameters": nested})
+    read_or_refuse(GOLDEN_CASES["qwen2"] | {"rope_parameters": YARN | {field: value}})
 
 
 def read_or_refuse(raw: dict) -> None:

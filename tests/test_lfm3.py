@@ -135,6 +135,7 @@ def test_what_llama_cpp_has_not_is_refused(case: str, case_checkpoints: dict[str
         ({}, None, "rope_freqs.weight is missing"),
         ({}, [1.0] * 8 + [4.0] * 8, "scales positions"),
         ({}, [1e30] * 8 + [1.0] * 8, "scales positions"),
+        ({}, [1.0] * 8, "has 8 numbers for heads of 32 values"),
         ({}, [np.nan] * 16, "scales positions"),
         ({"lfm3.attention.causal": False}, [1.0] * 16, "attention.causal false"),
         ({"lfm3.decision.type": True}, [1.0] * 16, "lfm3.decision.type is set"),
@@ -214,4 +215,14 @@ def test_the_text_part_of_an_unknown_family_is_not_read(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "in", GOLDEN_CASES["lfm3"])
     (folder / "config.json").write_text(json.dumps({"model_type": "llava", "text_config": GOLDEN_CASES["lfm3"]}))
     with pytest.raises(UnsupportedModelError, match="model_type 'llava'"):
+        FolderCheckpoint(folder).describe()
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"text_config": {"model_type": ["lfm3"]}}, {"text_config": [], "model_type": 3}]
+)
+def test_a_config_of_no_type_is_refused(config: dict[str, Any], tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "in", GOLDEN_CASES["lfm3"])
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedModelError, match="model_type"):
         FolderCheckpoint(folder).describe()

@@ -37,7 +37,9 @@ def text_part(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     part, whole = raw.get("text_config"), str(raw.get("model_type"))
     model_type = part.get("model_type") if isinstance(part, Mapping) else None
-    if not isinstance(part, Mapping) or model_type not in _FAMILIES or not whole.startswith(f"{model_type}_"):
+    if not isinstance(part, Mapping) or not isinstance(model_type, str) or model_type not in _FAMILIES:
+        return raw
+    if not whole.startswith(f"{model_type}_") or whole in _FAMILIES:
         return raw
     outside = {name: raw[name] for name in _OUTSIDE if raw.get(name) is not None}
     stated = {name: value for name, value in part.items() if value is not None}

@@ -37,7 +37,8 @@ def read(file: GgufKeys) -> dict[str, Any]:
     for key in ("attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.freq_base_swa", "shortconv.l_cache"):
         decoder_gguf.check_present(file, key)
     per_layer, pattern = get("attention.head_count_kv"), get("attention.sliding_window_pattern")
-    if not isinstance(per_layer, list) or not isinstance(pattern, list) or len(per_layer) != len(pattern):
+    numbers = isinstance(per_layer, list) and all(isinstance(heads, int) for heads in per_layer)
+    if not numbers or not isinstance(pattern, list) or len(per_layer) != len(pattern):
         raise _refuse(file, "attention.head_count_kv and attention.sliding_window_pattern must name every layer")
     width = get("attention.key_length")
     for key in ("attention.value_length", "rope.dimension_count"):
@@ -80,9 +81,11 @@ def _check_generates(file: GgufKeys) -> None:
 
 def _turned(file: GgufKeys) -> float:
     """The part of the pairs that turn in full attention."""
-    divisors = file.floats(_FREQUENCIES)
+    divisors, width = file.floats(_FREQUENCIES), file.get("attention.key_length")
     if divisors is None:
         raise _refuse(file, f"{_FREQUENCIES} is missing, or not float32")
+    if not isinstance(width, int) or len(divisors) != width // 2:
+        raise _refuse(file, f"{_FREQUENCIES} has {len(divisors)} numbers for heads of {width!r:.40} values")
     turned = int(np.count_nonzero(divisors == 1))
     if not turned or not (divisors[:turned] == 1).all() or not (divisors[turned:] >= _LEAST_STAYS).all():
         raise _refuse(file, f"{_FREQUENCIES} scales positions, which is not implemented")

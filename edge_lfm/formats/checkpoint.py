@@ -157,13 +157,14 @@ class FolderCheckpoint(HubCheckpoint):
                 f"{folder} {what}", hint="give the folder of a Hugging Face checkpoint, or a GGUF file"
             )
         whole = read_json(folder / "config.json")
-        self.raw_config = dict(text_part(whole))
+        part = text_part(whole)
+        self.raw_config = dict(part)
         self.text_files = read_text_files(folder)
         self._float8_block = float8.block_of(self.raw_config, self.config_source)
         self._files: list[SafetensorsFile] = []
         try:
             self._tensors = self._open()
-            if self.raw_config["model_type"] != whole["model_type"]:
+            if part is not whole:
                 self._leave_out(str(whole["model_type"]))
             self._scales = self._take_scales()
         except ModelFileError:
