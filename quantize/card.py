@@ -43,7 +43,8 @@ def model_card(report: Mapping[str, Any], evaluation: Mapping[str, Any] | None =
         "|---|---|---|---|",
     ]
     for kind, error in report["relative_rmse_by_class"].items():
-        scheme = recipe["schemes"].get(kind, "float32")
+        schemes = recipe["schemes"]
+        scheme = schemes.get(kind, "float32") + (f"; w2 {schemes[w2]}" if (w2 := f"{kind}_down") in schemes else "")
         lines.append(f"| {kind} | {scheme} | {size['bits_by_class'][kind]:.2f} | {error:.4f} |")
     if not report["feedback_kept"].endswith("of 0"):
         lines += ["", f"Error feedback was kept for {report['feedback_kept']} matrices."]

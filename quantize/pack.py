@@ -83,12 +83,12 @@ def pack_tensor(
     if tensor.floats is not None:
         values = np.ascontiguousarray(weights(tensor.floats.name))
         return Packed(values, ErrorSum(signal=float(np.vdot(values, values))), (_hash(weights, tensor.floats),))
-    total, scheme = ErrorSum(), SCHEMES[tensor.scheme]
+    total = ErrorSum()
 
     def searched(name: str, values: NDArray[Any], scheme: Scheme) -> tuple[NDArray[np.uint8], ErrorSum]:
         return encode(values, scheme, kernels, recipe.plain, importance.get(name))
 
-    parts = [_pack_matrix(matrix, scheme, weights, encode_source or searched, total) for matrix in tensor.matrices]
+    parts = [_pack_matrix(matrix, weights, encode_source or searched, total) for matrix in tensor.matrices]
     return Packed(np.concatenate(parts), total, tuple(_hash(weights, source) for source in tensor.sources))
 
 
@@ -153,12 +153,11 @@ def interleave(parts: list[NDArray[np.uint8]], scheme: Scheme, cols: int) -> NDA
 
 def _pack_matrix(
     matrix: Matrix,
-    scheme: Scheme,
     weights: CheckpointWeights,
     encode_source: Encode,
     total: ErrorSum,
 ) -> NDArray[np.uint8]:
-    parts = []
+    parts, scheme = [], SCHEMES[matrix.scheme]
     for source in matrix.sources:
         try:
             exact = weights.exact(source.name, scheme)

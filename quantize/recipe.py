@@ -1,7 +1,8 @@
 """Recipes: which scheme each class of tensors gets, and how it is rounded. TOML files, built in or the user's own.
 
 [schemes]            # one for each class: experts, ffn, conv, attention, embedding
-experts = "codebook4_g32"
+experts = "code3_g32"
+experts_down = "codebook4_g32"    # optional, as is ffn_down: w2, where it has another scheme than w1 and w3
 [rounding]           # optional
 plain = true         # ggml's Q4_0 grid for int4_g32, without a search
 """
@@ -19,7 +20,7 @@ from edge_lfm.errors import ModelFileError, UsageError
 from edge_lfm.formats.strict import read_toml
 from edge_lfm.kernels.spec.schemes import INT8_G32, SCHEMES, scheme_like
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
-from edge_lfm.model.plan import TENSOR_CLASSES, PackedTensor, Schemes
+from edge_lfm.model.plan import DOWN_CLASSES, TENSOR_CLASSES, PackedTensor, Schemes
 
 DEFAULT_RECIPE = "balanced"
 _FOLDER = Path(__file__).parent / "recipes"
@@ -91,9 +92,10 @@ def _parse(content: Mapping[str, Any], path: Path) -> Recipe:
     by_class, rounding = content.get("schemes", {}), content.get("rounding", {})
     if not isinstance(by_class, dict) or not isinstance(rounding, dict):
         raise UsageError(f"recipe {path}: [schemes] and [rounding] must be tables", hint="see quantize/recipes/*.toml")
-    _check_keys(by_class, TENSOR_CLASSES, path, "[schemes]")
+    kinds = (*TENSOR_CLASSES, *(kind for kind in DOWN_CLASSES if kind in by_class))
+    _check_keys(by_class, (*TENSOR_CLASSES, *DOWN_CLASSES), path, "[schemes]")
     _check_keys(rounding, _ROUNDING, path, "[rounding]")
-    for kind in TENSOR_CLASSES:
+    for kind in kinds:
         name = by_class.get(kind)
         if not isinstance(name, str) or name not in SCHEMES:
             what = f"the unknown scheme {name!r:.80}" if kind in by_class else "no scheme"
@@ -101,7 +103,7 @@ def _parse(content: Mapping[str, Any], path: Path) -> Recipe:
     for key, value in rounding.items():
         if not isinstance(value, bool):
             raise UsageError(f"recipe {path}: {key} is {value!r:.80}", hint="it must be true or false")
-    schemes = Schemes(path.stem, {kind: by_class[kind] for kind in TENSOR_CLASSES})
+    schemes = Schemes(path.stem, {kind: by_class[kind] for kind in kinds})
     return Recipe(path.stem, str(content.get("summary", "")), schemes, rounding.get("plain", False))
 
 

@@ -68,12 +68,12 @@ def random_tensor(tensor: PackedTensor, rng: np.random.Generator) -> NDArray[Any
         if tensor.name.endswith("conv.conv.weight"):
             return rng.standard_normal(shape, np.float32) * np.float32(0.5)
         return np.zeros(shape, np.float32) if tensor.name.endswith("bias") else np.ones(shape, np.float32)
-    return np.concatenate([_random_matrix(m, tensor, rng) for m in tensor.matrices])
+    return np.concatenate([_random_matrix(m, tensor.kind, rng) for m in tensor.matrices])
 
 
-def _random_matrix(matrix: Matrix, tensor: PackedTensor, rng: np.random.Generator) -> NDArray[np.uint8]:
-    scheme, spread = SCHEMES[tensor.scheme], matrix.cols**-0.5
-    if tensor.kind == ROUTER_CLASS:
+def _random_matrix(matrix: Matrix, kind: str, rng: np.random.Generator) -> NDArray[np.uint8]:
+    scheme, spread = SCHEMES[matrix.scheme], matrix.cols**-0.5
+    if kind == ROUTER_CLASS:
         spread *= 4  # logits wide enough to tell experts apart
     tiles: NDArray[np.uint8] = definition(scheme).random_tiles(
         scheme, -(-matrix.rows // TILE_ROWS), matrix.cols, spread, rng

@@ -101,7 +101,7 @@ def packed_cases(
     base = tmp_path_factory.mktemp("packed")
     return {
         scheme: _PackedCases(base / scheme, scheme, case_checkpoints)
-        for scheme in ("float32", "int8", "int4", "balanced")
+        for scheme in ("float32", "int8", "int4", "balanced", "compact")
     }
 
 
@@ -109,7 +109,7 @@ def packed_cases(
 def demo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """scheme -> packed demo model."""
     base = tmp_path_factory.mktemp("demo")
-    made = {scheme: base / scheme for scheme in ("float32", "int8", "int4", "balanced", "quality", "q4_0")}
+    made = {scheme: base / scheme for scheme in ("float32", "int8", "int4", "balanced", "compact", "quality", "q4_0")}
     for scheme, folder in made.items():
         convert(demo_checkpoint(), folder, find_recipe(scheme))
     return made

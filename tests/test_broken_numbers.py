@@ -76,10 +76,10 @@ def place_of(model: PackedModel, name: str, weight: Weight) -> tuple[int, str]:
     if piece.floats is not None:
         return at, "<f4"
     matrix = piece.matrices[1 if weight.w2 else 0]
-    scheme = SCHEMES[piece.scheme]
+    scheme = SCHEMES[matrix.scheme]
     if weight.w2:
-        at += scheme.matrix_bytes(piece.matrices[0].rows, piece.matrices[0].cols)
-    within, dtype = SCALE_AT[piece.scheme]
+        at += piece.matrices[0].nbytes
+    within, dtype = SCALE_AT[matrix.scheme]
     width = np.dtype(dtype).itemsize
     return at + weight.row // 16 * scheme.tile_bytes(matrix.cols) + within + weight.row % 16 * width, dtype
 

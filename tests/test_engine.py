@@ -81,7 +81,7 @@ def test_float32_model_equals_transformers(
     assert error <= max(FLOAT16_STEP * np.abs(expected).max(), 1.1 * effect)
 
 
-@pytest.mark.parametrize("scheme", ["int8", "int4", "balanced"])
+@pytest.mark.parametrize("scheme", ["int8", "int4", "balanced", "compact"])
 @pytest.mark.parametrize("case", GOLDEN_CASES)
 def test_quantized_model_follows_the_reference(
     case: str, scheme: str, packed_cases: dict[str, dict[str, Path]]
@@ -96,7 +96,20 @@ def test_quantized_model_follows_the_reference(
     assert gap.mean() < effect.mean() / 2
 
 
-@pytest.mark.parametrize("scheme", ["float32", "int8", "int4", "balanced"])
+@pytest.mark.parametrize("isa", TIERS)
+@pytest.mark.parametrize("case", ["dense-group3", "moe"])
+def test_w2_has_a_scheme_of_its_own_on_every_tier(
+    case: str, isa: str, packed_cases: dict[str, dict[str, Path]]
+) -> None:
+    """As above; with w2 read in the scheme of w1 and w3, or at its offset, nothing would be near."""
+    ids, folder = goldens_tool.token_ids(case), packed_cases["compact"][case]
+    expected = reference_logits(folder, ids)
+    gap = divergence(expected, engine_logits(folder, ids, isa=isa))
+    assert gap[0] < 1e-9
+    assert gap.mean() < divergence(reference_logits(folder, ids, integers=False), expected).mean() / 2
+
+
+@pytest.mark.parametrize("scheme", ["float32", "int8", "int4", "balanced", "compact"])
 @pytest.mark.parametrize("case", ["dense-group3", "moe", "moe-untied-conv4", "qwen2-tied-group3", "olmoe"])
 def test_chunks_threads_and_batch_change_nothing(
     case: str, scheme: str, packed_cases: dict[str, dict[str, Path]]
@@ -108,7 +121,7 @@ def test_chunks_threads_and_batch_change_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["float32", "int8", "int4", "balanced", "quality", "q4_0"])
+@pytest.mark.parametrize("scheme", ["float32", "int8", "int4", "balanced", "compact", "quality", "q4_0"])
 def test_demo_follows_the_reference_and_its_greedy_text(
     scheme: str, demo: dict[str, Path], demo_goldens: dict[str, dict]
 ) -> None:

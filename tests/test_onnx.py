@@ -37,13 +37,14 @@ from edge_lfm.kernels.spec.ref import F32
 from edge_lfm.memory.plan import Wishes, overhead_bytes
 from edge_lfm.model.onnx_model import OnnxModel
 from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
+from edge_lfm.model.plan import TENSOR_CLASSES, Schemes
 from edge_lfm.model.reference import ReferenceModel
 from edge_lfm.quantize.convert import convert
-from edge_lfm.quantize.recipe import find_recipe
+from edge_lfm.quantize.recipe import Recipe, find_recipe
 
 pytestmark = pytest.mark.slow
 
-RECIPES = ("int4", "int8", "balanced", "quality", "small")
+RECIPES = ("int4", "int8", "balanced", "compact", "quality", "small")
 PROMPT = "What is the capital of France?"
 
 
@@ -403,9 +404,16 @@ def test_what_cannot_be_exported(packed_cases: dict[str, dict[str, Path]], tmp_p
         pytest.raises(UnsupportedModelError, match="float32 experts"),
     ):
         write_onnx(source, tmp_path / "g")
+    mixed = dict.fromkeys(TENSOR_CLASSES, "int8_g32") | {"experts": "int4_g32", "experts_down": "codebook4_g32"}
+    convert(demo_checkpoint(), tmp_path / "mixed", Recipe("mixed", "", Schemes("mixed", mixed)))
+    with (
+        open_source(tmp_path / "mixed") as source,
+        pytest.raises(UnsupportedModelError, match="experts in codebook4_g32 and int4_g32"),
+    ):
+        write_onnx(source, tmp_path / "g")
     with open_source(demo_checkpoint()) as source, pytest.raises(UnsupportedModelError, match="edge-lfm quantize"):
         write_onnx(source, tmp_path / "g")
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["mixed"]
 
 
 def test_a_full_disk_leaves_nothing(

@@ -17,11 +17,11 @@ from edge_lfm.architectures import read_shape
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import EdgeLfmError, ModelFileError, OutputError, UnsupportedModelError, UsageError
 from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
-from edge_lfm.model.plan import plan_tensors
+from edge_lfm.model.plan import TENSOR_CLASSES, Schemes, plan_tensors
 from edge_lfm.model.sizes import measure_sizes
 from edge_lfm.quantize.convert import convert, plan_conversion
 from edge_lfm.quantize.families import family_config
-from edge_lfm.quantize.recipe import find_recipe, recipe_names
+from edge_lfm.quantize.recipe import Recipe, find_recipe, recipe_names
 from edge_lfm.quantize.synth import synthesize
 
 
@@ -59,9 +59,11 @@ def test_the_report_tells_what_is_in_the_file(scheme: str, tmp_path: Path) -> No
         exact_folder = tmp_path / "exact"
         convert(demo_checkpoint(), exact_folder, find_recipe("float32"))
         with PackedModel(exact_folder) as exact:
-            name = "model.layers.3.feed_forward.experts.5.w2.weight"
-            a = UnpackedWeights(exact, integers=False)(name)
-            b = UnpackedWeights(packed, integers=False)(name)
+            names = [f"model.layers.3.feed_forward.experts.5.{w}.weight" for w in ("w1", "w3", "w2")]
+            a, b = (
+                np.concatenate([UnpackedWeights(model, integers=False)(name).ravel() for name in names])
+                for model in (exact, packed)
+            )
         error = np.linalg.norm(a - b) / np.linalg.norm(a)
         assert error == pytest.approx(report.relative_rmse_by_class["experts"], rel=0.1, abs=1e-9)
         assert same.schemes.recipe == scheme
@@ -172,6 +174,10 @@ RECIPES = {
     "unknown class": ('[schemes]\nexpert = "int8_g32"', "no 'expert'"),
     "missing class": ('[schemes]\nexperts = "int8_g32"', "class ffn has no scheme"),
     "unknown scheme": ('[schemes]\nexperts = "int3"', "unknown scheme 'int3'"),
+    "unknown scheme of w2": (
+        "[schemes]\n" + "\n".join(f'{kind} = "int8_g32"' for kind in TENSOR_CLASSES) + '\nexperts_down = "int2"',
+        "class experts_down has the unknown scheme 'int2'",
+    ),
     "unknown key": ("nonsense = 1", "no 'nonsense'"),
     "not a table": ("schemes = 3", "must be tables"),
     "unknown rounding": ("[rounding]\nmagic = true", "no 'magic'"),
@@ -187,6 +193,33 @@ def test_recipes_are_refused_by_name(name: str, tmp_path: Path) -> None:
         find_recipe(str(path))
 
 
+@pytest.mark.parametrize("key", ["experts_down", "experts_up"])
+def test_a_packed_model_with_an_unknown_scheme_of_w2_is_refused(key: str, tmp_path: Path) -> None:
+    convert(demo_checkpoint(), tmp_path / "m", find_recipe("compact"))
+    config = tmp_path / "m/config.json"
+    raw = json.loads(config.read_text(encoding="utf-8"))
+    raw["quantization_config"]["schemes"][key] = "int2"
+    config.write_text(json.dumps(raw), encoding="utf-8")
+    with pytest.raises(ModelFileError, match="has the schemes"):
+        PackedModel(tmp_path / "m")
+
+
+def test_w2_shrinks_alone(tmp_path: Path) -> None:
+    """w1 and w3 are the bytes of a recipe with one scheme for the whole expert, w2 those of another one's."""
+    kinds = dict.fromkeys(TENSOR_CLASSES, "int8_g32")
+    parts = {"both": {"experts": "code3_g32", "experts_down": "int4_g32"}}
+    parts |= {name: {"experts": name} for name in ("code3_g32", "int4_g32")}
+    blocks = {}
+    for name, own in parts.items():
+        convert(demo_checkpoint(), tmp_path / name, Recipe(name, "", Schemes(name, kinds | own)))
+        with PackedModel(tmp_path / name) as model:
+            tensor = model.tensors["model.layers.3.feed_forward.experts.5"]
+            stored = np.split(model.bytes_of(tensor.name).copy(), [tensor.matrices[0].nbytes])
+            assert [len(part) for part in stored] == [matrix.nbytes for matrix in tensor.matrices]
+            blocks[name] = [part.tobytes() for part in stored]
+    assert blocks["both"] == [blocks["code3_g32"][0], blocks["int4_g32"][1]]
+
+
 def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     lines = [f'{kind} = "int8_g32"' for kind in ("ffn", "conv", "attention", "embedding")]
@@ -194,7 +227,8 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
     report = convert(demo_checkpoint(), tmp_path / "m", find_recipe(str(path)))
     assert report.recipe["name"] == "mine"
     with PackedModel(tmp_path / "m") as model:
-        assert {p.scheme for p in model.tensors.values() if p.kind == "experts"} == {"codebook4_g16"}
+        experts = [tensor for tensor in model.tensors.values() if tensor.kind == "experts"]
+        assert {m.scheme for tensor in experts for m in tensor.matrices} == {"codebook4_g16"}
         assert model.provenance == report.provenance
 
 

@@ -18,8 +18,8 @@ from edge_lfm.export.onnx_data import ExternalData
 from edge_lfm.export.onnx_graph import ROPE_POSITIONS, ModelGraph
 from edge_lfm.export.onnx_nodes import onnx_package
 from edge_lfm.export.source import ExportSource
-from edge_lfm.kernels.spec.schemes import SCHEMES
 from edge_lfm.model.onnx_model import GRAPH
+from edge_lfm.model.plan import EXPERT_CLASS
 from edge_lfm.quantize.convert import check_room
 from edge_lfm.quantize.output import check_output, staged_folder, write_json
 from edge_lfm.shape import Shape
@@ -93,9 +93,15 @@ def _check(source: ExportSource) -> None:
                 f"{source.path}: layer {n} turns {attention.rope.width} of a head's {attention.width} values",
                 hint="GroupQueryAttention of onnxruntime turns whole heads",
             )
-    if any(p.kind == "experts" and not SCHEMES[p.scheme].quantized for p in source.tensors.values()):
+    schemes = {source.scheme(name) for name, tensor in source.tensors.items() if tensor.kind == EXPERT_CLASS}
+    if any(not scheme.quantized for scheme in schemes):
         raise UnsupportedModelError(
             f"{source.path} has float32 experts", hint="no operator of onnxruntime routes those; use an int8 recipe"
+        )
+    if len({(scheme.integer_bits, scheme.block) for scheme in schemes}) > 1:
+        names = " and ".join(sorted(scheme.name for scheme in schemes))
+        raise UnsupportedModelError(
+            f"{source.path} has experts in {names}", hint="onnxruntime's QMoE knows one width and block for all of them"
         )
 
 

@@ -38,7 +38,7 @@ class ExportSource:
 
     def scheme(self, name: str) -> Scheme:
         """How a tensor is stored: float32 for all of a checkpoint."""
-        return SCHEMES[self.tensors[name].scheme]
+        return SCHEMES[self.tensors[name].scheme_of(name)]
 
     def values(self, name: str) -> F32:
         """A tensor as float32."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.kernels.spec.layout import LAYER, MATRIX
-from edge_lfm.kernels.spec.schemes import FLOAT32
+from edge_lfm.kernels.spec.schemes import FLOAT32, SCHEMES
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.plan import dense_name, expert_name, head_name
 from edge_lfm.model.rotary import RotaryTables
@@ -63,7 +63,7 @@ class _Binder:
     def matrix(self, name: str, bias: str = "") -> NDArray[Any]:
         matrix = self.model.tensors[name].matrices[0]
         record = np.zeros(1, MATRIX)
-        record["scheme"], record["rows"], record["cols"] = self.model.scheme_id(name), matrix.rows, matrix.cols
+        record["scheme"], record["rows"], record["cols"] = SCHEMES[matrix.scheme].id, matrix.rows, matrix.cols
         record["address"] = self.address(self.model.bytes_of(name))
         record["bias"] = self.floats(bias) if bias else 0
         return record
@@ -113,5 +113,6 @@ class _Binder:
         layer["experts"] = self.address(blocks)
         if router is not None:
             self.tables[n] = blocks
-        layer["expert_scheme"] = self.model.scheme_id(names[0])
-        layer["expert_width"] = self.model.tensors[names[0]].matrices[1].cols
+        gate_up, down = self.model.tensors[names[0]].matrices
+        layer["gate_up_scheme"], layer["down_scheme"] = SCHEMES[gate_up.scheme].id, SCHEMES[down.scheme].id
+        layer["expert_width"] = down.cols

@@ -5,7 +5,6 @@ Knows files and names; does not know how a step runs.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +23,7 @@ from edge_lfm.kernels.spec.layout import LAYOUT_VERSION
 from edge_lfm.kernels.spec.ref import F32, Quantized
 from edge_lfm.kernels.spec.schemes import SCHEMES, Scheme
 from edge_lfm.kernels.spec.tiles import unpack_tiles
-from edge_lfm.model.plan import EXPERT_CLASS, TENSOR_CLASSES, Matrix, PackedTensor, Schemes, plan_tensors
+from edge_lfm.model.plan import DOWN_CLASSES, EXPERT_CLASS, TENSOR_CLASSES, Matrix, PackedTensor, Schemes, plan_tensors
 
 
 def is_packed(folder: Path) -> bool:
@@ -114,9 +113,6 @@ class PackedModel:
         assert source is not None
         return self.bytes_of(name).view(np.float32).reshape(source.shape)
 
-    def scheme_id(self, name: str) -> int:
-        return SCHEMES[self.tensors[name].scheme].id
-
     def verify(self, advance: Callable[[int], object] = lambda _bytes: None) -> list[str]:
         """The names of what is not as it was written: tensors by their checksums, and the padding between them.
 
@@ -163,12 +159,11 @@ class UnpackedWeights:
             return self.model.floats(tensor.name)
         first = 0
         for other in tensor.matrices:
-            size = PackedTensor("", tensor.kind, tensor.scheme, (other,)).nbytes
             if other is matrix:
-                packed = self.model.bytes_of(tensor.name)[first : first + size]
+                packed = self.model.bytes_of(tensor.name)[first : first + matrix.nbytes]
                 break
-            first += size
-        values = _unpack(packed, matrix, SCHEMES[tensor.scheme], name)
+            first += other.nbytes
+        values = _unpack(packed, matrix, SCHEMES[matrix.scheme], name)
         return values.values() if isinstance(values, Quantized) and not self.integers else values
 
 
@@ -197,11 +192,14 @@ def _read_schemes(raw: Any, folder: Path) -> Schemes:
             hint="quantize the model again, or install the matching edge-lfm",
         )
     by_class = raw.get("schemes")
-    if not isinstance(by_class, Mapping) or any(
-        re.fullmatch("|".join(SCHEMES), str(by_class.get(kind))) is None for kind in TENSOR_CLASSES
+    known = {*TENSOR_CLASSES, *DOWN_CLASSES}
+    if (
+        not isinstance(by_class, Mapping)
+        or not set(TENSOR_CLASSES) <= by_class.keys() <= known
+        or any(name not in tuple(SCHEMES) for name in by_class.values())
     ):
         raise ModelFileError(
             f"{where} has the schemes {by_class!r}, this edge-lfm knows {', '.join(SCHEMES)}",
             hint="quantize the model again, or install a newer edge-lfm",
         )
-    return Schemes(str(raw.get("recipe")), {kind: str(by_class[kind]) for kind in TENSOR_CLASSES})
+    return Schemes(str(raw.get("recipe")), dict(by_class))

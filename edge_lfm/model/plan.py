@@ -17,6 +17,9 @@ from edge_lfm.shape import Attention, Ffn, Shape, ShortConv
 TENSOR_CLASSES = ("experts", "ffn", "conv", "attention", "embedding")
 """The classes of quantized tensors; a scheme is chosen for each. All others stay float32."""
 
+DOWN_CLASSES = {"experts_down": "experts", "ffn_down": "ffn"}
+"""The classes of w2, where it has another scheme than w1 and w3 of the same block; a recipe need not name them."""
+
 EXPERT_CLASS = "experts"
 FLOAT_CLASS = "float"
 ROUTER_CLASS = "router"
@@ -39,6 +42,7 @@ class Matrix:
     """A weight matrix: its sources stacked along the rows; `interleave`: their 16-row tiles in turn."""
 
     sources: tuple[Source, ...]
+    scheme: str  # its name
     interleave: bool = False
 
     @property
@@ -49,14 +53,17 @@ class Matrix:
     def cols(self) -> int:
         return self.sources[0].shape[1]
 
+    @property
+    def nbytes(self) -> int:
+        return SCHEMES[self.scheme].matrix_bytes(self.rows, self.cols)
+
 
 @dataclass(frozen=True)
 class PackedTensor:
-    """One tensor of the packed file: matrices in a scheme, one after the other, or one float32 array."""
+    """One tensor of the packed file: matrices, one after the other, or one float32 array."""
 
     name: str
     kind: str  # one of TENSOR_CLASSES, FLOAT_CLASS, ROUTER_CLASS or GATE_CLASS
-    scheme: str  # name of the scheme; "float32" for the last three
     matrices: tuple[Matrix, ...] = ()
     floats: Source | None = None
     aligned: bool = False
@@ -65,7 +72,7 @@ class PackedTensor:
     def nbytes(self) -> int:
         if self.floats is not None:
             return 4 * _product(self.floats.shape)
-        return sum(SCHEMES[self.scheme].matrix_bytes(m.rows, m.cols) for m in self.matrices)
+        return sum(m.nbytes for m in self.matrices)
 
     @property
     def weights(self) -> int:
@@ -78,6 +85,10 @@ class PackedTensor:
         parts = self.name.split(".")
         return int(parts[2]) if parts[1] == "layers" else None
 
+    def scheme_of(self, source: str) -> str:
+        """The name of the scheme that a source is stored in."""
+        return next((m.scheme for m in self.matrices if source in (s.name for s in m.sources)), "float32")
+
     @property
     def sources(self) -> tuple[Source, ...]:
         return (self.floats,) if self.floats else tuple(s for m in self.matrices for s in m.sources)
@@ -88,7 +99,11 @@ class Schemes:
     """The scheme of each tensor class, and the name of the recipe that chose them."""
 
     recipe: str
-    by_class: Mapping[str, str]
+    by_class: Mapping[str, str]  # of TENSOR_CLASSES, and of DOWN_CLASSES where w2 has its own
+
+    def of(self, kind: str) -> str:
+        """The name of a class's scheme; of a class of w2 that has none, that of w1 and w3."""
+        return self.by_class.get(kind) or self.by_class[DOWN_CLASSES[kind]]
 
     def to_json(self) -> dict[str, object]:
         """The `quantization_config` of a packed model."""
@@ -177,7 +192,8 @@ def _attention(attention: Attention, schemes: Schemes, at: str, hidden: int) -> 
     parts = tuple(
         Source(f"{at}.self_attn.{p}_proj.weight", (rows, hidden)) for p, rows in (("q", q), ("k", kv), ("v", kv))
     )
-    yield PackedTensor(f"{at}.self_attn.qkv_proj.weight", "attention", schemes.by_class["attention"], (Matrix(parts),))
+    qkv = Matrix(parts, schemes.of("attention"))
+    yield PackedTensor(f"{at}.self_attn.qkv_proj.weight", "attention", (qkv,))
     yield _matrix(f"{at}.self_attn.out_proj.weight", "attention", schemes, (hidden, q))
     if attention.gate == "head":
         yield _float_matrix(f"{at}.self_attn.gate_proj.weight", GATE_CLASS, (attention.gates, hidden))
@@ -202,18 +218,19 @@ def _ffn_blocks(ffn: Ffn, schemes: Schemes, n: int, hidden: int) -> list[PackedT
 
 
 def _block(name: str, kind: str, schemes: Schemes, at: str, hidden: int, width: int) -> PackedTensor:
-    gate_up = Matrix(tuple(Source(f"{at}.{w}.weight", (width, hidden)) for w in ("w1", "w3")), interleave=True)
-    down = Matrix((Source(f"{at}.w2.weight", (hidden, width)),))
-    return PackedTensor(name, kind, schemes.by_class[kind], (gate_up, down), aligned=True)
+    w1, w3 = (Source(f"{at}.{w}.weight", (width, hidden)) for w in ("w1", "w3"))
+    gate_up = Matrix((w1, w3), schemes.of(kind), interleave=True)
+    down = Matrix((Source(f"{at}.w2.weight", (hidden, width)),), schemes.of(f"{kind}_down"))
+    return PackedTensor(name, kind, (gate_up, down), aligned=True)
 
 
 def _matrix(name: str, kind: str, schemes: Schemes, shape: tuple[int, int]) -> PackedTensor:
-    return PackedTensor(name, kind, schemes.by_class[kind], (Matrix((Source(name, shape),)),))
+    return PackedTensor(name, kind, (Matrix((Source(name, shape),), schemes.of(kind)),))
 
 
 def _float_matrix(name: str, kind: str, shape: tuple[int, int]) -> PackedTensor:
-    return PackedTensor(name, kind, "float32", (Matrix((Source(name, shape),)),))
+    return PackedTensor(name, kind, (Matrix((Source(name, shape),), "float32"),))
 
 
 def _float(name: str, shape: tuple[int, ...]) -> PackedTensor:
-    return PackedTensor(name, FLOAT_CLASS, "float32", floats=Source(name, shape))
+    return PackedTensor(name, FLOAT_CLASS, floats=Source(name, shape))

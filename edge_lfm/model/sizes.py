@@ -40,7 +40,7 @@ def measure_sizes(shape: Shape, tensors: list[PackedTensor]) -> SizeReport:
         weights[tensor.kind] = weights.get(tensor.kind, 0) + tensor.weights
         share = shape.top_k / shape.experts if tensor.kind == EXPERT_CLASS else 1.0
         if tensor.name == "model.embed_tokens.weight" and not shape.tied:
-            per_token += SCHEMES[tensor.scheme].matrix_bytes(TILE_ROWS, shape.hidden)
+            per_token += SCHEMES[tensor.matrices[0].scheme].matrix_bytes(TILE_ROWS, shape.hidden)
         else:
             active += round(tensor.weights * share)
             per_token += round(tensor.nbytes * share)

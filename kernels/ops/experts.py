@@ -1,8 +1,8 @@
 """The experts of a step: sum += weight * w2(silu(w1 x) * w3 x), expert by expert over their tokens.
 
-A block holds one expert: the row tiles of w1 and w3 in turn (tile 0 of w1, tile 0 of w3, tile 1 of w1,
-...), then w2. Two phases: `gate_up` draws (expert, 32 rows) items, so that a hot expert is shared by the
-team; `down` draws runs of rows of the output and adds the experts in rising order, so that sums do not depend
+A block holds one expert: the row tiles of w1 and w3 in turn (tile 0 of w1, tile 0 of w3, tile 1 of w1, ...), then w2,
+which may have a scheme of its own. Two phases: `gate_up` draws (expert, 32 rows) items, so that a hot expert is shared
+by the team; `down` draws runs of rows of the output and adds the experts in rising order, so that sums do not depend
 on the threads. A dense FFN is one expert with weight 1. Both phases leave out experts that are not `present`: when
 experts are paged, a step calls them for those that are there while others are read, and sums keep their order.
 """
@@ -61,7 +61,7 @@ def gate_up_rows(ctx, layer, block, first, last, row, x, shared, scratch):
 
     x: `operands.Inputs` of all pairs; `shared`: they have the same input, the one token of a decode step.
     """
-    scheme, width, hidden = i64(layer + LAY.expert_scheme), i64(layer + LAY.expert_width), i64(ctx + CTX.hidden)
+    scheme, width, hidden = i64(layer + LAY.gate_up_scheme), i64(layer + LAY.expert_width), i64(ctx + CTX.hidden)
     size = tile_bytes(scheme, hidden)
     w, area = block + (row // 16) * 2 * size, scratch + EXPERT_SCRATCH_BYTES
     for p in range(first, last, TOKEN_BATCH):
@@ -137,9 +137,10 @@ def down(ctx, layer, scratch):
 
     Runs keep the reads of an expert side by side: with single tiles of 14 KB a decode step read 22 GB/s, not 26.
     """
-    scheme, width, hidden = i64(layer + LAY.expert_scheme), i64(layer + LAY.expert_width), i64(ctx + CTX.hidden)
+    scheme, width, hidden = i64(layer + LAY.down_scheme), i64(layer + LAY.expert_width), i64(ctx + CTX.hidden)
     segments, experts = i64(ctx + CTX.segments), layer_experts(ctx, layer)
-    gate_bytes, size = 2 * (width // 16) * tile_bytes(scheme, hidden), tile_bytes(scheme, width)
+    gate_bytes = 2 * (width // 16) * tile_bytes(i64(layer + LAY.gate_up_scheme), hidden)
+    size = tile_bytes(scheme, width)
     gated = Inputs(i64(ctx + CTX.gated), i64(ctx + CTX.gated_q), i64(ctx + CTX.gated_s))
     out, total = Outputs(scratch, int64(64), int64(0)), branch_sum(ctx, i64(layer + LAY.post_ffn_norm))
     area = scratch + EXPERT_SCRATCH_BYTES

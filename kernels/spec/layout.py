@@ -55,7 +55,8 @@ LAYER = np.dtype(
         ("guard", "f4"),
         ("route_scale", "f4"),  # times that
         ("experts", "i8"),  # int64 [E]: address of each expert's block; a dense FFN is one expert
-        ("expert_scheme", "i8"),
+        ("gate_up_scheme", "i8"),  # of w1 and w3
+        ("down_scheme", "i8"),  # of w2
         ("expert_width", "i8"),  # I
     ]
 )
