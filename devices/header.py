@@ -21,6 +21,7 @@ _RECORDS = {
     "row": layout.ROW,
     "context": layout.CONTEXT,
     "product": layout.PRODUCT,
+    "feedback": layout.FEEDBACK,
 }
 _CONSTANTS = ("LAYOUT_VERSION", "GROUP", "ACTIVATION_BYTES", "SYNC_BYTES", "COUNTER", "ERROR")
 _TYPES = {np.dtype("i8"): "int64_t", np.dtype("f4"): "float", layout.MATRIX: "edge_lfm_matrix"}

@@ -83,7 +83,7 @@ class _Trunk(_Feedback):
         parts, total = [], ErrorSum()
         for first in range(0, len(values), ROWS_AT_A_TIME):
             w = floats(values[first : first + ROWS_AT_A_TIME])
-            fed = round_by_output(w, self.stored(name, w, scheme), scheme, curvatures)
+            fed = round_by_output(w, self.stored(name, w, scheme), scheme, curvatures, self.packer.kernels)
             lost = _error(fed, w)
             total.add(lost.error, lost.signal)
             parts.append(pack_tiles(fed, scheme))
@@ -111,9 +111,9 @@ class _Expert(_Feedback):
         coded = self.stored(name, w, scheme)
         if is_second:
             target, curvatures = self._second(w)
-            fed = round_by_output(target, self.stored(name, target, scheme), scheme, curvatures)
+            fed = round_by_output(target, self.stored(name, target, scheme), scheme, curvatures, self.packer.kernels)
         else:
-            fed = round_by_output(w, coded, scheme, self._first)
+            fed = round_by_output(w, coded, scheme, self._first, self.packer.kernels)
         error = self._second_error if is_second else self._first_error
         kept = error(w, fed.values()) < error(w, coded.values())
         self.kept.append(kept)

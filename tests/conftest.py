@@ -101,7 +101,7 @@ def packed_cases(
     base = tmp_path_factory.mktemp("packed")
     return {
         scheme: _PackedCases(base / scheme, scheme, case_checkpoints)
-        for scheme in ("float32", "int8", "int4", "balanced", "compact")
+        for scheme in ("float32", "int8", "int4", "balanced", "compact", "tiny")
     }
 
 

@@ -19,6 +19,7 @@ from edge_lfm.architectures import read_shape
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import EdgeLfmError, ModelFileError, OutputError, UsageError
 from edge_lfm.formats.checkpoint import FolderCheckpoint
+from edge_lfm.kernels.load.library import load_kernels
 from edge_lfm.kernels.spec.schemes import SCHEMES, Scheme
 from edge_lfm.kernels.spec.tiles import definition, pack_tiles
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
@@ -158,7 +159,7 @@ def test_feedback_lowers_the_output_error_of_tokens_it_never_saw(scheme: Scheme)
     w[5, ::2] = 1e-6
     x, new = everything[:2000], everything[2000:]
     searched = definition(scheme).round_weights(w, scheme, np.square(x).mean(0))
-    fed = round_by_output(w, searched, scheme, curvatures_of(moments_of(x), len(x)))
+    fed = round_by_output(w, searched, scheme, curvatures_of(moments_of(x), len(x)), load_kernels())
     normal = [0, 1, 2, *range(6, 48)]
     before, after = (np.linalg.norm(new @ (s.values() - w)[normal].T) for s in (searched, fed))
     assert after < 0.75 * before
@@ -182,7 +183,7 @@ def test_no_change_of_a_single_weight_lowers_the_error_after_descent() -> None:
     w, x = rng.standard_normal((4, 32)).astype(np.float32), correlated(rng, 500, 32)
     scheme = SCHEMES["codebook4_g32"]
     parts = curvatures_of(moments_of(x), len(x))
-    fed = round_by_output(w, definition(scheme).round_weights(w, scheme), scheme, parts)
+    fed = round_by_output(w, definition(scheme).round_weights(w, scheme), scheme, parts, load_kernels())
     moments = parts[0].moments.astype(np.float64)
     lattice = definition(scheme).lattice(fed, scheme)
     error = fed.values().astype(np.float64) - w
@@ -191,7 +192,7 @@ def test_no_change_of_a_single_weight_lowers_the_error_after_descent() -> None:
     for k in range(32):
         for level in range(16):
             other = error.copy()
-            other[:, k] = (lattice.levels[level] + lattice.shift[:, 0]) * lattice.scale[:, 0] - w[:, k]
+            other[:, k] = (lattice.points[level, 0] + lattice.shift[:, 0]) * lattice.scale[:, 0] - w[:, k]
             better += int((np.einsum("nk,kl,nl->n", other, moments, other) < found * (1 - 1e-5)).sum())
     assert better == 0
 

@@ -97,12 +97,12 @@ def test_quantized_model_follows_the_reference(
 
 
 @pytest.mark.parametrize("isa", TIERS)
-@pytest.mark.parametrize("case", ["dense-group3", "moe"])
+@pytest.mark.parametrize(("case", "scheme"), [("dense-group3", "compact"), ("moe", "compact"), ("moe", "tiny")])
 def test_w2_has_a_scheme_of_its_own_on_every_tier(
-    case: str, isa: str, packed_cases: dict[str, dict[str, Path]]
+    case: str, scheme: str, isa: str, packed_cases: dict[str, dict[str, Path]]
 ) -> None:
     """As above; with w2 read in the scheme of w1 and w3, or at its offset, nothing would be near."""
-    ids, folder = goldens_tool.token_ids(case), packed_cases["compact"][case]
+    ids, folder = goldens_tool.token_ids(case), packed_cases[scheme][case]
     expected = reference_logits(folder, ids)
     gap = divergence(expected, engine_logits(folder, ids, isa=isa))
     assert gap[0] < 1e-9

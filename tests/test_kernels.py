@@ -17,7 +17,6 @@ from edge_lfm.errors import IsaError
 from edge_lfm.kernels.load.library import Kernels, load_kernels
 from edge_lfm.kernels.load.team import Team
 from edge_lfm.kernels.spec import ref
-from edge_lfm.kernels.spec.definitions import codebook
 from edge_lfm.kernels.spec.definitions.codebook import Coded
 from edge_lfm.kernels.spec.isa import TIERS, find_isa, runnable_tiers, select_isa
 from edge_lfm.kernels.spec.layout import (
@@ -34,8 +33,8 @@ from edge_lfm.kernels.spec.layout import (
     scratch_bytes,
 )
 from edge_lfm.kernels.spec.routing import route
-from edge_lfm.kernels.spec.schemes import FLOAT32, INT8_G32, SCHEMES, Codebook, Scheme
-from edge_lfm.kernels.spec.tiles import pack_tiles, unpack_tiles
+from edge_lfm.kernels.spec.schemes import FLOAT32, INT8_G32, SCHEMES, Codebook, Pairs, Scheme
+from edge_lfm.kernels.spec.tiles import definition, pack_tiles, unpack_tiles
 from edge_lfm.model.rotary import rope_table
 from edge_lfm.shape import Rope, Router
 
@@ -88,9 +87,11 @@ def matrix_record(
 def random_weights(rng: np.random.Generator, scheme: Scheme, rows: int, cols: int, extreme: bool = False):
     if scheme.grid is None:
         return rng.standard_normal((rows, cols)).astype(np.float32)
-    if isinstance(scheme.grid, Codebook):
-        count = len(scheme.grid.levels)
-        index = rng.choice([0, count - 1], (rows, cols)) if extreme else rng.integers(0, count, (rows, cols))
+    if isinstance(scheme.grid, Codebook | Pairs):
+        points = np.array(scheme.grid.points)
+        ends = [p for p, point in enumerate(points) if np.isin(point, (points.min(), points.max())).any()]
+        shape = rows, cols // points.shape[1]
+        index = rng.choice(ends, shape) if extreme else rng.integers(0, len(points), shape)
         codes = rng.integers(0, 256, (rows, cols // scheme.block))
         row_scale = rng.standard_normal(rows).astype(np.float32)
         return Coded(index.astype(np.uint8), codes.astype(np.uint8), row_scale, scheme.grid)
@@ -98,6 +99,11 @@ def random_weights(rng: np.random.Generator, scheme: Scheme, rows: int, cols: in
     q = rng.choice([low, high], (rows, cols)) if extreme else rng.integers(low, high + 1, (rows, cols))
     scale = rng.standard_normal((rows, cols // 32)).astype(np.float16).astype(np.float32)
     return ref.Quantized(q.astype(np.int8), scale)
+
+
+def whole(scheme: Scheme, cols: int) -> int:
+    """Columns that the scheme can store: groups are of 32 or 64."""
+    return -(-cols // scheme.columns) * scheme.columns
 
 
 def plain(weights):
@@ -145,7 +151,7 @@ def quantized(kernels: Kernels, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(("rows", "cols"), [(1, 32), (16, 32), (17, 96), (48, 256), (100, 1536)])
 @pytest.mark.parametrize("tokens", [1, 2, 3, 5, 13, 67])
 def test_multiply(kernels: Kernels, scheme: Scheme, rows: int, cols: int, tokens: int) -> None:
-    rng = np.random.default_rng(rows * cols + tokens)
+    rng, cols = np.random.default_rng(rows * cols + tokens), whole(scheme, cols)
     weights, x = random_weights(rng, scheme, rows, cols), rng.standard_normal((tokens, cols)).astype(np.float32)
     expected = ref.multiply(plain(weights), x)
     found = run_multiply(kernels, weights, scheme, x)
@@ -156,15 +162,16 @@ def test_multiply(kernels: Kernels, scheme: Scheme, rows: int, cols: int, tokens
 def test_multiply_is_exact_at_the_corners_of_int8(kernels: Kernels, scheme: Scheme) -> None:
     """Weights at both ends against activations of +-127: where vpmaddubsw would saturate. One group, so
     that the integer sum times two powers of two is exact in float32."""
-    rng = np.random.default_rng(5)
-    weights = random_weights(rng, scheme, 64, 32, extreme=True)
+    rng, cols = np.random.default_rng(5), scheme.columns
+    weights = random_weights(rng, scheme, 64, cols, extreme=True)
     if isinstance(weights, Coded):
         weights.row_scale[:], weights.codes[:] = 0.5, rng.choice([126, 128, 125, 129, 131], weights.codes.shape)
-        weights.index[0], weights.index[1] = 0, len(scheme.grid.levels) - 1
+        points = np.array(scheme.grid.points).sum(1)
+        weights.index[0], weights.index[1] = points.argmin(), points.argmax()
     else:
         weights.scale[:] = 0.5
         weights.q[0], weights.q[1] = weights.q.min(), weights.q.max()
-    x = (rng.choice([-127.0, 127.0], (41, 32))).astype(np.float32)
+    x = (rng.choice([-127.0, 127.0], (41, cols))).astype(np.float32)
     x[0], x[1] = 127, -127
     expected = x.astype(np.int64) @ plain(weights).values().astype(np.float64).T
     assert np.array_equal(run_multiply(kernels, weights, scheme, x), expected)
@@ -192,10 +199,10 @@ def test_multiply_depends_neither_on_threads_nor_on_the_batch(kernels: Kernels, 
 
 @pytest.mark.parametrize("scheme", ALL, ids=attrgetter("name"))
 def test_unpack_row(kernels: Kernels, scheme: Scheme) -> None:
-    rng = np.random.default_rng(9)
-    weights = random_weights(rng, scheme, 37, 96)
-    packed, out = pack_tiles(weights, scheme), np.zeros(96, np.float32)
-    record = matrix_record(packed, scheme, 37, 96)
+    rng, cols = np.random.default_rng(9), whole(scheme, 96)
+    weights = random_weights(rng, scheme, 37, cols)
+    packed, out = pack_tiles(weights, scheme), np.zeros(cols, np.float32)
+    record = matrix_record(packed, scheme, 37, cols)
     expected = weights if scheme is FLOAT32 else plain(weights).values()
     for row in (0, 15, 16, 36):
         kernels.unpack_row(record.ctypes.data, row, out.ctypes.data)
@@ -209,7 +216,7 @@ def test_tiles_round_trip(scheme: Scheme) -> None:
     if scheme is FLOAT32:
         assert np.array_equal(back, weights)
     elif isinstance(weights, Coded):
-        stored = codebook.unpack(pack_tiles(weights, scheme), scheme, 33, 64)
+        stored = definition(scheme).unpack(pack_tiles(weights, scheme), scheme, 33, 64)
         for name in ("index", "codes", "row_scale"):
             assert np.array_equal(getattr(stored, name), getattr(weights, name))
         assert np.array_equal(back.values(), weights.quantized().values())

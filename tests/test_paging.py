@@ -84,9 +84,12 @@ def test_every_budget_gives_the_same_numbers(
         assert pager.stats.bytes_read == int(pager.stats.misses.sum()) * pager.store.block_bytes
 
 
+@pytest.mark.parametrize("scheme", ["float32", "compact"])
 @pytest.mark.parametrize("case", [name for name, raw in GOLDEN_CASES.items() if raw.get("num_experts")])
-def test_paged_models_of_every_shape_equal_resident_ones(case: str, packed_cases: dict[str, dict[str, Path]]) -> None:
-    token_ids, folder = goldens_tool.token_ids(case), packed_cases["float32"][case]
+def test_paged_models_of_every_shape_equal_resident_ones(
+    case: str, scheme: str, packed_cases: dict[str, dict[str, Path]]
+) -> None:
+    token_ids, folder = goldens_tool.token_ids(case), packed_cases[scheme][case]
     splits = [len(token_ids) // 2]
     with PackedModel(folder) as model, Runner(model, load_kernels(), 1, 64) as runner:
         expected = logits_of(runner, token_ids, splits)
@@ -123,6 +126,18 @@ def test_a_budget_is_spent_whole_and_never_exceeded() -> None:
         assert plan.keep == 38 * 64 or budget.nbytes - used < plan.slot_bytes
     with pytest.raises(DoesNotFitError, match=r"budget is 1\.00 GiB"):
         plan.changed(Budget(1 << 30, stated=True))
+
+
+def test_smaller_experts_use_the_room() -> None:
+    """Slots are counted in bytes: as many more experts stay as they are smaller."""
+    shape = read_shape(family_config("lfm2-24b-a2b"))
+    kept = {}
+    for name in ("balanced", "compact", "tiny"):
+        demand = demand_of(shape, plan_tensors(shape, find_recipe(name).schemes))
+        plan = plan_paging(demand, 800 << 20, 6 << 30)
+        kept[name] = plan.keep * plan.slot_bytes
+        assert (6 << 30) - plan.fixed_bytes - plan.slots * plan.slot_bytes < plan.slot_bytes
+    assert max(kept.values()) - min(kept.values()) < 32 << 20
 
 
 def test_the_score_is_the_weighted_sum_of_decayed_uses() -> None:

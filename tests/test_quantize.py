@@ -16,6 +16,7 @@ from conftest import GOLDEN_CASES, goldens_tool, write_checkpoint
 from edge_lfm.architectures import read_shape
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import EdgeLfmError, ModelFileError, OutputError, UnsupportedModelError, UsageError
+from edge_lfm.formats.file_list import write_list
 from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
 from edge_lfm.model.plan import TENSOR_CLASSES, Schemes, plan_tensors
 from edge_lfm.model.sizes import measure_sizes
@@ -200,6 +201,7 @@ def test_a_packed_model_with_an_unknown_scheme_of_w2_is_refused(key: str, tmp_pa
     raw = json.loads(config.read_text(encoding="utf-8"))
     raw["quantization_config"]["schemes"][key] = "int2"
     config.write_text(json.dumps(raw), encoding="utf-8")
+    write_list(tmp_path / "m")
     with pytest.raises(ModelFileError, match="has the schemes"):
         PackedModel(tmp_path / "m")
 
@@ -218,6 +220,15 @@ def test_w2_shrinks_alone(tmp_path: Path) -> None:
             assert [len(part) for part in stored] == [matrix.nbytes for matrix in tensor.matrices]
             blocks[name] = [part.tobytes() for part in stored]
     assert blocks["both"] == [blocks["code3_g32"][0], blocks["int4_g32"][1]]
+
+
+def test_a_scheme_that_cannot_hold_a_class_is_refused(case_checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """pair5_g32 stores 64 columns together; the case's hidden size is 96."""
+    kinds = dict.fromkeys(TENSOR_CLASSES, "int8_g32") | {"attention": "pair5_g32"}
+    case = next(case for case, raw in GOLDEN_CASES.items() if raw["hidden_size"] % 64)
+    with pytest.raises(UnsupportedModelError, match="pair5_g32 stores 64 together"):
+        convert(case_checkpoints[case], tmp_path / "m", Recipe("mine", "", Schemes("mine", kinds)))
+    assert not (tmp_path / "m").exists()
 
 
 def test_a_recipe_of_ones_own(tmp_path: Path) -> None:

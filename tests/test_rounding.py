@@ -77,12 +77,15 @@ def test_the_targets_of_the_recipes_are_met() -> None:
     # Eight levels for a normal distribution without blocks: 14.62 dB (Max 1960, table I).
     assert decibels(x, defined("code3_g32", x)) >= 16.8
     assert schemes.CODE3_G32.bits_per_weight(2048) <= 3.27
+    # Two bits and a half in pairs; with single levels, six of them, 2.58 bits reach 14.2 dB (a prototype).
+    assert decibels(x, defined("pair5_g32", x)) >= 13.8
+    assert schemes.PAIR5_G32.bits_per_weight(2048) <= 2.77
 
 
 def test_sizes_of_the_schemes() -> None:
     """Bytes of one tile of 16 x 64, counted by hand from the layouts."""
     expected = {"float32": 4096, "int8_g32": 1088, "int4_g32": 576, "codebook4_g32": 608, "codebook4_g16": 640}
-    expected["code3_g32"] = 480
+    expected |= {"code3_g32": 480, "pair5_g32": 416}
     assert {name: scheme.tile_bytes(64) for name, scheme in SCHEMES.items()} == expected
     assert len({scheme.id for scheme in SCHEMES.values()}) == len(SCHEMES)
 
@@ -91,6 +94,7 @@ def test_sizes_of_the_schemes() -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("rows", "cols"), [(16, 32), (48, 96), (33, 160), (1, 64)])
 def test_encoder_equals_its_definition(kernels: Kernels, name: str, weighted: bool, rows: int, cols: int) -> None:
+    cols = -(-cols // SCHEMES[name].columns) * SCHEMES[name].columns
     rng = np.random.default_rng(rows + cols)
     x = rng.standard_normal((rows, cols)).astype(np.float32)
     importance = rng.uniform(0.01, 10, cols).astype(np.float32) if weighted else None
@@ -155,13 +159,15 @@ def test_strange_rows(kernels: Kernels, name: str, row: str) -> None:
     largest = np.abs(x[3]).max()
     # Of the largest weight: what the search leaves of half the codebook's widest gap (9 of 35; 12 of 30 with 8 levels);
     # a step of 8 where Q4_0's grid ends.
-    most = {"q4_0": 0.125, "code3_g32": 0.2}.get(name, 0.1)
+    most = {"q4_0": 0.125, "code3_g32": 0.2, "pair5_g32": 0.3}.get(name, 0.1)
     assert np.abs(values[3] - x[3]).max() <= most * largest + 1e-30
     if row == "half zeros":
         assert np.array_equal(values[3, :32], np.zeros(32))
 
 
-@pytest.mark.parametrize(("name", "most"), [("codebook4_g32", 0.1), ("codebook4_g16", 0.1), ("code3_g32", 0.2)])
+@pytest.mark.parametrize(
+    ("name", "most"), [("codebook4_g32", 0.1), ("codebook4_g16", 0.1), ("code3_g32", 0.2), ("pair5_g32", 0.3)]
+)
 def test_codebooks_hold_any_finite_weight(kernels: Kernels, name: str, most: float) -> None:
     x = (np.random.default_rng(2).standard_normal((16, 64)) * 1e38).clip(-3e38, 3e38).astype(np.float32)
     values = unpack_tiles(encode(x, SCHEMES[name], kernels)[0], SCHEMES[name], 16, 64).values()
@@ -205,8 +211,8 @@ def test_the_search_beats_absmax() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_packed_definitions_round_trip(name: str) -> None:
-    x = np.random.default_rng(9).standard_normal((40, 96)).astype(np.float32)
     scheme = SCHEMES[name]
+    x = np.random.default_rng(9).standard_normal((40, 3 * scheme.columns)).astype(np.float32)
     weights = definition(scheme).round_weights(x, scheme)
-    back = unpack_tiles(pack_tiles(weights, scheme), scheme, 40, 96)
+    back = unpack_tiles(pack_tiles(weights, scheme), scheme, *x.shape)
     assert np.array_equal(back.values(), weights.values())

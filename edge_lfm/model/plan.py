@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from edge_lfm.errors import UnsupportedModelError
 from edge_lfm.kernels.spec.layout import GROUP, LAYOUT_VERSION
 from edge_lfm.kernels.spec.schemes import SCHEMES
 from edge_lfm.model.supported import check_supported
@@ -120,7 +121,8 @@ def plan_tensors(shape: Shape, schemes: Schemes) -> list[PackedTensor]:
     """Every tensor of the packed model, in file order: what every token needs, then the experts layer by layer.
 
     Raises:
-        UnsupportedModelError: the model has something that the kernels cannot do.
+        UnsupportedModelError: the model has something that the kernels cannot do, or a class a scheme that cannot hold
+            it.
     """
     check_supported(shape)
     trunk = list(_trunk(shape, schemes))
@@ -128,7 +130,20 @@ def plan_tensors(shape: Shape, schemes: Schemes) -> list[PackedTensor]:
     for n, layer in enumerate(shape.layers):
         blocks = _ffn_blocks(layer.ffn, schemes, n, shape.hidden)
         (trunk if layer.ffn.router is None else experts).extend(blocks)
+    for tensor in trunk + experts:
+        _check_columns(tensor)
     return trunk + experts
+
+
+def _check_columns(tensor: PackedTensor) -> None:
+    """Refuse a scheme that stores more columns together than divide the matrix."""
+    for matrix in tensor.matrices:
+        columns = SCHEMES[matrix.scheme].columns
+        if matrix.cols % columns:
+            raise UnsupportedModelError(
+                f"{matrix.sources[0].name} has {matrix.cols} columns, and {matrix.scheme} stores {columns} together",
+                hint=f"choose a recipe with another scheme for the class {tensor.kind}",
+            )
 
 
 def expert_name(layer: int, expert: int) -> str:

@@ -74,6 +74,40 @@ def fourth_thirds(b: ir.IRBuilder, vectors: Sequence[Any]) -> Any:
     return b.or_(b.or_(first, second), third)
 
 
+def lookup_fifths(b: ir.IRBuilder, table: tuple[int, ...], q: Any) -> Any:
+    """table[bits 0-4] of int8 x 64; the table has 32 entries, bytes of either sign."""
+    signed = [(v + 128) % 256 - 128 for v in table]
+    if ISA.shuffle_bytes == 64:  # the sixth bit of an index is without meaning
+        return call(b, "llvm.x86.avx512.permvar.qi.512", q.type, ir.Constant(q.type, signed * 2), q)
+    index, size = b.and_(q, ir.Constant(q.type, [31] * 64)), ISA.shuffle_bytes or 16
+    return join(b, [_shuffle_halves(b, signed, part(b, index, first, size)) for first in range(0, 64, size)])
+
+
+def _shuffle_halves(b: ir.IRBuilder, table: list[int], index: Any) -> Any:
+    """A table of 32: one shuffle of two registers on ARM, elsewhere two of one register each."""
+    if ISA.shuffle_bytes == 0:
+        return _steps(b, table, index)
+    if ISA.machine != "x86_64":
+        halves = [ir.Constant(index.type, table[:16]), ir.Constant(index.type, table[16:])]
+        return call(b, "llvm.aarch64.neon.tbl2.v16i8", index.type, *halves, index)
+    low, high = _shuffle_bytes(b, table[:16], index), _shuffle_bytes(b, table[16:], index)
+    return b.select(b.icmp_signed(">", index, ir.Constant(index.type, [15] * index.type.count)), high, low)
+
+
+def last_fifths(b: ir.IRBuilder, vectors: Sequence[Any]) -> list[Any]:
+    """Three int8 x 64 of 0..31 out of the upper bits of five (`vectors.to_fifths`)."""
+
+    def bits(vector: int, shift: int, mask: int) -> Any:
+        q = _shifted_right(b, vectors[vector], shift)
+        return b.and_(q, ir.Constant(q.type, [mask] * 64))
+
+    return [
+        b.or_(bits(0, 5, 0x07), bits(1, 2, 0x18)),
+        b.or_(b.or_(bits(2, 5, 0x07), bits(1, 4, 0x08)), bits(3, 1, 0x10)),
+        b.or_(bits(4, 5, 0x07), bits(3, 3, 0x18)),
+    ]
+
+
 def _shifted_right(b: ir.IRBuilder, q: Any, count: int) -> Any:
     """The bytes of int8 x 64 shifted right; on x86, which shifts no bytes, bits of their neighbours come in above."""
     if ISA.machine != "x86_64":

@@ -275,6 +275,23 @@ def lookup_thirds(table: tuple[int, ...], high: bool) -> Any:
     return operation(I8, [I8], lambda b, a: lowering.lookup_thirds(b, table, a[0], high))
 
 
+def lookup_fifths(table: tuple[int, ...]) -> Any:
+    """table[n] for bits 0-4 of 64 bytes."""
+    return operation(I8, [I8], lambda b, a: lowering.lookup_fifths(b, table, a[0]))
+
+
+def last_fifths(n: int) -> Any:
+    """The n-th of three vectors that lie in the upper bits of five."""
+    return operation(I8, [I8] * 5, lambda b, a: lowering.last_fifths(b, a)[n])
+
+
+def table_of(values: Sequence[float]) -> Any:
+    """`()` -> the address of float32 constants that belong to the compiled code."""
+    data = ir.Constant(ir.ArrayType(LL["f32"], len(values)), list(map(float, values)))
+    at = cgutils.global_constant
+    return operation(types.int64, [], lambda b, a: b.ptrtoint(at(b.module, "table", data), LL["i64"]))
+
+
 fourth_thirds = operation(I8, [I8, I8, I8], lowering.fourth_thirds)
 """Bits 6-7 of three vectors, as bits 0-1, 2-3 and 4-5 of one."""
 
@@ -349,6 +366,7 @@ fma = operation(F32, [F32, F32, F32], lambda b, a: call_of(b, "llvm.fmuladd.v16f
 """a * b + c, fused where the processor can."""
 shift_left_23 = operation(I32, [I32], lambda b, a: b.shl(a[0], _constant(I32, 23)))
 shift_left = operation(I32, [I32, types.int32], lambda b, a: b.shl(a[0], splat_of(b, a[1], I32)))
+shift_right = operation(I32, [I32, types.int32], lambda b, a: b.lshr(a[0], splat_of(b, a[1], I32)))
 max_f32 = operation(F32, [F32, F32], lambda b, a: b.select(b.fcmp_ordered(">", a[0], a[1]), a[0], a[1]))
 min_f32 = operation(F32, [F32, F32], lambda b, a: b.select(b.fcmp_ordered("<", a[0], a[1]), a[0], a[1]))
 where_above = operation(F32, [F32, F32, F32, F32], lambda b, a: b.select(b.fcmp_ordered(">", a[0], a[1]), a[2], a[3]))

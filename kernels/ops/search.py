@@ -16,6 +16,7 @@ from edge_lfm.kernels.lang.simd import (
     load_i32,
     max_f32,
     shift_left,
+    shift_right,
     splat_f32,
     splat_i32,
     store_f32,
@@ -126,6 +127,34 @@ def store_thirds(level, out):
             rest = load_i32(level + 64 * (24 + b)) | shift_left(load_i32(level + 64 * (28 + b)), int32(3))
             above = shift_left(rest, int32(6 - 2 * i)) & splat_i32(int32(0xC0))
             packed = packed | shift_left(low | shift_left(high, int32(3)) | above, int32(8 * b))
+        store_i32(out + 64 * i, packed)
+
+
+@kernel
+def upper_fifths(i, a, b, c):
+    """Three bits, above entry i, of entries whose bits lie above five others'."""
+    seven, four, six = splat_i32(int32(7)), splat_i32(int32(4)), splat_i32(int32(6))
+    if i == 0:
+        return a & seven
+    if i == 1:
+        return shift_right(a, int32(3)) | (shift_right(b, int32(1)) & four)
+    if i == 2:
+        return b & seven
+    if i == 3:
+        return shift_right(b, int32(4)) | (shift_right(c, int32(2)) & six)
+    return c & seven
+
+
+@kernel
+def store_fifths(level, out):
+    """int32 [32, 16] of 0..31 -> five vectors of an entry a byte, and the bits of three more (`spec/vectors.py`)."""
+    for i in range(5):
+        packed = zero_i32()
+        for b in range(4):
+            last = level + 64 * (20 + b)
+            above = upper_fifths(i, load_i32(last), load_i32(last + 256), load_i32(last + 512))
+            entry = load_i32(level + 64 * (4 * i + b)) | shift_left(above, int32(5))
+            packed = packed | shift_left(entry, int32(8 * b))
         store_i32(out + 64 * i, packed)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from edge_lfm.kernels.lang.simd import fourth_thirds, inlined, load_i8, prefetch
+from edge_lfm.kernels.lang.simd import fourth_thirds, inlined, last_fifths, load_i8, prefetch
 from edge_lfm.kernels.spec.schemes import Scheme
 
 Kernel = Any
@@ -84,6 +84,16 @@ def load_thirds(w):
     """Four vectors: 16 rows x 32 columns of three bits each, the last vector out of the others' upper bits."""
     a, b, c = load_i8(w), load_i8(w + 64), load_i8(w + 128)
     return a, b, c, fourth_thirds(a, b, c)
+
+
+_fifth, _sixth, _seventh = (last_fifths(n) for n in range(3))
+
+
+@inlined
+def load_fifths(w):
+    """Eight vectors: 16 rows x 32 entries of five bits, the last three vectors out of the others' upper bits."""
+    a, b, c, d, e = load_i8(w), load_i8(w + 64), load_i8(w + 128), load_i8(w + 192), load_i8(w + 256)
+    return a, b, c, d, e, _fifth(a, b, c, d, e), _sixth(a, b, c, d, e), _seventh(a, b, c, d, e)
 
 
 def prefetch_group(nbytes):

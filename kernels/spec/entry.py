@@ -29,6 +29,9 @@ def _entry(name: str, module: str, arguments: str) -> Entry:
 ENTRIES: tuple[Entry, ...] = (
     _entry("forward", "forward", "ctx thread first_stage last_stage"),
     _entry("encode_rows", "encode", "scheme plain dtype x importance tiles cols out errors scratch"),
+    _entry("round_in_turn", "feedback", "task"),
+    _entry("descend", "feedback", "task"),
+    _entry("correlate_blocks", "feedback", "task"),
     # Single phases, for tests and benchmarks:
     _entry("multiply", "matmul", "ctx product area"),
     _entry("round_activations", "activations", "ctx x q s cols"),

@@ -54,12 +54,17 @@ class Isa:
     lanes: 16 of AVX-512's 32 registers, and 8 of 16 elsewhere on x86."""
     lane_rows: int = 0
     """Rows whose sums with 16 tokens stay in registers (`lanes.py`); 0: the tier has no use for it."""
+    slow_schemes: tuple[str, ...] = ()
+    """Schemes that the tier unpacks slower than a core's share of memory delivers: `fit` does not propose them."""
     is_fallback: bool = False
     """Better tiers need instructions that this processor lacks; its prefill is slow."""
 
 
 # Ice Lake, Zen 4 and later. Cascade Lake has VNNI without VBMI's byte permutation and takes the avx2 tier.
 _AVX512 = frozenset(("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512_vnni", "avx512vbmi"))
+_SLOW = ("pair5_g32",)
+"""Look-ups among 32 entries take two shuffles and a blend without VBMI: 14 GB/s a core with AVX2 on Zen 5, where
+`code3_g32` has 24 and memory 39; four Cortex-A76, with tables of two registers, unpack 16.5 where a board reads 10."""
 _X86 = ("x86_64", "x86_64-unknown-linux-gnu")
 _ARM = ("aarch64", "aarch64-unknown-linux-gnu")
 # From Cortex-A55 and A75 on, all of them together; LLVM then uses LSE atomics and load-acquire RCpc, too.
@@ -73,20 +78,22 @@ TIERS: tuple[Isa, ...] = (
     ),
     Isa(
         "avxvnni", *_X86, "x86-64-v3", "+avxvnni", frozenset({"avx2", "fma", "f16c", "avx_vnni"}), (4, 3, 2, 1), 6,
-        register_lanes=8, dot="vpdpbusd", shuffle_bytes=32, has_float16=True, ordered="looked_up",
+        register_lanes=8, dot="vpdpbusd", shuffle_bytes=32, has_float16=True, ordered="looked_up", slow_schemes=_SLOW,
     ),
     Isa(
         "avx2", *_X86, "x86-64-v3", "", frozenset({"avx2", "fma", "f16c", "bmi2"}), (4, 3, 2, 1), 6,
         register_lanes=8, dot="pmaddubsw", shuffle_bytes=32, has_float16=True,
-        ordered="all", token_by_token=True, lane_rows=4,
+        ordered="all", token_by_token=True, lane_rows=4, slow_schemes=_SLOW,
     ),
     Isa(
         "ssse3", *_X86, "x86-64-v2", "", frozenset({"ssse3", "sse4_1"}), (2, 1), 3,
-        register_lanes=4, dot="pmaddubsw", shuffle_bytes=16, has_float16=False, lane_rows=2, is_fallback=True,
+        register_lanes=4, dot="pmaddubsw", shuffle_bytes=16, has_float16=False, lane_rows=2, slow_schemes=_SLOW,
+        is_fallback=True,
     ),
     Isa(
         "portable", *_X86, "x86-64", "", frozenset(), (2, 1), 3,
-        register_lanes=4, dot="widen", shuffle_bytes=0, has_float16=False, is_fallback=True,
+        register_lanes=4, dot="widen", shuffle_bytes=0, has_float16=False, slow_schemes=_SLOW,
+        is_fallback=True,
     ),
     # Not SVE: Apple's M2 and later have i8mm without it.
     Isa(

@@ -213,6 +213,31 @@ ENCODER = np.dtype(
 )
 """Scratch memory of the encoder, for one tile; the scales of its blocks follow, float32 [blocks, 16]."""
 
+FEEDBACK_ROWS = 64
+"""Rows that are rounded by their output error side by side (`ops/feedback.py`)."""
+FEEDBACK_STEP = 32
+"""Columns whose errors are spread over all others together."""
+
+FEEDBACK = np.dtype(
+    [
+        ("columns", "i8"),  # K, a multiple of 32
+        ("block", "i8"),  # columns that share a scale, 16 or 32
+        ("points", "i8"),  # float32 [count], rising levels; or [count, 2]
+        ("count", "i8"),
+        ("pairs", "i8"),  # 1: points are of two columns, half a block apart
+        ("matrix", "i8"),  # float32 [K / 16, K, 16], panels
+        ("order", "i8"),  # int64: columns, or pairs, in the order of GPTQ
+        ("w", "i8"),  # float32 [K, 64], what is rounded; of descents and products the values that stand
+        ("scale", "i8"),
+        ("shift", "i8"),  # float32 [K / block, 64]
+        ("index", "i8"),  # int32 [K, 64], or [K / 2, 64] of pairs
+        ("slope", "i8"),  # float32 [K, 64]: moments times what is still missing; of products their result
+        ("work", "i8"),  # float32 [max(K, 64), 64]
+        ("sweeps", "i8"),
+    ]
+)
+"""What the entry points of `ops/feedback.py` are asked for."""
+
 
 def scratch_bytes(cols: int) -> int:
     """Scratch memory of a thread, for matrices of up to `cols` columns: outputs of experts; then tokens in lanes, int8

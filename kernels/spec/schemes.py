@@ -52,12 +52,43 @@ class Codebook:
     levels four of them are 0.9 dB."""
 
     @property
+    def points(self) -> tuple[tuple[int, ...], ...]:
+        """The levels as points of one weight."""
+        return tuple((level,) for level in self.levels)
+
+    @property
     def low(self) -> int:
         return self.levels[0]
 
     @property
     def high(self) -> int:
         return self.levels[-1] + self.shift * (self.shifts - 1)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Two weights, 16 columns apart, are one of 32 points, both raised by a shift or not, times a multiple of their
+    row's scale."""
+
+    points: tuple[tuple[int, int], ...]
+    """As unsigned numbers they have six bits, as those of a codebook; found by `tools/fit_pairs.py`."""
+    shift: int
+    shifts: int
+    candidates: int
+    step: float
+
+    @property
+    def low(self) -> int:
+        return min(min(point) for point in self.points)
+
+    @property
+    def highest(self) -> int:
+        """Of the points as they are."""
+        return max(max(point) for point in self.points)
+
+    @property
+    def high(self) -> int:
+        return self.highest + self.shift * (self.shifts - 1)
 
 
 MAX_SCALE = 127
@@ -82,7 +113,7 @@ class Scheme:
     """Of the weights of a group, 16 x `columns`; they come first."""
     scale_bytes: int
     """Of the scales of a group; they come last."""
-    grid: Linear | Codebook | None = None
+    grid: Linear | Codebook | Pairs | None = None
     """The values that a weight can have; None: float32, or the family knows."""
     block: int = GROUP
     """Columns that share a scale."""
@@ -126,6 +157,13 @@ _CODEBOOK4 = Codebook(
     (-35, -26, -20, -16, -12, -9, -6, -3, 0, 3, 6, 9, 13, 17, 22, 28), shift=2, candidates=7, step=0.5
 )
 _CODEBOOK3 = Codebook((-30, -18, -9, -2, 5, 12, 21, 33), shift=2, candidates=7, step=2.0, shifts=4)
+_POINTS = (
+    (-29, 7), (-27, 22), (-23, -19), (-22, -3), (-16, 11), (-12, -7), (-12, 32), (-10, -17),
+    (-10, 0), (-8, 18), (-7, -30), (-6, 8), (-2, -7), (-1, -1), (-1, 25), (1, -13),
+    (2, 16), (4, -22), (4, 4), (5, 10), (9, -5), (10, 33), (11, -15), (13, 3),
+    (13, 20), (15, -29), (15, 10), (19, -8), (25, 6), (26, 22), (30, -19), (32, -4),
+)  # fmt: skip
+_PAIRS = Pairs(_POINTS, shift=2, shifts=4, candidates=5, step=2.0)
 
 FLOAT32 = Scheme(0, "float32", "floats", 0, 4 * _WEIGHTS, 0, gguf_type="F16")
 INT8_G32 = Scheme(1, "int8_g32", "linear", 0, _WEIGHTS, 2 * TILE_ROWS, _INT8, ggml=("Q8_0",))
@@ -135,9 +173,10 @@ CODEBOOK4_G16 = Scheme(
     4, "codebook4_g16", "codebook", 4 * TILE_ROWS, _WEIGHTS // 2, 2 * TILE_ROWS, _CODEBOOK4, block=16
 )
 CODE3_G32 = Scheme(5, "code3_g32", "codebook", 4 * TILE_ROWS, _WEIGHTS * 3 // 8, TILE_ROWS, _CODEBOOK3)
+PAIR5_G32 = Scheme(6, "pair5_g32", "pairs", 4 * TILE_ROWS, 320, 2 * TILE_ROWS, _PAIRS, columns=2 * GROUP)
 
 SCHEMES: dict[str, Scheme] = {
-    scheme.name: scheme for scheme in (FLOAT32, INT8_G32, INT4_G32, CODEBOOK4_G32, CODEBOOK4_G16, CODE3_G32)
+    scheme.name: scheme for scheme in (FLOAT32, INT8_G32, INT4_G32, CODEBOOK4_G32, CODEBOOK4_G16, CODE3_G32, PAIR5_G32)
 }
 """Every scheme by the name that files carry."""
 

@@ -49,6 +49,22 @@ def from_thirds(packed: U8) -> U8:
     return np.concatenate([pairs, np.stack([rest & 7, rest >> 3], axis=2)], axis=2)
 
 
+def to_fifths(q: U8) -> U8:
+    """Eight vectors of 0..31 as five of bytes: one in each, and the bits of the last three above them."""
+    a, b, c = q[:, :, 5], q[:, :, 6], q[:, :, 7]
+    above = (a & 7, a >> 3 & 3 | b >> 1 & 4, b & 7, b >> 4 & 1 | c >> 2 & 6, c & 7)
+    five: U8 = q[:, :, :5] | np.stack(above, axis=2) << np.uint8(5)
+    return five
+
+
+def from_fifths(packed: U8) -> U8:
+    first = [packed[:, :, i] for i in range(5)]
+    a = first[0] >> 5 | first[1] >> 2 & 0x18
+    b = first[2] >> 5 | first[1] >> 4 & 0x08 | first[3] >> 1 & 0x10
+    c = first[4] >> 5 | first[3] >> 3 & 0x18
+    return np.concatenate([packed & 31, np.stack([a, b, c], axis=2)], axis=2)
+
+
 def padded(x: NDArray[Any]) -> NDArray[Any]:
     """Rows padded with zeros to a multiple of 16."""
     return np.pad(x, ((0, -len(x) % 16), (0, 0)))

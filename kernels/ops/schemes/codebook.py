@@ -220,13 +220,14 @@ def error_of(level):
     return error_on
 
 
-def code_of(level, grid):
+def code_of(error_on, grid):
     """A kernel that finds the scale byte of a block [columns, 16] and writes it to `codes`.
 
     The best of three neighbouring multiples of the row's scale, with each shift. `scale_at`: address of the
     scales that the search gave. Leaves the scale that can be read back, and its shift, in the scratch memory.
+    error_on: as `error_of` makes it.
     """
-    error_on, shift_size, shifts = error_of(level), grid.shift, grid.shifts
+    shift_size, shifts = grid.shift, grid.shifts
 
     @kernel
     def store_codes(x, scratch, columns, row, scale_at, codes):
@@ -261,7 +262,7 @@ def block_encoder(grid):
     """A kernel that encodes a tile in blocks of any width; schemes of one grid share it."""
     nearest, levels = nearest_of(grid.levels), lookup_floats(padded(grid.levels))
     level = level_of(levels, nearest)
-    search, store_codes = search_of(level), code_of(level, grid)
+    search, store_codes = search_of(level), code_of(error_of(level), grid)
     shifts = tuple(float32(n * grid.shift) for n in range(grid.shifts))
     ends, is_nibble = (float32(grid.low), float32(grid.levels[-1])), len(grid.levels) == 16
     value_bytes, store_entries = (256, store_nibbles) if is_nibble else (192, store_thirds)

@@ -13,6 +13,7 @@ bits 0-2, q[r, 8i + 4 + b] in bits 3-5, and in bits 6-7 the bits 2i and 2i + 1 o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +24,7 @@ from edge_lfm.kernels.spec.lattice import Lattice
 from edge_lfm.kernels.spec.layout import GROUP
 from edge_lfm.kernels.spec.ref import F32, Quantized
 from edge_lfm.kernels.spec.ref_rounding import blocks_of, reciprocal, search_scales, weights_of
-from edge_lfm.kernels.spec.schemes import ABOUT_ONE, MAX_SCALE, TILE_ROWS, Codebook, Scheme
+from edge_lfm.kernels.spec.schemes import ABOUT_ONE, MAX_SCALE, TILE_ROWS, Codebook, Pairs, Scheme
 from edge_lfm.kernels.spec.vectors import (
     U8,
     by_row,
@@ -42,14 +43,10 @@ from edge_lfm.kernels.spec.vectors import (
 class Coded:
     """Codebook weights as they are stored."""
 
-    index: U8  # [N, K]
+    index: U8  # [N, K], of each weight; of points of two weights [N, K / 2] (`Lattice`)
     codes: U8  # [N, K / block]: the scale as a multiple of the row's, plus 127; its last bits: how often shifted
     row_scale: F32  # [N]
-    grid: Codebook
-
-    @property
-    def block(self) -> int:
-        return int(self.index.shape[1] // self.codes.shape[1])
+    grid: Codebook | Pairs
 
     def shift(self) -> F32:
         """What each block adds to its levels, [N, K / block]."""
@@ -63,9 +60,10 @@ class Coded:
 
     def quantized(self) -> Quantized:
         """The same weights as levels and block scales."""
-        shift = np.repeat(self.shift().astype(np.int8), self.block, axis=1)
-        levels = np.array(self.grid.levels, np.int8)
-        return Quantized(levels[self.index] + shift, self.scale())
+        return Quantized(self.lattice().levels.astype(np.int8), self.scale())
+
+    def lattice(self) -> Lattice:
+        return Lattice(np.array(self.grid.points, np.float32), self.index, self.scale(), self.shift())
 
     def values(self) -> F32:
         """float32 [N, K]."""
@@ -74,7 +72,7 @@ class Coded:
 
 def pack(weights: Coded, scheme: Scheme) -> U8:
     groups = weights.index.shape[1] // GROUP
-    to_bytes = to_nibbles if len(weights.grid.levels) == 16 else to_thirds
+    to_bytes = to_nibbles if len(_grid(scheme).levels) == 16 else to_thirds
     values = to_bytes(to_vectors(padded(weights.index))).reshape(-1, groups, scheme.value_bytes)
     codes = by_tile(weights.codes).reshape(len(values), groups, -1)
     row_scale = np.pad(weights.row_scale.astype(np.float32), (0, -len(weights.row_scale) % 16)).reshape(-1, 16)
@@ -102,14 +100,25 @@ def round_weights(x: F32, scheme: Scheme, importance: F32 | None = None, plain: 
         out: F32 = np.array(grid.levels, np.float32)[nearest(t - np.float32(shift), grid)] + np.float32(shift)
         return out
 
-    ends = [(float(grid.levels[end]) + shift, float(shift)) for shift in _shifts(grid) for end in (0, -1)]
+    ends = [(float(grid.levels[end]) + shift, float(shift)) for shift in shifts_of(grid) for end in (0, -1)]
     scale = search_scales(x, block, importance, level, ends, grid.candidates, grid.step)
+    codes, row = scale_codes(scale, x, importance, level, grid)
+    stored = ((codes - MAX_SCALE) * row[:, None])[..., None]
+    index = nearest(blocks_of(x, block) * reciprocal(stored) - (codes % grid.shifts)[..., None] * grid.shift, grid)
+    return Coded(index.reshape(x.shape).astype(np.uint8), codes.astype(np.uint8), row, grid)
+
+
+def scale_codes(
+    scale: F32, x: F32, importance: F32 | None, level: Callable[[F32, float], F32], grid: Codebook | Pairs
+) -> tuple[F32, F32]:
+    """The scale bytes of blocks [N, K / block] for the scales that a search gave, and the scales of rows [N]."""
     row = np.abs(scale).max(axis=1) / np.float32(MAX_SCALE)
+    block = x.shape[1] // scale.shape[1]
     target, blocks, weights = scale * reciprocal(row)[:, None], blocks_of(x, block), weights_of(x, block, importance)
     best = np.full(scale.shape, np.float32(3e38))
     codes = np.zeros(scale.shape, np.float32)
     count = grid.shifts
-    for n, shift in enumerate(_shifts(grid)):
+    for n, shift in enumerate(shifts_of(grid)):
         base = (n - MAX_SCALE) % count  # multiples are count * k + base, from -127 to 128
         middle = np.rint((target - base) * np.float32(ABOUT_ONE / count))
         for move in (-1, 0, 1):
@@ -120,9 +129,7 @@ def round_weights(x: F32, scheme: Scheme, importance: F32 | None = None, plain: 
             error = (weights * e * e).sum(-1)
             codes = np.where(error < best, multiple + MAX_SCALE, codes)
             best = np.minimum(error, best)
-    stored = ((codes - MAX_SCALE) * row[:, None])[..., None]
-    index = nearest(blocks * reciprocal(stored) - (codes % count)[..., None] * grid.shift, grid)
-    return Coded(index.reshape(x.shape).astype(np.uint8), codes.astype(np.uint8), row.astype(np.float32), grid)
+    return codes, row.astype(np.float32)
 
 
 def nearest(t: F32, grid: Codebook) -> NDArray[np.int64]:
@@ -132,8 +139,7 @@ def nearest(t: F32, grid: Codebook) -> NDArray[np.int64]:
 
 
 def lattice(weights: Coded, scheme: Scheme) -> Lattice:
-    levels = np.array(_grid(scheme).levels, np.float32)
-    return Lattice(levels, weights.index, weights.scale(), weights.shift())
+    return weights.lattice()
 
 
 def with_levels(weights: Coded, index: U8, scheme: Scheme) -> Coded:
@@ -151,15 +157,16 @@ def with_scales(weights: Coded, scale: F32, scheme: Scheme) -> Coded:
 
 def random_tiles(scheme: Scheme, tiles: int, cols: int, spread: float, rng: np.random.Generator) -> U8:
     """Random bytes, with row scales that give weights the spread asked for."""
-    count, grid = tiles * scheme.tile_bytes(cols), _grid(scheme)
+    count, grid = tiles * scheme.tile_bytes(cols), scheme.grid
+    assert isinstance(grid, Codebook | Pairs)
     raw = rng.bit_generator.random_raw(-(-count // 8)).view(np.uint8)[:count].reshape(tiles, -1)
-    levels = np.array(grid.levels, np.float64) + grid.shift * (grid.shifts - 1) / 2
+    levels = np.array(grid.points, np.float64) + grid.shift * (grid.shifts - 1) / 2
     of_bytes = float(np.sqrt(np.mean(np.square(levels)))) * BYTE_SPREAD
     raw[:, : scheme.header_bytes] = np.full(TILE_ROWS, spread / of_bytes, np.float32).view(np.uint8)
     return raw.reshape(-1)
 
 
-def _shifts(grid: Codebook) -> range:
+def shifts_of(grid: Codebook | Pairs) -> range:
     return range(0, grid.shifts * grid.shift, grid.shift)
 
 

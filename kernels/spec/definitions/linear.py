@@ -73,7 +73,7 @@ def round_weights(x: F32, scheme: Scheme, importance: F32 | None = None, plain: 
 
 def lattice(weights: Quantized, scheme: Scheme) -> Lattice:
     grid = _grid(scheme)
-    levels, index = np.arange(grid.low, grid.high + 1, dtype=np.float32), weights.q.astype(np.int16) - grid.low
+    levels, index = np.arange(grid.low, grid.high + 1, dtype=np.float32)[:, None], weights.q.astype(np.int16) - grid.low
     return Lattice(levels, index.astype(np.uint8), weights.scale, np.zeros_like(weights.scale))
 
 
