@@ -4,9 +4,9 @@
     python benchmarks/quality.py --texts DIR --work DIR [--calibrate TEXT] --sizes lfm2-24b-a2b     # the README's table
 
 Every *.txt of the folder is read in 32 windows of 512 tokens; tasks are those of the demo model. Models and results
-are kept in --work, and results that are there are not measured again. With --calibrate, `balanced` and `quality` are
-also made with a calibration on that text. Ratios are to the recipe q4_0. --sizes gives each recipe a line, with its
-sizes for a shape.
+are kept in --work, and results that are there are not measured again. With --calibrate, `balanced`, `quality`,
+`compact` and `tiny` are also made with a calibration on that text. Ratios are to the recipe q4_0. --sizes gives each
+recipe a line, with its sizes for a shape.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from edge_lfm.model.sizes import measure_sizes
 from edge_lfm.quantize.families import family_config
 from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe
 
-RECIPES = "balanced,quality,small,int4,int8,q4_0"
+RECIPES = "balanced,quality,compact,tiny,small,int4,int8,q4_0"
+CALIBRATED = ("balanced-cal", "quality-cal", "compact-cal", "tiny-cal")
 Results = dict[str, dict[str, Any]]
 
 
@@ -146,7 +147,7 @@ def main() -> None:
     parser.add_argument("--sizes", metavar="SHAPE")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    names = args.recipes.split(",") + (["balanced-cal", "quality-cal"] if args.calibrate else [])
+    names = args.recipes.split(",") + (list(CALIBRATED) if args.calibrate else [])
     results = {name: measure(args, name) for name in names}
     shown = [sizes(results, args.sizes)] if args.sizes else [summary(results), divergence(results), perplexity(results)]
     for rows in shown:

@@ -11,7 +11,7 @@ from edge_lfm.memory.plan import MemoryPlan, Wishes, plan_memory
 from edge_lfm.model.demand import demand_of
 from edge_lfm.model.plan import Schemes, plan_tensors
 from edge_lfm.quantize.families import SMALLER, family_config
-from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe, recipe_names
+from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe, recipes_for
 from edge_lfm.shape import Shape
 
 
@@ -26,7 +26,7 @@ def what_fits(shape: Shape, budget: Budget, wishes: Wishes) -> str:
 
 def recipe_that_fits(shape: Shape, budget: Budget, wishes: Wishes) -> str | None:
     """The default recipe if a model fits with it, else that of the most bits with which it does; None: with none."""
-    plans = {name: _plan(shape, find_recipe(name).schemes, budget, wishes) for name in recipe_names()}
+    plans = {name: _plan(shape, find_recipe(name).schemes, budget, wishes) for name in recipes_for(shape)}
     fitting = [name for name, plan in plans.items() if plan.missing_bytes == 0]
     if not fitting or DEFAULT_RECIPE in fitting:
         return DEFAULT_RECIPE if fitting else None

@@ -5,6 +5,8 @@ experts = "code3_g32"
 experts_down = "codebook4_g32"    # optional, as is ffn_down: w2, where it has another scheme than w1 and w3
 [rounding]           # optional
 plain = true         # ggml's Q4_0 grid for int4_g32, without a search
+[measured]           # optional, of built-in recipes (docs/quality.md)
+loss = 0.33          # KL divergence over Q4_0's, demo model, seven texts, with a calibration where it is used
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_lfm.errors import ModelFileError, UsageError
+from edge_lfm.errors import ModelFileError, UnsupportedModelError, UsageError
 from edge_lfm.formats.strict import read_toml
 from edge_lfm.kernels.spec.schemes import INT8_G32, SCHEMES, scheme_like
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
-from edge_lfm.model.plan import DOWN_CLASSES, TENSOR_CLASSES, PackedTensor, Schemes
+from edge_lfm.model.plan import DOWN_CLASSES, TENSOR_CLASSES, PackedTensor, Schemes, plan_tensors
+from edge_lfm.shape import Shape
 
 DEFAULT_RECIPE = "balanced"
 _FOLDER = Path(__file__).parent / "recipes"
@@ -30,22 +33,38 @@ _ROUNDING = ("plain", "feedback")  # the latter in recipes of earlier versions: 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe as read; `plain` as in the file."""
+    """A recipe as read; `plain` and `loss` as in the file."""
 
     name: str
     summary: str
     schemes: Schemes
     plain: bool = False
+    loss: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What decides the packed bytes."""
-        return asdict(self) | {"schemes": dict(self.schemes.by_class)}
+        decides = asdict(self) | {"schemes": dict(self.schemes.by_class)}
+        del decides["loss"]
+        return decides
 
 
 def recipe_names() -> tuple[str, ...]:
     """The built-in recipes, the default first."""
     names = sorted(path.stem for path in _FOLDER.glob("*.toml"))
     return (DEFAULT_RECIPE, *(name for name in names if name != DEFAULT_RECIPE))
+
+
+def recipes_for(shape: Shape) -> tuple[str, ...]:
+    """The built-in recipes whose schemes can hold the matrices of a model, the default first."""
+    return tuple(name for name in recipe_names() if _can_hold(shape, find_recipe(name).schemes))
+
+
+def _can_hold(shape: Shape, schemes: Schemes) -> bool:
+    try:
+        plan_tensors(shape, schemes)
+    except UnsupportedModelError:
+        return False
+    return True
 
 
 def find_recipe(name: str) -> Recipe:
@@ -88,13 +107,16 @@ def recipe_like(weights: CheckpointWeights, tensors: Sequence[PackedTensor]) -> 
 
 
 def _parse(content: Mapping[str, Any], path: Path) -> Recipe:
-    _check_keys(content, ("summary", "schemes", "rounding"), path, "a recipe")
-    by_class, rounding = content.get("schemes", {}), content.get("rounding", {})
-    if not isinstance(by_class, dict) or not isinstance(rounding, dict):
-        raise UsageError(f"recipe {path}: [schemes] and [rounding] must be tables", hint="see quantize/recipes/*.toml")
+    _check_keys(content, ("summary", "schemes", "rounding", "measured"), path, "a recipe")
+    by_class, rounding, measured = (content.get(key, {}) for key in ("schemes", "rounding", "measured"))
+    if not all(isinstance(table, dict) for table in (by_class, rounding, measured)):
+        raise UsageError(
+            f"recipe {path}: [schemes], [rounding] and [measured] must be tables", hint="see quantize/recipes/*.toml"
+        )
     kinds = (*TENSOR_CLASSES, *(kind for kind in DOWN_CLASSES if kind in by_class))
     _check_keys(by_class, (*TENSOR_CLASSES, *DOWN_CLASSES), path, "[schemes]")
     _check_keys(rounding, _ROUNDING, path, "[rounding]")
+    _check_keys(measured, ("loss",), path, "[measured]")
     for kind in kinds:
         name = by_class.get(kind)
         if not isinstance(name, str) or name not in SCHEMES:
@@ -103,8 +125,11 @@ def _parse(content: Mapping[str, Any], path: Path) -> Recipe:
     for key, value in rounding.items():
         if not isinstance(value, bool):
             raise UsageError(f"recipe {path}: {key} is {value!r:.80}", hint="it must be true or false")
+    loss = measured.get("loss")
+    if loss is not None and not (isinstance(loss, float) and 0 <= loss < math.inf):
+        raise UsageError(f"recipe {path}: loss is {loss!r:.80}", hint="it must be a number, as 0.33")
     schemes = Schemes(path.stem, {kind: by_class[kind] for kind in kinds})
-    return Recipe(path.stem, str(content.get("summary", "")), schemes, rounding.get("plain", False))
+    return Recipe(path.stem, str(content.get("summary", "")), schemes, rounding.get("plain", False), loss)
 
 
 def _check_keys(table: Mapping[str, Any], known: tuple[str, ...], path: Path, where: str) -> None:

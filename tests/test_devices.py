@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from edge_lfm.architectures import read_shape
+from edge_lfm.cli.fit_recipes import MAX_LOSS, Choice, best_recipe
 from edge_lfm.devices.estimate import Demand, Fit, Machine, does_not_fit, estimate
 from edge_lfm.devices.profiles import find_device, profiles, read_profile
 from edge_lfm.devices.targets import find_target
@@ -23,7 +24,7 @@ from edge_lfm.memory.plan import Wishes, plan_memory
 from edge_lfm.model.demand import demand_of
 from edge_lfm.model.plan import plan_tensors
 from edge_lfm.quantize.families import family_config
-from edge_lfm.quantize.recipe import find_recipe
+from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -117,6 +118,35 @@ def test_fit_on_the_command_line(demo: dict[str, Path]) -> None:
                 (*named, "--recipe", "x"), (named[0], "--storage", "x")):  # fmt: skip
         done = edge_lfm("fit", *bad)
         assert done.returncode in (2, 3) and "Traceback" not in done.stderr
+
+
+def test_fit_chooses_the_recipe() -> None:
+    """The fastest within the loss, of those that decode at the speed of memory; a recipe that was named stands."""
+
+    def chosen(device: str, *more: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(edge_lfm("fit", "lfm2-24b-a2b", "--device", device, "--json", *more).stdout)
+        return found | {"by_name": {choice["recipe"]: choice for choice in found["recipes"]}}
+
+    board = chosen("rpi5-8g")
+    speeds = {name: choice["decode_tps"] for name, choice in board["by_name"].items()}
+    within = [name for name, choice in board["by_name"].items() if choice["fits"] and choice["loss"] <= MAX_LOSS]
+    assert speeds[board["recipe"]] >= 0.98 * max(speeds[name] for name in within)
+    assert board["fit"]["decode_tps"] == speeds[board["recipe"]]
+    strict = chosen("rpi5-8g", "--loss", "0.1")
+    assert strict["recipe"] == "quality" and "loses more than 0.1" in strict["by_name"]["balanced"]["refused"]
+    assert chosen("rpi5-8g", "--recipe", "int8")["recipes"] == []
+    assert chosen("rpi5-8g", "--loss", "2")["recipe"] == "tiny" != chosen("laptop-avx2-16g", "--loss", "2")["recipe"]
+    assert "decodes slower than memory on avx" in chosen("laptop-avx2-16g")["by_name"]["tiny"]["refused"]
+
+
+def test_the_best_recipe_of_a_table() -> None:
+    def choice(name: str, loss: float, speed: float, fits: bool = True, refused: str = "") -> Choice:
+        return Choice(name, loss, 1, speed, 1.0, fits, refused)
+
+    nearly = [choice("a", 0.1, 9.9), choice("b", 0.4, 10.0), choice("c", 0.5, 20.0, refused="slow")]
+    assert best_recipe(nearly) == "a"
+    assert best_recipe([choice("a", 0.1, 0.0, fits=False), choice("b", 0.4, 1.0)]) == "b"
+    assert best_recipe([choice("a", 0.1, 0.0, fits=False)]) == DEFAULT_RECIPE
 
 
 def test_devices_and_the_doctor() -> None:

@@ -17,14 +17,14 @@ from serving import serving
 from stepping import paging_ram
 
 from edge_lfm import Model
-from edge_lfm.architectures import family_of
+from edge_lfm.architectures import family_of, read_shape
 from edge_lfm.cli.main import main
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.formats.checkpoint import TOKENIZER_FILES
 from edge_lfm.kernels.spec.isa import select_isa
 from edge_lfm.pull import pull
 from edge_lfm.quantize.families import PUBLISHED
-from edge_lfm.quantize.recipe import recipe_names
+from edge_lfm.quantize.recipe import recipes_for
 
 pytestmark = pytest.mark.slow
 
@@ -88,7 +88,7 @@ def test_from_a_checkpoint_to_figures(case: str, verb: Verb, checkpoint: Path, t
     text.write_text((demo_checkpoint() / "README.md").read_text(encoding="utf-8")[:3000], encoding="utf-8")
     verb("calibrate", checkpoint, "--text", text, "-o", tmp_path / "cal", "--tokens", 256, "--window", 32)
     lost = {}
-    for recipe in recipe_names():
+    for recipe in recipes_for(read_shape(GOLDEN_CASES[case])):
         folder = tmp_path / recipe
         more = ("--calibration", tmp_path / "cal") if recipe == "balanced" else ()
         report = verb("quantize", checkpoint, "-o", folder, "--recipe", recipe, *more)

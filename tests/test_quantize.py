@@ -22,7 +22,7 @@ from edge_lfm.model.plan import TENSOR_CLASSES, Schemes, plan_tensors
 from edge_lfm.model.sizes import measure_sizes
 from edge_lfm.quantize.convert import convert, plan_conversion
 from edge_lfm.quantize.families import family_config
-from edge_lfm.quantize.recipe import Recipe, find_recipe, recipe_names
+from edge_lfm.quantize.recipe import Recipe, find_recipe, recipe_names, recipes_for
 from edge_lfm.quantize.synth import synthesize
 
 
@@ -229,6 +229,8 @@ def test_a_scheme_that_cannot_hold_a_class_is_refused(case_checkpoints: dict[str
     with pytest.raises(UnsupportedModelError, match="pair5_g32 stores 64 together"):
         convert(case_checkpoints[case], tmp_path / "m", Recipe("mine", "", Schemes("mine", kinds)))
     assert not (tmp_path / "m").exists()
+    narrow, wide = (read_shape(GOLDEN_CASES[case]) for case in ("moe-group3-conv-bias", "moe"))
+    assert set(recipes_for(wide)) - set(recipes_for(narrow)) == {"tiny"}
 
 
 def test_a_recipe_of_ones_own(tmp_path: Path) -> None:

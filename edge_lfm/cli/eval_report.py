@@ -11,7 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from edge_lfm.cli.fit_recipes import frontier
 from edge_lfm.errors import MissingExtraError, OutputError
+from edge_lfm.model.packed_model import PackedModel
+from edge_lfm.model.sizes import measure_sizes
+from edge_lfm.shape import Shape
 
 _LABELS = {
     "perplexity": "perplexity",
@@ -27,6 +31,8 @@ _LABELS = {
     "greedy_agreed_median": "greedy tokens agreed on, median",
     "greedy_same": "greedy text the same",
 }
+Q4_0_KL = 0.02525
+"""Of the demo model on seven texts (docs/quality.md): the unit of recipes' losses."""
 _ERRORS = {"log_ratio": "log_ratio_error", "kl_mean": "kl_error"}
 
 
@@ -55,6 +61,12 @@ def write_report(path: Path, result: dict[str, Any], folder: Path) -> None:
         parts += [f"<h2>{html.escape(name)}</h2>", _table(_rows(figures))]
         if figures.get("routing_same"):
             parts += [_picture(_plot_routing(figures)), _picture(_plot_use(figures["expert_use"]))]
+    measured = [figures["kl_mean"] for figures in result["texts"].values() if "kl_mean" in figures]
+    if measured:
+        with PackedModel(folder) as model:
+            own = measure_sizes(model.shape, list(model.tensors.values())).bytes_per_token
+            picture = _plot_frontier(model.shape, own, float(np.mean(measured)))
+        parts += ["<h2>among the recipes</h2>", _picture(picture)]
     if "tasks" in result:
         rows = [(k, _task_row(v)) for k, v in result["tasks"]["by_task"].items()]
         parts += ["<h2>tasks</h2>", _table([("", "\n".join(_task_lines(result["tasks"])[: -len(rows)])), *rows])]
@@ -114,6 +126,19 @@ def _axes(title: str, across: str, up: str) -> tuple[Any, Any]:
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     axes = figure.add_subplot(title=title, xlabel=across, ylabel=up)
     return figure, axes
+
+
+def _plot_frontier(shape: Shape, own_bytes: int, kl: float) -> Any:
+    """The recipes, as they read and lose, and this model among them."""
+    figure, axes = _axes("Divergence by bytes per token", "GB read per token", "KL divergence, mean")
+    for name, (nbytes, loss) in frontier(shape).items():
+        axes.plot(nbytes / 1e9, loss * Q4_0_KL, "o", color="gray")
+        axes.annotate(f" {name}", (nbytes / 1e9, loss * Q4_0_KL), fontsize=8)
+    axes.plot(own_bytes / 1e9, kl, "D", color="tab:red", label="this model on these texts")
+    axes.plot([], [], "o", color="gray", label="recipes: demo model on seven texts, with a calibration")
+    axes.set_yscale("log")
+    axes.legend(fontsize=8)
+    return figure
 
 
 def _plot_error(by_layer: dict[str, dict[str, float]]) -> Any:

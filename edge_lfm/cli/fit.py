@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edge_lfm.architectures import read_shape
 from edge_lfm.cli.arguments import gigabytes, print_json
+from edge_lfm.cli.fit_recipes import MAX_LOSS, Choice, best_recipe, lines_of, weigh_recipes
 from edge_lfm.cli.local_models import find_model
 from edge_lfm.devices.estimate import Demand, Fit, Machine, does_not_fit, estimate
 from edge_lfm.devices.profiles import find_device
@@ -43,7 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"a packed model's folder, a checkpoint's folder, or one of {', '.join(PUBLISHED)}",
     )
     parser.add_argument("--device", metavar="ID", help="one of `edge-lfm devices`, as rpi5-8g (default: this machine)")
-    parser.add_argument("--recipe", default="balanced", help="how it is, or will be, quantized (default: balanced)")
+    parser.add_argument("--recipe", help="how it will be quantized (default: the fastest within --loss)")
+    parser.add_argument(
+        "--loss",
+        type=float,
+        default=MAX_LOSS,
+        metavar="X",
+        help=f"the most KL divergence that a recipe may have, Q4_0's being 1 (default: {MAX_LOSS})",
+    )
     parser.add_argument("--ram", metavar="SIZE", help="memory that the model may take (default: what the device has)")
     parser.add_argument("--context", type=int, metavar="N", help="tokens of a conversation (default: as when loaded)")
     parser.add_argument("--storage", metavar="NAME", help="one of the device's kinds of storage")
@@ -68,15 +76,20 @@ def run(args: argparse.Namespace) -> None:
     shape, schemes = shape_of(args.model, args.recipe)
     if args.context is not None and not 1 <= args.context <= shape.context:
         raise UsageError(f"a context of {args.context}", hint=f"this model can do 1..{shape.context}")
-    place, demand = place_of(args), demand_of(shape, plan_tensors(shape, schemes))
+    place, choices = place_of(args), list[Choice]()
+    if schemes is None:
+        choices = weigh_recipes(shape, lambda other: outcome(args, shape, other, place), place.isa, args.loss)
+        schemes = find_recipe(best_recipe(choices)).schemes
+    demand = demand_of(shape, plan_tensors(shape, schemes))
     plan = plan_for(shape, demand, place, args.context)
     speed = speed_of(demand, plan, place, args.uniform)
     if args.json:
-        print_json({"model": args.model, "device": asdict(place), "fit": asdict(speed), "context": plan.context})
+        told = {"device": asdict(place), "fit": asdict(speed), "context": plan.context, "recipe": schemes.recipe}
+        print_json({"model": args.model} | told | {"recipes": [asdict(choice) for choice in choices]})
         return
     print(f"{args.model} ({schemes.recipe}, {gigabytes(demand.file_bytes)}) on {place.name} ({place.isa})")
     tell(demand, place, plan, speed)
-    for line in advice(args, shape, demand, place, speed):
+    for line in [*advice(args, shape, demand, place, speed), *lines_of(choices, schemes.recipe)]:
         print(f"  {line}")
     for line in place.why:
         print(f"  source: {line}")
@@ -93,8 +106,15 @@ def speed_of(demand: Demand, plan: MemoryPlan, place: Place, uniform: bool) -> F
     return does_not_fit(missing) if missing else estimate(demand, place.machine, plan.kept, uniform)
 
 
-def shape_of(model: str, recipe: str) -> tuple[Shape, Schemes]:
-    """A model's shapes and schemes: of a packed folder its own, else of a checkpoint or a published name by a recipe.
+def outcome(args: argparse.Namespace, shape: Shape, schemes: Schemes, place: Place) -> tuple[int, Fit]:
+    """File size and speed in a place of a model that is quantized so."""
+    demand = demand_of(shape, plan_tensors(shape, schemes))
+    return demand.file_bytes, speed_of(demand, plan_for(shape, demand, place, args.context), place, args.uniform)
+
+
+def shape_of(model: str, recipe: str | None) -> tuple[Shape, Schemes | None]:
+    """A model's shapes and schemes: of a packed folder its own, else of a checkpoint or a published name by a recipe;
+    None: it was not said which.
 
     Raises:
         EdgeLfmError: there is no such model or recipe.
@@ -104,8 +124,8 @@ def shape_of(model: str, recipe: str) -> tuple[Shape, Schemes]:
             return packed.shape, packed.schemes
     if (Path(model) / "config.json").exists():
         path = Path(model) / "config.json"
-        return read_shape(read_json(path), str(path)), find_recipe(recipe).schemes
-    return read_shape(family_config(model)), find_recipe(recipe).schemes
+        return read_shape(read_json(path), str(path)), find_recipe(recipe).schemes if recipe else None
+    return read_shape(family_config(model)), find_recipe(recipe).schemes if recipe else None
 
 
 def packed_folder(model: str) -> Path | None:
