@@ -54,6 +54,14 @@ def test_anthropics_npm_client(demo: dict[str, Path], tmp_path: Path) -> None:
     assert found["refused"][:2] == ["BadRequestError", 400] and "max_tokens" in found["refused"][2]
 
 
+def test_ollamas_npm_client(demo: dict[str, Path], tmp_path: Path) -> None:
+    found = found_by("ollama", "ollama_client.mjs", demo, tmp_path)
+    assert found["whole"] == found["streamed"] == found["generated"] == PARIS
+    assert found["call"]["name"] == "get_weather" and isinstance(found["call"]["arguments"]["city"], str)
+    assert isinstance(found["bound"]["city"], str) and "tools" in found["able"]
+    assert found["refused"][0] == 400 and "temperature" in found["refused"][1]
+
+
 def test_transformers_js_generates(demo: dict[str, Path], demo_goldens: dict[str, dict], tmp_path: Path) -> None:
     """The exported graph under the names, and in the folders, that transformers.js looks for."""
     node = shutil.which("node")

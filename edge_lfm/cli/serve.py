@@ -22,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8080, help="port (default 8080; 0 takes a free one)")
     parser.add_argument("--name", help="the model's name for clients (default: the folder's)")
+    parser.add_argument("--alias", action="append", default=[], metavar="NAME", help="another name (may be repeated)")
+    parser.add_argument("--strict-model", action="store_true", help="refuse requests for a model of another name")
     parser.add_argument("--api-key", metavar="KEY", help="ask clients for this key (default: EDGE_LFM_API_KEY)")
     parser.add_argument("--insecure", action="store_true", help="listen on a network without a key")
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="serve under this name too")
@@ -50,6 +52,8 @@ def run(args: argparse.Namespace) -> None:
     settings = Settings(
         load=load_options_of(args.model, args),
         name=args.name or (Path(args.model).resolve().name if args.model else Settings.name),
+        aliases=tuple(args.alias),
+        strict_model=args.strict_model,
         api_key=args.api_key or os.environ.get("EDGE_LFM_API_KEY") or None,
         allowed_hosts=tuple(args.allow_host),
         cors_origins=tuple(args.cors_origin),

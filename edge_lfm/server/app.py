@@ -18,6 +18,7 @@ from edge_lfm.server.anthropic import Messages
 from edge_lfm.server.chat import Chat
 from edge_lfm.server.completions import Completions
 from edge_lfm.server.guard import Guard
+from edge_lfm.server.ollama import Ollama
 from edge_lfm.server.responses import Responses
 from edge_lfm.server.service import Service
 from edge_lfm.server.settings import Settings
@@ -48,7 +49,7 @@ def make_app(settings: Settings) -> Starlette:
 
 def routes_of(service: Service) -> list[BaseRoute]:
     """All routes, of one service."""
-    texts, responses, messages = Texts(service), Responses(service), Messages(service)
+    texts, responses, messages, ollama = Texts(service), Responses(service), Messages(service), Ollama(service)
     return [
         _route("/v1/chat/completions", "POST", Chat(service)),
         _route("/v1/completions", "POST", Completions(service)),
@@ -56,6 +57,12 @@ def routes_of(service: Service) -> list[BaseRoute]:
         Route("/v1/responses/{number}", _safe(responses.one), methods=["GET", "DELETE"]),
         _route("/v1/messages", "POST", messages.create),
         _route("/v1/messages/count_tokens", "POST", messages.count),
+        _route("/api/version", "GET", ollama.version),
+        _route("/api/tags", "GET", ollama.tags),
+        _route("/api/ps", "GET", ollama.running),
+        _route("/api/show", "POST", ollama.show),
+        _route("/api/chat", "POST", ollama.chat),
+        _route("/api/generate", "POST", ollama.generate),
         _route("/v1/models", "GET", texts.models),
         _route("/v1/models/{name:path}", "GET", texts.model),
         _route("/tokenize", "POST", texts.tokenize),

@@ -1,4 +1,4 @@
-"""One failure in the words of each interface: what OpenAI's, and what Anthropic's clients read."""
+"""One failure in the words of each interface: what OpenAI's, Anthropic's, and Ollama's clients read."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ def error_json(path: str, status: int, message: str, param: str | None, code: st
     Args:
         path: of the route; param: the field at fault; code: for programs.
     """
+    named = message if param is None or param in message else f"{param}: {message}"
+    if path.startswith("/api/"):
+        return {"error": named}
     if path.startswith("/v1/messages"):
         kind = _ANTHROPIC.get(status, "api_error" if status >= 500 else "invalid_request_error")
-        named = message if param is None or param in message else f"{param}: {message}"
         return {"type": "error", "error": {"type": kind, "message": named}}
     kind = _OPENAI.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}

@@ -35,9 +35,10 @@ class Part(Nested):
 
 
 class Called(Nested):
-    """The function of a call. parsed_arguments: the arguments once more, as objects of the client's language."""
+    """The function of a call. parsed_arguments: the arguments once more, as objects of the client's language; index:
+    which of the calls it is."""
 
-    harmless: ClassVar[frozenset[str]] = frozenset({"parsed_arguments"})
+    harmless: ClassVar[frozenset[str]] = frozenset({"parsed_arguments", "index"})
 
     name: str
     arguments: str | dict[str, Any] | None = None

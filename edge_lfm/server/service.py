@@ -35,13 +35,17 @@ class Service:
         self.metrics, self.work = Metrics(settings.name, self.hosting), Work()
 
     @contextlib.asynccontextmanager
-    async def model_for(self, name: str | None) -> AsyncIterator[Model]:
-        """The model, if it is the one that is asked for.
+    async def model_for(self, name: str | None, strict: bool = False) -> AsyncIterator[Model]:
+        """The model for a request that names one, or none.
+
+        Args:
+            strict: take no other name than the model's, whatever the settings say.
 
         Raises:
-            RequestError: it is another one.
+            RequestError: it is another one, and the server is strict.
         """
-        if name not in (None, "", self.settings.name):
+        known = ("", *self.settings.names)
+        if (strict or self.settings.strict_model) and (name or "").removesuffix(":latest") not in known:
             raise RequestError(
                 f"the model {name!r:.100} is not here; this server has {self.settings.name!r}",
                 "model",

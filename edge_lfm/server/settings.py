@@ -17,7 +17,8 @@ class Settings:
     """How to serve one model.
 
     load: which model, and how to load it; also as a mapping of those options.
-    name: under which clients ask for it.
+    name: under which clients ask for it; aliases: other names of it.
+    strict_model: refuse requests for a model of any other name, which is otherwise the one that is here.
     api_key: what clients must send as a bearer token; None: nothing.
     allowed_hosts: names that a Host header may have beside this machine's own and IP addresses.
     cors_origins: foreign origins whose pages may use the server, like "https://app.example"; "*": every one.
@@ -30,6 +31,8 @@ class Settings:
 
     load: LoadOptions = field(default_factory=LoadOptions)
     name: str = "edge-lfm-demo"
+    aliases: tuple[str, ...] = ()
+    strict_model: bool = False
     api_key: str | None = None
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
@@ -38,6 +41,11 @@ class Settings:
     body_bytes: int = 8 << 20
     grace_s: float = 10.0
     stall_s: float = 60.0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names of the model."""
+        return self.name, *self.aliases
 
     def __post_init__(self) -> None:
         if isinstance(self.load, Mapping):

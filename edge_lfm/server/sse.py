@@ -1,4 +1,4 @@
-"""Event streams: JSON lines as server-sent events, pings while nothing comes, and an end as soon as the client
+"""Event streams: JSON as server-sent events or as lines, pings while nothing comes, and an end as soon as the client
 leaves."""
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class EventStream(Response):
     """
 
     media_type = "text/event-stream"
+    ping = b": ping\n\n"
 
     def __init__(self, events: AsyncIterator[Any], done: str | None = "[DONE]", stall_s: float = 60.0) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
@@ -75,26 +76,37 @@ class EventStream(Response):
             while True:
                 done, _ = await asyncio.wait({pending}, timeout=PING_S)
                 if not done:
-                    await put(": ping\n\n")
+                    if self.ping:
+                        await put(self.ping)
                     continue
                 event = pending.result()
                 if event is None:
                     break
-                await put(as_event(event))
+                await put(self.encoded(event))
                 pending = asyncio.ensure_future(anext(self._events, None))
         except TimeoutError:  # the client does not read
             return
         except Exception as error:
             told = describe(error, path)[1]
-            await put(as_event((told["type"], told) if "type" in told else told))
+            await put(self.encoded((told["type"], told) if "type" in told else told))
         finally:
             pending.cancel()
             await asyncio.gather(pending, return_exceptions=True)
         await put(f"data: {self._done}\n\n" if self._done else "", more=False)
 
+    def encoded(self, event: Any) -> bytes:
+        """One event's bytes."""
+        name, data = event if isinstance(event, tuple) else (None, event)
+        head = f"event: {name}\n".encode() if name else b""
+        return head + b"data: " + msgspec.json.encode(data) + b"\n\n"
 
-def as_event(event: Any) -> bytes:
-    """One event's bytes."""
-    name, data = event if isinstance(event, tuple) else (None, event)
-    head = f"event: {name}\n".encode() if name else b""
-    return head + b"data: " + msgspec.json.encode(data) + b"\n\n"
+
+class JsonLines(EventStream):
+    """The same with a line of JSON for each event; nothing comes between lines, for Ollama's clients read all of it."""
+
+    media_type = "application/x-ndjson"
+    ping = b""
+
+    def encoded(self, event: Any) -> bytes:
+        line: bytes = msgspec.json.encode(event) + b"\n"
+        return line

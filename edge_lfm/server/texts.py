@@ -31,14 +31,15 @@ class Texts:
 
     async def models(self, _request: Request) -> Response:
         """GET /v1/models"""
-        name = self._service.settings.name  # the pages of Anthropic's clients: this is all of them
-        pages = {"has_more": False, "first_id": name, "last_id": name}
-        return JSONResponse({"object": "list", "data": [self._card()], **pages})
+        names = self._service.settings.names
+        pages = {"has_more": False, "first_id": names[0], "last_id": names[-1]}  # what Anthropic's clients ask for
+        return JSONResponse({"object": "list", "data": [self._card(name) for name in names], **pages})
 
     async def model(self, request: Request) -> Response:
         """GET /v1/models/{name}"""
-        async with self._service.model_for(request.path_params["name"]):
-            return JSONResponse(self._card())
+        name = request.path_params["name"]
+        async with self._service.model_for(name, strict=True):
+            return JSONResponse(self._card(name))
 
     async def tokenize(self, request: Request) -> Response:
         """POST /tokenize"""
@@ -82,9 +83,8 @@ class Texts:
         headers = {"Content-Security-Policy": _PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
         return HTMLResponse(page.replace("MODEL_NAME", html.escape(self._service.settings.name)), headers=headers)
 
-    def _card(self) -> dict[str, Any]:
+    def _card(self, name: str) -> dict[str, Any]:
         """The model as OpenAI's and as Anthropic's clients know one."""
-        name = self._service.settings.name
         card: dict[str, Any] = {"id": name, "object": "model", "created": 0, "owned_by": "local"}
         card |= {"type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
         model = self._service.hosting.model
