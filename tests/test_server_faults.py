@@ -119,7 +119,10 @@ def test_hostile_values_of_every_field(address: str, field: str) -> None:
         ({"top_logprobs": 3}, "logprobs"),
         ({"response_format": {"type": "yaml"}}, "response_format"),
         ({"response_format": {"type": "json_schema"}}, "response_format"),
-        ({"response_format": {"type": "json_object"}, "tools": [{"function": {"name": "f"}}]}, "response_format"),
+        (
+            {"response_format": {"type": "json_object", "soft": 2}, "tools": [{"function": {"name": "f"}}]},
+            "response_format",
+        ),
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "foo"}}}}, "foo"),
         ({"response_format": {"type": "regex", "regex": "(a"}}, "regular expression"),
         ({"response_format": {"type": "choice", "choices": []}}, "choices"),

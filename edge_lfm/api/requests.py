@@ -160,8 +160,10 @@ class Requests:
         with about("tools"):
             tools = read_tools(options.get("tools") or [])
             calling = bind_calls(self.engine, dialect, spelled, tools, choice, parallel, untrusted)
-            if calling.parameters and grammar is not None:
-                raise UsageError("tools and a grammar exclude each other", hint="give one of them, or tool_choice none")
+            told = calling.grammar is not None and dialect.call_start not in spelled
+            if calling.parameters and grammar is not None and not told:
+                why = "calls that can be told from the answer, which this model does not write"
+                raise UsageError(f"tools beside a grammar need {why}", hint="give one of them, or tool_choice none")
         if options.get("reasoning_budget") is not None:
             self._check_reasoning(token_ids)
         max_tokens = options.get("max_tokens", DEFAULT_TOKENS)

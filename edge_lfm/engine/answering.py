@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edge_lfm.engine.backend import Backend
-from edge_lfm.engine.constraints import AfterReasoning, Constraint, InCalls, NotYet, Without
+from edge_lfm.engine.constraints import AfterReasoning, CallsOr, Constraint, InCalls, NotYet, Without
 from edge_lfm.engine.events import Completion, Done, Event, Progress, Reasoning, Text, ToolCall
 from edge_lfm.engine.feeds import Logits, Steps
 from edge_lfm.engine.generate import Timings, check_length, decode, prefill
@@ -67,7 +67,7 @@ class Request:
     must_call: the answer is to be calls. single_call: it has one at the most.
     reasoning_budget: the most tokens of reasoning.
     breakers: tokens that DRY does not reach across.
-    grammar: what the answer must follow.
+    grammar: what the answer must follow, unless it is calls.
     documents: what the answer may cite; trimmed_documents: ids of those that were cut.
     """
 
@@ -159,17 +159,13 @@ def _stop_ids(engine: Engine, request: Request) -> tuple[int, ...]:
 
 
 def _form(engine: Engine, request: Request) -> Constraint | None:
-    """The form of the answer: a grammar, or that of calls once one begins; both after the reasoning only."""
+    """The form of the answer: a grammar, that of calls once one begins, or either; all after the reasoning only."""
     tokenizer, vocab = engine.tokenizer, engine.vocab
-    constraint: Constraint | None = None
     if tokenizer is None:
         return None
-    if request.grammar is not None:
-        constraint = request.grammar.start()
-    elif request.calls is not None:
-        calls, start = request.calls, tokenizer.special_id(request.dialect.call_start)
-        single = request.single_call
-        constraint = calls.start() if start is None else InCalls(calls.start, start, vocab, request.must_call, single)
+    constraint: Constraint | None = request.grammar.start() if request.grammar is not None else None
+    if request.calls is not None:
+        constraint = _with_calls(request, request.calls, constraint, tokenizer, vocab)
     dialect = request.dialect
     begin, end = tokenizer.special_id(dialect.think_start), tokenizer.special_id(dialect.think_end)
     budget = request.reasoning_budget
@@ -180,6 +176,18 @@ def _form(engine: Engine, request: Request) -> Constraint | None:
     if dialect.think_end in request.spelled and ends_with_mark(request.token_ids, dialect.think_start, tokenizer):
         return AfterSpelledReasoning(constraint, dialect.think_end, tokenizer, vocab, budget)
     return constraint
+
+
+def _with_calls(
+    request: Request, calls: Compiled, form: Constraint | None, tokenizer: Tokenizer, vocab: int
+) -> Constraint:
+    """Calls within free text, calls alone where they must come, or calls in place of a form."""
+    start = tokenizer.special_id(request.dialect.call_start)
+    if start is None:  # the grammar is that of the whole answer; a form beside it is refused (`requests.py`)
+        return calls.start()
+    alone = request.must_call or form is not None
+    inside = InCalls(calls.start, start, vocab, alone, request.single_call)
+    return inside if form is None or request.must_call else CallsOr(inside, form, start)
 
 
 Reading = Steps[tuple[Logits, tuple[TokenLogprobs, ...]]]
@@ -259,7 +267,7 @@ class _Draft:
                 request.token_ids,
                 request.stop,
                 request.markers,
-                list(request.parameters),
+                list(request.parameters) if request.grammar is None else (),  # beside a form calls have their marks
                 request.dialect,
                 request.min_tokens,
                 request.spelled,

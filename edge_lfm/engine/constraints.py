@@ -77,6 +77,38 @@ class InCalls:
             self._inner, self._done = None, True
 
 
+class CallsOr:
+    """Calls and nothing else, if the answer begins with the token that begins them; else a form, without that token.
+
+    calls: from that token on, and required.
+    """
+
+    def __init__(self, calls: InCalls, form: Constraint, start_id: int) -> None:
+        self._calls, self._form, self._start_id = calls, form, start_id
+        self._chosen: Constraint | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self._chosen is not None and self._chosen.ended
+
+    def allowed(self) -> NDArray[np.bool_] | None:
+        if self._chosen is not None:
+            return self._chosen.allowed()
+        form = self._form.allowed()
+        if form is not None:
+            form = form.copy()
+            form[self._start_id] = True
+        return form
+
+    def accept(self, token: int) -> None:
+        if self._chosen is None:
+            self._chosen = self._calls if token == self._start_id else self._form
+        self._chosen.accept(token)
+
+    def forced(self, limit: int) -> list[int]:
+        return self._chosen.forced(limit) if self._chosen is not None else []
+
+
 class AfterReasoning:
     """Free reasoning up to its end, which comes after `budget` tokens at the latest; then the inner constraint, if any.
 

@@ -167,8 +167,6 @@ def _answer_of(completion: Completion) -> Json:
 
 def _check(body: ResponsesRequest) -> None:
     check_tools(body.tools)
-    if body.form() and body.tools and body.tool_choice != "none":
-        raise RequestError("text.format and tools exclude each other", "text.format")
     if body.text is not None and body.text.format is not None and body.text.format.soft is not None:
         raise RequestError("text.format.soft is for /v1/chat/completions", "text.format.soft")
 

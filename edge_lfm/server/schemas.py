@@ -193,8 +193,8 @@ class ChatRequest(Sampling, kw_only=True):
     def check(self) -> None:
         """Refuse what excludes each other, or is not supported together."""
         check_tools(self.tools)
-        if self.form() and self.shown_tools:
-            raise RequestError("response_format and tools exclude each other", "response_format")
+        if self.soft_tries is not None and self.shown_tools:
+            raise RequestError("response_format with soft and tools exclude each other", "response_format")
         if self.soft_tries is not None and (self.stream or (self.n or 1) != 1):
             raise RequestError("response_format with soft gives one choice, not streamed", "response_format")
         if self.top_logprobs is not None and not self.logprobs:
