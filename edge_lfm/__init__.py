@@ -31,7 +31,6 @@ from edge_lfm.errors import (
     UnsupportedModelError,
     UsageError,
 )
-from edge_lfm.version import VERSION
 
 if TYPE_CHECKING:
     from edge_lfm.api import (
@@ -106,12 +105,16 @@ __all__ = [
     "table_grammar",
     "xml_grammar",
 ]
-__version__ = VERSION
+__version__: str
 
 if not TYPE_CHECKING:  # a type checker would take every name for one that this gives
 
     def __getattr__(name: str) -> Any:
         """The names of `edge_lfm.api`, imported when first used."""
+        if name == "__version__":
+            from edge_lfm.version import VERSION
+
+            return VERSION
         if name in __all__:
             from edge_lfm import api
 

@@ -9,7 +9,8 @@ from textwrap import indent
 
 from conftest import ROOT
 
-from edge_lfm.cli.main import VERBS, main
+from edge_lfm.cli.main import main
+from edge_lfm.cli.parsing import VERBS, verb_module
 from edge_lfm.demo import demo_checkpoint
 
 _DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "edge_lfm/demo_model/README.md")
@@ -70,7 +71,7 @@ def _texts() -> list[str]:
 
 def documented_lines() -> list[str]:
     """Every command line of edge-lfm once: in --help, in blocks of code, and in running text if it has arguments."""
-    lines = [module.EXAMPLE for module in VERBS.values()]
+    lines = [verb_module(name).EXAMPLE for name in VERBS]
     for text in _texts():
         lines += re.findall(r"^ {4,}(?:\$ )?((?:[A-Z_]+=\S+ )?edge-lfm .*)$", text, re.MULTILINE)
         lines += re.findall(r"`(edge-lfm \w+ [^`]+)`", text)

@@ -18,7 +18,7 @@ import pytest
 from stepping import paging_ram
 
 from edge_lfm.cli.complete import split
-from edge_lfm.cli.main import VERBS, parse
+from edge_lfm.cli.parsing import VERBS, parse
 from edge_lfm.demo import packed_demo
 from edge_lfm.errors import UsageError
 from edge_lfm.paths import cache_folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from edge_lfm.cli.main import VERBS, make_parser
+from edge_lfm.cli.parsing import VERBS, make_parser
 
 HEAD = """# The command line
 
@@ -15,7 +15,7 @@ Made from the parsers by `python tools/cli_reference.py > docs/cli.md`. `edge-lf
 def reference() -> str:
     """The whole document."""
     verbs = next(a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction))
-    index = "\n".join(f"| [`{name}`](#{name}) | {module.HELP} |" for name, module in VERBS.items())
+    index = "\n".join(f"| [`{name}`](#{name}) | {text} |" for name, text in VERBS.items())
     sections = [_section(name, parser) for name, parser in verbs.choices.items()]
     return "\n".join([HEAD, "| verb | |", "|---|---|", index, "", *sections])
 

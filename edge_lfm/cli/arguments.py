@@ -16,6 +16,7 @@ from edge_lfm.cli.live import LiveLine
 from edge_lfm.cli.local_models import settle_model
 from edge_lfm.text.tool_calls import Call, write_calls
 
+_FOLDER = "folder of a packed model (default: the embedded demo model)"
 _ANSWERING = (
     "temperature",
     "top_k",
@@ -35,6 +36,17 @@ _ANSWERING = (
     "lookup",
     "chat_template_kwargs",
 )
+
+
+def add_model(parser: argparse.ArgumentParser, kind: Callable[[str], Any] = str, what: str = _FOLDER) -> None:
+    """Where the model is, as a word or behind -m (`parsing.py` puts both in one place)."""
+    parser.add_argument("model", nargs="?", type=kind, help=what)
+    parser.add_argument("-m", "--model", dest="named_model", type=kind, metavar="MODEL", help="the same, by name")
+
+
+def add_model_option(parser: argparse.ArgumentParser) -> None:
+    """Where the model is, for verbs whose words are something else."""
+    parser.add_argument("-m", "--model", help=_FOLDER)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from edge_lfm.api import Completion
 from edge_lfm.cli.arguments import (
     add_model_arguments,
+    add_model_option,
     add_sampling_arguments,
     add_template_argument,
     open_model,
@@ -24,13 +25,12 @@ from edge_lfm.cli.in_order import in_order, read_lines
 from edge_lfm.cli.run import read_prompt
 from edge_lfm.errors import UsageError
 
-HELP = "answer a question from documents, with citations"
 EXAMPLE = 'edge-lfm ask --doc manual.txt --doc notes.txt "How do I reset it?"'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("question", nargs="?", help="the question (default: standard input)")
-    parser.add_argument("--model", help="folder of a packed model (default: the embedded demo model)")
+    add_model_option(parser)
     parser.add_argument("--doc", action="append", required=True, metavar="FILE", help="a text; may be repeated")
     parser.add_argument(
         "--questions", metavar="FILE", help="a question on each line (-: standard input); a line of JSON for each"

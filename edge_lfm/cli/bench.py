@@ -8,18 +8,17 @@ import sys
 from pathlib import Path
 
 from edge_lfm.api import Model
-from edge_lfm.cli.arguments import add_backend_argument, print_json
+from edge_lfm.cli.arguments import add_backend_argument, add_model, print_json
 from edge_lfm.cli.local_models import find_model
 from edge_lfm.errors import UsageError
 from edge_lfm.measure.bench import BenchReport, measure
 from edge_lfm.model.packed_model import PackedModel
 
-HELP = "measure prefill and decode speed"
 EXAMPLE = "edge-lfm bench lfm2-24b-int4 -p 512 -n 128 -t 1,2 --md"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", type=find_model, help="folder of a packed model (default: the demo model)")
+    add_model(parser, find_model)
     parser.add_argument("-p", "--prompt", default="512", metavar="N,...", help="tokens of the prefill tests")
     parser.add_argument("-n", "--generate", default="64", metavar="N,...", help="tokens of the decode tests")
     parser.add_argument("-d", "--depth", default="0", metavar="N,...", help="tokens of context before each test")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_lfm.api import Model
-from edge_lfm.cli.arguments import gigabytes, print_json, progress_bar
+from edge_lfm.cli.arguments import add_model, gigabytes, print_json, progress_bar
 from edge_lfm.cli.local_models import model_path
 from edge_lfm.devices.bundle import make_bundle
 from edge_lfm.devices.profiles import find_device, profiles
@@ -20,7 +20,6 @@ from edge_lfm.memory.plan import Wishes, plan_memory
 from edge_lfm.model.demand import demand_of
 from edge_lfm.model.packed_model import PackedModel
 
-HELP = "pack kernels, packages and a model for a board"
 EXAMPLE = "edge-lfm bundle lfm2-24b --target rpi5-8g -o lfm2-24b-rpi5.tar"
 _PROMPTS = (
     "What is the capital of France?",
@@ -32,7 +31,7 @@ _CONTEXT = 2048
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", type=model_path, help="folder of a packed model (default: no model)")
+    add_model(parser, model_path, "folder of a packed model (default: no model)")
     parser.add_argument("--target", required=True, metavar="NAME", help="a device, a processor or an ISA tier")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="PATH", help="a folder, or a file.tar")
     parser.add_argument(

@@ -17,7 +17,6 @@ from edge_lfm.quantize.cost import calibration_cost
 from edge_lfm.quantize.output import check_output, staged_folder
 from edge_lfm.text.windows import read_text, windows_of
 
-HELP = "collect activation statistics for quantize --calibration"
 EXAMPLE = "edge-lfm calibrate LFM2-24B-A2B --text calibration.txt -o lfm2-24b-calibration"
 
 

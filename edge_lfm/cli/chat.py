@@ -12,6 +12,7 @@ from typing import Any
 
 from edge_lfm.api import Completion, Generation, Model, Session
 from edge_lfm.cli.arguments import (
+    add_model,
     add_model_arguments,
     add_sampling_arguments,
     add_template_argument,
@@ -26,13 +27,12 @@ from edge_lfm.cli.arguments import (
 from edge_lfm.errors import EdgeLfmError, UsageError
 from edge_lfm.paths import cache_folder
 
-HELP = "hold a conversation"
 EXAMPLE = "edge-lfm chat lfm2-24b-int4"
 _HISTORY_LINES = 1000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", help="folder of a packed model (default: the embedded demo model)")
+    add_model(parser)
     add_model_arguments(parser)
     add_sampling_arguments(parser)
     add_template_argument(parser)

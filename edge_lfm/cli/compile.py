@@ -13,7 +13,6 @@ from edge_lfm.devices.targets import TARGETS, find_target
 from edge_lfm.errors import UsageError
 from edge_lfm.kernels.spec.isa import TIERS
 
-HELP = "compile the kernels for a board or a processor into a shared object with a C interface"
 EXAMPLE = "edge-lfm compile --target rpi5 -o kernels"
 
 

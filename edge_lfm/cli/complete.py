@@ -6,20 +6,26 @@ import argparse
 import re
 from pathlib import Path
 
-from edge_lfm.cli.arguments import add_model_arguments, add_sampling_arguments, open_model, print_json, sampling_of
+from edge_lfm.cli.arguments import (
+    add_model_arguments,
+    add_model_option,
+    add_sampling_arguments,
+    open_model,
+    print_json,
+    sampling_of,
+)
 from edge_lfm.errors import ModelFileError, UsageError
 from edge_lfm.formats.strict import read_text
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+")
 """As editors, compilers and grep count: LF, CR LF or CR end a line; form feeds, U+2028 and the like do not."""
 _MAX_DIGITS = 12
-HELP = "fill in code or text at a line of a file"
 EXAMPLE = "edge-lfm complete program.py:12"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("place", metavar="FILE:LINE", help="the end of this line; FILE alone is the end of the file")
-    parser.add_argument("--model", help="folder of a packed model (default: the embedded demo model)")
+    add_model_option(parser)
     parser.add_argument(
         "--lines",
         choices=("one", "block", "all"),

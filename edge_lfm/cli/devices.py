@@ -19,7 +19,6 @@ from edge_lfm.machine.thermal import temperatures
 from edge_lfm.measure.hardware import measure_machine
 from edge_lfm.paths import cache_folder
 
-HELP = "list the devices that fit knows, or tell what this machine is"
 EXAMPLE = "edge-lfm devices --detect"
 
 

@@ -21,7 +21,6 @@ from edge_lfm.machine.processors import choose_threads, cpu_quota, physical_core
 from edge_lfm.paths import cache_folder
 from edge_lfm.version import VERSION
 
-HELP = "check the installation and this machine"
 EXAMPLE = "edge-lfm doctor"
 _EXTRAS = {"server": ("starlette", "uvicorn", "msgspec", "prometheus_client", "websockets"), "grammar": ("llguidance",)}
 _LITTLE_MEMORY = 1 << 30

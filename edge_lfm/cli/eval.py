@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edge_lfm.api import Model
-from edge_lfm.cli.arguments import print_json, progress_bar
+from edge_lfm.cli.arguments import add_model, print_json, progress_bar
 from edge_lfm.cli.eval_report import describe, write_report
 from edge_lfm.cli.in_order import in_order
 from edge_lfm.cli.local_models import find_model
@@ -39,13 +39,12 @@ from edge_lfm.quantize.card import CARD, model_card
 from edge_lfm.quantize.recipe import find_recipe
 from edge_lfm.text.windows import read_text, windows_of
 
-HELP = "measure perplexity, divergence from a reference, and tasks"
 EXAMPLE = "edge-lfm eval lfm2-24b --against LFM2-24B-A2B --text wiki.test.raw --report eval.html"
 GREEDY_PROMPTS, GREEDY_PROMPT_TOKENS, GREEDY_TOKENS = 50, 32, 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", type=find_model, help="folder of a packed model (default: the demo model)")
+    add_model(parser, find_model)
     parser.add_argument("--against", type=Path, metavar="REF", help="packed model or checkpoint to compare with")
     parser.add_argument("--text", type=Path, action="append", default=[], metavar="FILE", help="UTF-8 text; repeatable")
     parser.add_argument("--windows", type=int, default=64, metavar="N", help="windows of each text (default 64)")

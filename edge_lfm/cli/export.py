@@ -13,7 +13,6 @@ from edge_lfm.export.gguf import TYPES, GgufReport, write_gguf
 from edge_lfm.export.onnx import ACTIVATIONS, OnnxReport, write_onnx
 from edge_lfm.export.source import ExportSource, open_source
 
-HELP = "write a model as a GGUF file for llama.cpp, or as an ONNX graph for onnxruntime"
 EXAMPLE = "edge-lfm export lfm2-24b-int4 --format gguf -o lfm2-24b.gguf"
 
 

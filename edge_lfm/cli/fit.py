@@ -30,7 +30,6 @@ from edge_lfm.quantize.fitting import what_fits
 from edge_lfm.quantize.recipe import find_recipe
 from edge_lfm.shape import Shape
 
-HELP = "tell what a device will do with a model"
 EXAMPLE = "edge-lfm fit lfm2-24b-a2b --device rpi5-8g"
 PREFILL_SHARE = 0.35
 """Of the int8 peak: what a prefill of 512 tokens reaches: 37 % for the 8B's shape, 31 for the 24B's (two cores,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from edge_lfm.cli.arguments import print_json
+from edge_lfm.cli.arguments import add_model, print_json
 from edge_lfm.cli.local_models import model_path
 from edge_lfm.cli.quantize import describe_sizes
 from edge_lfm.demo import packed_demo
@@ -21,12 +21,11 @@ from edge_lfm.model.sizes import measure_sizes
 from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe, recipe_like
 from edge_lfm.shape import Shape
 
-HELP = "show the architecture and sizes of a packed model, a checkpoint or a GGUF file"
 EXAMPLE = "edge-lfm inspect lfm2-24b"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", type=model_path, help="folder or GGUF file (default: the demo model)")
+    add_model(parser, model_path, "folder or GGUF file (default: the demo model)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

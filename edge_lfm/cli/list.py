@@ -10,7 +10,6 @@ from edge_lfm.cli.arguments import gigabytes, print_json
 from edge_lfm.cli.local_models import local_models
 from edge_lfm.paths import models_folder
 
-HELP = "list the models that were pulled"
 EXAMPLE = "edge-lfm list"
 
 

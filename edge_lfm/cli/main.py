@@ -1,11 +1,7 @@
-"""The command `edge-lfm`: finds the verb, runs it, and turns every error into one line and an exit code.
-
-Knows no verb's arguments; each verb is a module with `HELP`, `EXAMPLE`, `add_arguments` and `run`.
-"""
+"""The command `edge-lfm`: finds the verb, runs it, and turns every error into one line and an exit code."""
 
 from __future__ import annotations
 
-import argparse
 import io
 import logging
 import os
@@ -13,96 +9,13 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from types import FrameType, ModuleType
+from types import FrameType
 
-from edge_lfm.cli import (
-    ask,
-    batch,
-    bench,
-    bundle,
-    calibrate,
-    chat,
-    compile,
-    complete,
-    devices,
-    doctor,
-    eval,
-    export,
-    extract,
-    fit,
-    inspect,
-    list,
-    pull,
-    quantize,
-    rm,
-    run,
-    serve,
-    synth,
-    verify,
-)
+from edge_lfm.cli.parsing import parse, verb_module
 from edge_lfm.errors import DoesNotFitError, EdgeLfmError, OutputError
-from edge_lfm.version import VERSION
 
-VERBS: dict[str, ModuleType] = {
-    "run": run,
-    "chat": chat,
-    "serve": serve,
-    "batch": batch,
-    "ask": ask,
-    "extract": extract,
-    "complete": complete,
-    "pull": pull,
-    "list": list,
-    "rm": rm,
-    "quantize": quantize,
-    "export": export,
-    "calibrate": calibrate,
-    "eval": eval,
-    "verify": verify,
-    "inspect": inspect,
-    "synth": synth,
-    "bench": bench,
-    "fit": fit,
-    "devices": devices,
-    "compile": compile,
-    "bundle": bundle,
-    "doctor": doctor,
-}
 INTERRUPTED, TERMINATED = 130, 143
 _MAX_MESSAGE = 2000
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of all verbs."""
-    parser = argparse.ArgumentParser(
-        prog="edge-lfm",
-        description="Run Liquid AI's LFM2 models on machines without a GPU.",
-        epilog='example: edge-lfm run "What is the capital of France?"',
-    )
-    parser.add_argument("--version", action="version", version=f"edge-lfm {VERSION}")
-    parser.add_argument("--debug", action="store_true", help="show Python's traceback of an error")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for name, module in VERBS.items():
-        verb = verbs.add_parser(name, help=module.HELP, description=module.HELP, epilog=f"example: {module.EXAMPLE}")
-        module.add_arguments(verb)
-    return parser
-
-
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The arguments of a command line; a usage error ends the process, as argparse does.
-
-    Of two optional words, argparse spends both on the first group of words (in Python 3.11 and 3.12, not in later
-    ones): what it leaves of `run MODEL --ram 4G PROMPT` is the prompt.
-    """
-    parser = make_parser()
-    args, left = parser.parse_known_args(arguments)
-    if args.verb == "run" and args.prompt is None:
-        words = left[1:] if left[:1] == ["--"] else left
-        if len(words) == 1 and (words != left or not words[0].startswith("-")):
-            args.prompt, left = words[0], []
-    if left:
-        parser.error(f"unrecognized arguments: {' '.join(left)}")
-    return args
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        VERBS[args.verb].run(args)
+        verb_module(args.verb).run(args)
         sys.stdout.flush()
         return 0
     except KeyboardInterrupt:

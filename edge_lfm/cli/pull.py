@@ -15,7 +15,6 @@ from edge_lfm.pull import Pulled, pull, pull_quantized
 from edge_lfm.pull.hub import Address, read_address
 from edge_lfm.quantize.recipe import find_recipe
 
-HELP = "download a model from Hugging Face"
 EXAMPLE = "edge-lfm pull LiquidAI/LFM2-24B-A2B --quantize balanced"
 
 

@@ -14,7 +14,6 @@ from edge_lfm.quantize.output import JOURNAL, stage_of
 from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe, recipe_names
 from edge_lfm.quantize.report import ConversionReport
 
-HELP = "pack a Hugging Face checkpoint, or a GGUF file, into int4 or int8"
 EXAMPLE = "edge-lfm quantize LFM2-24B-A2B -o lfm2-24b --recipe balanced"
 
 

@@ -7,7 +7,6 @@ import argparse
 from edge_lfm.cli.arguments import gigabytes, print_json
 from edge_lfm.cli.local_models import remove_model
 
-HELP = "delete a model that was pulled"
 EXAMPLE = "edge-lfm rm LFM2-24B-A2B"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import stat
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,6 +13,7 @@ from typing import Any
 
 from edge_lfm.api import Completion
 from edge_lfm.cli.arguments import (
+    add_model,
     add_model_arguments,
     add_sampling_arguments,
     add_template_argument,
@@ -22,15 +25,18 @@ from edge_lfm.cli.arguments import (
     show,
     timings_json,
 )
+from edge_lfm.cli.local_models import find_model
 from edge_lfm.errors import UsageError
+from edge_lfm.pull.hub import is_repository
 
-HELP = "answer one prompt"
+_NAME = re.compile(r"[\w.~/][\w.:/@~+-]*", re.ASCII)
+"""What may be the name of a model: no question has only these signs."""
 EXAMPLE = 'edge-lfm run lfm2-24b-int4 "What is C. elegans?"'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", help="folder of a packed model (default: the embedded demo model)")
-    parser.add_argument("prompt", nargs="?", help="the prompt (default: standard input)")
+    add_model(parser)
+    parser.add_argument("prompt", nargs="?", help="the prompt, behind what is piped in (default: standard input)")
     add_model_arguments(parser)
     add_sampling_arguments(parser)
     add_template_argument(parser)
@@ -43,28 +49,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def split_positionals(model: str | None, prompt: str | None) -> tuple[str | None, str | None]:
-    """A lone argument is a model if it exists or looks like a path, and otherwise a prompt for the demo model."""
-    if model is not None and prompt is None and not os.path.exists(model) and (" " in model or os.sep not in model):
-        return None, model
-    return model, prompt
+    """A lone argument is a model if it could be the name of one, and otherwise a prompt for the demo model.
+
+    Raises:
+        UsageError: it could be, and there is no such folder.
+    """
+    if model is None or prompt is not None or os.path.exists(model):
+        return model, prompt
+    if is_repository(model) or os.path.exists(find_model(model)):
+        return model, prompt
+    if _NAME.fullmatch(model):
+        hint = "give its folder; a prompt of one word comes through standard input, or behind a model"
+        raise UsageError(f"there is no model {model}", hint=hint)
+    return None, model
 
 
 def read_prompt(prompt: str | None) -> str:
-    """The prompt, or all of standard input.
+    """The prompt, standard input, or both: what is piped in stands before what is asked of it.
 
     Raises:
         UsageError: there is neither, or the input is not UTF-8.
     """
-    if prompt is None:
-        if sys.stdin is None or sys.stdin.isatty():
-            raise UsageError("there is no prompt", hint="give one as an argument, or pipe text in")
-        try:
-            prompt = sys.stdin.buffer.read().decode("utf-8").rstrip("\n")
-        except UnicodeDecodeError as error:
-            raise UsageError(f"standard input is not UTF-8: {error}", hint="convert it with iconv") from None
-    if not prompt:
+    given = [_standard_input()] if prompt is None or _is_piped() else []
+    whole = "\n\n".join(text for text in (*given, prompt) if text)
+    if not whole:
         raise UsageError("the prompt is empty", hint="give some text")
-    return prompt
+    return whole
+
+
+def _is_piped() -> bool:
+    """Whether standard input is a file or a pipe: of what a program leaves open as a socket, no end may ever come."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (AttributeError, OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
+def _standard_input() -> str:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError("there is no prompt", hint="give one as an argument, or pipe text in")
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"standard input is not UTF-8: {error}", hint="convert it with iconv") from None
 
 
 def run(args: argparse.Namespace) -> None:

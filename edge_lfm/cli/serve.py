@@ -9,15 +9,14 @@ import sys
 from pathlib import Path
 
 from edge_lfm.api import bound_heap
-from edge_lfm.cli.arguments import add_model_arguments, load_options_of
+from edge_lfm.cli.arguments import add_model, add_model_arguments, load_options_of
 from edge_lfm.errors import MissingExtraError, UsageError
 
-HELP = "serve a model to OpenAI clients"
 EXAMPLE = "edge-lfm serve lfm2-24b-int4 --port 8080"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", help="folder of a packed model (default: the embedded demo model)")
+    add_model(parser)
     add_model_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8080, help="port (default 8080; 0 takes a free one)")

@@ -11,7 +11,6 @@ from edge_lfm.quantize.families import PUBLISHED, family_config
 from edge_lfm.quantize.recipe import find_recipe
 from edge_lfm.quantize.synth import synthesize
 
-HELP = "make a model of a published shape with random weights, to measure speed and memory"
 EXAMPLE = "edge-lfm synth lfm2-24b-a2b -o synth-24b --recipe balanced"
 
 
