@@ -71,9 +71,28 @@ class DoesNotFitError(EdgeLfmError):
 
 
 class MissingExtraError(EdgeLfmError):
-    """An optional package is not installed."""
+    """An optional package is not installed. extra: what brings it."""
 
     exit_code, http_status = 5, 501
+
+    def __init__(self, message: str, extra: str) -> None:
+        super().__init__(message, hint=install_line(extra))
+
+
+def install_line(extra: str) -> str:
+    """How to install an extra from where this package came: a checkout, a file, or the index."""
+    import json  # all of this takes longer to import than --help may take
+    from importlib.metadata import PackageNotFoundError, distribution
+    from pathlib import Path
+    from urllib.parse import unquote, urlsplit
+
+    try:
+        came = json.loads(distribution("edge-lfm").read_text("direct_url.json") or "{}")
+    except PackageNotFoundError:  # a checkout that is not installed
+        return f"pip install -e '{Path(__file__).parents[1]}[{extra}]'"
+    where, editable = came.get("url", ""), came.get("dir_info", {}).get("editable")
+    place = unquote(urlsplit(where).path) if where.startswith("file:") else "edge-lfm"
+    return f"pip install {'-e ' if editable else ''}'{place}[{extra}]'"
 
 
 class DownloadError(EdgeLfmError):

@@ -71,13 +71,13 @@ BODIES = [
     b'{"messages": [{"role": "user", "content": "x"}], "seed": ' + b"9" * 5000 + b"}", b'{"messages": ["x"]}',
     b'{"messages": [{"role": "wizard", "content": "x"}]}', b'{"messages": [{"role": "user", "content": 3}]}',
     b'{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}',
-    b'{"messages": [{"role": "user", "content": "x"}], "model": "gpt-4o\\r\\nX: y"}',
+    b'{"messages": [{"role": "user", "content": "x"}], "model": ["gpt-4o"]}',
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("body", BODIES, ids=range(len(BODIES)))
 def test_malformed_bodies(address: str, body: bytes) -> None:
-    refused(post(address, body), 404 if b"gpt-4o" in body else 400)
+    refused(post(address, body))
     refused(post(address, body, "/v1/responses"))
     if b"temperature" not in body and b"seed" not in body and b"model" not in body:  # it knows messages only
         refused(post(address, body, "/apply-template"))

@@ -87,6 +87,12 @@ class Session:
         return AsyncGeneration(*self._start(self._with(content), options))
 
     @checked
+    async def send_async(self, content: Content, **options: Unpack[TurnOptions]) -> Completion:
+        """As `send`, for asyncio; cancelling the task stops the engine, and what came until then stays."""
+        async with self.stream_async(content, **options) as answer:
+            return await answer.result()
+
+    @checked
     def regenerate(self, **options: Unpack[TurnOptions]) -> Generation:
         """Answer the last message anew; with temperature and another seed, otherwise.
 

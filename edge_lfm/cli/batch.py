@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
         from edge_lfm.server.batch_output import BatchOutput
     except ImportError as error:
         raise MissingExtraError(
-            f"batches need the package {error.name}", hint="pip install 'edge-lfm[server]'"
+            f"batches need the package {error.name}", extra="server"
         ) from None
     requests = Requests(args.requests, _name_of(args))
     with BatchOutput(args.output) as output:

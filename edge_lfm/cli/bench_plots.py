@@ -19,7 +19,7 @@ def draw(reports: list[BenchReport], path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise MissingExtraError("--plot needs matplotlib", hint="pip install 'edge-lfm[plot]'") from None
+        raise MissingExtraError("--plot needs matplotlib", extra="plot") from None
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     paged = [report for report in reports if report.storage_gbps is not None]
     (_hits_by_layer if paged else _roofline)(figure.add_subplot(), paged or reports)

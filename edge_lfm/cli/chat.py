@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -24,11 +24,12 @@ from edge_lfm.cli.arguments import (
     show,
     timings_json,
 )
+from edge_lfm.cli.line_editing import line_editing
 from edge_lfm.errors import EdgeLfmError, UsageError
-from edge_lfm.paths import cache_folder
 
 EXAMPLE = "edge-lfm chat lfm2-24b-int4"
-_HISTORY_LINES = 1000
+_ALIASES = {"/?": "/help", "/clear": "/reset", "/quit": "/exit", "/bye": "/exit"}
+"""Other programs' names for commands."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,13 +60,20 @@ class _Chat:
         self.commands: dict[str, tuple[Callable[[str], None], str]] = {
             "/help": (self._help, "show this"),
             "/reset": (lambda _: self._reset(), "forget the conversation, keep the system message"),
+            "/set": (
+                self._set,
+                "NAME VALUE: an option of the answers to come, as temperature 0.5; alone: all",
+            ),
             "/system": (self._system, "TEXT: set the system message and start anew"),
             "/undo": (lambda _: self._undo(), "take back the last question and its answer"),
             "/regenerate": (lambda _: self._answer(self.session.regenerate(**self._options())), "answer anew"),
             "/save": (self._save, "FILE: write the conversation with all that was computed for it"),
             "/load": (self._load, "FILE: go on with a saved conversation"),
             "/stats": (lambda _: self._stats(), "tokens, speed, memory"),
+            "/exit": (lambda _: self._exit(), "end; so does Ctrl-D"),
         }
+        self.options: dict[str, Any] = {"max_tokens": args.max_tokens, **sampling_of(args)}
+        self.ended = False
 
     def run(self) -> None:
         if not self.terminal:
@@ -77,11 +85,11 @@ class _Chat:
             "/help lists commands",
             file=sys.stderr,
         )
-        with _history():
+        with line_editing(model.folder.name, [*self.commands, *_ALIASES]):
             self._loop("> ")
 
     def _loop(self, prompt: str) -> None:
-        while True:
+        while not self.ended:
             try:
                 line = input(prompt)
             except EOFError:
@@ -100,9 +108,10 @@ class _Chat:
         """One line of the user. In a terminal an error is told, and the conversation goes on."""
         try:
             word, _, rest = line.strip().partition(" ")
+            word = _ALIASES.get(word, word)
             if word in self.commands:
                 self.commands[word][0](rest.strip())
-            elif self.terminal and word.startswith("/") and word[1:].isalpha():
+            elif line.startswith("/") and word[1:].isalpha():
                 raise UsageError(f"unknown command {word}", hint="/help lists them; a space before it makes it text")
             else:
                 self._answer(self.session.stream(line, **self._options()))
@@ -139,7 +148,7 @@ class _Chat:
         return self.model.session(system, overflow="drop_oldest")
 
     def _options(self) -> dict[str, Any]:
-        return {"max_tokens": self.args.max_tokens, **sampling_of(self.args)}
+        return self.options
 
     def _tell(self, text: str) -> None:
         print(f"[{text}]", file=sys.stderr, flush=True)
@@ -147,6 +156,22 @@ class _Chat:
     def _help(self, _: str) -> None:
         for name, (_action, what) in self.commands.items():
             print(f"{name:12} {what}", file=sys.stderr)
+
+    def _exit(self) -> None:
+        self.ended = True
+
+    def _set(self, words: str) -> None:
+        """One option of the answers to come; null takes it back."""
+        name, _, text = words.partition(" ")
+        if name:
+            try:
+                value = json.loads(text)
+            except ValueError:
+                value = text.strip()
+            options = {key: one for key, one in {**self.options, name: value}.items() if one is not None}
+            self.model.prepare([0], **options)  # refuses what it is not, now and not with the next answer
+            self.options = options
+        self._tell(", ".join(f"{key} {value}" for key, value in self.options.items()) or "nothing is set")
 
     def _reset(self) -> None:
         first = self.session.messages[:1]
@@ -200,24 +225,3 @@ def _as_json(answer: Completion) -> dict[str, Any]:
         "finish_reason": answer.finish_reason,
         "tool_calls": [asdict(call) for call in answer.tool_calls],
     }
-
-
-@contextlib.contextmanager
-def _history() -> Any:
-    """Line editing, and the lines of earlier conversations, for `input()`; where there is no readline, neither."""
-    try:
-        import readline
-    except ImportError:
-        yield
-        return
-    path = cache_folder() / "chat_history"
-    with contextlib.suppress(OSError):
-        readline.read_history_file(path)
-    readline.set_history_length(_HISTORY_LINES)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o600)
-            readline.write_history_file(path)

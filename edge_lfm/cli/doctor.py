@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from edge_lfm.cli.arguments import gigabytes, print_json
-from edge_lfm.errors import EdgeLfmError
+from edge_lfm.errors import EdgeLfmError, install_line
 from edge_lfm.kernels.load.library import kernels_are_ready, load_kernels
 from edge_lfm.machine.memory import available_memory
 from edge_lfm.machine.processors import choose_threads, cpu_quota, physical_cores
@@ -70,7 +70,7 @@ def examine() -> Iterator[Finding]:
     for extra, modules in _EXTRAS.items():
         missing = [name for name in modules if importlib.util.find_spec(name) is None]
         if missing:
-            yield Finding(extra, "warning", f"{', '.join(missing)} not installed", f"pip install 'edge-lfm[{extra}]'")
+            yield Finding(extra, "warning", f"{', '.join(missing)} not installed", install_line(extra))
         else:
             yield Finding(extra, "ok", "installed")
 

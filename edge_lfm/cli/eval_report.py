@@ -122,7 +122,7 @@ def _axes(title: str, across: str, up: str) -> tuple[Any, Any]:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise MissingExtraError("--report needs matplotlib", hint="pip install 'edge-lfm[plot]'") from None
+        raise MissingExtraError("--report needs matplotlib", extra="plot") from None
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     axes = figure.add_subplot(title=title, xlabel=across, ylabel=up)
     return figure, axes

@@ -37,6 +37,7 @@ VERBS = {
     "devices": "list the devices that fit knows, or tell what this machine is",
     "compile": "compile the kernels for a board or a processor into a shared object with a C interface",
     "bundle": "pack kernels, packages and a model for a board",
+    "completion": "print what makes a shell complete verbs and options",
     "doctor": "check the installation and this machine",
 }
 """The verbs, and what each is for."""

@@ -42,9 +42,7 @@ def run(args: argparse.Namespace) -> None:
         from edge_lfm.server.serve import serve
         from edge_lfm.server.settings import Settings
     except ImportError as error:
-        raise MissingExtraError(
-            f"the server needs the package {error.name}", hint="pip install 'edge-lfm[server]'"
-        ) from None
+        raise MissingExtraError(f"the server needs the package {error.name}", extra="server") from None
     for name, value in (("--queue", args.queue), ("--unload-after", args.unload_after), ("--grace", args.grace)):
         if not 0 <= value <= 1e6:
             raise UsageError(f"{name} is {value}", hint="it must be 0..1000000")

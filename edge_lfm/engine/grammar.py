@@ -163,7 +163,7 @@ class GrammarCompiler:
         try:
             import llguidance
         except ImportError:
-            raise MissingExtraError("grammars need llguidance", hint="pip install 'edge-lfm[grammar]'") from None
+            raise MissingExtraError("grammars need llguidance", extra="grammar") from None
         if len(grammar.source) > MAX_TEXT:
             raise GrammarError(
                 f"the grammar has {len(grammar.source)} characters", hint=f"at most {MAX_TEXT} are taken"

@@ -18,7 +18,7 @@ def make_check(schema: Mapping[str, Any] | bool, patterns: bool) -> Check:
         import jsonschema
         import referencing
     except ImportError:
-        raise MissingExtraError("checking JSON needs jsonschema", hint="pip install 'edge-lfm[grammar]'") from None
+        raise MissingExtraError("checking JSON needs jsonschema", extra="grammar") from None
     try:
         jsonschema.Draft202012Validator.check_schema(schema)
     except jsonschema.SchemaError as error:

@@ -186,13 +186,12 @@ def onnxruntime_package() -> ModuleType:
     Raises:
         MissingExtraError: it is missing or too old.
     """
-    install = "install it: pip install 'edge-lfm[onnx]'"
     try:
         import onnxruntime as package
     except ImportError:
-        raise MissingExtraError("this backend needs the package onnxruntime", hint=install) from None
+        raise MissingExtraError("this backend needs the package onnxruntime", extra="onnx") from None
     version = tuple(int(part) for part in package.__version__.split(".")[:2])
     if version < _OLDEST:
-        raise MissingExtraError(f"onnxruntime {package.__version__} is too old", hint=install)
+        raise MissingExtraError(f"onnxruntime {package.__version__} is too old", extra="onnx")
     module: ModuleType = package
     return module

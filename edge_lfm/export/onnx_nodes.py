@@ -31,9 +31,7 @@ def onnx_package() -> ModuleType:
     try:
         import onnx
     except ImportError:
-        raise MissingExtraError(
-            "ONNX models need the package onnx", hint="install it: pip install 'edge-lfm[onnx]'"
-        ) from None
+        raise MissingExtraError("ONNX models need the package onnx", extra="onnx") from None
     return onnx
 
 

@@ -233,9 +233,7 @@ def gguf_package() -> ModuleType:
     try:
         import gguf
     except ImportError:
-        raise MissingExtraError(
-            "GGUF files need the package gguf", hint="install it: pip install 'edge-lfm[gguf]'"
-        ) from None
+        raise MissingExtraError("GGUF files need the package gguf", extra="gguf") from None
     return gguf
 
 

@@ -68,7 +68,7 @@ def load_hub() -> ModuleType:
         import huggingface_hub.utils
     except ImportError:
         raise MissingExtraError(
-            "pulling needs the package huggingface_hub", hint="install it: pip install 'edge-lfm[hub]'"
+            "pulling needs the package huggingface_hub", extra="hub"
         ) from None
     return huggingface_hub
 

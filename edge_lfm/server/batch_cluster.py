@@ -148,7 +148,7 @@ def _ray() -> Any:
         import ray.exceptions
         import ray.util.scheduling_strategies
     except ImportError as error:
-        raise MissingExtraError(f"--ray needs the package {error.name}", hint="pip install 'edge-lfm[ray]'") from None
+        raise MissingExtraError(f"--ray needs the package {error.name}", extra="ray") from None
     return ray
 
 

@@ -67,7 +67,7 @@ def read_schema(schema: Any) -> Document:
         import referencing.jsonschema as drafts
         from referencing import Registry
     except ImportError:
-        raise MissingExtraError("grammars need referencing", hint="pip install 'edge-lfm[grammar]'") from None
+        raise MissingExtraError("grammars need referencing", extra="grammar") from None
     draft = schema.get("$schema") if isinstance(schema, Mapping) else None
     _check_size(schema)
     known = (
