@@ -12,9 +12,9 @@ class serving:  # noqa: N801 (used as a context manager)
     """`edge-lfm serve` on a free port; gives its address."""
 
     def __init__(self, model: str, *arguments: str, **environment: str) -> None:
-        command = [sys.executable, "-P", "-m", "edge_lfm.cli.main", "serve", model, "--port", "0", "--json", *arguments]
+        command = [sys.executable, "-P", "-m", "edge_lfm.cli.main", "serve", model, "--port", "0", "--json"]
         self.process = subprocess.Popen(
-            [*command, "--threads", "1"],
+            [*command, "--threads", "1", "--log-level", "warning", *arguments],  # nobody reads the pipe meanwhile
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

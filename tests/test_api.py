@@ -116,7 +116,7 @@ def test_the_context_ends_an_answer(demo: dict[str, Path]) -> None:
         answer = small.generate("Once upon a time", raw=True, max_tokens=100)
         assert answer.finish_reason == "length"
         assert answer.usage["total_tokens"] == 25  # the last token needs no room
-        with pytest.raises(ContextOverflowError, match="context 24"):
+        with pytest.raises(ContextOverflowError, match="context length is 24"):
             small.generate("word " * 100)
 
 

@@ -27,6 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--insecure", action="store_true", help="listen on a network without a key")
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="serve under this name too")
     parser.add_argument("--cors-origin", action="append", default=[], metavar="URL", help="let this web page in")
+    parser.add_argument("--temp", dest="temperature", type=float, metavar="T", help="temperature where none is asked")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="the most tokens of an answer where none are asked")
+    parser.add_argument("--max-tokens-cap", type=int, metavar="N", help="the most tokens of any answer")
+    parser.add_argument("--system", metavar="TEXT", help="the system message of conversations that have none")
+    levels = ("debug", "info", "warning", "error")
+    parser.add_argument("--log-level", choices=levels, default="info", help="what is logged (default: requests too)")
     parser.add_argument("--queue", type=int, default=64, metavar="N", help="requests that may wait (default 64)")
     parser.add_argument(
         "--unload-after", type=float, default=0, metavar="S", help="give the model up when idle so long"
@@ -40,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         from edge_lfm.server.logs import set_up_logging
         from edge_lfm.server.serve import serve
-        from edge_lfm.server.settings import Settings
+        from edge_lfm.server.settings import Defaults, Settings
     except ImportError as error:
         raise MissingExtraError(f"the server needs the package {error.name}", extra="server") from None
     for name, value in (("--queue", args.queue), ("--unload-after", args.unload_after), ("--grace", args.grace)):
@@ -51,6 +57,7 @@ def run(args: argparse.Namespace) -> None:
         name=args.name or (Path(args.model).resolve().name if args.model else Settings.name),
         aliases=tuple(args.alias),
         strict_model=args.strict_model,
+        defaults=Defaults(args.temperature, args.max_tokens, args.max_tokens_cap, args.system),
         api_key=args.api_key or os.environ.get("EDGE_LFM_API_KEY") or None,
         allowed_hosts=tuple(args.allow_host),
         cors_origins=tuple(args.cors_origin),
@@ -70,5 +77,5 @@ def run(args: argparse.Namespace) -> None:
             print("Ctrl-C ends", file=sys.stderr)
 
     bound_heap()
-    set_up_logging()
+    set_up_logging(args.log_level)
     serve(settings, args.host, args.port, args.insecure, ready, args.restart)

@@ -66,7 +66,7 @@ def check_length(tokens: int, context: int) -> None:
         raise UsageError("the prompt is empty", hint="give at least one token", param="prompt")
     if tokens > context:
         raise ContextOverflowError(
-            f"the prompt has {tokens} tokens, the context {context}",
+            f"the prompt has {tokens} tokens, and the maximum context length is {context} tokens",
             hint="shorten the prompt, or load the model with a larger context",
             param="prompt",
         )

@@ -16,6 +16,7 @@ from edge_lfm.server.anthropic_output import Blocks, Named, blocks_of, ending_of
 from edge_lfm.server.chat import prepare
 from edge_lfm.server.schemas import ChatRequest
 from edge_lfm.server.service import Service
+from edge_lfm.server.settings import Defaults
 from edge_lfm.server.sse import EventStream, unless_disconnected
 
 Json = dict[str, Any]
@@ -30,7 +31,7 @@ class Messages:
     async def create(self, request: Request) -> Response:
         """POST /v1/messages"""
         body, nbytes = await self._service.read(request, MessagesRequest)
-        chat = await self._service.work.run(_checked, body, nbytes=nbytes)
+        chat = await self._service.work.run(_checked, body, self._service.settings.defaults, nbytes=nbytes)
         if not body.stream:
             return JSONResponse(await unless_disconnected(request, self._whole(body, chat, nbytes)))
         events = self._stream(body, chat, nbytes)
@@ -82,8 +83,9 @@ class Messages:
         }
 
 
-def _checked(body: CountRequest) -> ChatRequest:
+def _checked(body: CountRequest, defaults: Defaults) -> ChatRequest:
     chat = body.chat()
+    chat.settle(defaults)
     chat.check()
     return chat
 

@@ -19,6 +19,7 @@ from edge_lfm.server.chat import Chat
 from edge_lfm.server.completions import Completions
 from edge_lfm.server.guard import Guard
 from edge_lfm.server.ollama import Ollama
+from edge_lfm.server.request_log import RequestLog
 from edge_lfm.server.responses import Responses
 from edge_lfm.server.service import Service
 from edge_lfm.server.settings import Settings
@@ -31,11 +32,11 @@ Handler = Callable[[Request], Awaitable[Response]]
 def make_app(settings: Settings) -> Starlette:
     """The application for one server; its `state.service` is what the routes share."""
     service = Service(settings)
-    middleware = [Middleware(Guard, settings=settings)]
+    middleware = [Middleware(RequestLog), Middleware(Guard, settings=settings)]
     if settings.cors_origins:
         origins = list(settings.cors_origins)
         middleware.insert(
-            0, Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
+            1, Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
         )
     app = Starlette(
         routes=routes_of(service),

@@ -45,6 +45,7 @@ class Chat:
 
     async def __call__(self, request: Request) -> Response:
         chat, nbytes = await self._service.read(request, ChatRequest)
+        chat.settle(self._service.settings.defaults)
         await self._service.work.run(chat.check, nbytes=nbytes)
         if not chat.stream:
             return await unless_disconnected(request, self._whole(chat, nbytes)) or Response()

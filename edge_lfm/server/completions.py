@@ -31,6 +31,7 @@ class Completions:
 
     async def __call__(self, request: Request) -> Response:
         body, nbytes = await self._service.read(request, CompletionRequest)
+        body.settle(self._service.settings.defaults)
         body.check()
         if not body.stream:
             return await unless_disconnected(request, self._whole(body, nbytes)) or Response()

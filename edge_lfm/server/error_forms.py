@@ -15,6 +15,8 @@ def error_json(path: str, status: int, message: str, param: str | None, code: st
     Args:
         path: of the route; param: the field at fault; code: for programs.
     """
+    if code == "context_length_exceeded" and path.startswith("/v1/messages"):
+        message, param = f"prompt is too long: {message}", None  # by which Anthropic's clients know to shorten it
     named = message if param is None or param in message else f"{param}: {message}"
     if path.startswith("/api/"):
         return {"error": named}

@@ -15,13 +15,13 @@ AGAIN_S = 60.0
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-def set_up_logging() -> None:
+def set_up_logging(level: str = "info") -> None:
     """Write what the server, what it serves, uvicorn and asyncio have to say."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Escaped("%(asctime)s %(levelname)s %(message)s"))
     package = logging.getLogger("edge_lfm")
     package.handlers[:] = [handler]
-    package.setLevel(logging.INFO)
+    package.setLevel(level.upper())
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Escaped("%(asctime)s %(levelname)s %(message)s"))
     handler.addFilter(_Once())

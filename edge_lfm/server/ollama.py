@@ -16,6 +16,7 @@ from edge_lfm.server import chat, completions
 from edge_lfm.server.ollama_input import OllamaChat, OllamaGenerate, OllamaShow
 from edge_lfm.server.schemas import ChatRequest, CompletionRequest
 from edge_lfm.server.service import Service
+from edge_lfm.server.settings import Defaults
 from edge_lfm.server.sse import JsonLines, unless_disconnected
 from edge_lfm.version import VERSION
 
@@ -69,7 +70,7 @@ class Ollama:
 
     async def _answer(self, request: Request, kind: type[OllamaChat | OllamaGenerate]) -> Response:
         body, nbytes = await self._service.read(request, kind)
-        asked = await self._service.work.run(_checked, body, nbytes=nbytes)
+        asked = await self._service.work.run(_checked, body, self._service.settings.defaults, nbytes=nbytes)
         tell = _told_in_chat if isinstance(body, OllamaChat) else _told_as_text
         if asked is None:
             async with self._service.model_for(body.model):
@@ -122,9 +123,10 @@ class Ollama:
         }
 
 
-def _checked(body: OllamaChat | OllamaGenerate) -> ChatRequest | CompletionRequest | None:
+def _checked(body: OllamaChat | OllamaGenerate, defaults: Defaults) -> ChatRequest | CompletionRequest | None:
     asked = body.chat()
     if asked is not None:
+        asked.settle(defaults)
         asked.check()
     return asked
 

@@ -41,6 +41,7 @@ class Responses:
     async def create(self, request: Request) -> Response:
         """POST /v1/responses"""
         body, nbytes = await self._service.read(request, ResponsesRequest)
+        body.settle(self._service.settings.defaults)
         await self._service.work.run(_check, body, nbytes=nbytes)
         if not body.stream:
             return JSONResponse(await unless_disconnected(request, self._whole(body, nbytes)))

@@ -20,6 +20,7 @@ from edge_lfm.server.fields import Body, Nested, check_unknown, place_of_fault
 from edge_lfm.server.formats import Bound, Format
 from edge_lfm.server.messages import Message
 from edge_lfm.server.response_input import Item
+from edge_lfm.server.settings import Defaults
 from edge_lfm.server.sizes import check_values
 from edge_lfm.server.tools import Tool, ToolChoice, allowed, check_tools
 
@@ -33,6 +34,8 @@ MAX_TOKEN_IDS = 1 << 18
 
 Choices = Annotated[int, Meta(ge=1, le=MAX_CHOICES)]
 Count = Annotated[int, Meta(ge=1, le=1 << 31)]
+Limit = Annotated[int, Meta(ge=-2, le=1 << 31)]
+"""Of tokens; below 0: until the context is full, as llama.cpp's and Ollama's clients say it."""
 TokenIds = Annotated[list[int], Meta(max_length=MAX_TOKEN_IDS)]
 Tools = Annotated[list[Tool], Meta(max_length=1000)]
 StopIds = Annotated[list[int], Meta(max_length=256)]
@@ -95,6 +98,11 @@ class Sampling(Bound, kw_only=True):
     ignore_eos_token: bool | None = None
     bad_words: Annotated[list[str], Meta(max_length=1000)] | None = None
 
+    def settle(self, defaults: Defaults) -> None:
+        """Take what the server gives to requests that do not say it."""
+        if self.temperature is None:
+            self.temperature = defaults.temperature
+
     def options(self, choice: int = 0) -> dict[str, Any]:
         """Arguments of `Model.request`. Each choice of several draws with a seed of its own."""
         others = {*Bound.__struct_fields__, *(alias for aliases in _ALIASES.values() for alias in aliases)}
@@ -137,8 +145,8 @@ class ChatRequest(Sampling, kw_only=True):
 
     messages: Annotated[list[Message], Meta(max_length=MAX_MESSAGES)]
     model: str | None = None
-    max_tokens: Count | None = None
-    max_completion_tokens: Count | None = None
+    max_tokens: Limit | None = None
+    max_completion_tokens: Limit | None = None
     n: Choices | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -150,8 +158,8 @@ class ChatRequest(Sampling, kw_only=True):
     parallel_tool_calls: bool | None = None
     reasoning_budget: Annotated[int, Meta(ge=0, le=1 << 31)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    n_predict: Annotated[int, Meta(ge=-2, le=1 << 31)] | None = None
-    max_new_tokens: Count | None = None
+    n_predict: Limit | None = None
+    max_new_tokens: Limit | None = None
     truncation: Literal["auto", "disabled"] | None = None
     documents: Annotated[list[Document | str], Meta(max_length=1000)] | None = None
     citations: bool | None = None
@@ -165,6 +173,13 @@ class ChatRequest(Sampling, kw_only=True):
     def limit(self) -> int | None:
         limit: int | None = one_of(self, "max_completion_tokens", "max_tokens", "max_new_tokens", "n_predict")
         return None if limit is None or limit < 0 else limit
+
+    def settle(self, defaults: Defaults) -> None:
+        super().settle(defaults)
+        self.max_tokens = defaults.limit(self.limit)
+        self.max_completion_tokens = self.max_new_tokens = self.n_predict = None
+        if defaults.system and not any(message.role in ("system", "developer") for message in self.messages[:1]):
+            self.messages = [Message("system", defaults.system), *self.messages]
 
     @property
     def shown_tools(self) -> list[dict[str, Any]]:
@@ -211,9 +226,9 @@ class CompletionRequest(Sampling, kw_only=True):
     ) = None
     model: str | None = None
     suffix: str | None = None
-    max_tokens: Annotated[int, Meta(ge=0, le=1 << 31)] | None = None
-    n_predict: Annotated[int, Meta(ge=-2, le=1 << 31)] | None = None
-    max_new_tokens: Count | None = None
+    max_tokens: Limit | None = None
+    n_predict: Limit | None = None
+    max_new_tokens: Limit | None = None
     n: Choices | None = None
     best_of: int | None = None
     stream: bool | None = None
@@ -228,6 +243,13 @@ class CompletionRequest(Sampling, kw_only=True):
         """The most tokens to generate; None: until the context is full."""
         limit: int | None = one_of(self, "max_tokens", "max_new_tokens", "n_predict")
         return DEFAULT_TOKENS if limit is None else None if limit < 0 else limit
+
+    def settle(self, defaults: Defaults) -> None:
+        super().settle(defaults)
+        if defaults.max_tokens_cap is not None:
+            limit = self.limit
+            self.max_tokens = defaults.max_tokens_cap if limit is None else min(limit, defaults.max_tokens_cap)
+            self.max_new_tokens = self.n_predict = None
 
     def prompts(self) -> list[str | list[int]]:
         """The prompts, each a text or token ids."""
@@ -271,6 +293,11 @@ class ResponsesRequest(Sampling, kw_only=True):
     reasoning: Reasoning | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     metadata: Metadata | None = None
+
+    def settle(self, defaults: Defaults) -> None:
+        super().settle(defaults)
+        self.max_output_tokens = defaults.limit(self.max_output_tokens)
+        self.instructions = self.instructions or defaults.system
 
     def form(self) -> dict[str, Any]:
         """Arguments of `Model.prepare` that bind the answer."""

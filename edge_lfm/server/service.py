@@ -13,12 +13,13 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from edge_lfm.api import CALL_TRIES, AsyncGeneration, Completion, Model, Retry, Tokenizer
+from edge_lfm.api import CALL_TRIES, AsyncGeneration, Completion, Model, OnEnd, Retry, Tokenizer
 from edge_lfm.api import Request as EngineRequest
 from edge_lfm.server.choices import Choices
 from edge_lfm.server.failures import RequestError
 from edge_lfm.server.hosting import Hosting
 from edge_lfm.server.metrics import Metrics
+from edge_lfm.server.request_log import tally_of_request
 from edge_lfm.server.schemas import S, decode
 from edge_lfm.server.settings import Settings
 from edge_lfm.server.work import LARGE_BYTES, Work
@@ -61,16 +62,23 @@ class Service:
         Raises:
             BusyError: too many are waiting.
         """
-        return model.start_async(request, queue_limit=self.settings.queue, on_end=self._note_end)
+        return model.start_async(request, queue_limit=self.settings.queue, on_end=self._counted())
 
     def start_all(self, model: Model, requests: Sequence[EngineRequest]) -> Choices:
         """Queue the answers that one request asks for; as `start`."""
-        return Choices(model, requests, self.start(model, requests[0]), self._note_end)
+        return Choices(model, requests, self.start(model, requests[0]), self._counted())
 
-    def _note_end(self, text: str, completion: Completion | None) -> None:
-        self.metrics.note(text, completion)
-        if completion is not None:
-            self.hosting.note_sound()
+    def _counted(self) -> OnEnd:
+        """What counts the answers of the request that is being served."""
+        tally = tally_of_request()
+
+        def count(text: str, completion: Completion | None) -> None:
+            self.metrics.note(text, completion)
+            tally.note(completion)
+            if completion is not None:
+                self.hosting.note_sound()
+
+        return count
 
     async def without_fault(
         self,

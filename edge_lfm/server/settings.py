@@ -13,12 +13,31 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s@]+")
 
 
 @dataclass(frozen=True)
+class Defaults:
+    """What a request is given that does not say it itself: a temperature, the most tokens, a system message.
+
+    max_tokens_cap: the most tokens of any answer, whatever is asked for; one that reaches them ends by its length.
+    """
+
+    temperature: float | None = None
+    max_tokens: int | None = None
+    max_tokens_cap: int | None = None
+    system: str | None = None
+
+    def limit(self, asked: int | None) -> int | None:
+        """The most tokens of an answer; None: until the context is full."""
+        limits = [n for n in (asked if asked is not None else self.max_tokens, self.max_tokens_cap) if n is not None]
+        return min(limits, default=None)
+
+
+@dataclass(frozen=True)
 class Settings:
     """How to serve one model.
 
     load: which model, and how to load it; also as a mapping of those options.
     name: under which clients ask for it; aliases: other names of it.
     strict_model: refuse requests for a model of any other name, which is otherwise the one that is here.
+    defaults: what a request is given that does not say it.
     api_key: what clients must send as a bearer token; None: nothing.
     allowed_hosts: names that a Host header may have beside this machine's own and IP addresses.
     cors_origins: foreign origins whose pages may use the server, like "https://app.example"; "*": every one.
@@ -33,6 +52,7 @@ class Settings:
     name: str = "edge-lfm-demo"
     aliases: tuple[str, ...] = ()
     strict_model: bool = False
+    defaults: Defaults = Defaults()
     api_key: str | None = None
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()

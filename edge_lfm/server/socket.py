@@ -61,6 +61,7 @@ class Socket:
     async def _answer(self, socket: WebSocket, inbox: _Inbox, text: bytes) -> None:
         work, nbytes = self._service.work, len(text)
         chat = await work.run(decode, text, ChatRequest, nbytes=nbytes)
+        chat.settle(self._service.settings.defaults)
         await work.run(chat.check, nbytes=nbytes)
         if (chat.n or 1) != 1:
             raise RequestError("a socket gives one choice", "n")

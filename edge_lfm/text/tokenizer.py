@@ -183,7 +183,7 @@ class Tokenizer:
         least = -(-len(text) // self._longest) if self._longest else 0
         if least > room:
             raise ContextOverflowError(
-                f"the prompt has at least {least} tokens, the context {room}",
+                f"the prompt has at least {least} tokens, and the maximum context length is {room} tokens",
                 hint="shorten the prompt, or load the model with a larger context",
                 param="prompt",
             )
