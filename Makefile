@@ -43,7 +43,7 @@ test-javascript: $(VENV)/.installed build/javascript/.complete
 
 build/javascript/.complete:
 	npm install --silent --no-audit --no-fund --ignore-scripts --prefix build/javascript openai@6 \
-	    @anthropic-ai/sdk ollama @huggingface/transformers@4
+	    @anthropic-ai/sdk ollama axe-core @huggingface/transformers@4
 	touch $@
 
 # The whole engine and every kernel's tests in an arm64 Debian, on emulated processors (root; some minutes).

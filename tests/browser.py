@@ -53,6 +53,10 @@ class Browser:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self._call("Emulation.setDeviceMetricsOverride", **size)
 
+    def emulate_scheme(self, scheme: str) -> None:
+        """light or dark, as the system would have it."""
+        self._call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
     def go(self, address: str) -> None:
         self._call("Page.navigate", url=address)
         self.wait("document.readyState === 'complete'")

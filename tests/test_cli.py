@@ -388,7 +388,7 @@ def test_closed_streams(streams: str) -> None:
     assert done.returncode == 0 and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("arguments", "code"), [("devices", 3), ("run Hi -n 2", 3), ("run Hi -n 2 --json", 3)])
+@pytest.mark.parametrize(("arguments", "code"), [("devices", 3), ("run Hi! -n 2", 3), ("run Hi! -n 2 --json", 3)])
 def test_a_full_disk_behind_the_output(arguments: str, code: int) -> None:
     line = f"{sys.executable} -P -m edge_lfm.cli.main {arguments} > /dev/full"
     done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=120)

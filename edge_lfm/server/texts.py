@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 from importlib.resources import files
 from typing import Any
@@ -79,9 +80,8 @@ class Texts:
 
     async def page(self, _request: Request) -> Response:
         """GET /"""
-        page = files("edge_lfm.server").joinpath("page.html").read_text(encoding="utf-8")
         headers = {"Content-Security-Policy": _PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
-        return HTMLResponse(page.replace("MODEL_NAME", html.escape(self._service.settings.name)), headers=headers)
+        return HTMLResponse(_page().replace("MODEL_NAME", html.escape(self._service.settings.name)), headers=headers)
 
     def _card(self, name: str) -> dict[str, Any]:
         """The model as OpenAI's and as Anthropic's clients know one."""
@@ -89,6 +89,17 @@ class Texts:
         card |= {"type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
         model = self._service.hosting.model
         return card | ({"max_model_len": model.context} if model is not None else {})
+
+
+@functools.cache
+def _page() -> str:
+    """The page with its parts in it: one answer, which loads nothing more."""
+    folder = files("edge_lfm.server").joinpath("page")
+    page = folder.joinpath("page.html").read_text(encoding="utf-8")
+    for part in ("style.css", "markdown.js", "store.js", "talk.js"):
+        mark = part.replace(".", "_").upper()
+        page = page.replace(mark, folder.joinpath(part).read_text(encoding="utf-8"))
+    return page
 
 
 def _tokenized(model: Model, body: TokenizeRequest) -> Response:
