@@ -171,7 +171,15 @@ def test_what_changes_nothing_is_taken(client: TestClient) -> None:
 def test_a_stream_that_fails_ends_in_an_error(client: TestClient) -> None:
     answer = client.post(CHAT, json={"messages": CAPITAL * 200})
     assert answer.status_code == 400 and "context" in answer.json()["error"]
-    assert client.post("/api/embed", json={"input": "x"}).json() == {"error": "Not Found"}
+    assert client.post("/api/pull", json={"model": "x"}).json() == {"error": "Not Found"}
+
+
+def test_embeddings_are_refused_with_the_reason(client: TestClient) -> None:
+    for path in ("/api/embed", "/api/embeddings"):
+        answer = client.post(path, json={"model": NAME, "input": "x", "prompt": "x"})
+        assert answer.status_code == 501 and "no embeddings here" in answer.json()["error"]
+    answer = client.post("/v1/embeddings", json={"input": "x"})
+    assert answer.status_code == 501 and answer.json()["error"]["code"] == "not_supported"
 
 
 def test_names(demo: dict[str, Path]) -> None:

@@ -66,6 +66,7 @@ def routes_of(service: Service) -> list[BaseRoute]:
         _route("/api/generate", "POST", ollama.generate),
         _route("/v1/models", "GET", texts.models),
         _route("/v1/models/{name:path}", "GET", texts.model),
+        *(_route(path, "POST", texts.embeddings) for path in ("/v1/embeddings", "/api/embed", "/api/embeddings")),
         _route("/tokenize", "POST", texts.tokenize),
         _route("/detokenize", "POST", texts.detokenize),
         _route("/tokenizer_info", "GET", texts.tokenizer_info),

@@ -69,6 +69,15 @@ class Texts:
         async with self._service.model_for(body.model) as model:
             return await self._service.work.run(_templated, model, body, nbytes=nbytes)
 
+    async def embeddings(self, _request: Request) -> Response:
+        """POST /v1/embeddings, /api/embed, /api/embeddings: refused, with the reason"""
+        raise RequestError(
+            "there are no embeddings here: the model was trained to write, and its states are no good measure of "
+            "likeness; run a model for embeddings beside it",
+            code="not_supported",
+            status=501,
+        )
+
     async def health(self, _request: Request) -> Response:
         """GET /health"""
         status = self._service.hosting.status
