@@ -70,7 +70,8 @@ def test_words_beside_the_option(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_lone_word_that_may_be_a_model_is_one(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     assert split_positionals(str(tmp_path / "here"), None) == (str(tmp_path / "here"), None)
-    for name in ("lfm2-24b", "./absent", "models/x.gguf", "LiquidAI/LFM2-8B-A1B", "Hello"):
+    assert split_positionals("LiquidAI/LFM2-8B-A1B", None) == ("LiquidAI/LFM2-8B-A1B", None)  # the hub has those
+    for name in ("lfm2-24b", "./absent", "deep/er/x.gguf", "Hello"):
         with pytest.raises(UsageError, match=f"no model {name}"):
             split_positionals(name, None)
     for prompt in ("What is it?", "Hello!", "Paris, please", "你好", ""):

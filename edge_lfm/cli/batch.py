@@ -40,9 +40,7 @@ def run(args: argparse.Namespace) -> None:
         from edge_lfm.server.batch_lines import Requests
         from edge_lfm.server.batch_output import BatchOutput
     except ImportError as error:
-        raise MissingExtraError(
-            f"batches need the package {error.name}", extra="server"
-        ) from None
+        raise MissingExtraError(f"batches need the package {error.name}", extra="server") from None
     requests = Requests(args.requests, _name_of(args))
     with BatchOutput(args.output) as output:
         left = requests.left(output)

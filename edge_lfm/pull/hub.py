@@ -67,9 +67,7 @@ def load_hub() -> ModuleType:
         import huggingface_hub.file_download
         import huggingface_hub.utils
     except ImportError:
-        raise MissingExtraError(
-            "pulling needs the package huggingface_hub", extra="hub"
-        ) from None
+        raise MissingExtraError("pulling needs the package huggingface_hub", extra="hub") from None
     return huggingface_hub
 
 
