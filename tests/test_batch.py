@@ -39,7 +39,7 @@ def write(path: Path, lines: list[Any]) -> Path:
 
 def run(requests: Path, output: Path, *more: str, **options: Any) -> subprocess.CompletedProcess[str]:
     command = [*COMMAND, str(requests), "-o", str(output), "--threads", "1", "--json", *more]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, **options)
 
 
 def records(path: Path) -> list[dict[str, Any]]:

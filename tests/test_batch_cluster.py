@@ -91,7 +91,7 @@ def test_the_loss_of_a_machine_loses_and_repeats_nothing(cluster: Cluster, tmp_p
 def test_what_a_machine_cannot_load_is_told_with_its_address(cluster: Cluster, tmp_path: Path) -> None:
     requests = write(tmp_path / "in.jsonl", [chat(1)])
     command = [*COMMAND, str(requests), str(tmp_path / "no-model"), "-o", str(tmp_path / "out.jsonl")]
-    done = subprocess.run([*command, "--ray", cluster.address], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, "--ray", cluster.address], capture_output=True, text=True, timeout=280)
     assert done.returncode == 1 and "no-model" in done.stderr and "mend that machine" in done.stderr
     assert "Traceback" not in done.stderr and records(tmp_path / "out.jsonl") == []
 
