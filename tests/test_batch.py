@@ -200,3 +200,11 @@ def test_a_file_that_changes_while_it_is_read_is_told(tmp_path: Path) -> None:
     write(tmp_path / "in.jsonl", [chat(1), chat(3)])
     with pytest.raises(UsageError, match="has changed while it was read"):
         list(requests.texts(requests.lines))
+
+
+def test_devices_are_no_files_of_a_batch() -> None:
+    """One that gives bytes without end, and no line, took all memory."""
+    with pytest.raises(UsageError, match="is no file"):
+        BatchOutput(Path("/dev/full"))
+    with pytest.raises(UsageError, match="is no file"):
+        Requests(Path("/dev/zero"), "demo")

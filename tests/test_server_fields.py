@@ -469,6 +469,13 @@ def without(body: Any, path: tuple[Any, ...]) -> Any:
     return changed
 
 
+def test_two_texts_to_tokenize_exclude_each_other(client: TestClient) -> None:
+    for body in ({"content": "a", "prompt": "b"}, {"content": "a", "messages": CAPITAL}):
+        answer = client.post("/tokenize", json=body)
+        assert answer.status_code == 400 and "give one" in answer.text
+    assert client.post("/tokenize", json={"content": "a", "prompt": "a"}).status_code == 200
+
+
 LONG = "word " * 3000
 OUT_OF_RANGE: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"temperature": 101}, "temperature"),

@@ -99,6 +99,8 @@ class Requests:
         """All lines but empty ones."""
         where, seen = 0, dict[str, int]()
         try:
+            if self._source.exists() and not self._source.is_file() and not self._source.is_dir():
+                raise UsageError(f"{self._source} is no file", hint="name a file of requests: it is read twice")
             with self._source.open("rb") as file:
                 for number, raw in enumerate(file, 1):
                     if raw.strip():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -51,6 +52,8 @@ class BatchOutput:
         except OSError as error:
             raise OutputError(f"{path}: {error.strerror}", hint="name a file that can be written") from None
         try:
+            if not stat.S_ISREG(os.fstat(self._file).st_mode):  # a device would be read without end
+                raise UsageError(f"{path} is no file", hint="name a file that can be written")
             self._lock()
             self._bytes = sum(self._read())
             os.ftruncate(self._file, self._bytes)

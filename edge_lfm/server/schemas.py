@@ -323,7 +323,8 @@ class TokenizeRequest(Body):
     @property
     def text(self) -> str | None:
         """The text, under either name."""
-        return self.content if self.content is not None else self.prompt
+        text: str | None = one_of(self, "content", "prompt")
+        return text
 
 
 class DetokenizeRequest(Body):

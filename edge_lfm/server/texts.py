@@ -113,6 +113,8 @@ def _page() -> str:
 
 def _tokenized(model: Model, body: TokenizeRequest) -> Response:
     tokenizer = tokenizer_of(model)
+    if body.messages is not None and body.text is not None:
+        raise RequestError("messages and a text exclude each other; give one", "messages")
     if body.messages is not None:
         messages = [message.plain(n) for n, message in enumerate(body.messages)]
         with as_fields(body), about("prompt"):
