@@ -17,8 +17,9 @@ MAX_THREADS = 256
 BYTES_PER_THREAD = 8 << 20
 """Weights that a step must read for each further thread to pay: 0.3 ms of one core, against 0.2 ms to wake and join a
 thread. The demo model (3 MB a token) decodes 2 to 3 times faster with one thread than with two."""
-_FURTHER_ROW = 4
-"""A further row of a step takes a quarter of the first one's time: its weights have been read (demo, 8B)."""
+_FURTHER_ROW = 16
+"""Of a step's further rows so many weigh as much as its first, which reads the weights: a second thread then comes to
+the demo model at 25 rows, a millisecond of one core. With 16 rows it still lost where other processes ran."""
 
 
 def physical_cores(root: Path = Path("/sys/devices/system/cpu"), cpus: Iterable[int] | None = None) -> int:
