@@ -55,7 +55,7 @@ def test_every_interface_is_answered_and_what_is_wrong_is_told_by_its_line(tmp_p
         chat(2) | {"url": "/v1/embeddings"},
         chat(1),
         "",
-        chat(3, model="gpt-4"),
+        chat(3, model=["gpt-4"]),
         chat(4, stream=True),
         chat(5, temperature=-1),
         {"url": "/v1/completions", "body": {}},
@@ -68,7 +68,7 @@ def test_every_interface_is_answered_and_what_is_wrong_is_told_by_its_line(tmp_p
         "requests": 11, "before": 0, "answered": 4, "failed": 7, "tokens": 0, "tokens_per_s": 0}  # fmt: skip
     assert {n for n, r in found.items() if r["response"] and r["response"]["status_code"] == 200} == {1, 2, 4, 12}
     assert {n for n, r in found.items() if r["response"] is None} == {3, 5, 6, 9, 11}
-    assert found[8]["response"]["status_code"] == 404 and found[10]["response"]["status_code"] == 400
+    assert found[8]["response"]["status_code"] == 400 and found[10]["response"]["status_code"] == 400
     assert all(f"line {n}:" in r["error"]["message"] for n, r in found.items() if r["response"] is None)
     assert "stands in line 1 too" in found[6]["error"]["message"]
     assert len(found[2]["response"]["body"]["choices"]) == 3

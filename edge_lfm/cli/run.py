@@ -31,6 +31,7 @@ from edge_lfm.pull.hub import is_repository
 
 _NAME = re.compile(r"[\w.~/][\w.:/@~+-]*", re.ASCII)
 """What may be the name of a model: no question has only these signs."""
+_LONGEST_NAME = 255
 EXAMPLE = 'edge-lfm run lfm2-24b-int4 "What is C. elegans?"'
 
 
@@ -56,9 +57,9 @@ def split_positionals(model: str | None, prompt: str | None) -> tuple[str | None
     """
     if model is None or prompt is not None or os.path.exists(model):
         return model, prompt
-    if is_repository(model) or os.path.exists(find_model(model)):
-        return model, prompt
-    if _NAME.fullmatch(model):
+    if len(model) <= _LONGEST_NAME and _NAME.fullmatch(model):
+        if is_repository(model) or os.path.exists(find_model(model)):
+            return model, prompt
         hint = "give its folder; a prompt of one word comes through standard input, or behind a model"
         raise UsageError(f"there is no model {model}", hint=hint)
     return None, model

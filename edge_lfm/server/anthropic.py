@@ -41,7 +41,7 @@ class Messages:
     async def count(self, request: Request) -> Response:
         """POST /v1/messages/count_tokens"""
         body, nbytes = await self._service.read(request, CountRequest)
-        chat = await self._service.work.run(_checked, body, nbytes=nbytes)
+        chat = await self._service.work.run(_checked, body, self._service.settings.defaults, nbytes=nbytes)
         async with self._service.model_for(chat.model) as model:
             return JSONResponse({"input_tokens": await self._service.work.run(_count, model, chat, nbytes=nbytes)})
 
