@@ -336,7 +336,7 @@ def test_short_conv(kernels: Kernels, width: int, biased: bool) -> None:
 
 @pytest.mark.parametrize("kept", ["float16", "int8"])
 @pytest.mark.parametrize(("heads", "kv", "width"), [(4, 4, 32), (3, 1, 32), (8, 2, 64), (7, 1, 32), (2, 1, 128)])
-@pytest.mark.parametrize("position", [0, 5, 300])
+@pytest.mark.parametrize("position", [0, 5, 253, 300])  # 253: the first tokens end before the second block of scores
 def test_attention(kernels: Kernels, heads: int, kv: int, width: int, position: int, kept: str) -> None:
     check_attention(kernels, heads, kv, width, position, kept)
 

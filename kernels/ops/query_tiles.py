@@ -156,8 +156,8 @@ def soften_rows(count, block, begin, length, hd, scratch):
         end = smaller(i64(row + ROW.limit) - block, length)
         if start < end:
             soften(row, scores, scratch + weighed_at(hd) + m * VECTOR_BYTES, hd, start, end)
-        else:
-            start, end = length, length
+        else:  # all of it, down to a last vector that the block fills in part
+            start = end = (length + 15) // 16 * 16
         for i in range(begin // 16 * 16, smaller(start // 16 * 16, length), 16):
             store_f32(scores + 4 * i, zero_f32())
         for i in range((end + 15) // 16 * 16, length, 16):
