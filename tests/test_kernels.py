@@ -356,6 +356,12 @@ def test_a_part_of_each_head_is_turned(kernels: Kernels, rope_width: int) -> Non
 
 
 @pytest.mark.parametrize("kept", ["float16", "int8"])
+@pytest.mark.parametrize(("position", "window"), [(0, 0), (5, 0), (300, 0), (40, 30), (300, 262)])
+def test_attention_of_a_block_that_sees_itself(kernels: Kernels, position: int, window: int, kept: str) -> None:
+    check_attention(kernels, 8, 2, 64, position, kept, window, block=True)
+
+
+@pytest.mark.parametrize("kept", ["float16", "int8"])
 @pytest.mark.parametrize("norm", ["none", "all"])
 @pytest.mark.parametrize(("heads", "kv", "width"), [(4, 4, 32), (3, 1, 96), (14, 2, 64)])
 def test_attention_with_another_norm_of_heads(
@@ -396,6 +402,7 @@ def check_attention(
     rope_width: int | None = None,
     norm: str = "head",
     gate: str = "none",
+    block: bool = False,
 ) -> None:
     """Norm, RoPE, cache, softmax and gates after `position` cached tokens; keys and values rounded as the cache does.
 
@@ -422,6 +429,9 @@ def check_attention(
     turned_k = ref.rotate(normed(k, k_norm), rope[position : position + tokens])
     all_k, all_v = rounded(np.concatenate([past_k, turned_k])), rounded(np.concatenate([past_v, v]))
     expected = ref.attention(turned_q, all_k, all_v, position, window)
+    if block:  # every token sees what the last one sees
+        last = position + tokens - 1
+        expected = np.concatenate([ref.attention(q[None], all_k, all_v, last, window) for q in turned_q])
     gate_rows = {"none": 0, "head": heads, "value": heads * width}[gate]
     gates = 4 * rng.standard_normal((tokens, -(-gate_rows // 16) * 16)).astype(np.float32)
     if gate != "none":
@@ -444,7 +454,7 @@ def check_attention(
             else:
                 cache[:] = x[p, h]
     if window:
-        unseen = max(0, position + 1 - window)
+        unseen = max(0, position + (tokens if block else 1) - window)
         values[:, :unseen] = 77 if kept == "int8" else np.nan
         key_scales[:, :unseen] = value_scales[:, :unseen] = np.nan
     layer, state = np.zeros(1, LAYER), np.zeros(1, STATE)
@@ -460,6 +470,7 @@ def check_attention(
     rows = np.zeros(tokens, ROW)
     rows["states"], rows["position"] = state.ctypes.data, position + np.arange(tokens)
     layer["gate"]["rows"] = gate_rows
+    rows["ahead"] = np.arange(tokens)[::-1] if block else 0
     step = Step(norm_eps=1e-5, tokens=tokens, rows=rows, wide=wide, gates=gates,
                 mixed=mixed, mixed_q=mixed_q, mixed_s=mixed_s)  # fmt: skip
     scratch = np.zeros(attention_scratch_bytes(width), np.uint8)

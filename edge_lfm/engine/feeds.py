@@ -28,6 +28,7 @@ class Feed:
         before it that the convolution sees.
     cancellable: whoever made this feed has a checkpoint, and goes back to it when the step is cancelled.
     divisible: whoever made it goes on from where the state is then, if only its first tokens were run.
+    block: each token attends to all of them, those after it included.
     """
 
     state: State
@@ -36,6 +37,7 @@ class Feed:
     noted: Sequence[int] = ()
     cancellable: bool = False
     divisible: bool = False
+    block: bool = False
 
     @property
     def logit_rows(self) -> int:

@@ -12,16 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.engine.feeds import Feed, Logits
-from edge_lfm.kernels.spec.layout import CONTEXT, ERROR, EXPERTS_READ, ROW, SYNC_BYTES
+from edge_lfm.kernels.spec.layout import CONTEXT, COUNTER, ERROR, EXPERTS_READ, ROW, SYNC_BYTES
 from edge_lfm.memory.scratch import CACHE_LINE, plan_scratch
 from edge_lfm.model.binding import Binding
 from edge_lfm.shape import Shape
 
 
 class Step:
-    """`chunk`: rows at most; `threads`: threads at most. What kernels write is read through the properties."""
+    """`chunk`: rows at most; `threads`: threads at most. What kernels write is read through the properties.
 
-    def __init__(self, shape: Shape, binding: Binding, chunk: int, threads: int) -> None:
+    cols: of the widest matrix that is multiplied beside those of the shape.
+    """
+
+    def __init__(self, shape: Shape, binding: Binding, chunk: int, threads: int, cols: int = 0) -> None:
         self._shape = shape
         self._feeds: tuple[Feed, ...] = ()
         self._context = np.zeros(1, CONTEXT)
@@ -30,7 +33,7 @@ class Step:
         self._rows = {name: rows[name] for name in rows.dtype.names or ()}
         self._logits: Logits = np.zeros((0, -(-shape.vocab // 16) * 16), np.float32)
         self._describe(shape, binding)
-        self._scratch = self._make_scratch(chunk, threads)
+        self._chunk, self._scratch = chunk, self._make_scratch(chunk, threads, cols)
         self._context["rows"], self._context["sync"] = rows.ctypes.data, self._sync.ctypes.data
         self.address = self._context.ctypes.data
         self.tokens = 0
@@ -43,6 +46,7 @@ class Step:
             state, last, logit_rows = feed.state, first + len(feed.token_ids), feed.logit_rows
             rows["token_id"][first:last] = feed.token_ids
             rows["position"][first:last] = np.arange(state.position, state.position + last - first)
+            rows["ahead"][first:last] = np.arange(last - first)[::-1] if feed.block else 0
             rows["states"][first:last] = state.address
             rows["noted"][first:last] = state.noted if state.noted.size else -1
             rows["logits"][first : last - logit_rows] = -1
@@ -81,6 +85,28 @@ class Step:
     def run_on(self, threads: int) -> None:
         """Tell the next stages how many threads run them."""
         self._context["threads"] = threads
+
+    def begin_phase(self, threads: int) -> None:
+        """Let so many threads run one more phase by itself, which no barrier ends."""
+        self._context["threads"], self._sync[COUNTER // 8] = threads, 0
+
+    def array(self, field: str, rows: int) -> NDArray[Any]:
+        """The first rows of a scratch field that has the same values for every row [rows, values]."""
+        return self._scratch[field].reshape(self._chunk, -1)[:rows]
+
+    def thread_scratch(self, n: int) -> int:
+        """The address of thread n's scratch memory."""
+        return int(self._context["scratch"][0]) + n * int(self._context["scratch_bytes"][0])
+
+    @property
+    def stream(self) -> NDArray[np.float32]:
+        """The residual stream of all rows [T, H], as the last stage left it."""
+        return self.array("x", self.tokens)
+
+    @property
+    def logit_rows(self) -> NDArray[np.float32]:
+        """The logits asked for [rows, vocab], as kernels write them; valid until the next step."""
+        return self._logits[: int(self._context["logit_rows"][0]), : self._shape.vocab]
 
     @property
     def hidden(self) -> NDArray[np.float32]:
@@ -126,9 +152,9 @@ class Step:
         c["experts"], c["top_k"] = max(1, shape.experts), max(1, shape.top_k)
         c["embedding"], c["head"], c["final_norm"] = binding.embedding, binding.head, binding.final_norm.ctypes.data
 
-    def _make_scratch(self, chunk: int, threads: int) -> dict[str, NDArray[Any]]:
+    def _make_scratch(self, chunk: int, threads: int, cols: int) -> dict[str, NDArray[Any]]:
         """Zeroed buffers behind the scratch fields; the system gives their pages when they are first touched."""
-        plan, arrays = plan_scratch(self._shape, chunk, threads), {}
+        plan, arrays = plan_scratch(self._shape, chunk, threads, cols), {}
         for buffer in plan.buffers:
             whole = np.zeros(buffer.nbytes + CACHE_LINE, np.uint8)
             first = -whole.ctypes.data % CACHE_LINE

@@ -18,6 +18,8 @@ from edge_lfm.shape import Shape
 CHUNK = 512
 """Tokens of a prefill step. 512 give a 64-expert layer 32 tokens per expert, enough for its kernels to
 be bound by arithmetic; the scratch memory grows with it (82 MB for the 24B, by its fields)."""
+DRAFT_CHUNK = 64
+"""Tokens whose streams a drafter reads at a time."""
 CACHE_LINE = 64
 """Bytes. Every buffer begins on a multiple of it."""
 
@@ -48,11 +50,11 @@ class Scratch:
         return sum(buffer.nbytes + CACHE_LINE for buffer in self.buffers)
 
 
-def plan_scratch(shape: Shape, chunk: int, threads: int) -> Scratch:
-    """The buffers of steps of up to `chunk` tokens on `threads` threads."""
+def plan_scratch(shape: Shape, chunk: int, threads: int, cols: int = 0) -> Scratch:
+    """The buffers of steps of up to `chunk` tokens on `threads` threads; `cols`: of the widest matrix beside them."""
     ffn_width = max(layer.ffn.width for layer in shape.layers)
     head_width = max((a.width for a in shape.attentions.values()), default=0)
-    matrices = scratch_bytes(max(shape.hidden, _widest_mixed(shape), ffn_width))
+    matrices = scratch_bytes(max(cols, shape.hidden, _widest_mixed(shape), ffn_width))
     thread_bytes = max(matrices, attention_scratch_bytes(head_width))
     activations = tuple(_activations(shape, chunk))
     return Scratch((*activations, Buffer("scratch", threads * thread_bytes, np.uint8)), thread_bytes)

@@ -165,7 +165,8 @@ def attend_rows(ctx, layer, state, token, g, first, count, scratch):
     begin, end = capacity, int64(0)
     for m in range(count):
         t, h = token + (first + m) // group, g * group + (first + m) % group
-        limit = i64(i64(ctx + CTX.rows) + t * ROW_BYTES + RW.position) + 1
+        step_row = i64(ctx + CTX.rows) + t * ROW_BYTES
+        limit = i64(step_row + RW.position) + 1 + i64(step_row + RW.ahead)
         start = window_start(window, limit)
         put_query(m, i64(ctx + CTX.wide) + (t * (heads + 2 * kv) + h) * hd * 4, hd, start, limit, scratch)
         begin, end = smaller(begin, start), larger(end, limit)

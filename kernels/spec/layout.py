@@ -79,6 +79,7 @@ ROW = np.dtype(
     [
         ("token_id", "i8"),
         ("position", "i8"),  # in its sequence
+        ("ahead", "i8"),  # positions after its own that it attends to as well, of a block that sees itself; else 0
         ("states", "i8"),  # of its sequence: STATE [layers]
         ("noted", "i8"),  # the row of every layer's `history` that takes its conv input, or -1
         ("logits", "i8"),  # the row of the step's `logits` that takes its logits, or -1
