@@ -58,6 +58,12 @@ class UnsupportedModelError(EdgeLfmError):
     exit_code, http_status = 3, 503
 
 
+class DrafterError(EdgeLfmError):
+    """A drafter is not of the model that it was given for."""
+
+    exit_code, http_status = 3, 503
+
+
 class OutputError(EdgeLfmError):
     """The result cannot be written: it exists, the disk is full, permission is missing."""
 

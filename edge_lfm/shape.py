@@ -153,3 +153,22 @@ class Shape:
     def top_k(self) -> int:
         """Experts that one layer applies to a token at most; 0: the model is dense."""
         return max((router.top_k for router in self.routers.values()), default=0)
+
+
+@dataclass(frozen=True)
+class Drafter:
+    """A network that guesses what a model, its target, says next: a block of guesses from the target's own streams."""
+
+    body: Shape
+    """Its layers; embedding and head are the target's."""
+    target_layers: int
+    taps: tuple[int, ...]
+    """After which of the target's layers the stream is taken."""
+    mask: int
+    """The token that stands in the slots that are to be guessed."""
+    slots: int
+    """Of a block: so many tokens are guessed at a time."""
+    rank: int
+    """Of what a guess adds to the logits of the next one."""
+    interleaved: bool
+    """Whether heads turn in pairs (2i, 2i + 1); else in pairs (i, i + width / 2)."""

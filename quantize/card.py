@@ -30,7 +30,9 @@ def model_card(report: Mapping[str, Any], evaluation: Mapping[str, Any] | None =
         "",
         f"{recipe['summary']}. The licence of the source model applies.",
         "",
-        "    edge-lfm chat FOLDER",
+        f"    edge-lfm chat MODEL --draft FOLDER    (MODEL: a packed {provenance['target']['name']})"
+        if "target" in provenance
+        else "    edge-lfm chat FOLDER",
         "",
         "| | |",
         "|---|---|",

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
-from edge_lfm.errors import OutputError
+from edge_lfm.architectures.dspark import is_drafter, read_drafter
+from edge_lfm.errors import OutputError, UsageError
 from edge_lfm.formats.checkpoint import HubCheckpoint
 from edge_lfm.formats.open_checkpoint import open_checkpoint
 from edge_lfm.formats.packed import PackedWriter
@@ -28,6 +29,9 @@ from edge_lfm.machine.processors import choose_threads
 from edge_lfm.memory.budget import peak_memory_bytes
 from edge_lfm.memory.policy import FORECAST_FILE
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
+from edge_lfm.model.drafter_plan import DrafterWeights, Target, check_target, plan_drafter
+from edge_lfm.model.packed_drafter import target_of
+from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.plan import PackedTensor, plan_tensors
 from edge_lfm.model.sizes import SizeReport, measure_sizes, spec_of
 from edge_lfm.quantize.calibration import Calibration
@@ -83,12 +87,17 @@ class _Job:
 def plan_conversion(source: Path, recipe: Recipe | None) -> SizeReport:
     """`--dry-run`: check the checkpoint, and tell what its packed form will weigh; `recipe` as of `convert`."""
     with open_checkpoint(source) as checkpoint:
-        _, tensors, _ = _plan(checkpoint, recipe)
-        return measure_sizes(checkpoint.describe(), tensors)
+        _, tensors, weights = _plan(checkpoint, recipe)
+        return measure_sizes(weights.shape, tensors)
 
 
 def _plan(checkpoint: HubCheckpoint, recipe: Recipe | None) -> tuple[Recipe, list[PackedTensor], CheckpointWeights]:
     """The recipe, the tensors it makes, and the weights they are made of."""
+    if is_drafter(checkpoint.raw_config):
+        recipe = recipe or find_recipe(DEFAULT_RECIPE)
+        drafter = read_drafter(checkpoint.raw_config, checkpoint.config_source)
+        tensors = plan_drafter(drafter, recipe.schemes)
+        return recipe, tensors, DrafterWeights(checkpoint, drafter, tensors)
     shape = checkpoint.describe()
     tensors = plan_tensors(shape, (recipe or find_recipe(DEFAULT_RECIPE)).schemes)
     weights = CheckpointWeights(checkpoint, shape, tensors)
@@ -104,6 +113,7 @@ def convert(
     recipe: Recipe | None,
     *,
     calibration: Path | None = None,
+    target: Path | None = None,
     resume: bool = False,
     force: bool = False,
     threads: int | None = None,
@@ -117,6 +127,7 @@ def convert(
         output: folder to make; appears only when the model is whole.
         recipe: the schemes and rounding; None: the default, or of a quantized GGUF file the nearest to its own.
         calibration: file that `edge-lfm calibrate` made from the same checkpoint.
+        target: of a drafter, the packed model that it is for.
         resume: go on with an interrupted run of the same source, recipe and calibration.
         force: replace an existing model or an interrupted run.
         threads: default: the physical cores that this process may use.
@@ -131,11 +142,12 @@ def convert(
     started, count = time.perf_counter(), choose_threads(threads)
     check_output(output, source, force)
     with open_source(source) as checkpoint:
-        shape = checkpoint.describe()
+        its_target = _target(checkpoint, target, calibration)
         recipe, tensors, weights = _plan(checkpoint, recipe)
+        shape = weights.shape
         known = Calibration.load(calibration, checkpoint, shape) if calibration else None
-        fingerprint = _fingerprint(checkpoint, recipe, known)
-        warnings = tuple(_warnings(checkpoint, shape, recipe, known))
+        fingerprint = _fingerprint(checkpoint, recipe, known, its_target)
+        warnings = () if its_target else tuple(_warnings(checkpoint, shape, recipe, known))
         sizes = measure_sizes(shape, tensors)
         kernels = load_kernels()
         with staged_folder(output, resume, force) as stage:
@@ -149,6 +161,8 @@ def convert(
                     job = _Job(tensors, weights, recipe, kernels, known, writer)
                     units, resumed = _run(job, journal, count, progress)
                 report = make_report(recipe, checkpoint, known, sizes, tensors, units, warnings)
+                if its_target is not None:
+                    report.provenance["target"] = its_target.to_json()
                 if known is not None and known.has_forecast:
                     shutil.copyfile(known.folder / FORECAST_FILE, stage / FORECAST_FILE)
                 _write_model(stage, checkpoint, recipe, report)
@@ -199,13 +213,38 @@ def _in_threads(work: Callable[[int], Unit], indices: Iterable[int], threads: in
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _fingerprint(checkpoint: HubCheckpoint, recipe: Recipe, calibration: Calibration | None) -> str:
+def _target(checkpoint: HubCheckpoint, target: Path | None, calibration: Path | None) -> Target | None:
+    """The model that a drafter is for; None: the checkpoint is no drafter.
+
+    Raises:
+        UsageError: a target is missing, or there is nothing to do with it.
+        DrafterError: the drafter is of another model.
+    """
+    if not is_drafter(checkpoint.raw_config):
+        if target is not None:
+            raise UsageError(f"{checkpoint.path} is no drafter", hint="leave out --target")
+        return None
+    if target is None:
+        raise UsageError(f"{checkpoint.path} is a drafter", hint="give the packed model that it is for, with --target")
+    if calibration is not None:
+        raise UsageError("a drafter has no calibration", hint="leave out --calibration")
+    with PackedModel(target) as model:
+        drafter = read_drafter(checkpoint.raw_config, checkpoint.config_source)
+        check_target(drafter, model.shape, str(checkpoint.path), str(target))
+        return target_of(model)
+
+
+def _fingerprint(
+    checkpoint: HubCheckpoint, recipe: Recipe, calibration: Calibration | None, target: Target | None
+) -> str:
     parts = {
         "source": checkpoint.fingerprint(),
         "recipe": recipe.to_json(),
         "layout_version": LAYOUT_VERSION,
         "calibration": calibration.hash if calibration else None,
     }
+    if target is not None:
+        parts["target"] = target.to_json()
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -16,10 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.architectures import read_shape
+from edge_lfm.architectures.dspark import read_drafter
 from edge_lfm.formats.packed import PackedWriter
 from edge_lfm.kernels.spec.schemes import SCHEMES, TILE_ROWS
 from edge_lfm.kernels.spec.tiles import definition
 from edge_lfm.memory.budget import peak_memory_bytes
+from edge_lfm.model.drafter_plan import plan_drafter
+from edge_lfm.model.packed_drafter import target_of
+from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.plan import ROUTER_CLASS, Matrix, PackedTensor, plan_tensors
 from edge_lfm.model.sizes import measure_sizes, spec_of
 from edge_lfm.quantize.convert import METADATA, Progress, check_room
@@ -35,22 +39,30 @@ def synthesize(
     *,
     force: bool = False,
     seed: int = 0,
+    target: Path | None = None,
     progress: Callable[[int], Progress] | None = None,
 ) -> ConversionReport:
-    """Write a packed model with random weights; the arguments are those of `convert.convert`.
+    """Write a packed model with random weights, or with a `target` a drafter; arguments are those of `convert.convert`.
 
     Raises:
         EdgeLfmError: the output cannot be written. Nothing is left behind.
     """
     started = time.perf_counter()
     check_output(output, None, force)
-    shape = read_shape(raw_config)
-    tensors = plan_tensors(shape, recipe.schemes)
+    provenance: dict[str, Any] = {"source": "random weights"}
+    if target is None:
+        shape = read_shape(raw_config)
+        tensors = plan_tensors(shape, recipe.schemes)
+    else:
+        drafter = read_drafter(raw_config, "config.json")
+        shape, tensors = drafter.body, plan_drafter(drafter, recipe.schemes)
+        with PackedModel(target) as model:
+            provenance["target"] = target_of(model).to_json()
     sizes = measure_sizes(shape, tensors)
     advance = progress(sum(p.nbytes for p in tensors)) if progress else lambda _bytes: None
     warnings = ("random weights: for measurements only",)
     named = replace(recipe, schemes=replace(recipe.schemes, recipe=f"{recipe.name}, random weights"))
-    report = ConversionReport(named.to_json(), {"source": "random weights"}, sizes, {}, {}, "0 of 0", warnings)
+    report = ConversionReport(named.to_json(), provenance, sizes, {}, {}, "0 of 0", warnings)
     with staged_folder(output, force=force) as stage:
         check_room(stage.parent, sizes.file_bytes)
         with PackedWriter(stage / "model.safetensors", [spec_of(p) for p in tensors], METADATA) as out:

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to make")
     add_recipe_argument(parser, None, "; default: balanced, or nearest to the quantization of a GGUF file")
     parser.add_argument("--calibration", type=Path, metavar="FOLDER", help="what edge-lfm calibrate made")
+    parser.add_argument("--target", type=Path, metavar="MODEL", help="of a drafter: the packed model that it is for")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     parser.add_argument("--force", action="store_true", help="replace the output if it is a model")
     parser.add_argument("--threads", type=int, metavar="N", help="threads (default: the cores of this machine)")
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> None:
             args.output,
             recipe,
             calibration=args.calibration,
+            target=args.target,
             resume=args.resume,
             force=args.force,
             threads=args.threads,

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.architectures import read_shape
+from edge_lfm.architectures.dspark import is_drafter
 from edge_lfm.errors import ModelFileError
 from edge_lfm.formats.file_list import check_unchanged
 from edge_lfm.formats.packed import PackedFile
@@ -24,6 +25,7 @@ from edge_lfm.kernels.spec.ref import F32, Quantized
 from edge_lfm.kernels.spec.schemes import SCHEMES, Scheme
 from edge_lfm.kernels.spec.tiles import unpack_tiles
 from edge_lfm.model.plan import DOWN_CLASSES, EXPERT_CLASS, TENSOR_CLASSES, Matrix, PackedTensor, Schemes, plan_tensors
+from edge_lfm.shape import Shape
 
 
 def is_packed(folder: Path) -> bool:
@@ -47,13 +49,13 @@ class PackedModel:
             raise ModelFileError(f"{folder} {what}", hint="give the folder that edge-lfm quantize made")
         raw = read_json(folder / "config.json")
         check_unchanged(folder / "config.json")
-        self.shape = read_shape(raw, str(folder / "config.json"))
+        self.shape = self._describe(raw, folder / "config.json")
         self.schemes = _read_schemes(raw.get("quantization_config"), folder)
         provenance = raw.pop("quantization_config").get("provenance", {})
         self.raw_config = raw
         """What the checkpoint's own config said."""
         self.provenance: dict[str, Any] = provenance if isinstance(provenance, dict) else {}
-        tensors = plan_tensors(self.shape, self.schemes)
+        tensors = self._plan(self.schemes)
         self.tensors = {tensor.name: tensor for tensor in tensors}
         self.file = PackedFile(folder / "model.safetensors")
         self._trunk: NDArray[np.uint8] | None = None
@@ -63,6 +65,14 @@ class PackedModel:
         except ModelFileError:
             self.close()
             raise
+
+    def _describe(self, raw: Mapping[str, Any], where: Path) -> Shape:
+        if is_drafter(raw):
+            raise ModelFileError(f"{self.folder} is a drafter", hint="load the model that it is for, with draft")
+        return read_shape(raw, str(where))
+
+    def _plan(self, schemes: Schemes) -> list[PackedTensor]:
+        return plan_tensors(self.shape, schemes)
 
     @property
     def nbytes(self) -> int:

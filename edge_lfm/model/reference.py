@@ -44,8 +44,10 @@ class ReferenceModel:
         check_supported(shape)
         self.shape, self.weights, self.kv_dtype = shape, weights, kv_dtype
 
-    def logits(self, token_ids: NDArray[np.int64], state: ReferenceState | None = None) -> F32:
-        """Logits [T, vocab] of a chunk of tokens; `state` moves on."""
+    def logits(
+        self, token_ids: NDArray[np.int64], state: ReferenceState | None = None, streams: list[F32] | None = None
+    ) -> F32:
+        """Logits [T, vocab] of a chunk of tokens; `state` moves on. streams: takes h [T, H] after each layer."""
         shape, state = self.shape, state or ReferenceState()
         h = self._rows("model.embed_tokens.weight", token_ids)
         for n in range(len(shape.layers)):
@@ -54,6 +56,8 @@ class ReferenceModel:
             h = h + self._posted(n, "operator", self._operator(n, normed, state))
             normed = ref.rms_norm(h, self._f32(f"{at}.ffn_norm.weight"), shape.eps)
             h = h + self._posted(n, "ffn", self._ffn(n, normed))
+            if streams is not None:
+                streams.append(h)
         state.position += len(token_ids)
         h = ref.rms_norm(h, self._f32("model.embedding_norm.weight"), shape.eps)
         return self._linear("model.embed_tokens" if shape.tied else "lm_head", h)
