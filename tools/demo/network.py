@@ -6,6 +6,7 @@ the short convolution sees another document; tokens are sorted by expert. Knows 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -169,14 +170,20 @@ class Network(nn.Module):
 
         Of lightly weighted positions only a random part goes through the head, at weights raised to match.
         """
-        h, loads = self._hidden(ids, documents)
+        h, loads, _ = self._hidden(ids, documents)
         targets, weights = targets.reshape(-1), weights.reshape(-1)
         scored, weight = _scored_positions(weights)
         u = _final(h, self.norm).index_select(0, scored)
         loss, losses = HeadLoss.apply(u, self.embedding, targets[scored], weight)
         return loss, scored, losses, torch.stack(loads)
 
-    def _hidden(self, ids: Tensor, documents: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def features(self, ids: Tensor, documents: Tensor, tapped: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The stream after each tapped layer, joined [rows, T, taps * H], and the logits' input [rows, T, H]."""
+        h, _, streams = self._hidden(ids, documents)
+        return torch.cat([streams[n] for n in tapped], -1), _rms(h, self.norm).float()
+
+    def _hidden(self, ids: Tensor, documents: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """The residual stream after the last layer, the experts' loads, and the stream after each layer."""
         tokens = ids.shape[1]
 
         def same(back: int) -> Tensor:
@@ -187,6 +194,7 @@ class Network(nn.Module):
         cos, sin = self.cos[:tokens], self.sin[:tokens]
         h = F.embedding(ids, self.embedding).float()
         loads: list[Tensor] = []
+        streams: list[Tensor] = []
         for n, p in enumerate(self.layers):
             if "in_proj" in p:
                 h = _conv(h, p["operator_norm"], p["in_proj"], p["taps"], p["out_proj"], one, two)
@@ -195,21 +203,34 @@ class Network(nn.Module):
                 h = _attended(h, _attention(q, k, v, lengths), p["o"])
             if "gate" not in p:
                 h = _dense(h, p["ffn_norm"], p["w1"], p["w3"], p["w2"])
+                streams.append(h)
                 continue
             u, scores = _scores(h, p["ffn_norm"], p["gate"])
             with torch.no_grad():
                 chosen = torch.topk(scores + self.expert_bias[n], CONFIG["num_experts_per_tok"], dim=-1)[1]
                 loads.append(torch.bincount(chosen.reshape(-1), minlength=scores.shape[1]))
             h = h + Experts.apply(u, _shares(scores, chosen), chosen, p["w13"], p["w2"]).view(h.shape).float()
-        return h, loads
+            streams.append(h)
+        return h, loads, streams
 
     def hub_tensors(self) -> dict[str, Tensor]:
-        """The weights under the hub's names, bfloat16."""
+        """The weights under the hub's names, bfloat16; the selection bias float32."""
+        out = {}
+        for name, part in self._hub_parts():
+            kept = torch.float32 if name.endswith("expert_bias") else torch.bfloat16
+            out[name] = part.detach().to(kept).clone().contiguous()
+        return out
 
-        def stored(tensor: Tensor) -> Tensor:
-            return tensor.detach().to(torch.bfloat16).contiguous()
+    @torch.no_grad()
+    def load_hub(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the weights over that `hub_tensors` gave."""
+        for name, part in self._hub_parts():
+            part.copy_(tensors[name])
 
-        out = {"model.embed_tokens.weight": stored(self.embedding), "model.embedding_norm.weight": stored(self.norm)}
+    def _hub_parts(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight's name at the hub, and the part of a parameter that it is."""
+        yield "model.embed_tokens.weight", self.embedding
+        yield "model.embedding_norm.weight", self.norm
         width = CONFIG["moe_intermediate_size"]
         attention = {
             "q": "q_proj",
@@ -222,21 +243,24 @@ class Network(nn.Module):
         for n, p in enumerate(self.layers):
             at = f"model.layers.{n}."
             for name in ("operator_norm", "ffn_norm"):
-                out[f"{at}{name}.weight"] = stored(p[name])
+                yield f"{at}{name}.weight", p[name]
             if "in_proj" in p:
-                out |= {f"{at}conv.{name}.weight": stored(p[name]) for name in ("in_proj", "out_proj")}
-                out[f"{at}conv.conv.weight"] = stored(p["taps"])[:, None].contiguous()
+                for name in ("in_proj", "out_proj"):
+                    yield f"{at}conv.{name}.weight", p[name]
+                yield f"{at}conv.conv.weight", p["taps"][:, None]
             else:
-                out |= {f"{at}self_attn.{hub}.weight": stored(p[name]) for name, hub in attention.items()}
+                for name, hub in attention.items():
+                    yield f"{at}self_attn.{hub}.weight", p[name]
             if "gate" not in p:
-                out |= {f"{at}feed_forward.{name}.weight": stored(p[name]) for name in ("w1", "w3", "w2")}
+                for name in ("w1", "w3", "w2"):
+                    yield f"{at}feed_forward.{name}.weight", p[name]
                 continue
-            out[f"{at}feed_forward.gate.weight"] = stored(p["gate"])
-            out[f"{at}feed_forward.expert_bias"] = self.expert_bias[n].float().clone()
+            yield f"{at}feed_forward.gate.weight", p["gate"]
+            yield f"{at}feed_forward.expert_bias", self.expert_bias[n]
             for e in range(CONFIG["num_experts"]):
                 expert = {"w1": p["w13"][e, :width], "w3": p["w13"][e, width:], "w2": p["w2"][e]}
-                out |= {f"{at}feed_forward.experts.{e}.{name}.weight": stored(w) for name, w in expert.items()}
-        return out
+                for name, part in expert.items():
+                    yield f"{at}feed_forward.experts.{e}.{name}.weight", part
 
 
 @torch.compile(dynamic=False)
