@@ -8,6 +8,8 @@ from pathlib import Path
 from textwrap import indent
 
 from conftest import ROOT
+from drafting import tool as drafters
+from drafting import write_drafter
 
 from edge_lfm.cli.main import main
 from edge_lfm.cli.parsing import VERBS, verb_module
@@ -34,6 +36,8 @@ _NAMES = {
     "gguf": ("LFM2-8B-A1B-Q4_0.gguf", "FILE.gguf"),
     "onnx": ("lfm2-8b-onnx",),
     "calibration": ("calibration",),
+    "drafter": ("path/to/DRAFTER",),
+    "packed drafter": ("DRAFTER-PACKED",),
 }
 """What is made of the demo model -> the names that documents have for it."""
 _STAND_INS = {
@@ -100,11 +104,15 @@ def make_originals(folder: Path) -> dict[str, Path]:
     made = {form: folder / form for form in _NAMES}
     shutil.copytree(demo_checkpoint(), made["checkpoint"])
     (folder / "text").write_text(_TEXT, encoding="utf-8")
+    shape = {"hidden_size": 256, "vocab_size": 4096}
+    layers = {"mask_token_id": 0, "target_layer_ids": [2, 3, 4], "num_target_layers": 8}
+    write_drafter(made["drafter"], drafters.config_of("one-layer") | shape | {"dflash_config": layers})
     for command in (
         ["quantize", made["checkpoint"], "--recipe", "int4", "-o", made["packed"]],
         ["export", made["packed"], "--format", "gguf", "-o", made["gguf"]],
         ["export", made["packed"], "--format", "onnx", "-o", made["onnx"]],
         ["calibrate", made["checkpoint"], "--text", folder / "text", "--keep-inputs", "-o", made["calibration"]],
+        ["quantize", made["drafter"], "--target", made["packed"], "-o", made["packed drafter"]],
     ):
         assert main([str(word) for word in command]) == 0
     return made

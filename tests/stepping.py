@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from edge_lfm.memory.plan import PagingPlan, Wishes, plan_memory, plan_whole
 from edge_lfm.memory.reader import BlockReader
 from edge_lfm.model.binding import bind
 from edge_lfm.model.demand import demand_of
+from edge_lfm.model.packed_drafter import PackedDrafter
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.state import State
 
@@ -60,12 +62,20 @@ def paged_model(
 
 
 def paging_ram(
-    folder: Path, context: int, threads: int | None = None, cache_bytes: int | None = None, parallel: int | None = None
+    folder: Path,
+    context: int,
+    threads: int | None = None,
+    cache_bytes: int | None = None,
+    parallel: int | None = None,
+    draft: Path | None = None,
 ) -> str:
     """A budget in bytes that holds a packed model with its experts paged, not all of it; arguments as of loading."""
     with PackedModel(folder) as model:
         shape, demand = model.shape, demand_of(model.shape, list(model.tensors.values()))
     wishes = Wishes(context=context, threads=max_threads(threads), cache_bytes=cache_bytes, parallel=parallel)
+    if draft is not None:
+        with PackedDrafter(draft) as packed:
+            wishes = replace(wishes, drafter=packed.drafter, drafter_bytes=packed.nbytes)
     whole = plan_whole(shape, demand.file_bytes, Budget(0, stated=True), wishes)
     budget = Budget(whole.needed_bytes - 1, stated=True)
     plan = plan_memory(shape, demand, budget, wishes)

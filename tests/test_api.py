@@ -283,7 +283,7 @@ def test_drafts_that_take_too_long_to_draw_come_with_the_next_step(
 ) -> None:
     ids, options = [300, 301, 302, 303] * 8, {"max_tokens": 40, "temperature": 1.0, "seed": 1, "logit_bias": {300: 9}}
     plain = model.generate(ids, **options)
-    monkeypatch.setattr("edge_lfm.engine.lookup.MAX_SAMPLING_S", -1.0)
+    monkeypatch.setattr("edge_lfm.engine.drafts.MAX_SAMPLING_S", -1.0)
     assert model.generate(ids, lookup=16, **options).token_ids == plain.token_ids
 
 

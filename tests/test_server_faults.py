@@ -87,7 +87,7 @@ NUMBERS = [-1, 0, 1 << 31, 1 << 63, 1 << 64, 10**30, 1.5, -0.5, 1e308, "1", True
 FIELDS = [
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
     "n", "max_tokens", "max_completion_tokens", "top_logprobs", "dry_multiplier", "dry_base", "dry_allowed_length",
-    "xtc_probability", "xtc_threshold", "lookup", "stop", "stream_options", "tools", "logit_bias",
+    "xtc_probability", "xtc_threshold", "lookup", "max_drafts", "stop", "stream_options", "tools", "logit_bias",
 ]  # fmt: skip
 
 

@@ -39,6 +39,8 @@ class LoadOptions:
             memory holds, with a full context each, at most 16; or 1 when experts are paged.
         token_wait: the most seconds that others' prompts add to an answer's next token; default 0.5. A prompt is read
             by at least a token in every other step, whatever that takes.
+        draft: folder of a drafter that `edge-lfm quantize --target` made for this model: it drafts tokens that the
+            model then verifies, several in a step. Answers are the same, and come faster where drafts are right.
         paging: how experts that do not fit come into memory: "read" past the system's page cache, "map" through it,
             which other processes and the next start then share; "auto": mapped if the model nearly fits into what
             is available and that is as fast, as measured at the start.
@@ -59,12 +61,15 @@ class LoadOptions:
     cache: str | int | None = None
     parallel: int | None = None
     token_wait: float = 0.5
+    draft: str | Path | None = None
     paging: Literal["auto", "read", "map"] = "auto"
     backend: Literal["native", "onnxruntime"] | None = None
 
     def __post_init__(self) -> None:
         if self.path is not None:
             check_path("path", self.path)
+        if self.draft is not None:
+            check_path("draft", self.draft)
         if self.ram not in (None, "auto"):
             parse_size(self.ram)  # type: ignore[arg-type]
         if self.context is not None:

@@ -28,6 +28,7 @@ from edge_lfm.memory.budget import Budget
 from edge_lfm.memory.plan import Wishes, plan_memory, plan_whole
 from edge_lfm.model.demand import demand_of
 from edge_lfm.model.onnx_model import OnnxModel, is_onnx
+from edge_lfm.model.packed_drafter import PackedDrafter
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.quantize.fitting import what_fits
 from edge_lfm.shape import Shape
@@ -78,9 +79,15 @@ def _load(folder: Path, options: LoadOptions) -> Loaded:
     if is_onnx(folder):
         raise UsageError(f"{folder} is an exported graph, which onnxruntime runs", hint="leave the backend out")
     packed = PackedModel(folder)
+    drafter: PackedDrafter | None = None
     try:
-        return _load_packed(packed, options)
+        if options.draft is not None:
+            drafter = PackedDrafter(Path(options.draft))
+            drafter.check_target(packed)
+        return _load_packed(packed, drafter, options)
     except BaseException:
+        if drafter is not None:
+            drafter.close()
         packed.close()
         raise
 
@@ -91,12 +98,14 @@ def _demo(backend: str | None) -> Path:
     return exported_demo() if backend == "onnxruntime" else packed_demo()
 
 
-def _load_packed(packed: PackedModel, options: LoadOptions) -> Loaded:
+def _load_packed(packed: PackedModel, drafter: PackedDrafter | None, options: LoadOptions) -> Loaded:
     """Wholly in memory if it fits, with experts paged otherwise."""
     _check_context(options.context, packed.shape)
     demand = demand_of(packed.shape, list(packed.tensors.values()))
     threads, budget = max_threads(options.threads), Budget.of(options.ram)
     wishes = _wishes(options, options.kv_dtype, threads)
+    if drafter is not None:
+        wishes = replace(wishes, drafter=drafter.drafter, drafter_bytes=drafter.nbytes)
     plan = plan_memory(packed.shape, demand, budget, wishes)
     try:
         plan.check()
@@ -110,11 +119,15 @@ def _load_packed(packed: PackedModel, options: LoadOptions) -> Loaded:
             packed, kernels, threads, budget, plan.paging, options.paging, options.cached_ratio, choose=choose
         )
     )
+    if drafter is not None:
+        runner.use_drafter(drafter)
     return Loaded(packed, runner, plan.context, options.kv_dtype, plan.cache_bytes, plan.parallel, options.token_wait)
 
 
 def _load_onnx(folder: Path, options: LoadOptions) -> Loaded:
     """An exported model on onnxruntime, all of it in memory."""
+    if options.draft is not None:
+        raise UsageError("onnxruntime has no drafts", hint="leave draft out, or load a packed model")
     files = OnnxModel(folder)
     _check_context(options.context, files.shape)
     if options.kv_dtype == "int8":

@@ -48,6 +48,8 @@ class TurnOptions(SamplingArguments, total=False):
     prompt_logprobs: tell the log probabilities of the prompt's tokens too; all of them are computed anew.
     lookup: the most tokens to draft a step from what stood in the text before; default 0: none. The answer is the
         same; it comes faster where it quotes the prompt.
+    max_drafts: the most tokens that a drafter (`LoadOptions.draft`) drafts in each step; 0: none. Default: as many as
+        pay on this machine, and none where experts are paged. The answer is the same.
     """
 
     max_tokens: int | None
@@ -71,6 +73,7 @@ class TurnOptions(SamplingArguments, total=False):
     logprobs: int | None
     prompt_logprobs: bool
     lookup: int
+    max_drafts: int | None
 
 
 class AnswerOptions(TurnOptions, total=False):

@@ -20,6 +20,7 @@ from edge_lfm.api.messages import as_messages, ids_within, trim, with_documents,
 from edge_lfm.api.options import AnswerOptions, Messages, Prompt, Tools
 from edge_lfm.checking import check_whole, shown
 from edge_lfm.engine.answering import Engine, Request
+from edge_lfm.engine.drafts import MAX_DRAFTS
 from edge_lfm.engine.generate import check_length
 from edge_lfm.engine.grammar import Compiled, grammar_of
 from edge_lfm.engine.sampling import SamplingArguments, SamplingOptions
@@ -31,7 +32,7 @@ from edge_lfm.text.template import ChatTemplate
 from edge_lfm.text.tools import read_tools
 
 DEFAULT_TOKENS = 512
-MAX_DRAFTS, MAX_TOP_LOGPROBS = 64, 20
+MAX_TOP_LOGPROBS = 20
 HEADROOM = 4
 """A full context is cleared by a quarter, so that not every turn after it begins anew."""
 _MAX_STOPS, _MAX_STOP_TEXT = 16, 500
@@ -182,6 +183,7 @@ class Requests:
             logprobs=_whole_or_none("logprobs", options.get("logprobs"), MAX_TOP_LOGPROBS),
             prompt_logprobs=options.get("prompt_logprobs", False),
             lookup=check_whole("lookup", options.get("lookup", 0), 0, MAX_DRAFTS),
+            max_drafts=_whole_or_none("max_drafts", options.get("max_drafts"), MAX_DRAFTS),
             markers=not options.get("raw", False),
             dialect=dialect,
             spelled=spelled,

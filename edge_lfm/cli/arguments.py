@@ -34,6 +34,7 @@ _ANSWERING = (
     "bad_words",
     "seed",
     "lookup",
+    "max_drafts",
     "chat_template_kwargs",
 )
 
@@ -70,6 +71,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="the most seconds that others' prompts add to an answer's next token (default 0.5)",
     )
+    parser.add_argument("--draft", metavar="FOLDER", help="a drafter that quantize --target made for this model")
     parser.add_argument(
         "--routing",
         default="exact",
@@ -130,6 +132,9 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
         "--bad-word", dest="bad_words", action="append", metavar="TEXT", help="what may not come (may be repeated)"
     )
     parser.add_argument("--lookup", type=int, metavar="N", help="draft up to N tokens a step from the text so far")
+    parser.add_argument(
+        "--max-drafts", type=int, metavar="N", help="the drafter's drafts in each step (default: as many as pay)"
+    )
     parser.add_argument("--seed", type=int, metavar="S", help="the same seed draws the same text")
 
 
@@ -219,7 +224,9 @@ def show(generation: Generation, quiet: bool = False, paging: PagingStats | None
 def describe_timings(t: Timings) -> str:
     """One line: tokens and tokens per second of prompt and answer, drafts, and the company of other answers."""
     cached = f" + {t.cached_tokens} cached" if t.cached_tokens else ""
-    drafts = f", {t.accepted} of {t.drafted} drafts taken" if t.drafted else ""
+    drafts = ""
+    if t.drafted and t.steps:
+        drafts = f", {t.accepted} of {t.drafted} drafts taken, {(t.completion_tokens - 1) / t.steps:.2f} tokens a step"
     company = f", {t.rows_per_step:.1f} rows a step" if t.rows > t.steps else ""
     if company and t.experts.asked:
         company += f" that read {t.experts.union_share:.0%} of their experts"

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-r", "--repeat", type=int, default=5, metavar="N", help="runs of each test")
     parser.add_argument("--ram", default="all", metavar="SIZE,...", help="budgets to try, like 4G,8G,all (default all)")
     parser.add_argument("--paging", default="auto", metavar="HOW", help="of a budget: read, map or auto (= read)")
+    parser.add_argument("--draft", metavar="FOLDER", help="a drafter: tests decode with its drafts as well")
     add_backend_argument(parser)
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw a roofline, or hits by layer when paged")
     style = parser.add_mutually_exclusive_group()
@@ -46,6 +47,7 @@ def run(args: argparse.Namespace) -> None:
         budget = None if ram == "all" else ram
         context = longest if budget else None
         load = {"ram": budget, "threads": threads, "context": context, "paging": args.paging, "backend": args.backend}
+        load |= {"draft": args.draft}
         with Model.load(args.model, **load) as model:
             if args.plot and not isinstance(model.files, PackedModel):
                 raise UsageError("a plot needs the bytes per token, which only packed models tell", "leave --plot out")

@@ -13,11 +13,13 @@ from typing import Any
 
 from edge_lfm.engine.backend import Backend
 from edge_lfm.engine.constraints import AfterReasoning, CallsOr, Constraint, InCalls, NotYet, Without
+from edge_lfm.engine.drafts import MAX_DRAFTS, decode_with_drafts
 from edge_lfm.engine.events import Completion, Done, Event, Progress, Reasoning, Text, ToolCall
 from edge_lfm.engine.feeds import Logits, Steps
 from edge_lfm.engine.generate import Timings, check_length, decode, prefill
 from edge_lfm.engine.grammar import Compiled, GrammarCompiler
-from edge_lfm.engine.lookup import decode_with_lookup
+from edge_lfm.engine.lookup import Lookup
+from edge_lfm.engine.model_drafter import begin_drafting, model_drafter
 from edge_lfm.engine.pool import SequencePool
 from edge_lfm.engine.sampling import Sampler, SamplingOptions, TokenLogprobs, token_logprobs
 from edge_lfm.engine.scheduler import Job
@@ -57,6 +59,7 @@ class Request:
     min_tokens: so many tokens come before a stop token or a stop string may end the answer.
     stop_token_ids: tokens that end the answer beside the model's own, without a text; ignore_eos: those do not end it.
     bad_words: sequences of tokens that the answer may not complete.
+    lookup: drafts of prompt lookup in each step. max_drafts: of a drafter model; None: as many as pay.
     logprobs: how many of the most likely tokens to tell for each token; None: no log probabilities.
     prompt_logprobs: tell them for the prompt's tokens too, which are then all computed anew.
     markers: sort the answer into text, reasoning and tool calls.
@@ -82,6 +85,7 @@ class Request:
     logprobs: int | None = None
     prompt_logprobs: bool = False
     lookup: int = 0
+    max_drafts: int | None = None
     markers: bool = True
     parameters: Parameters = field(default_factory=dict)
     dialect: Dialect = PYTHONIC
@@ -116,6 +120,7 @@ def answer(
     timings = Timings(prompt_tokens=len(ids), queued_s=time.perf_counter() - job.submitted)
     sampler = Sampler(request.sampling, engine.vocab, ids, request.breakers, _constraint(engine, request))
     sequence = engine.pool.take(() if request.prompt_logprobs else ids, holder)
+    begin_drafting(engine.runner, sequence, _max_drafts(request))
     try:
         reading = _read_with_logprobs if request.prompt_logprobs else _read
         logits, prompt_logprobs = yield from reading(engine, request, sequence, timings, job)
@@ -244,16 +249,25 @@ def _write(
 
     common = (sequence, logits, sampler, stop_ids, request.max_tokens, timings, give)
     if request.lookup:
-        yield from decode_with_lookup(*common, request.lookup)
+        yield from decode_with_drafts(*common, Lookup(sampler.seen), request.lookup)
+    elif drafter := model_drafter(engine.runner, sequence, _max_drafts(request)):
+        yield from decode_with_drafts(*common, drafter, MAX_DRAFTS)
     else:
         yield from decode(*common, skip=request.logprobs is None and not request.stop_token_ids)
-    timings.decode_s = job.spent.seconds - before.seconds
+    timings.decode_s = job.spent.seconds - before.seconds + timings.drafting_s
     timings.steps, timings.rows = job.spent.steps - before.steps, job.spent.rows - before.rows
     timings.experts = job.spent.experts - before.experts
     events = draft.finish()
     generated = tuple(sampler.answer[: timings.completion_tokens])  # a stop string cuts what came in one step
     ended = draft.stopped or sampler.ended or (bool(generated) and generated[-1] in stop_ids)
     return (*events, Done(draft.completion(generated, ended, timings, prompt_logprobs)))
+
+
+def _max_drafts(request: Request) -> int | None:
+    """Drafts of a drafter model in each step; None: as many as pay. What a grammar forces needs no drafts."""
+    if request.lookup:
+        return 0
+    return 0 if request.max_drafts is None and request.grammar is not None else request.max_drafts
 
 
 class _Draft:

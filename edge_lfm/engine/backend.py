@@ -14,6 +14,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_lfm.engine.draft_costs import StepTook
+from edge_lfm.engine.draft_model import DraftModel
 from edge_lfm.engine.expert_use import ExpertUse
 from edge_lfm.engine.feeds import Feed, Logits
 from edge_lfm.errors import UsageError
@@ -38,6 +40,10 @@ class Backend(ABC):
     """Brings experts into memory; None: all are there."""
     experts = ExpertUse()
     """Of all steps so far; nothing where the backend cannot tell."""
+    drafting: DraftModel | None = None
+    """A drafter that looks on; None: there is none."""
+    took: StepTook = StepTook()
+    """What the last step took."""
 
     @property
     @abstractmethod

@@ -25,7 +25,8 @@ class Timings:
 
     steps: of the decode; rows: of these steps, those of other sequences included.
     experts: of those steps that read no prompts.
-    drafted, accepted: tokens that prompt lookup proposed, and those that the model agreed with.
+    drafted, accepted: tokens that a drafter or prompt lookup proposed, and those that the model agreed with.
+    drafting_s: of the decode, spent on proposing them.
     """
 
     prompt_tokens: int = 0
@@ -39,6 +40,7 @@ class Timings:
     experts: ExpertUse = field(default_factory=ExpertUse)
     drafted: int = 0
     accepted: int = 0
+    drafting_s: float = 0.0
 
     @property
     def prefill_tps(self) -> float:

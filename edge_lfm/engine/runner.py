@@ -6,12 +6,15 @@ One runner serves one model, one step at a time. Knows feeds; knows no text and 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.engine.backend import Backend, Routing
+from edge_lfm.engine.draft_costs import StepTook
+from edge_lfm.engine.draft_model import DraftModel
 from edge_lfm.engine.expert_use import ExpertUse
 from edge_lfm.engine.feeds import Feed, Logits
 from edge_lfm.engine.step import Step
@@ -21,6 +24,7 @@ from edge_lfm.kernels.load.team import Team
 from edge_lfm.memory.faults import MapGuard
 from edge_lfm.memory.scratch import CHUNK
 from edge_lfm.model.binding import Binding, bind
+from edge_lfm.model.packed_drafter import PackedDrafter
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.state import State
 
@@ -55,13 +59,21 @@ class Runner(Backend):
         self._guard = MapGuard(kernels, *model.span)
         self.team = Team(threads)
         self._choose_threads = choose
+        self._tapped: tuple[int, ...] = ()  # the layers whose streams the step under way is to show
 
     @property
     def threads(self) -> int:
         return self._threads_for(self.chunk)
 
     def new_state(self, context: int, kv_dtype: str = "float16") -> State:
-        return State(self.shape, context, kv_dtype)
+        state = State(self.shape, context, kv_dtype)
+        if self.drafting is not None:
+            state.draft = self.drafting.new_cache(context, kv_dtype)
+        return state
+
+    def use_drafter(self, drafter: PackedDrafter) -> None:
+        """Let a drafter look on; before any state is made."""
+        self.drafting = DraftModel(drafter, self.binding, self.kernels, self.team, self.chunk, lambda: self.threads)
 
     def run(
         self,
@@ -76,10 +88,16 @@ class Runner(Backend):
                 feed.state.note(feed.noted, len(feed.token_ids))
             self.binding.rotary.reserve(max(feed.state.capacity for feed in feeds))
             self.step.begin(feeds)
+            self._tapped = self._taps_of(feeds)
+            started = time.perf_counter()
             self.compute(routing, cancelled)
+            computed = time.perf_counter()
             self._check_outcome()
             asked = self.step.tokens * len(self.expert_layers) * self.shape.top_k
             self.experts += ExpertUse(asked, self.step.experts_read)
+            if self._tapped and self.drafting is not None:
+                self.drafting.read(feeds)
+            self._note(feeds, computed - started, time.perf_counter() - computed)
             for feed in feeds:
                 feed.state.position += len(feed.token_ids)
             return self.step.logits()
@@ -101,10 +119,27 @@ class Runner(Backend):
             self.run_stages(0, self.stages)
 
     def run_stages(self, first: int, last: int) -> None:
-        """Stages [first, last) of the step, by as many threads as pay for it: the bits are the same with any number."""
+        """Stages [first, last) of the step, by as many threads as pay for it: the bits are the same with any number. A
+        tapped layer's stream is taken when it is whole."""
+        for tap, n in enumerate(self._tapped):
+            behind = 4 + 3 * n
+            if first < behind <= last and self.drafting is not None:
+                self._run_stages(first, behind)
+                self.drafting.take(tap, self.step.stream)
+                first = behind
+        if first < last:
+            self._run_stages(first, last)
+
+    def _run_stages(self, first: int, last: int) -> None:
         address, forward, threads = self.step.address, self.kernels.forward, self._threads_for(self.step.tokens)
         self.step.run_on(threads)
         self.team.run(lambda n: forward(address, n, first, last), threads)
+
+    def _taps_of(self, feeds: Sequence[Feed]) -> tuple[int, ...]:
+        """The layers to tap, if somebody drafts for one of the feeds."""
+        if self.drafting is None or not any(feed.state.draft and feed.state.draft.wanted for feed in feeds):
+            return ()
+        return self.drafting.drafter.taps
 
     def show_routing(self, n: int, routing: Routing) -> None:
         """Call `routing` with the experts that layer n has chosen, and take what it gives instead."""
@@ -119,9 +154,17 @@ class Runner(Backend):
         """End the threads."""
         self.team.close()
         self._guard.close()
+        if self.drafting is not None:
+            self.drafting.close()
+
+    def _note(self, feeds: Sequence[Feed], step_s: float, read_s: float) -> None:
+        """Take account of what a step took; of prompts it tells nothing about steps of answers."""
+        self.took = StepTook(len(feeds), self.step.tokens, step_s, read_s)
+        if self.drafting is not None and not any(feed.divisible for feed in feeds):
+            self.drafting.switch.costs.note(self.step.tokens, step_s)
 
     def _check_outcome(self) -> None:
-        if self._guard.lost_pages:
+        if self._guard.lost_pages or (self.drafting is not None and self.drafting.lost_pages):
             raise ModelFileError(
                 f"{self.model.folder}: the file was truncated, or its disk failed, while the model was in use",
                 hint="check the file with edge-lfm verify, then load the model again",

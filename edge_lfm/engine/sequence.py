@@ -137,6 +137,8 @@ class TokenSequence:
 def nbytes_at(state: State, positions: int) -> int:
     """Memory that a state takes when it holds so many positions; of large caches, those beyond are not touched."""
     conv = sum(array.nbytes for array in state.conv.values())
+    if state.draft is not None:
+        conv += nbytes_at(state.draft.state, positions)
     if not state.capacity:
         return conv
     small = sum(array.nbytes for array in state.caches.values() if array.nbytes < MAPPED_BYTES)

@@ -16,8 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.engine.backend import Backend
-from edge_lfm.engine.feeds import Feed
+from edge_lfm.engine.drafts import MAX_DRAFTS, decode_with_drafts
+from edge_lfm.engine.feeds import Feed, run_alone
+from edge_lfm.engine.generate import Timings
+from edge_lfm.engine.model_drafter import model_drafter
 from edge_lfm.engine.runner import Runner
+from edge_lfm.engine.sampling import Sampler, SamplingOptions
+from edge_lfm.engine.sequence import TokenSequence
 from edge_lfm.kernels.load.library import Kernels
 from edge_lfm.kernels.load.team import Team
 from edge_lfm.memory.budget import peak_memory_bytes
@@ -34,7 +39,8 @@ _PEAK_ROUNDS = 250_000
 
 @dataclass(frozen=True)
 class TestResult:
-    """One test: `pp512` is a prefill of 512 tokens, `tg128` a decode of 128, after `depth` tokens."""
+    """One test: `pp512` is a prefill of 512 tokens, `tg128` a decode of 128, after `depth` tokens; `draft128`: with
+    drafts."""
 
     test: str
     depth: int
@@ -95,7 +101,7 @@ class BenchReport:
         if not self.bytes_per_token:
             return {"bound": None}
         hardware = {"read_gbps": result.read_gbps, "int8_gops": result.int8_gops}
-        if result.test.startswith("tg"):
+        if not result.test.startswith("pp"):
             share = rate * self.bytes_per_token / 1e9 / result.read_gbps
             return hardware | {"bound": "bandwidth", "share_of_limit": share}
         share = rate * self.ops_per_token / 1e9 / result.int8_gops
@@ -123,6 +129,7 @@ def measure(
     results = []
     for depth in depths or [0]:
         tests = [("pp", n) for n in prompts] + [("tg", n) for n in generates]
+        tests += [("draft", n) for n in generates if backend.drafting is not None]
         for kind, tokens in tests:
             announce(f"{kind}{tokens} after {depth} tokens, {backend.threads} threads ...")
             ids = rng.integers(0, limit, depth + tokens)
@@ -132,7 +139,7 @@ def measure(
             for n in range(repeat + 1):
                 if n == 1 and pager is not None:
                     before = pager.stats.copy()
-                elapsed = _run_once(backend, state, ids, depth, kind == "tg")
+                elapsed = _run_once(backend, state, ids, depth, kind)
                 if n:
                     seconds.append(elapsed)
                     bandwidth.append(read_bandwidth(own, stream) if own else 0.0)
@@ -204,14 +211,34 @@ def int8_peak(runner: Working) -> float:
     return runner.team.count * _PEAK_ROUNDS * operations / (time.perf_counter() - started) / 1e9
 
 
-def _run_once(backend: Backend, state: State, ids: NDArray[np.int64], depth: int, decode: bool) -> float:
+def _run_once(backend: Backend, state: State, ids: NDArray[np.int64], depth: int, kind: str) -> float:
     state.reset()
+    if state.draft is not None:
+        state.draft.wanted = kind == "draft"
+    if kind == "draft":
+        return _draft_once(backend, state, ids, depth)
     if depth:
         backend.read(ids[:depth].tolist(), state)
     started = time.perf_counter()
-    if decode:
+    if kind == "tg":
         for token in ids[depth:]:
             backend.run([Feed(state, (token,))])
     else:
         backend.read(ids[depth:].tolist(), state)
+    return time.perf_counter() - started
+
+
+def _draft_once(backend: Backend, state: State, ids: NDArray[np.int64], depth: int) -> float:
+    """Seconds of a greedy answer of as many tokens as `ids` has after `depth`, with as many drafts as pay."""
+    sequence, prompt = TokenSequence(state), ids[: max(1, depth)].tolist()
+    logits = backend.read(prompt, state)
+    sequence.ids.extend(prompt)
+    drafter = model_drafter(backend, sequence, None)
+    sampler = Sampler(SamplingOptions(temperature=0), len(logits), prompt)
+    assert drafter is not None
+    tokens, started = len(ids) - depth, time.perf_counter()
+    decoding = decode_with_drafts(
+        sequence, logits, sampler, (), tokens, Timings(), lambda *_: True, drafter, MAX_DRAFTS
+    )
+    run_alone(decoding, backend.run)
     return time.perf_counter() - started

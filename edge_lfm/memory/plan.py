@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edge_lfm.devices.estimate import Demand
+from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, GROUP
 from edge_lfm.memory.budget import Budget
 from edge_lfm.memory.reader import READ_ALIGNMENT
-from edge_lfm.memory.scratch import CHUNK, plan_scratch
-from edge_lfm.shape import Shape
+from edge_lfm.memory.scratch import CHUNK, DRAFT_CHUNK, plan_scratch
+from edge_lfm.shape import Drafter, Shape
 
 PROCESS_BYTES = 128 << 20
 """Interpreter, packages, kernels and server: the demo model's process is 103 MiB after an answer, 113 after one that
@@ -37,7 +38,10 @@ _VALUE_AND_SCALE_BYTES = {"int8": (1, 4), "float16": (2, 0), "float32": (4, 0)}
 
 @dataclass(frozen=True)
 class Wishes:
-    """What was asked for; None: the plan decides. threads: that may run a step; chunk: tokens of a step at most."""
+    """What was asked for; None: the plan decides. threads: that may run a step; chunk: tokens of a step at most.
+
+    drafter: what drafts for the model; drafter_bytes: its file.
+    """
 
     context: int | None = None
     kv_dtype: str = "float16"
@@ -45,6 +49,8 @@ class Wishes:
     parallel: int | None = None
     threads: int = 1
     chunk: int = CHUNK
+    drafter: Drafter | None = None
+    drafter_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ def plan_memory(shape: Shape, demand: Demand, budget: Budget, wishes: Wishes) ->
     if not whole.missing_bytes or not demand.experts:
         return whole
     context = wishes.context or min(PAGED_CONTEXT, shape.context)
-    conversation = kv_cache_bytes(shape, context, wishes.kv_dtype)
+    conversation = _conversation_bytes(shape, context, wishes)
     cache_bytes = conversation if wishes.cache_bytes is None else wishes.cache_bytes
     parallel = wishes.parallel or 1
     paging = plan_paging(demand, demand.trunk_bytes + overhead + conversation * parallel + cache_bytes, budget.nbytes)
@@ -129,7 +135,7 @@ def plan_whole(shape: Shape, file_bytes: int, budget: Budget, wishes: Wishes) ->
     room = max(0, budget.nbytes - needed)
     cache_bytes = min(MAX_CACHE_BYTES, room // 4) if wishes.cache_bytes is None else wishes.cache_bytes
     context = wishes.context or min(DEFAULT_CONTEXT, shape.context)
-    token_bytes = kv_cache_bytes(shape, 1, wishes.kv_dtype)
+    token_bytes = _conversation_bytes(shape, 1, wishes)
     tokens = (room - (room // 4 if wishes.cache_bytes is None else cache_bytes)) // max(1, token_bytes)
     if budget.stated and wishes.context is None:
         context = min(context, max(PAGED_CONTEXT, tokens // (wishes.parallel or MIN_PARALLEL) // 1024 * 1024))
@@ -156,7 +162,22 @@ def plan_paging(demand: Demand, fixed_bytes: int, budget_bytes: int) -> PagingPl
 def overhead_bytes(shape: Shape, wishes: Wishes) -> int:
     """What a model takes beside its weights and its conversations."""
     scratch = plan_scratch(shape, wishes.chunk, wishes.threads)
-    return PROCESS_BYTES + (VOCABULARY_BYTES + 4 * LOGIT_ROWS) * shape.vocab + scratch.nbytes
+    drafter_bytes = _drafter_bytes(wishes.drafter, wishes) if wishes.drafter is not None else 0
+    return PROCESS_BYTES + (VOCABULARY_BYTES + 4 * LOGIT_ROWS) * shape.vocab + scratch.nbytes + drafter_bytes
+
+
+def _drafter_bytes(drafter: Drafter, wishes: Wishes) -> int:
+    """A drafter's file, the streams that it reads, what it computes in, and its logits."""
+    body, cols = drafter.body, len(drafter.taps) * drafter.body.hidden
+    scratch = plan_scratch(body, max(DRAFT_CHUNK, drafter.slots), wishes.threads, cols)
+    rounded = DRAFT_CHUNK * (cols + cols // GROUP * ACTIVATION_BYTES)
+    return wishes.drafter_bytes + 4 * wishes.chunk * cols + rounded + scratch.nbytes + 4 * drafter.slots * body.vocab
+
+
+def _conversation_bytes(shape: Shape, context: int, wishes: Wishes) -> int:
+    """Keys and values of so many tokens, a drafter's included."""
+    bodies = [shape] if wishes.drafter is None else [shape, wishes.drafter.body]
+    return sum(kv_cache_bytes(body, context, wishes.kv_dtype) for body in bodies)
 
 
 def kv_cache_bytes(shape: Shape, context: int, kv_dtype: str) -> int:

@@ -35,10 +35,8 @@ class Binding:
 
 def bind(model: PackedModel) -> Binding:
     """The records of every layer."""
-    binder = _Binder(model)
-    layers = np.zeros(len(model.shape.layers), LAYER)
-    for n in range(len(layers)):
-        binder.bind_layer(layers[n : n + 1], n)
+    binder = Binder(model)
+    layers = binder.bind_layers()
     embedding = binder.matrix("model.embed_tokens.weight")
     head = binder.matrix(head_name(model.shape))
     final_norm = model.floats("model.embedding_norm.weight")
@@ -46,7 +44,9 @@ def bind(model: PackedModel) -> Binding:
     return Binding(layers, embedding, head, final_norm, binder.keep, binder.tables, RotaryTables(layers, ropes))
 
 
-class _Binder:
+class Binder:
+    """Makes records; `keep` and `tables` as of `Binding`."""
+
     def __init__(self, model: PackedModel) -> None:
         self.model = model
         self.keep: list[NDArray[Any]] = []
@@ -67,6 +67,13 @@ class _Binder:
         record["address"] = self.address(self.model.bytes_of(name))
         record["bias"] = self.floats(bias) if bias else 0
         return record
+
+    def bind_layers(self) -> NDArray[Any]:
+        """LAYER records of all layers."""
+        layers = np.zeros(len(self.model.shape.layers), LAYER)
+        for n in range(len(layers)):
+            self.bind_layer(layers[n : n + 1], n)
+        return layers
 
     def bind_layer(self, layer: NDArray[Any], n: int) -> None:
         at = f"model.layers.{n}"

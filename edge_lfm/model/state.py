@@ -54,6 +54,8 @@ class State:
         self.shape, self.context, self.kv_dtype = shape, context, check_kv_dtype(kv_dtype)
         self.position = 0
         self.capacity = 0
+        self.draft: DraftCache | None = None
+        """What a drafter keeps of the same tokens."""
         self.noted: NDArray[np.int64] = np.zeros(0, np.int64)
         self._history: dict[int, NDArray[np.float32]] = {}
         rows = {n: max(1, conv.taps - 1) for n, conv in shape.convs.items()}
@@ -73,7 +75,8 @@ class State:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        return sum(array.nbytes for array in (*self.conv.values(), *self.caches.values()))
+        own = sum(array.nbytes for array in (*self.conv.values(), *self.caches.values()))
+        return own + (self.draft.state.nbytes if self.draft is not None else 0)
 
     @property
     def conv_width(self) -> int:
@@ -173,6 +176,8 @@ class State:
         for (n, field), array in self.caches.items():
             count = rows // 16 if field == "keys" else rows
             array[:, :count] = other.caches[n, field][:, :count]
+        if self.draft is not None and other.draft is not None:
+            self.draft.copy_from(other.draft, positions)
 
     def cache_views(self, positions: int) -> Iterator[tuple[str, NDArray[Any]]]:
         """Name and part of each cache that holds the first positions, in whole blocks of 16."""
@@ -197,6 +202,43 @@ class State:
                 new[:, : old.shape[1]] = old
             self.caches[n, field] = new
             self.records[field][n] = new.ctypes.data
+
+
+class DraftCache:
+    """What a drafter keeps of one sequence: keys and values of the tokens [first, end).
+
+    They are of the tokens that the target has read while the drafter looked on. It need not have seen those before.
+    wanted: whether it is to look on.
+    """
+
+    def __init__(self, shape: Shape, context: int, kv_dtype: str) -> None:
+        self.state = State(shape, context, kv_dtype)
+        self.first = self.end = 0
+        self.wanted = True
+
+    def extend(self, position: int, count: int) -> None:
+        """Make room for `count` tokens from `position` on. What stood there is forgotten, and where they do not follow
+        what is kept, all of it."""
+        if not self.first <= position <= self.end:
+            self.first = position
+        self.end = position + count
+        self.state.reserve(self.end)
+
+    def holds(self, position: int) -> bool:
+        """Whether it has seen the token before `position`."""
+        return self.first < position <= self.end
+
+    def forget(self) -> None:
+        """Keep nothing."""
+        self.first = self.end = 0
+
+    def copy_from(self, other: DraftCache, positions: int) -> None:
+        """Take over what another one keeps of its first positions."""
+        self.first, self.end = other.first, min(other.end, positions)
+        if self.first < self.end:
+            self.state.copy_from(other.state, self.end)
+        else:
+            self.forget()
 
 
 def _zeros(shape: tuple[int, ...], dtype: type) -> NDArray[Any]:

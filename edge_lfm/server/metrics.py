@@ -25,6 +25,8 @@ class Metrics:
         self._prompt = self._counter("prompt_tokens", "Prompt tokens")
         self._cached = self._counter("cached_tokens", "Prompt tokens that were not computed again")
         self._generated = self._counter("generated_tokens", "Tokens generated")
+        self._drafted = self._counter("drafted_tokens", "Tokens that were drafted and verified")
+        self._accepted = self._counter("accepted_tokens", "Drafts that the model agreed with")
         self._first = self._histogram("time_to_first_token_seconds", "From the request to its first token", _SECONDS)
         self._queued = self._histogram("queue_seconds", "From the request to its first step", _SECONDS)
         self._token = self._histogram("token_seconds", "Mean time between the tokens of an answer", _TOKEN_SECONDS)
@@ -40,6 +42,8 @@ class Metrics:
         self._prompt.inc(t.prompt_tokens)
         self._cached.inc(t.cached_tokens)
         self._generated.inc(t.completion_tokens)
+        self._drafted.inc(t.drafted)
+        self._accepted.inc(t.accepted)
         self._queued.observe(t.queued_s)
         self._first.observe(t.queued_s + t.prefill_s)
         if t.completion_tokens > 1:

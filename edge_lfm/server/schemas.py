@@ -91,6 +91,7 @@ class Sampling(Bound, kw_only=True):
     logit_bias: dict[str, float] | None = None
     seed: int | None = None
     lookup: int | None = None
+    max_drafts: int | None = None
     min_tokens: int | None = None
     min_new_tokens: int | None = None
     stop_token_ids: StopIds | None = None

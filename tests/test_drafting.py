@@ -1,0 +1,350 @@
+"""Answers with drafts: the text of plain decoding whoever drafts, the computed number of rounds, and the same state."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from drafting import Scripted, drafter_config, packed_drafter, rounds_of, write_drafter
+from stepping import paging_ram
+
+from edge_lfm import Completion, Model
+from edge_lfm.cli.main import main
+from edge_lfm.engine.draft_costs import FIRST_PAUSE, StepCosts, StepTook, Switch
+from edge_lfm.engine.drafts import decode_with_drafts
+from edge_lfm.engine.generate import Timings
+from edge_lfm.engine.runner import Runner
+from edge_lfm.engine.sampling import Sampler, SamplingOptions
+from edge_lfm.engine.sequence import TokenSequence
+from edge_lfm.errors import DrafterError, EdgeLfmError, ModelFileError, UsageError
+from edge_lfm.kernels.load.library import load_kernels
+from edge_lfm.kernels.spec.isa import find_isa, runnable_tiers
+from edge_lfm.model.packed_drafter import PackedDrafter
+from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
+from edge_lfm.model.reference import ReferenceModel
+from edge_lfm.model.reference_drafter import ReferenceDrafter
+from edge_lfm.model.state import State
+from edge_lfm.quantize.convert import convert
+from edge_lfm.quantize.recipe import find_recipe
+
+TIERS = [tier.name for tier in runnable_tiers()]
+PROMPT = list(range(5, 40))
+WAYS: tuple[dict[str, Any], ...] = (
+    {"temperature": 0.0},
+    {"temperature": 1.1, "seed": 7, "top_k": 30},
+    {"temperature": 0.9, "seed": 3, "repeat_penalty": 1.3},
+    {"temperature": 0.0, "logprobs": 2},
+)
+
+
+@pytest.fixture(scope="module")
+def drafter(demo: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random drafter for the demo model, which is nearly never right."""
+    return packed_drafter(tmp_path_factory.mktemp("drafter"), demo["int4"])
+
+
+@pytest.fixture(scope="module", params=["float16", "int8"])
+def pair(request: pytest.FixtureRequest, demo: dict[str, Path], drafter: Path) -> Iterator[tuple[Model, Model]]:
+    """The demo model without and with a drafter, with both types of caches."""
+    kept = request.param
+    with (
+        Model.load(demo["int4"], threads=1, kv_dtype=kept, context=256, cache=1) as plain,
+        Model.load(demo["int4"], threads=2, kv_dtype=kept, context=256, draft=drafter) as drafting,
+    ):
+        yield plain, drafting
+
+
+def same(a: Completion, b: Completion) -> bool:
+    return (a.token_ids, a.finish_reason, a.logprobs) == (b.token_ids, b.finish_reason, b.logprobs)
+
+
+@pytest.mark.parametrize("isa", TIERS)
+@pytest.mark.parametrize("recipe", ["float32", "int8", "balanced"])
+@pytest.mark.parametrize("case", ["one-layer", "two-layers", "five-taps", "half-turns"])
+def test_compiled_drafts_are_those_of_the_reference(
+    case: str, recipe: str, isa: str, packed_cases: dict[str, dict[str, Path]], tmp_path: Path
+) -> None:
+    """Slot by slot, after prompts read in parts and rows that were undone. Where activations are rounded, a sum that
+    differs in its last bit may round the other way, and one slot in many choose its second best."""
+    folder = packed_cases[recipe]["moe"]
+    ids, found, expected, sure = np.random.default_rng(2).integers(0, 96, 60), [], [], []
+    with PackedModel(folder) as model, PackedDrafter(packed_drafter(tmp_path, folder, recipe, case)) as packed:
+        packed.check_target(model)
+        target = UnpackedWeights(model, integers=True)
+        streams: list[np.ndarray] = []
+        ReferenceModel(model.shape, target, np.float16).logits(ids, streams=streams)
+        tapped = np.concatenate([streams[n] for n in packed.drafter.taps], 1)
+        table, head = UnpackedWeights(model, False)("model.embed_tokens.weight"), target("model.embed_tokens.weight")
+        weights = UnpackedWeights(packed, integers=True)
+        with Runner(model, load_kernels(find_isa(isa)), 2, 48) as runner:
+            runner.use_drafter(packed)
+            sequence, drafting = TokenSequence(runner.new_state(96)), runner.drafting
+            cache = sequence.state.draft
+            assert drafting is not None and cache is not None
+            for n in (1, 40, 41, 49, 57):
+                while len(sequence.ids) < n:
+                    feed = sequence.draft([*ids[len(sequence.ids) : n][:45], 1, 2][:47])
+                    yielded = next(feed)
+                    kept = len(yielded.token_ids) - 2
+                    before = sequence.state.checkpoint()
+                    with pytest.raises(StopIteration):
+                        feed.send(runner.run([yielded])[0])
+                    sequence.undo(sequence.state.checkpoint_after(before, kept))
+                reference = ReferenceDrafter(packed.drafter, weights, table, head, np.float16)
+                reference.read(tapped[:n])
+                drafts, confidences = reference.draft(int(ids[n]))
+                made, sure_of = drafting.draft(cache, n, int(ids[n]), packed.drafter.slots, 0.0)
+                found += made
+                expected += drafts
+                sure += (np.array(sure_of) - confidences)[: _common(made, drafts)].tolist()
+    assert np.mean(np.array(found) == expected) >= (1.0 if recipe == "float32" else 0.9)
+    assert np.abs(sure).max() < (1e-3 if recipe == "float32" else 0.04)
+
+
+def _common(a: list[int], b: list[int]) -> int:
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), len(a))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("max_drafts", [1, 4, None])
+def test_drafts_change_nothing(pair: tuple[Model, Model], way: dict[str, Any], max_drafts: int | None) -> None:
+    plain, drafting = pair
+    expected = plain.generate(PROMPT, max_tokens=40, ignore_eos=True, **way)
+    found = drafting.generate(PROMPT, max_tokens=40, ignore_eos=True, max_drafts=max_drafts, **way)
+    assert same(found, expected)
+    assert found.timings.drafted == (39 - found.timings.accepted) * max_drafts if max_drafts else True
+
+
+@pytest.mark.parametrize("right", [1.0, 0.0, 0.7])
+@pytest.mark.parametrize("count", [1, 3, 8])
+@pytest.mark.parametrize("way", WAYS[:2])
+def test_rounds_are_those_computed(
+    pair: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch, way: dict[str, Any], count: int, right: float
+) -> None:
+    """A drafter that always is right, one that never is, and one that often is."""
+    plain, drafting = pair
+    expected = plain.generate(PROMPT, max_tokens=50, ignore_eos=True, **way)
+    steps, accepted = rounds_of(expected.token_ids, right, count)
+    scripted = lambda *_: Scripted(expected.token_ids, right, count)  # noqa: E731
+    monkeypatch.setattr("edge_lfm.engine.answering.model_drafter", scripted)
+    found = drafting.generate(PROMPT, max_tokens=50, ignore_eos=True, **way)
+    assert same(found, expected)
+    assert (found.timings.steps, found.timings.accepted) == (steps, accepted)
+    if right == 1.0:
+        assert steps == -(-49 // (count + 1))
+    if right == 0.0:
+        assert (steps, accepted) == (49, 0)
+
+
+@pytest.mark.parametrize("kv_dtype", ["float16", "int8"])
+@pytest.mark.parametrize("right", [1.0, 0.6, 0.0])
+def test_the_state_after_each_round_is_that_of_plain_feeding(
+    kv_dtype: str, right: float, packed_cases: dict[str, dict[str, Path]], tmp_path: Path
+) -> None:
+    """To the bit: the target's conv inputs, keys and values, and the drafter's."""
+    folder = packed_cases["balanced"]["moe"]
+    with PackedModel(folder) as model, Runner(model, load_kernels(), 1) as runner:
+        runner.use_drafter(PackedDrafter(packed_drafter(tmp_path, folder)))
+        answer = plain_answer(runner, kv_dtype)
+        sequence, followed = TokenSequence(runner.new_state(96, kv_dtype)), runner.new_state(96, kv_dtype)
+        logits = runner.read(PROMPT, sequence.state)
+        sequence.ids.extend(PROMPT)
+        runner.read(PROMPT, followed)
+        sampler = Sampler(SamplingOptions(temperature=0), runner.shape.vocab, PROMPT)
+        drafter, given = Scripted(answer, right, 4), list[int]()
+        steps = decode_with_drafts(
+            sequence, logits, sampler, (), 30, Timings(), lambda token, _: given.append(token) is None, drafter, 4
+        )
+        feed, rounds = next(steps, None), 0
+        while feed is not None:
+            for token in sequence.ids[followed.position :]:
+                runner.read([token], followed)
+            assert equal_states(sequence.state, followed)
+            rounds += 1
+            try:
+                feed = steps.send(runner.run([feed])[0])
+            except StopIteration:
+                break
+        assert given == answer and rounds >= 29 // 5
+
+
+def plain_answer(runner: Runner, kv_dtype: str) -> list[int]:
+    """Thirty greedy tokens after the prompt."""
+    state = runner.new_state(96, kv_dtype)
+    answer = [int(np.argmax(runner.read(PROMPT, state)))]
+    while len(answer) < 30:
+        answer.append(int(np.argmax(runner.read(answer[-1:], state))))
+    return answer
+
+
+def equal_states(a: State, b: State) -> bool:
+    """Whether two states that stand at one place hold the same."""
+    assert a.position == b.position and a.draft is not None and b.draft is not None
+    assert a.draft.first == b.draft.first == 0 and b.draft.end == b.position <= a.draft.end
+    conv = all(np.array_equal(a.conv[n], b.conv[n]) for n in a.conv)
+    return conv and equal_caches(a, b, a.position) and equal_caches(a.draft.state, b.draft.state, a.position)
+
+
+def equal_caches(a: State, b: State, positions: int) -> bool:
+    for key, mine in a.caches.items():
+        other = b.caches[key]
+        if key[1] == "keys":  # [kv, blocks, hd, 16]
+            mine, other = (np.moveaxis(x, 3, 2).reshape(len(x), -1, x.shape[2]) for x in (mine, other))
+        if not np.array_equal(mine[:, :positions], other[:, :positions]):
+            return False
+    return True
+
+
+@pytest.mark.parametrize("max_drafts", [3, None])
+def test_answers_in_company_are_those_alone(pair: tuple[Model, Model], max_drafts: int | None) -> None:
+    """Drafts of several sequences in one step; some answers have none."""
+    plain, drafting = pair
+    wishes = [
+        (PROMPT[n : n + 20 + n], WAYS[n % 3] | {"max_drafts": 0 if n == 2 else max_drafts, "max_tokens": 20 + 3 * n})
+        for n in range(6)
+    ]
+    expected = [plain.generate(ids, **{k: v for k, v in way.items() if k != "max_drafts"}) for ids, way in wishes]
+    found: dict[int, Completion] = {}
+
+    def ask(n: int) -> None:
+        found[n] = drafting.generate(wishes[n][0], **wishes[n][1])
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(same(found[n], expected[n]) for n in range(6))
+
+
+def test_grammars_stops_and_turns(pair: tuple[Model, Model]) -> None:
+    plain, drafting = pair
+    asked: tuple[dict[str, Any], ...] = (
+        {"schema": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}},
+        {"regex": "[a-z]{3,9} [0-9]{2}"},
+        {"stop": "e", "temperature": 1.0, "seed": 5},
+        {"prompt_logprobs": True, "logprobs": 1},
+        {"lookup": 4},
+    )
+    for options in asked:
+        expected = plain.generate("Tell me a story.", max_tokens=40, **options)
+        assert same(drafting.generate("Tell me a story.", max_tokens=40, max_drafts=5, **options), expected)
+    a, b = plain.session(), drafting.session()
+    for question in ("What is the capital of France?", "And of Spain?", "Thank you."):
+        expected, found = a.send(question, max_tokens=30), b.send(question, max_tokens=30, max_drafts=4)
+        assert same(found, expected) and (found.timings.drafted or len(found.token_ids) < 2)
+
+
+def test_drafts_end_with_the_context(demo: dict[str, Path], drafter: Path) -> None:
+    with Model.load(demo["int4"], threads=1, context=48, draft=drafter) as small:
+        plain = small.generate(PROMPT, max_tokens=100, ignore_eos=True, max_drafts=0)
+        for count in (1, 7, 64):
+            found = small.generate(PROMPT, max_tokens=100, ignore_eos=True, max_drafts=count)
+            assert same(found, plain) and plain.timings.completion_tokens == 48 - len(PROMPT) + 1
+
+
+def test_paged_models_draft_only_when_asked(demo: dict[str, Path], drafter: Path) -> None:
+    ram = paging_ram(demo["int4"], 256, threads=1, draft=drafter)
+    with Model.load(demo["int4"], threads=1, context=256, draft=drafter, ram=ram) as paged:
+        assert paged.paging is not None
+        plain = paged.generate(PROMPT, max_tokens=20, ignore_eos=True)
+        asked = paged.generate(PROMPT, max_tokens=20, ignore_eos=True, max_drafts=3)
+        assert same(plain, asked) and plain.timings.drafted == 0 < asked.timings.drafted
+
+
+def test_other_targets_are_refused_by_name(
+    demo: dict[str, Path], drafter: Path, packed_cases: dict[str, dict[str, Path]], tmp_path: Path
+) -> None:
+    other = packed_cases["int4"]["moe"]
+    with pytest.raises(DrafterError, match=r"a vocabulary of 4096, .*moe has 160"):
+        Model.load(other, draft=drafter)
+    for name, change, what in (
+        ("vocabulary", {"vocab_size": 128}, "a vocabulary of 128"),
+        ("hidden", {"hidden_size": 128}, "a hidden size of 128"),
+        ("layers", {"num_hidden_layers": 1}, "a target of so many layers: 40"),
+    ):
+        config = drafter_config(other) | change
+        if name == "layers":
+            config["dflash_config"] |= {"num_target_layers": 40}
+        source = write_drafter(tmp_path / name, config)
+        with pytest.raises(DrafterError, match=what):
+            convert(source, tmp_path / "out", find_recipe("int4"), target=other)
+    twin = json.loads((drafter / "config.json").read_text())
+    assert twin["quantization_config"]["provenance"]["target"]["name"] == "demo_model"
+    with Model.load(demo["balanced"], threads=1, draft=drafter):  # the same checkpoint, packed otherwise
+        pass
+    with PackedDrafter(drafter) as mine, PackedModel(demo["int4"]) as model:
+        model.provenance = {"source": "other_model", "source_hash": "0" * 64}
+        with pytest.raises(DrafterError, match=r"drafts for demo_model .* is other_model \(0{12}\)"):
+            mine.check_target(model)
+
+
+def test_what_is_no_drafter_is_refused(demo: dict[str, Path], drafter: Path, tmp_path: Path) -> None:
+    source = write_drafter(tmp_path / "source", drafter_config(demo["int4"]))
+    for refused, error, what in (
+        (lambda: Model.load(drafter), ModelFileError, "is a drafter"),
+        (lambda: Model.load(demo["int4"], draft=demo["int8"]), ModelFileError, "is no drafter"),
+        (lambda: convert(source, tmp_path / "o", None), UsageError, "is a drafter .*--target"),
+        (lambda: convert(source, tmp_path / "o", None, target=drafter), ModelFileError, "is a drafter"),
+    ):
+        with pytest.raises(error, match=what):
+            refused()
+    assert main(["quantize", str(source), "-o", str(tmp_path / "o")]) == UsageError.exit_code
+    (source / "model.safetensors").unlink()
+    with pytest.raises(EdgeLfmError):
+        convert(source, tmp_path / "o", None, target=demo["int4"])
+    assert not (tmp_path / "o").exists()
+
+
+def test_costs_lie_between_those_measured() -> None:
+    costs = StepCosts()
+    assert costs.of(3) == 0
+    costs.note(1, 1.0)
+    assert costs.of(1) == 1.0 and costs.of(6) > costs.of(3) > 1.0
+    costs.note(5, 3.0)
+    assert costs.of(3) == 2.0 and costs.of(9) > 3.0
+    costs.note(5, 300.0)  # something else ran
+    assert costs.of(5) <= 3.3
+
+
+def test_as_many_drafts_as_pay() -> None:
+    costs = StepCosts()
+    for rows, seconds in ((1, 1.0), (2, 1.1), (3, 1.2), (9, 1.8)):
+        costs.note(rows, seconds)
+    assert costs.best_count([0.9] * 8, 0, 0) == 8
+    assert costs.best_count([0.9, 0.9, 0.01, 0.9], 0, 0) == 2
+    assert costs.best_count([0.05] * 8, 0, 0) == 0
+    for rows, seconds in ((2, 2.0), (3, 3.0), (9, 9.0)):
+        costs = StepCosts() if rows == 2 else costs
+        costs.note(1, 1.0)
+        costs.note(rows, seconds)
+    assert costs.best_count([0.9] * 8, 0, 0) == 0
+
+
+@pytest.mark.parametrize(("gained", "round_s"), [(1, 1.5), (2, 2.5), (1, 1.02)])
+def test_a_drafter_that_loses_is_switched_off(gained: int, round_s: float) -> None:
+    """Seconds of 100,000 tokens, beside a second each without drafts: 2 % more at most."""
+    switch, tokens, seconds = Switch(), 0, 0.0
+    while tokens < 100_000:
+        switch.costs.note(1, 1.0)
+        if switch.wants():
+            switch.note_round(StepTook(1, 4, round_s - 0.1, 0.0), 3, gained, 0.1)
+            tokens, seconds = tokens + gained, seconds + round_s
+        else:
+            tokens, seconds = tokens + 1, seconds + 1.0
+    assert seconds <= 1.02 * tokens
+
+
+def test_a_drafter_that_gains_stays_on() -> None:
+    switch, drafted = Switch(), 0
+    for _ in range(10_000):
+        switch.costs.note(1, 1.0)
+        if switch.wants():
+            switch.note_round(StepTook(1, 4, 1.3, 0.0), 3, 2, 0.1)
+            drafted += 1
+    assert drafted > 9_800 and switch.looks_on and FIRST_PAUSE > 0
