@@ -144,25 +144,21 @@ def convert(
     with open_source(source) as checkpoint:
         its_target = _target(checkpoint, target, calibration)
         recipe, tensors, weights = _plan(checkpoint, recipe)
-        shape = weights.shape
-        known = Calibration.load(calibration, checkpoint, shape) if calibration else None
+        known = Calibration.load(calibration, checkpoint, weights.shape) if calibration else None
         fingerprint = _fingerprint(checkpoint, recipe, known, its_target)
-        warnings = () if its_target else tuple(_warnings(checkpoint, shape, recipe, known))
-        sizes = measure_sizes(shape, tensors)
+        warnings = () if its_target else tuple(_warnings(checkpoint, weights.shape, recipe, known))
+        sizes = measure_sizes(weights.shape, tensors)
         kernels = load_kernels()
         with staged_folder(output, resume, force) as stage:
-            beside = sum(len(content) for content in checkpoint.text_files.values())
-            beside += _JOURNAL_LINE_BYTES * len(tensors)
-            check_room(stage.parent, sizes.file_bytes + beside, stage / "model.safetensors")
+            needed = sizes.file_bytes + _bytes_beside(checkpoint, tensors)
+            check_room(stage.parent, needed, stage / "model.safetensors")
             specs = [spec_of(tensor) for tensor in tensors]
             with Journal(stage / JOURNAL, fingerprint) as journal:
                 with PackedWriter(stage / "model.safetensors", specs, METADATA, resume) as writer:
                     journal.flush = writer.flush
                     job = _Job(tensors, weights, recipe, kernels, known, writer)
                     units, resumed = _run(job, journal, count, progress)
-                report = make_report(recipe, checkpoint, known, sizes, tensors, units, warnings)
-                if its_target is not None:
-                    report.provenance["target"] = its_target.to_json()
+                report = make_report(recipe, checkpoint, known, sizes, tensors, units, warnings, its_target)
                 if known is not None and known.has_forecast:
                     shutil.copyfile(known.folder / FORECAST_FILE, stage / FORECAST_FILE)
                 _write_model(stage, checkpoint, recipe, report)
@@ -171,6 +167,11 @@ def convert(
     return ConversionReport(
         **vars(report) | {"seconds": took, "peak_memory_bytes": peak_memory_bytes(), "resumed_tensors": resumed}
     )
+
+
+def _bytes_beside(checkpoint: HubCheckpoint, tensors: list[PackedTensor]) -> int:
+    """Of the other files of a model, and the journal."""
+    return sum(len(content) for content in checkpoint.text_files.values()) + _JOURNAL_LINE_BYTES * len(tensors)
 
 
 def _run(

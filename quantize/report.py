@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_lfm.formats.checkpoint import HubCheckpoint
+from edge_lfm.model.drafter_plan import Target
 from edge_lfm.model.plan import PackedTensor
 from edge_lfm.model.sizes import SizeReport
 from edge_lfm.quantize.calibration import Calibration
@@ -51,6 +52,7 @@ def make_report(
     tensors: list[PackedTensor],
     units: list[Unit],
     warnings: tuple[str, ...],
+    target: Target | None = None,
 ) -> ConversionReport:
     by_class: dict[str, ErrorSum] = {}
     by_layer: dict[str, dict[str, ErrorSum]] = {}
@@ -71,6 +73,8 @@ def make_report(
         "edge_lfm_version": VERSION,
         "calibration": calibration.provenance if calibration else None,
     }
+    if target is not None:
+        provenance["target"] = target.to_json()
     kept = [decision for unit in units for decision in unit.feedback]
     return ConversionReport(
         recipe.to_json(),
