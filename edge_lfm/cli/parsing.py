@@ -25,7 +25,7 @@ VERBS = {
     "pull": "download a model from Hugging Face",
     "list": "list the models that were pulled",
     "rm": "delete a model that was pulled",
-    "quantize": "pack a Hugging Face checkpoint, or a GGUF file, into int4 or int8",
+    "quantize": "pack a Hugging Face checkpoint, a GGUF file or a drafter into int4 or int8",
     "export": "write a model as a GGUF file for llama.cpp, or as an ONNX graph for onnxruntime",
     "calibrate": "collect activation statistics for quantize --calibration",
     "eval": "measure perplexity, divergence from a reference, and tasks",
