@@ -50,7 +50,7 @@ def bind_drafter(packed: PackedDrafter, target: Binding) -> DrafterBinding:
     reading["heads"] = 0
     for n, attention in shape.attentions.items():
         name = f"model.layers.{n}.self_attn.qkv_proj.weight"
-        matrix, scheme = binder.matrix(name), SCHEMES[packed.tensors[name].scheme]
+        matrix, scheme = binder.matrix(name), SCHEMES[packed.tensors[name].matrices[0].scheme]
         skipped = attention.heads * attention.width
         matrix["address"] += scheme.matrix_bytes(skipped, shape.hidden)
         matrix["rows"] -= skipped

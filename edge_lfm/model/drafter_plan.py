@@ -104,8 +104,8 @@ class DrafterWeights(CheckpointWeights):
 
 
 def _matrix(name: str, kind: str, schemes: Schemes, shape: tuple[int, int]) -> PackedTensor:
-    return PackedTensor(name, kind, schemes.by_class[kind], (Matrix((Source(name, shape),)),))
+    return PackedTensor(name, kind, (Matrix((Source(name, shape),), schemes.of(kind)),))
 
 
 def _float(name: str, shape: tuple[int, ...]) -> PackedTensor:
-    return PackedTensor(name, FLOAT_CLASS, "float32", floats=Source(name, shape))
+    return PackedTensor(name, FLOAT_CLASS, floats=Source(name, shape))
