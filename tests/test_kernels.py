@@ -32,7 +32,7 @@ from edge_lfm.kernels.spec.layout import (
     attention_scratch_bytes,
     scratch_bytes,
 )
-from edge_lfm.kernels.spec.routing import route
+from edge_lfm.kernels.spec.routing import route, scores_of
 from edge_lfm.kernels.spec.schemes import FLOAT32, INT8_G32, SCHEMES, Codebook, Pairs, Scheme
 from edge_lfm.kernels.spec.tiles import definition, pack_tiles, unpack_tiles
 from edge_lfm.model.rotary import rope_table
@@ -493,6 +493,7 @@ def check_attention(
         (5, 5, True, True),
         (128, 8, True, False),
         (250, 8, False, False),
+        (256, 8, True, True),
     ],
 )
 def test_route(kernels: Kernels, experts: int, top_k: int, normalize: bool, biased: bool, score: str) -> None:
@@ -501,6 +502,7 @@ def test_route(kernels: Kernels, experts: int, top_k: int, normalize: bool, bias
     logits = rng.standard_normal((tokens, experts)).astype(np.float32)
     logits[3] = 0.5  # a tie: the lower numbers win
     bias = rng.standard_normal(experts).astype(np.float32) * np.float32(0.1) if biased else None
+    logits[9:12] = rng.integers(-1, 1, (3, experts))  # two values: ties in every lane and between lanes
     if biased:
         logits[3], bias[: experts // 2] = 0.5, 0
     if score == "softmax":
@@ -512,11 +514,12 @@ def test_route(kernels: Kernels, experts: int, top_k: int, normalize: bool, bias
     found, found_weights = np.zeros((tokens, top_k), np.int64), np.zeros((tokens, top_k), np.float32)
     segments = np.zeros(experts + 1, np.int64)
     pair_token, pair_weight = np.zeros(tokens * top_k, np.int64), np.zeros(tokens * top_k, np.float32)
+    scores = np.pad(logits, ((0, 0), (0, padded - experts)))
     step = Step(
         tokens=tokens,
         experts=experts,
         top_k=top_k,
-        router_logits=np.pad(logits, ((0, 0), (0, padded - experts))),
+        router_logits=scores,
         chosen=found,
         chosen_weight=found_weights,
         segments=segments,
@@ -524,12 +527,14 @@ def test_route(kernels: Kernels, experts: int, top_k: int, normalize: bool, bias
         pair_weight=pair_weight,
     )
     layer = np.zeros(1, LAYER)
-    layer["is_moe"], layer["router_bias"] = 1, 0 if bias is None else bias.ctypes.data
+    padded_bias = None if bias is None else np.pad(bias, (0, padded - experts), constant_values=np.nan)
+    layer["is_moe"], layer["router_bias"] = 1, 0 if padded_bias is None else padded_bias.ctypes.data
     layer["softmax"], layer["normalize"] = score == "softmax", normalize
     layer["guard"], layer["route_scale"] = router.guard, router.scale
     kernels.route(step.address, layer.ctypes.data)
     assert np.array_equal(found, chosen)
     assert np.abs(found_weights - weights).max() < 1e-6
+    assert np.abs(scores[:, :experts] - scores_of(logits, router)).max() < 1e-6
     expected_pairs = sorted((e, t) for t in range(tokens) for e in chosen[t])
     pairs = [(e, int(pair_token[p])) for e in range(experts) for p in range(segments[e], segments[e + 1])]
     assert pairs == expected_pairs

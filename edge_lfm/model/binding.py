@@ -113,7 +113,9 @@ class Binder:
             layer["is_moe"] = 1
             layer["router"] = self.matrix(f"{at}.gate.weight")
             assert layer["router"]["scheme"] == FLOAT32.id
-            layer["router_bias"] = self.floats(f"{at}.expert_bias")
+            if router.selection_bias:
+                biases = self.model.floats(f"{at}.expert_bias")
+                layer["router_bias"] = self.address(np.pad(biases, (0, -len(biases) % 16)))
             layer["softmax"], layer["normalize"] = router.score == "softmax", router.normalize
             layer["guard"], layer["route_scale"] = router.guard, router.scale
         blocks = np.array([self.address(self.model.bytes_of(name)) for name in names], np.int64)

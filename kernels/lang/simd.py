@@ -253,6 +253,8 @@ copy_bytes = operation(types.void, [types.int64, types.int64, types.int64], _cop
 
 zero_i32 = operation(I32, [], lambda b, a: ir.Constant(I32.ll, None))
 zero_f32 = operation(F32, [], lambda b, a: ir.Constant(F32.ll, None))
+lane_numbers = operation(F32, [], lambda b, a: ir.Constant(F32.ll, [float(n) for n in range(LANES)]))
+"""0, 1, ... 15."""
 splat_f32 = operation(F32, [types.float32], lambda b, a: splat_of(b, a[0], F32))
 splat_i32 = operation(I32, [types.int32], lambda b, a: splat_of(b, a[0], I32))
 to_f32 = operation(F32, [I32], lambda b, a: b.sitofp(a[0], F32.ll))
@@ -447,8 +449,6 @@ atomic_add = operation(types.int64, [types.int64, types.int64], _atomic_add)
 atomic_load = operation(types.int64, [types.int64], _atomic_load)
 atomic_store = operation(types.void, [types.int64, types.int64], _atomic_store)
 pause = operation(types.void, [], lambda b, a: lowering.pause(b))
-
-
 fence = operation(types.void, [], lambda b, a: b.fence("seq_cst"))
 """No load behind it is done before the stores in front of it are seen by all threads."""
 

@@ -13,6 +13,7 @@ from edge_lfm.kernels.lang.simd import (
     first_lanes,
     i64,
     kernel,
+    lane_numbers,
     largest_f32,
     largest_i32,
     load_f32,
@@ -24,6 +25,7 @@ from edge_lfm.kernels.lang.simd import (
     splat_i32,
     store_f32,
     sum_f32,
+    where_above,
     zero_f32,
 )
 from edge_lfm.kernels.lang.sync import raise_error
@@ -32,7 +34,8 @@ from edge_lfm.kernels.ops.maths import exp, sigmoid
 from edge_lfm.kernels.spec.layout import CONTEXT, EXPERTS_READ, LAYER, offsets
 
 CTX, LAY = offsets(CONTEXT), offsets(LAYER)
-TAKEN = -3.0e38
+NOTHING = float("-inf")
+"""Below every score: what pads them, and what has been chosen."""
 
 
 @kernel
@@ -47,7 +50,7 @@ def check_logits(ctx, logits, experts):
 @kernel
 def soften_logits(logits, experts):
     """Logits float32 [experts padded to 16] -> their softmax; what pads them becomes 0."""
-    top = splat_f32(float32(TAKEN))
+    top = splat_f32(float32(NOTHING))
     for i in range(0, experts, 16):
         v = first_lanes(load_f32(logits + 4 * i), int32(smaller(experts - i, int64(16))))
         store_f32(logits + 4 * i, v)
@@ -63,8 +66,27 @@ def soften_logits(logits, experts):
 
 
 @kernel
+def find_best(scores, bias, experts):
+    """The expert of the highest score + bias, of equal ones the lowest. bias: float32 [experts padded to 16], or 0.
+
+    Each of 16 lanes keeps the best of every sixteenth expert, and its number, exact in a float32.
+    """
+    best, number = splat_f32(float32(NOTHING)), lane_numbers()
+    for i in range(0, experts, 16):
+        worth = load_f32(scores + 4 * i)
+        if bias != 0:
+            worth = worth + load_f32(bias + 4 * i)
+        worth = first_lanes(worth, int32(smaller(experts - i, int64(16))))
+        number = where_above(worth, best, lane_numbers() + splat_f32(float32(i)), number)
+        best = max_f32(worth, best)
+    top = splat_f32(largest_f32(best))
+    behind = where_above(top, best, splat_f32(float32(NOTHING)), zero_f32() - number)
+    return int64(-largest_f32(behind))
+
+
+@kernel
 def choose(ctx, layer, logits, experts, top_k, chosen, weights):
-    """One token: logits float32 [experts padded to 16], overwritten -> chosen int64, weights float32 [top_k].
+    """One token: logits float32 [experts padded to 16], which become scores -> chosen int64, weights float32 [top_k].
 
     The chosen experts are in falling order of score + bias.
     """
@@ -78,22 +100,15 @@ def choose(ctx, layer, logits, experts, top_k, chosen, weights):
             store_f32(logits + 4 * i, sigmoid(load_f32(logits + 4 * i)))
     total = float32(0.0)
     for k in range(top_k):
-        best, best_score = int64(0), float32(TAKEN)
-        for e in range(experts):
-            score = f32(logits + 4 * e)
-            if bias != 0:
-                score += f32(bias + 4 * e)
-            taken = False
-            for j in range(k):
-                if i64(chosen + 8 * j) == e:
-                    taken = True
-            if not taken and score > best_score:
-                best, best_score = int64(e), score
+        best = find_best(logits, bias, experts)
+        score = f32(logits + 4 * best)
         set_i64(chosen + 8 * k, best)
-        set_f32(weights + 4 * k, f32(logits + 4 * best))
-        total += f32(logits + 4 * best)
+        set_f32(weights + 4 * k, score)
+        set_f32(logits + 4 * best, float32(NOTHING))
+        total += score
     for k in range(top_k):
         w = f32(weights + 4 * k)
+        set_f32(logits + 4 * i64(chosen + 8 * k), w)
         if normalize != 0:
             w = w / (total + guard)
         set_f32(weights + 4 * k, w * scale)

@@ -49,7 +49,7 @@ LAYER = np.dtype(
         ("gate", MATRIX),  # logits of the gates of what attention gives, [heads or heads hd, H]; or no rows
         # the FFN
         ("router", MATRIX),  # float32 scheme [E, H]
-        ("router_bias", "i8"),  # float32 [E], for the selection only, or 0
+        ("router_bias", "i8"),  # float32 [E padded to 16], for the selection only, or 0
         ("softmax", "i8"),  # scores of experts: 1 softmax, 0 sigmoid of the router's logits
         ("normalize", "i8"),  # whether the weights of the chosen are divided by their sum plus `guard`
         ("guard", "f4"),
