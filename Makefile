@@ -41,7 +41,7 @@ test-pythons: $(VENV)/.installed
 test-javascript: $(VENV)/.installed build/javascript/.complete
 	$(BIN)/pytest -q tests/test_javascript.py
 
-build/javascript/.complete:
+build/javascript/.complete: Makefile
 	npm install --silent --no-audit --no-fund --ignore-scripts --prefix build/javascript openai@6 \
 	    @anthropic-ai/sdk ollama axe-core @huggingface/transformers@4
 	touch $@

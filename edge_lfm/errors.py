@@ -168,9 +168,12 @@ class GrammarError(EdgeLfmError):
 
 
 class CheckError(EdgeLfmError):
-    """No answer of several passed a check."""
+    """No answer of several passed a check.
 
-    http_status = 502
+    The server has asked again itself: a status of 500 and more would have the clients' libraries ask the same again.
+    """
+
+    http_status = 422
 
 
 class ToolCallError(EdgeLfmError):

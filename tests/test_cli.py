@@ -139,7 +139,7 @@ def test_synth_and_bench(tmp_path: Path) -> None:
     assert all(0 < r["min"] <= r["tokens_per_second"] <= r["max"] for r in rows)
     assert_one_line_error(edge_lfm("synth", "lfm9", "-o", tmp_path / "x"), 2, "lfm9", "lfm2-24b-a2b")
     assert_one_line_error(edge_lfm("bench", "-p", "many"), 2, "-p many")
-    ram = paging_ram(packed_demo(), 17)
+    ram = paging_ram(packed_demo(), 17, threads=1)
     paged = edge_lfm("bench", "-p", "16", "-n", "4", "-t", "1", "-r", "2", "--ram", f"{ram},all", "--json")
     rows = json.loads(paged.stdout)["results"]
     assert [(r["ram"], r["bound"]) for r in rows] == [

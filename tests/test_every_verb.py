@@ -123,7 +123,7 @@ def test_under_a_budget(case: str, verb: Verb, packed: Path, capsys: pytest.Capt
     """A model with experts gives the same tokens from a paged file; one without is refused."""
     arguments = ("run", packed, "Hello", "-n", 6, "--ignore-eos", "--context", 128, "--threads", 1)
     if case in SPARSE:
-        paged = verb(*arguments, "--ram", paging_ram(packed, 128))
+        paged = verb(*arguments, "--ram", paging_ram(packed, 128, threads=1))
         assert paged["paging"] and paged["token_ids"] == verb(*arguments)["token_ids"]
     else:
         assert main([*map(str, arguments), "--ram", "64M"]) == 4

@@ -22,7 +22,7 @@ IDLE = "running === null && document.getElementById('send').textContent === 'Sen
 
 @pytest.fixture(scope="module")
 def address(demo: dict[str, Path]) -> Iterator[str]:
-    small = ("--ram", paging_ram(demo["balanced"], 1024), "--context", "1024")
+    small = ("--ram", paging_ram(demo["balanced"], 1024, threads=1), "--context", "1024")
     with serving(str(demo["balanced"]), *small, "--name", "demo <b>") as where:
         yield where
 

@@ -281,7 +281,8 @@ def test_metrics(address: str, client: openai.OpenAI, name: str) -> None:
 
 
 def test_metrics_of_a_paged_model(demo: dict[str, Path]) -> None:
-    with serving(str(demo["balanced"]), "--ram", paging_ram(demo["balanced"], 1024), "--context", "1024") as address:
+    small = ("--ram", paging_ram(demo["balanced"], 1024, threads=1), "--context", "1024")
+    with serving(str(demo["balanced"]), *small) as address:
         httpx.post(f"{address}/v1/chat/completions", json={"messages": CAPITAL}).raise_for_status()
         text = httpx.get(f"{address}/metrics").text
     assert "edge_lfm_expert_hits_total" in text and "edge_lfm_expert_read_bytes_total" in text

@@ -455,7 +455,7 @@ def test_no_mutated_body_is_an_internal_error(client: TestClient, path: str, dat
                     body = with_value(body, (*place, data.draw(st.text(max_size=5))), data.draw(JSON_VALUES))
     content = json.dumps(body).encode("utf-8", "surrogatepass")
     answer = client.post(path.partition("?")[0], content=content, headers={"content-type": "application/json"})
-    assert answer.status_code in (200, 400, 404, 413, 422, 502), answer.text
+    assert answer.status_code in (200, 400, 404, 413, 422), answer.text
     if answer.status_code != 200:
         error = answer.json()["error"]
         assert error["message"] and set(error) == {"message", "type", "param", "code"}

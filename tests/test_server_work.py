@@ -86,7 +86,7 @@ def test_others_go_on_whatever_one_asks(address: str, what: str) -> None:
         assert post(address, {"messages": CAPITAL}).json()["choices"][0]["message"]["content"] == PARIS
         answers += 1
     thread.join()
-    assert told[0] in (200, 400, 413, 502) and answers
+    assert told[0] in (200, 400, 413, 422) and answers
 
 
 def test_a_text_that_cannot_fit_is_refused_before_its_tokens_are_made(model: Model) -> None:
