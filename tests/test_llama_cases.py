@@ -16,6 +16,7 @@ from edge_lfm.export.gguf import write_gguf
 from edge_lfm.export.source import open_source
 from edge_lfm.formats.gguf_checkpoint import GgufCheckpoint
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
+from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
 from edge_lfm.model.plan import plan_tensors
 from edge_lfm.model.reference import ReferenceModel
 from edge_lfm.quantize.convert import convert
@@ -68,6 +69,10 @@ def test_the_reference_computes_what_llama_cpp_computes(case: str, file: Path) -
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_engine_computes_what_llama_cpp_computes(case: str, file: Path, tmp_path: Path) -> None:
+    """Where float16 keys and values turn a near tie of experts, the reference with the same says how far that goes."""
+    ids = goldens_tool.token_ids(case)
     convert(file, tmp_path / "packed", find_recipe("float32"))
-    with Model.load(tmp_path / "packed", threads=1) as model:
-        assert farthest(case, model.logits(goldens_tool.token_ids(case).tolist())) < FLOAT16_STEP
+    with Model.load(tmp_path / "packed", threads=1) as model, PackedModel(tmp_path / "packed") as packed:
+        rounded = ReferenceModel(packed.shape, UnpackedWeights(packed, integers=True), np.float16).logits(ids)
+        found = model.logits(ids.tolist())
+    assert farthest(case, found) < max(FLOAT16_STEP, 1.1 * farthest(case, rounded))
