@@ -94,8 +94,9 @@ def install_line(extra: str) -> str:
 
     try:
         came = json.loads(distribution("edge-lfm").read_text("direct_url.json") or "{}")
-    except PackageNotFoundError:  # a checkout that is not installed
-        return f"pip install -e '{Path(__file__).parents[1]}[{extra}]'"
+    except PackageNotFoundError:  # a checkout that is not installed, or a copied folder
+        root = Path(__file__).parents[1]
+        came = {"url": root.as_uri(), "dir_info": {"editable": True}} if (root / "pyproject.toml").exists() else {}
     where, editable = came.get("url", ""), came.get("dir_info", {}).get("editable")
     place = unquote(urlsplit(where).path) if where.startswith("file:") else "edge-lfm"
     return f"pip install {'-e ' if editable else ''}'{place}[{extra}]'"

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import edge_lfm
 from edge_lfm.cli.line_editing import completions
 from edge_lfm.cli.parsing import VERBS, parse, verb_module
 from edge_lfm.cli.run import read_prompt, split_positionals
@@ -117,7 +118,9 @@ def test_extras_are_installed_from_where_the_package_came(monkeypatch: pytest.Mo
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "distribution", absent)
-    assert install_line("gguf") == f"pip install -e '{Path(__file__).parent.parent}[gguf]'"
+    root = Path(edge_lfm.__file__).parents[1]
+    place = f"-e '{root}[gguf]'" if (root / "pyproject.toml").exists() else "'edge-lfm[gguf]'"
+    assert install_line("gguf") == f"pip install {place}"
     assert install_line("gguf") in str(MissingExtraError("GGUF files need gguf", extra="gguf"))
 
 

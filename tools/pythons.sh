@@ -4,7 +4,7 @@
 set -eu
 mkdir -p "$1"
 folder=$(realpath "$1")
-project=$(dirname "$(realpath "$0")")/..'[server,grammar,gguf,onnx,hub,plot]'
+project=$(dirname "$(realpath "$0")")/..'[server,grammar,gguf,onnx,hub,plot,completion]'
 install='pip --quiet --disable-pip-version-check install --upgrade'
 
 # The interpreter of a Debian in a folder, by that Debian's own loader and libraries: nothing has to change its root.
