@@ -142,6 +142,14 @@ def test_paths_that_are_named_exist() -> None:
     assert dead == set()
 
 
+def test_decisions_are_numbered() -> None:
+    """Each ADR has a number of its own, which its title says, and none is left out."""
+    decisions = sorted((ROOT / "docs" / "adr").glob("*.md"))
+    assert [int(path.name[:4]) for path in decisions] == list(range(1, len(decisions) + 1))
+    for number, path in enumerate(decisions, 1):
+        assert path.read_text(encoding="utf-8").startswith(f"# {number}. ")
+
+
 def test_every_promise_names_tests_that_there_are() -> None:
     sources = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in ROOT.glob("tests/*.py")}
     known = {name for source in sources.values() for name in re.findall(r"^def (test_\w+)", source, re.MULTILINE)}
