@@ -331,5 +331,8 @@ def test_the_page(demo: dict[str, Path], tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     content = page.read_text(encoding="utf-8")
-    assert content.count("data:image/png;base64,") == 3
+    pictures = [section.count("data:image/png;base64,") for section in content.split("<h2>")]
+    headings = [section.partition("</h2>")[0] for section in content.split("<h2>")[1:]]
+    assert headings[-2:] == ["among the recipes", "rounding error"]
+    assert pictures[-3:] == [2, 1, 1] and not any(pictures[:-3])  # of a text: agreement of routing, use of experts
     assert "KL divergence, mean" in content and "src=http" not in content

@@ -150,5 +150,5 @@ def test_verbs_without_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     (tmp_path / "file").touch()
     monkeypatch.setenv("EDGE_LFM_CACHE", str(tmp_path / "file" / "cache"))
     monkeypatch.setattr("signal.signal", lambda *_: None)  # of the test run
-    for arguments in (["run", "Hello"], ["doctor"], ["fit", "lfm2-350m"], ["devices", "--detect"]):
+    for arguments in (["run", "Hello there"], ["doctor"], ["fit", "lfm2-350m"], ["devices", "--detect"]):
         assert main(arguments) == 0, capsys.readouterr().err
