@@ -70,9 +70,10 @@ def test_compiled_drafts_are_those_of_the_reference(
     case: str, recipe: str, isa: str, packed_cases: dict[str, dict[str, Path]], tmp_path: Path
 ) -> None:
     """Slot by slot, after prompts read in parts and rows that were undone. Where activations are rounded, a sum that
-    differs in its last bit may round the other way, and one slot in many choose its second best."""
+    differs in its last bit may round the other way: then a slot of one round may choose its second best, and those
+    after it follow."""
     folder = packed_cases[recipe]["moe"]
-    ids, found, expected, sure = np.random.default_rng(2).integers(0, 96, 60), [], [], []
+    ids, other, sure = np.random.default_rng(2).integers(0, 96, 60), 0, list[float]()
     with PackedModel(folder) as model, PackedDrafter(packed_drafter(tmp_path, folder, recipe, case)) as packed:
         packed.check_target(model)
         target = UnpackedWeights(model, integers=True)
@@ -99,10 +100,9 @@ def test_compiled_drafts_are_those_of_the_reference(
                 reference.read(tapped[:n])
                 drafts, confidences = reference.draft(int(ids[n]))
                 made, sure_of = drafting.draft(cache, n, int(ids[n]), packed.drafter.slots, 0.0)
-                found += made
-                expected += drafts
+                other += made != drafts
                 sure += (np.array(sure_of) - confidences)[: _common(made, drafts)].tolist()
-    assert np.mean(np.array(found) == expected) >= (1.0 if recipe == "float32" else 0.9)
+    assert other <= (0 if recipe == "float32" else 1)
     assert np.abs(sure).max() < (1e-3 if recipe == "float32" else 0.04)
 
 

@@ -50,12 +50,13 @@ class Checkpoint:
 class State:
     """The state of one sequence. `capacity`: positions that the caches have room for, a multiple of 16."""
 
+    draft: DraftCache | None = None
+    """What a drafter keeps of the same tokens."""
+
     def __init__(self, shape: Shape, context: int, kv_dtype: str = "float16") -> None:
         self.shape, self.context, self.kv_dtype = shape, context, check_kv_dtype(kv_dtype)
         self.position = 0
         self.capacity = 0
-        self.draft: DraftCache | None = None
-        """What a drafter keeps of the same tokens."""
         self.noted: NDArray[np.int64] = np.zeros(0, np.int64)
         self._history: dict[int, NDArray[np.float32]] = {}
         rows = {n: max(1, conv.taps - 1) for n, conv in shape.convs.items()}
