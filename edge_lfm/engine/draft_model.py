@@ -7,6 +7,7 @@ Knows streams and caches; does not decide how many drafts are worth a step.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -133,7 +134,8 @@ class DraftModel:
         logits = self.step.logit_rows
         self._multiply(self._parts.markov_out, self._markov, logits[slot].ctypes.data, logits.strides[0], 1, add=True)
         seen = np.concatenate((self.step.array("normed", slot + 1)[slot], self._markov[0][0]))
-        return float(1 / (1 + np.exp(-(self._weight @ seen + self._bias))))
+        logit = float(self._weight @ seen) + self._bias
+        return 1 / (1 + math.exp(-max(logit, -80.0)))
 
     def _read_rows(self, streams: NDArray[np.float32]) -> None:
         """Keys and values of the rows of this step, by their streams [T, taps * H]."""
