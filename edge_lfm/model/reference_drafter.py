@@ -10,6 +10,7 @@ argmax(head(norm h) + W2 W1[token before]). (SpecForge's DSpark; llama.cpp's `dr
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,16 +54,27 @@ class ReferenceDrafter:
 
     def draft(self, anchor: int) -> tuple[list[int], F32]:
         """Drafts and their confidences [slots], after the newest token, which the target has not read yet."""
-        hidden = self._block(anchor)
-        base = ref.multiply(self._head, hidden)
-        w1, drafts, confidences = self.weights(names.MARKOV_IN), [anchor], []
-        for row, logits in zip(hidden, base, strict=True):
-            last = drafts[-1]
-            e = Quantized(w1.q[[last]], w1.scale[[last]]).values()[0] if isinstance(w1, Quantized) else w1[last]
-            drafts.append(int(np.argmax(logits + self._linear(names.MARKOV_OUT, e[None])[0])))
-            logit = self._f32(names.CONFIDENCE)[0] @ np.concatenate([row, e]) + self._f32(names.CONFIDENCE_BIAS)[0]
-            confidences.append(1 / (1 + np.exp(-logit)))
+        drafts, confidences = [anchor], []
+        for logits, confidence in self._slots(anchor, drafts):
+            drafts.append(int(np.argmax(logits)))
+            confidences.append(confidence)
         return drafts[1:], np.array(confidences, np.float32)
+
+    def logits(self, anchor: int, drafts: Sequence[int]) -> tuple[F32, F32]:
+        """Of each slot, after the drafts that another has made for those before it: logits [slots, vocab] and
+        confidences [slots]."""
+        logits, confidences = zip(*self._slots(anchor, [anchor, *drafts]), strict=True)
+        return np.array(logits, np.float32), np.array(confidences, np.float32)
+
+    def _slots(self, anchor: int, drafts: Sequence[int]) -> Iterator[tuple[F32, np.floating[Any]]]:
+        """Logits and confidence of each slot; those of slot n after drafts[n], which may be added on the way."""
+        hidden = self._block(anchor)
+        w1 = self.weights(names.MARKOV_IN)
+        for n, (row, base) in enumerate(zip(hidden, ref.multiply(self._head, hidden), strict=True)):
+            last = drafts[n]
+            e = Quantized(w1.q[[last]], w1.scale[[last]]).values()[0] if isinstance(w1, Quantized) else w1[last]
+            logit = self._f32(names.CONFIDENCE)[0] @ np.concatenate([row, e]) + self._f32(names.CONFIDENCE_BIAS)[0]
+            yield base + self._linear(names.MARKOV_OUT, e[None])[0], 1 / (1 + np.exp(-logit))
 
     def _block(self, anchor: int) -> F32:
         """The normed hidden rows [slots, H] of a block."""
