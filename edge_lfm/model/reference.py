@@ -124,13 +124,17 @@ class ReferenceModel:
             q, k = ref.rotate(q, rope), ref.rotate(k, rope)
         v = v.reshape(len(x), -1, width)
         nothing = np.zeros((0, attention.kv_heads, width), np.float32)
-        k, v = (x.astype(self.kv_dtype).astype(np.float32) for x in (k, v))
+        k, v = self._as_cached(n, "keys", k), self._as_cached(n, "values", v)
         state.keys[n] = np.concatenate([state.keys.get(n, nothing), k])
         state.values[n] = np.concatenate([state.values.get(n, nothing), v])
         mixed = ref.attention(q, state.keys[n], state.values[n], state.position, attention.window or 0)
         if attention.gate != "none":
             mixed = ref.gate_heads(mixed, self._linear(f"{at}.gate_proj", x))
         return self._linear(f"{at}.out_proj", mixed)
+
+    def _as_cached(self, n: int, field: str, x: F32) -> F32:
+        """Keys or values [T, kv, hd] as layer n's cache gives them back."""
+        return x.astype(self.kv_dtype).astype(np.float32)
 
     def _head_norm(self, name: str, attention: Attention, x: F32) -> F32:
         """Queries or keys [T, heads * hd], normed as the model does -> [T, heads, hd]."""
