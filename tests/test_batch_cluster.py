@@ -29,14 +29,17 @@ def cluster() -> Iterator[Cluster]:
     folder of its own: names of sockets hold 107 characters."""
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     head = MACHINE | {"num_cpus": 0, "include_dashboard": False, "temp_dir": folder}
-    made = Cluster(initialize_head=True, head_node_args=head)
-    try:
-        for _ in range(2):
-            made.add_node(**MACHINE)
-        yield made
-    finally:
-        made.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+    (Path(folder) / "ray").mkdir()  # `Cluster` notes its address there, and does not make the folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", folder)
+        made = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            for _ in range(2):
+                made.add_node(**MACHINE)
+            yield made
+        finally:
+            made.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def told(record: dict[str, Any]) -> Any:
@@ -55,7 +58,7 @@ def by_line(path: Path) -> dict[int, Any]:
 
 def test_the_answers_are_those_of_one_machine(cluster: Cluster, tmp_path: Path) -> None:
     lines = [chat(n) for n in range(30)]
-    lines[4:4] = ["nonsense", chat(2), chat(100, model="gpt-4"), chat(101, n=3)]
+    lines[4:4] = ["nonsense", chat(2), chat(100, response_format={"type": "rhyme"}), chat(101, n=3)]
     lines.append({"custom_id": "text", "url": "/v1/completions", "body": {"prompt": ["The cat", "A dog"], "seed": 1}})
     requests = write(tmp_path / "in.jsonl", lines)
     alone, together = (

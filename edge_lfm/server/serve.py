@@ -66,7 +66,7 @@ def serve(
             if child is not None:
                 child.ready()
             if child is not None and child.again:
-                log.info("the server is back")
+                log.warning("the server is back")
             else:
                 ready(f"http://{shown}:{address[1]}")
 
