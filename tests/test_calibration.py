@@ -286,11 +286,14 @@ def test_moments_equal_a_direct_computation(calibrated: Path, windows: list[np.n
 
 
 def test_texts_that_cannot_serve(tmp_path: Path) -> None:
-    from edge_lfm.text.windows import read_text, windows_of
+    from edge_lfm.cli.text_files import read_text
+    from edge_lfm.text.windows import windows_of
 
     (tmp_path / "latin1.txt").write_bytes("Straße".encode("latin-1"))
     with pytest.raises(UsageError, match="not UTF-8: byte 4"):
         read_text(tmp_path / "latin1.txt")
+    with pytest.raises(UsageError, match="/dev/zero has more than 256 MiB"):
+        read_text(Path("/dev/zero"))
     with pytest.raises(UsageError, match="less than a window"):
         windows_of(demo_checkpoint(), "too short", 512, 4)
     with pytest.raises(EdgeLfmError, match=r"no tokenizer\.json"):

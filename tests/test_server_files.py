@@ -122,4 +122,6 @@ def test_a_broken_answer_is_told_once_and_until_another_is_sound(
             client.post("/tokenize", json={"content": "computes nothing"})
             told = client.get("/health")
             assert (told.status_code, told.json()["status"]) == (status, health_status)
+        figures = client.get("/metrics").text
+    assert 'edge_lfm_requests_total{outcome="failed"} 2.0' in figures and 'outcome="cancelled"' not in figures
     assert sum("is broken" in record.message for record in caplog.records) == 1

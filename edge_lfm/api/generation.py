@@ -13,8 +13,9 @@ from edge_lfm.engine.events import Completion, Done, Event, Text
 from edge_lfm.engine.scheduler import Job
 from edge_lfm.errors import CancelledError, EdgeLfmError, UsageError
 
-OnEnd = Callable[[str, Completion | None], object]
-"""What is called when an answer ends: with its text, and its completion, or None when it was stopped."""
+OnEnd = Callable[[str, Completion | EdgeLfmError | None], object]
+"""What is called when an answer ends: with its text, and its completion, the error that ended it, or None when it was
+stopped."""
 
 
 class _Answer:
@@ -51,10 +52,10 @@ class _Answer:
             raise UsageError("the generation was stopped before its end", hint="iterate it to its end")
         return self._finished
 
-    def _tell_end(self) -> None:
+    def _tell_end(self, error: EdgeLfmError | None = None) -> None:
         on_end, self._on_end = self._on_end, None
         if on_end:
-            on_end("".join(self._text), self._finished)
+            on_end("".join(self._text), error or self._finished)
 
     def __reduce_ex__(self, _protocol: object) -> NoReturn:
         raise UsageError("an answer that comes cannot be pickled or copied", hint="take its result()")
@@ -82,8 +83,8 @@ class Generation(_Answer):
                 self._take([next(self.job)])
             except CancelledError:
                 raise StopIteration from None
-            except EdgeLfmError:
-                self._tell_end()
+            except EdgeLfmError as error:
+                self._tell_end(error)
                 raise
         return event
 
@@ -134,8 +135,8 @@ class AsyncGeneration(_Answer):
                 groups, ended = self.job.poll()
             except CancelledError:
                 raise StopAsyncIteration from None
-            except EdgeLfmError:
-                self._tell_end()
+            except EdgeLfmError as error:
+                self._tell_end(error)
                 raise
             self._take(groups)
             if groups:

@@ -226,7 +226,7 @@ class Model(OpenModel):
         Args:
             after: another answer to the same prompt: this one begins when the prompt has been read for that one.
             queue_limit: how many requests may wait before this one; None: any number.
-            on_end: called with the text and the completion when the answer ends, or with None when it was stopped.
+            on_end: as of `OnEnd`.
 
         Raises:
             BusyError: `queue_limit` requests are waiting already.

@@ -164,10 +164,10 @@ class Session:
         job = self.model.submit(replace(made, dropped_messages=dropped), weakref.ref(self))
         self._answering, self.dropped_messages = True, dropped
 
-        def end(text: str, completion: Completion | None) -> None:
+        def end(text: str, ended: Completion | EdgeLfmError | None) -> None:
             self._answering = False
-            if completion is not None:
-                self.messages = [*messages, _answer_of(completion)]
+            if isinstance(ended, Completion):
+                self.messages = [*messages, _answer_of(ended)]
             elif text:
                 self.messages = [*messages, {"role": "assistant", "content": text}]
 

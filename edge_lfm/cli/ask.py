@@ -23,6 +23,7 @@ from edge_lfm.cli.arguments import (
 )
 from edge_lfm.cli.in_order import in_order, read_lines
 from edge_lfm.cli.run import read_prompt
+from edge_lfm.cli.text_files import read_text
 from edge_lfm.errors import UsageError
 
 EXAMPLE = 'edge-lfm ask --doc manual.txt --doc notes.txt "How do I reset it?"'
@@ -96,14 +97,11 @@ def read_documents(names: list[str]) -> list[dict[str, str]]:
     """Documents from files; a file's stem is its id, numbered where two are alike.
 
     Raises:
-        UsageError: one cannot be read, or is no UTF-8.
+        UsageError: one cannot be read, or is no text.
     """
     documents: list[dict[str, str]] = []
     for name in names:
-        try:
-            text = Path(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{name} cannot be read: {error}", hint="give text files in UTF-8") from None
+        text = read_text(Path(name))
         stem = re.sub(r"[^\w.:/-]", "_", Path(name).stem)[:60] or "document"
         taken = {d["id"] for d in documents}
         number = next(i for i in (stem, *(f"{stem}-{n}" for n in range(2, len(names) + 2))) if i not in taken)

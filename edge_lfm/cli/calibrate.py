@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from edge_lfm.cli.arguments import gigabytes, print_json, progress_bar
+from edge_lfm.cli.text_files import read_text
 from edge_lfm.errors import UsageError
 from edge_lfm.formats.open_checkpoint import open_checkpoint
 from edge_lfm.quantize.calibration import STATISTICS
@@ -15,7 +16,7 @@ from edge_lfm.quantize.collecting import CalibrationReport, collect
 from edge_lfm.quantize.convert import check_room
 from edge_lfm.quantize.cost import calibration_cost
 from edge_lfm.quantize.output import check_output, staged_folder
-from edge_lfm.text.windows import read_text, windows_of
+from edge_lfm.text.windows import windows_of
 
 EXAMPLE = "edge-lfm calibrate LFM2-24B-A2B --text calibration.txt -o lfm2-24b-calibration"
 

@@ -17,6 +17,7 @@ from edge_lfm.cli.arguments import add_model, print_json, progress_bar
 from edge_lfm.cli.eval_report import describe, write_report
 from edge_lfm.cli.in_order import in_order
 from edge_lfm.cli.local_models import find_model
+from edge_lfm.cli.text_files import read_text
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import OutputError, UsageError
 from edge_lfm.formats.open_checkpoint import open_checkpoint
@@ -37,7 +38,7 @@ from edge_lfm.model.plan import plan_tensors
 from edge_lfm.model.streamed import StreamedModel
 from edge_lfm.quantize.card import CARD, model_card
 from edge_lfm.quantize.recipe import find_recipe
-from edge_lfm.text.windows import read_text, windows_of
+from edge_lfm.text.windows import windows_of
 
 EXAMPLE = "edge-lfm eval lfm2-24b --against LFM2-24B-A2B --text wiki.test.raw --report eval.html"
 GREEDY_PROMPTS, GREEDY_PROMPT_TOKENS, GREEDY_TOKENS = 50, 32, 64

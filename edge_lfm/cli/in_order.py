@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,6 +10,7 @@ from queue import Queue
 from threading import Thread
 from typing import TypeVar
 
+from edge_lfm.cli.text_files import MAX_TEXT_BYTES, text_of
 from edge_lfm.errors import UsageError
 
 T = TypeVar("T")
@@ -47,16 +49,15 @@ def read_lines(name: str) -> Iterator[str]:
     file of its own: a thread that waits for a line holds `sys.stdin`, which the interpreter's end would find locked.
 
     Raises:
-        UsageError: it cannot be read, or a line is not UTF-8.
+        UsageError: it cannot be read, or a line is no text.
     """
     try:
         with open(sys.stdin.fileno() if name == "-" else name, "rb", closefd=name != "-") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    text = line.decode("utf-8").strip()
-                except UnicodeDecodeError:
-                    raise UsageError(f"line {number} is not UTF-8", hint="convert it with iconv") from None
-                if text:
+            for number in itertools.count(1):
+                line = lines.readline(MAX_TEXT_BYTES + 1)
+                if not line:
+                    return
+                if text := text_of(line, f"line {number}").strip():
                     yield text
     except OSError as error:
         raise UsageError(f"{name} cannot be read: {error.strerror}", hint="give a file of lines of text") from None

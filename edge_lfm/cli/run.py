@@ -26,6 +26,7 @@ from edge_lfm.cli.arguments import (
     timings_json,
 )
 from edge_lfm.cli.local_models import find_model
+from edge_lfm.cli.text_files import read_stream
 from edge_lfm.errors import UsageError
 from edge_lfm.pull.hub import is_repository
 
@@ -69,7 +70,7 @@ def read_prompt(prompt: str | None) -> str:
     """The prompt, standard input, or both: what is piped in stands before what is asked of it.
 
     Raises:
-        UsageError: there is neither, or the input is not UTF-8.
+        UsageError: there is neither, or the input is no text.
     """
     given = [_standard_input()] if prompt is None or _is_piped() else []
     whole = "\n\n".join(text for text in (*given, prompt) if text)
@@ -90,10 +91,7 @@ def _is_piped() -> bool:
 def _standard_input() -> str:
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError("there is no prompt", hint="give one as an argument, or pipe text in")
-    try:
-        return sys.stdin.buffer.read().decode("utf-8").rstrip("\n")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"standard input is not UTF-8: {error}", hint="convert it with iconv") from None
+    return read_stream(sys.stdin.buffer, "standard input").rstrip("\n")
 
 
 def run(args: argparse.Namespace) -> None:

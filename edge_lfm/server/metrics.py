@@ -10,6 +10,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from edge_lfm.api import Completion, temperatures
+from edge_lfm.errors import EdgeLfmError
 from edge_lfm.server.hosting import Hosting
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -32,13 +33,13 @@ class Metrics:
         self._token = self._histogram("token_seconds", "Mean time between the tokens of an answer", _TOKEN_SECONDS)
         self.registry.register(_Now(model, hosting))
 
-    def note(self, _text: str, completion: Completion | None) -> None:
-        """Count an answer that has ended; None: its client left, or it failed."""
-        if completion is None:
-            self._requests.labels("cancelled").inc()
+    def note(self, ended: Completion | EdgeLfmError | None) -> None:
+        """Count an answer that has ended; None: its client left."""
+        if not isinstance(ended, Completion):
+            self._requests.labels("cancelled" if ended is None else "failed").inc()
             return
-        t = completion.timings
-        self._requests.labels(completion.finish_reason).inc()
+        t = ended.timings
+        self._requests.labels(ended.finish_reason).inc()
         self._prompt.inc(t.prompt_tokens)
         self._cached.inc(t.cached_tokens)
         self._generated.inc(t.completion_tokens)

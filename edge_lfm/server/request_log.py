@@ -23,11 +23,10 @@ class Tally:
     prompt: int = 0
     answers: int = 0
 
-    def note(self, completion: Completion | None) -> None:
+    def note(self, completion: Completion) -> None:
         """Count an answer that has ended."""
-        if completion is not None:
-            self.prompt += completion.timings.prompt_tokens
-            self.answers += completion.timings.completion_tokens
+        self.prompt += completion.timings.prompt_tokens
+        self.answers += completion.timings.completion_tokens
 
 
 _TALLY: ContextVar[Tally | None] = ContextVar("tally", default=None)

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from edge_lfm.api import CALL_TRIES, AsyncGeneration, Completion, Model, OnEnd, Retry, Tokenizer
 from edge_lfm.api import Request as EngineRequest
+from edge_lfm.errors import EdgeLfmError
 from edge_lfm.server.choices import Choices
 from edge_lfm.server.failures import RequestError
 from edge_lfm.server.hosting import Hosting
@@ -72,10 +73,10 @@ class Service:
         """What counts the answers of the request that is being served."""
         tally = tally_of_request()
 
-        def count(text: str, completion: Completion | None) -> None:
-            self.metrics.note(text, completion)
-            tally.note(completion)
-            if completion is not None:
+        def count(_text: str, ended: Completion | EdgeLfmError | None) -> None:
+            self.metrics.note(ended)
+            if isinstance(ended, Completion):
+                tally.note(ended)
                 self.hosting.note_sound()
 
         return count

@@ -1,4 +1,4 @@
-"""Text for calibration and evaluation: files read strictly, and cut into windows of tokens as llama-perplexity does.
+"""Text for calibration and evaluation, cut into windows of tokens as llama-perplexity does.
 
 The text is tokenized once; windows are consecutive, and the first token of each is replaced by the token that begins
 a text. What is left over at the end is dropped.
@@ -13,20 +13,6 @@ from numpy.typing import NDArray
 
 from edge_lfm.errors import UsageError
 from edge_lfm.text.tokenizer import Tokenizer
-
-
-def read_text(path: Path) -> str:
-    """A text file.
-
-    Raises:
-        UsageError: it cannot be read, or it is not UTF-8.
-    """
-    try:
-        return path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}", hint="give the name of a text file") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8: byte {error.start}", hint=f"iconv -t UTF-8 {path} > text.txt") from None
 
 
 def windows_of(folder: Path, text: str, length: int, limit: int) -> list[NDArray[np.int64]]:
