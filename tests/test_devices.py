@@ -20,7 +20,7 @@ from edge_lfm.errors import UsageError
 from edge_lfm.kernels.spec.isa import TIERS
 from edge_lfm.machine.thermal import temperatures
 from edge_lfm.memory.budget import Budget
-from edge_lfm.memory.plan import Wishes, plan_memory
+from edge_lfm.memory.plan import Wishes, kv_read_bytes, plan_memory
 from edge_lfm.model.demand import demand_of
 from edge_lfm.model.plan import plan_tensors
 from edge_lfm.quantize.families import family_config
@@ -107,10 +107,12 @@ def edge_lfm(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_fit_on_the_command_line(demo: dict[str, Path]) -> None:
     text = edge_lfm("fit", "lfm2-24b-a2b", "--device", "rpi5-8g").stdout
     assert "tok/s" in text and "source:" in text and "of 64 per layer" in text
+    assert "after 8192 tokens" in text and "after 32768 tokens" in text
     small = edge_lfm("fit", "lfm2-24b-a2b", "--device", "rpi4-2g").stdout
     assert "does not fit" in small and " would do about " in small.split("does not fit")[1]
     found = json.loads(edge_lfm("fit", str(demo["int8"]), "--device", "rpi5-4g", "--json").stdout)
     assert found["fit"]["fits"] and found["fit"]["decode_tps"] > 100
+    assert found["decode_tps_after"] == {}  # longer than this model's contexts
     here = json.loads(edge_lfm("fit", "lfm2-8b-a1b", "--json", "--ram", "3G").stdout)
     assert here["fit"]["kept"] < 1 and here["device"]["machine"]["read_gbps"] > 0.5
     named = ("lfm2-8b-a1b", "--device", "rpi5")
@@ -173,3 +175,13 @@ def test_temperatures(tmp_path: Path) -> None:
         (tmp_path / f"thermal_zone{n}/temp").write_text(value, encoding="ascii")
     assert temperatures(tmp_path) == {"0:cpu": 48.5}
     assert temperatures(tmp_path / "absent") == {}
+
+
+def test_keys_and_values_are_read_as_far_as_a_layer_looks() -> None:
+    """10 layers of 8 kv heads of 64 values in the 24B; in LFM3 a layer that sees 256 positions reads no more."""
+    whole = read_shape(family_config("lfm2-24b-a2b"))
+    assert kv_read_bytes(whole, 8192, "float16") == 10 * 8192 * 2 * 8 * 64 * 2
+    windowed = read_shape(family_config("lfm3-1.7b"))
+    far, near = (kv_read_bytes(windowed, depth, "float16") for depth in (8192, 8191))
+    full = sum(a.window is None for a in windowed.attentions.values())
+    assert 0 < full < len(windowed.attentions) and far - near == full * 2 * 4 * 128 * 2

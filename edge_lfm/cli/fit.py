@@ -20,7 +20,7 @@ from edge_lfm.kernels.load.library import load_kernels
 from edge_lfm.machine.processors import choose_threads, physical_cores
 from edge_lfm.measure.hardware import Measured, measure_machine
 from edge_lfm.memory.budget import Budget, parse_size, unit_of
-from edge_lfm.memory.plan import MemoryPlan, Wishes, plan_memory
+from edge_lfm.memory.plan import MemoryPlan, Wishes, kv_read_bytes, plan_memory
 from edge_lfm.model.demand import demand_of
 from edge_lfm.model.packed_model import PackedModel, is_packed
 from edge_lfm.model.plan import Schemes, plan_tensors
@@ -31,6 +31,8 @@ from edge_lfm.quantize.recipe import find_recipe
 from edge_lfm.shape import Shape
 
 EXAMPLE = "edge-lfm fit lfm2-24b-a2b --device rpi5-8g"
+DEPTHS = (8192, 32768)
+"""Tokens of conversations whose decode speed is told."""
 PREFILL_SHARE = 0.35
 """Of the int8 peak: what a prefill of 512 tokens reaches: 37 % for the 8B's shape, 31 for the 24B's (two cores,
 AVX-512)."""
@@ -82,12 +84,14 @@ def run(args: argparse.Namespace) -> None:
     demand = demand_of(shape, plan_tensors(shape, schemes))
     plan = plan_for(shape, demand, place, args.context)
     speed = speed_of(demand, plan, place, args.uniform)
+    depths = speed_after(args, shape, demand, place)
     if args.json:
         told = {"device": asdict(place), "fit": asdict(speed), "context": plan.context, "recipe": schemes.recipe}
+        told |= {"decode_tps_after": depths}
         print_json({"model": args.model} | told | {"recipes": [asdict(choice) for choice in choices]})
         return
     print(f"{args.model} ({schemes.recipe}, {gigabytes(demand.file_bytes)}) on {place.name} ({place.isa})")
-    tell(demand, place, plan, speed)
+    tell(demand, place, plan, speed, depths)
     for line in [*advice(args, shape, demand, place, speed), *lines_of(choices, schemes.recipe)]:
         print(f"  {line}")
     for line in place.why:
@@ -103,6 +107,18 @@ def speed_of(demand: Demand, plan: MemoryPlan, place: Place, uniform: bool) -> F
     """What to expect of a model that is loaded so."""
     missing = plan.missing_bytes
     return does_not_fit(missing) if missing else estimate(demand, place.machine, plan.kept, uniform)
+
+
+def speed_after(args: argparse.Namespace, shape: Shape, demand: Demand, place: Place) -> dict[int, float]:
+    """Decode, tokens per second, by how many tokens have been read: their keys and values are read with the weights,
+    and the context that they need takes memory from the experts. Depths that do not fit are left out."""
+    found = {}
+    for depth in (depth for depth in DEPTHS if depth <= (args.context or shape.context)):
+        plan = plan_for(shape, demand, place, args.context or depth)
+        deep = replace(demand, bytes_per_token=demand.bytes_per_token + kv_read_bytes(shape, depth, Wishes().kv_dtype))
+        if (speed := speed_of(deep, plan, place, args.uniform)).fits:
+            found[depth] = speed.decode_tps
+    return found
 
 
 def outcome(args: argparse.Namespace, shape: Shape, schemes: Schemes, place: Place) -> tuple[int, Fit]:
@@ -162,7 +178,7 @@ def measured_place(measured: Measured, budget: Budget) -> Place:
     return Place(name, measured.isa, machine, budget, physical_cores(), "as measured", why)
 
 
-def tell(demand: Demand, place: Place, plan: MemoryPlan, verdict: Fit) -> None:
+def tell(demand: Demand, place: Place, plan: MemoryPlan, verdict: Fit, depths: dict[int, float]) -> None:
     machine, show = place.machine, place.budget.show
     if not verdict.fits:
         print(f"  does not fit: {show(verdict.missing_bytes)} of memory are missing")
@@ -176,6 +192,8 @@ def tell(demand: Demand, place: Place, plan: MemoryPlan, verdict: Fit) -> None:
         read = verdict.read_bytes_per_token / 1e6
         print(f"  {verdict.hit_rate:.0%} of uses are expected there; {read:.0f} MB read per token")
     print(f"  decode   about {verdict.decode_tps:.1f} tok/s, bound by {verdict.bound}")
+    if depths:
+        print(f"           {', '.join(f'{tps:.1f} after {depth} tokens' for depth, tps in depths.items())}")
     print(f"  prefill  about {verdict.prefill_tps:.0f} tok/s (chunks of 512)")
     basis = f"{demand.bytes_per_token / 1e9:.2f} GB a token at {machine.read_gbps:.1f} GB/s"
     storage = f", storage {machine.storage_gbps:.2f} GB/s ({place.storage})" if verdict.kept < 1 else ""

@@ -185,3 +185,12 @@ def kv_cache_bytes(shape: Shape, context: int, kv_dtype: str) -> int:
     value_bytes, scale_bytes = _VALUE_AND_SCALE_BYTES[kv_dtype]
     attentions = shape.attentions.values()
     return context * sum(2 * a.kv_heads * (a.width * value_bytes + scale_bytes) for a in attentions)
+
+
+def kv_read_bytes(shape: Shape, depth: int, kv_dtype: str) -> int:
+    """Keys and values that the token behind `depth` others reads."""
+    value_bytes, scale_bytes = _VALUE_AND_SCALE_BYTES[kv_dtype]
+    attentions = shape.attentions.values()
+    return sum(
+        min(depth, a.window or depth) * 2 * a.kv_heads * (a.width * value_bytes + scale_bytes) for a in attentions
+    )
