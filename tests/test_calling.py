@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from edge_lfm import Model, UsageError
-from edge_lfm.text.dialects import DEEPSEEK, HERMES, QWEN_XML
+from edge_lfm.text.dialects import DEEPSEEK, HERMES, MINIMAX_XML, QWEN_XML
 
 pytestmark = pytest.mark.slow
 
@@ -35,15 +35,20 @@ TOOLS: list[dict[str, Any]] = [
     {"name": "stop", "parameters": {"type": "object", "additionalProperties": False}},
 ]
 SCHEMAS = {tool["name"]: tool["parameters"] for tool in TOOLS}
-FORMS = {"hermes": HERMES, "tags": QWEN_XML, "distill": DEEPSEEK}
+FORMS = {"hermes": HERMES, "tags": QWEN_XML, "invokes": MINIMAX_XML, "distill": DEEPSEEK}
 FORMS_BEGIN = {
     "Hermes": '<tool_call>\n{"name": "get_weather", "arguments": {"city": ',
     "QwenXml": "<tool_call>\n<function=get_weather>\n<parameter=city>\n",
+    "MiniMaxXml": '<minimax:tool_call>\n<invoke name="get_weather">\n<parameter name="city">',
     "DeepSeek": '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n{"city": ',
 }
 
 
-THOUGHTS = {"distill": ("<think>", "</think>"), "distill of texts": ("<|nothing|>", "<|at all|>")}
+NAMES = {
+    "invokes": ("<minimax:tool_call>", "</minimax:tool_call>"),
+    "distill": ("<think>", "</think>"),
+    "distill of texts": ("<|nothing|>", "<|at all|>"),
+}
 """New names of the tokens of calls: in the distills' vocabularies `<think>` is a token; here it is a text, too."""
 
 
@@ -56,7 +61,7 @@ def model(demo: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, reque
     (folder / "chat_template.jinja").write_text(TEMPLATES[name], encoding="utf-8")
     path = folder / "tokenizer.json"
     text = path.read_text(encoding="utf-8")
-    new_names = THOUGHTS.get(request.param, ("<tool_call>", "</tool_call>"))
+    new_names = NAMES.get(request.param, ("<tool_call>", "</tool_call>"))
     for old, new in zip(("<|tool_call_start|>", "<|tool_call_end|>"), new_names, strict=True):
         assert text.count(json.dumps(old)) >= 1
         text = text.replace(json.dumps(old), json.dumps(new))
@@ -67,8 +72,9 @@ def model(demo: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, reque
 
 
 def budget(model: Model) -> dict[str, Any]:
-    """A limit for what the distills' template begins, which the demo model would go on with for ever."""
-    return {"reasoning_budget": 5} if model.template is not None and model.template.dialect is DEEPSEEK else {}
+    """A limit for what some templates begin, which the demo model would go on with for ever."""
+    begins = model.template is not None and model.template.dialect in (DEEPSEEK, MINIMAX_XML)
+    return {"reasoning_budget": 5} if begins else {}
 
 
 def test_a_hot_model_calls_by_the_schema(model: Model) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from edge_lfm.text.dialects import (
     DEEPSEEK,
     DIALECTS,
     HERMES,
+    MINIMAX_XML,
     PYTHONIC,
     QWEN_XML,
     Call,
@@ -34,7 +36,7 @@ from edge_lfm.text.dialects import (
     Parameters,
     dialect_of,
 )
-from edge_lfm.text.dialects.qwen_xml_grammar import is_writable
+from edge_lfm.text.dialects.qwen_xml import QwenXml
 from edge_lfm.text.schemas.document import same
 from edge_lfm.text.tokenizer import Tokenizer
 from edge_lfm.text.tool_binding import bind_tool, plain_parameters
@@ -137,7 +139,7 @@ def test_calls_of_any_names_and_values_come_back(dialect: Dialect, calls: list[C
     for call in calls:
         for name, value in call.arguments.items():
             values.setdefault(call.name, {}).setdefault(name, []).append(value)
-            assume(dialect is not QWEN_XML or not isinstance(value, str) or is_writable(value))
+            assume(not isinstance(dialect, QwenXml) or not isinstance(value, str) or dialect.form.is_writable(value))
     parameters = {
         call: {name: partial(_is_one_of, taken) for name, taken in arguments.items()}
         for call, arguments in values.items()
@@ -180,11 +182,14 @@ def test_what_the_grammar_forces_is_read_and_fits(dialect: Dialect, described: l
     if text is None:
         return
     schemas = {t["name"]: t["parameters"] for t in described}
+    unreadable = re.search(r"[eE]\+?0*[1-9]\d{3}", text)  # a number of more than 4,000 digits, which nobody could read
     try:
         calls = dialect.read(text, parameters_of(described))
     except ToolCallError as error:
-        assert "too large" in error.message  # a number of more than 4,000 digits, which nobody could read
+        assert unreadable and "too large" in error.message
         return
+    if unreadable:
+        return  # between tags it is a text
     assert calls
     for call in calls:
         jsonschema.Draft202012Validator(schemas[call.name]).validate(call.arguments)
@@ -211,7 +216,7 @@ VALUES: list[tuple[dict[str, Any], Any]] = [
 def test_what_is_written_follows_the_grammar(
     dialect: Dialect, name: str, keys: list[str], pairs: list[tuple[dict[str, Any], Any]]
 ) -> None:
-    assume(dialect is not QWEN_XML or AMBIGUOUS not in pairs)
+    assume(not isinstance(dialect, QwenXml) or AMBIGUOUS not in pairs)
     properties = {key: schema for key, (schema, _) in zip(keys, pairs, strict=False)}
     call = Call(name, {key: value for key, (_, value) in zip(keys, pairs, strict=False)})
     tool = {"name": name, "parameters": {"type": "object", "properties": properties, "required": keys}}
@@ -259,15 +264,19 @@ TEXTS_WITH_BOUNDS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
+with_tags = pytest.mark.parametrize("dialect", [QWEN_XML, MINIMAX_XML], ids=lambda d: type(d).__name__)
+
+
+@with_tags
 @pytest.mark.parametrize("schema", TEXTS_WITH_BOUNDS, ids=json.dumps)
-def test_texts_between_tags_keep_their_bounds(schema: dict[str, Any]) -> None:
+def test_texts_between_tags_keep_their_bounds(schema: dict[str, Any], dialect: QwenXml) -> None:
     tool = {"name": "f", "parameters": {"type": "object", "properties": {"a": schema}, "required": ["a"]}}
-    constraint, found = constraint_of(QWEN_XML, [tool]), 0
+    found = 0
     for seed in range(12):
-        constraint = constraint_of(QWEN_XML, [tool])
-        text = forced_text(constraint, QWEN_XML, random.Random(seed))
+        constraint = constraint_of(dialect, [tool], parallel=False)
+        text = forced_text(constraint, dialect, random.Random(seed))
         if text is not None:
-            (call,) = QWEN_XML.read(text, parameters_of([tool]))
+            (call,) = dialect.read(text, parameters_of([tool]))
             jsonschema.Draft202012Validator(tool["parameters"]).validate(call.arguments)  # type: ignore[arg-type]
             found += 1
     assert found
@@ -290,14 +299,23 @@ TYPED = [
 ]  # fmt: skip
 
 
+TOLD = {
+    QWEN_XML: "\n<function=f>\n<parameter=a>\n{}\n</parameter>\n</function>\n",
+    MINIMAX_XML: '\n<invoke name="f">\n<parameter name="a">{}</parameter>\n</invoke>\n',
+}
+
+
+@with_tags
 @pytest.mark.parametrize(("text", "schema", "value"), TYPED)
-def test_a_text_between_tags_is_what_its_schema_says(text: str, schema: dict[str, Any], value: Any) -> None:
+def test_a_text_between_tags_is_what_its_schema_says(
+    text: str, schema: dict[str, Any], value: Any, dialect: QwenXml
+) -> None:
     tool = {"name": "f", "parameters": {"properties": {"a": schema}}}
-    told = f"\n<function=f>\n<parameter=a>\n{text}\n</parameter>\n</function>\n"
-    (call,) = QWEN_XML.read(told, parameters_of([tool]))
+    told = TOLD[dialect].format(text)
+    (call,) = dialect.read(told, parameters_of([tool]))
     assert call.arguments == {"a": value} and type(call.arguments["a"]) is type(value)
     plain = {t.name: plain_parameters(t) for t in read_tools([tool])}
-    assert "enum" in schema or QWEN_XML.read(told, plain) == [call]  # by types alone
+    assert "enum" in schema or dialect.read(told, plain) == [call]  # by types alone
 
 
 READ_WITH_TAGS = [
@@ -312,7 +330,24 @@ def test_tags_are_read(text: str, arguments: dict[str, Any]) -> None:
     assert QWEN_XML.read(text, {}) == [Call("f", arguments)]
 
 
+def test_several_calls_stand_between_one_pair_of_marks() -> None:
+    """As MiniMax-M2's template writes them; a model may leave out line breaks, and end a value where it begins."""
+    calls = [Call("f", {"a": "x", "b c": [1, "</parameter"]}), Call("g", {})]
+    (text,) = MINIMAX_XML.write(calls)
+    assert text == (
+        '\n<invoke name="f">\n<parameter name="a">x</parameter>\n'
+        '<parameter name="b c">[1, "</parameter"]</parameter>\n</invoke>\n<invoke name="g">\n</invoke>\n'
+    )
+    assert MINIMAX_XML.read(text, {}) == calls
+    tight = '<invoke name="f"><parameter name="a"></parameter></invoke>'
+    assert MINIMAX_XML.read(tight, {}) == [Call("f", {"a": ""})]
+    lines = '<invoke name="f"><parameter name="a">\nx\n</parameter></invoke>'
+    assert MINIMAX_XML.read(lines, {}) == [Call("f", {"a": "\nx\n"})]
+
+
 NO_CALLS = {
+    "MiniMaxXml": ["", "x", '<invoke name="f">', '<invoke name="">\n</invoke>', '<invoke name="f"></invoke>x',
+                   '<invoke name="f"><parameter name="a">x</invoke>', "x" * 200_000, "<invoke name=f></invoke>"],
     "QwenXml": ["", "x", "<function=f>", "<function=>\n</function>", "<function=f>\n<parameter=a>\nx", "x" * 200_000,
                 "<function=f></function>x", "<function=f>\n<parameter=a>\nx</parameter>\n</function>",
                 "<function=f>\nx</function>"],
@@ -322,7 +357,7 @@ NO_CALLS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("dialect", [HERMES, QWEN_XML, DEEPSEEK], ids=lambda d: type(d).__name__)
+@pytest.mark.parametrize("dialect", [HERMES, QWEN_XML, MINIMAX_XML, DEEPSEEK], ids=lambda d: type(d).__name__)
 def test_what_is_no_call_in_a_form_is_an_error(dialect: Dialect) -> None:
     for text in NO_CALLS[type(dialect).__name__]:
         with pytest.raises(ToolCallError):
@@ -341,6 +376,7 @@ def test_thousands_of_names_are_read_in_one_pass(dialect: Dialect) -> None:
 
 
 BITS = [
+    '<invoke name="', "</invoke>", '<parameter name="', '">',
     "<function=", "</function>", "<parameter=", "</parameter>", "\n", ">", "f", "a", '{"name": "f", "arguments": {',
     "}", "{", "[", "]", '"', "<｜tool▁call▁begin｜>function<｜tool▁sep｜>", "\n```json\n", "\n```<｜tool▁call▁end｜>",
     "1e999", "NaN", "\ud83d", "(", ")", "=", ",", "\\u", "[" * 5000, '{"a":' * 5000,
@@ -366,6 +402,7 @@ def test_a_dialect_is_chosen_by_marks() -> None:
     assert dialect_of("<tool_call>{{ call.name }}<arg_key>") is PYTHONIC  # another form, which is not known
     assert dialect_of("<tool_call>{{ '<function=' + call.name }}{{ '<parameter=' + name }}") is QWEN_XML
     assert dialect_of("{{ '<｜tool▁calls▁begin｜>' + '```json' }}") is DEEPSEEK
+    assert dialect_of("<minimax:tool_call>{{ '<invoke name=\"' + name }}<parameter name=\"") is MINIMAX_XML
 
 
 def _wide(arguments: int) -> Iterator[tuple[str, Any]]:

@@ -280,6 +280,60 @@ TEMPLATES = {
     {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- "<|im_start|>assistant\\n" }}{%- endif %}""",
+    # turns have marks of their own; thoughts since the last question stay; one pair of marks around all calls
+    "invokes": """{%- set ns = namespace(last=-1, system="Help.") %}
+{%- if messages[0].role == "system" %}
+    {%- set ns.system = messages[0].content %}{%- set messages = messages[1:] %}
+{%- endif %}
+{%- for m in messages if m.role == "user" %}{%- set ns.last = messages.index(m) %}{%- endfor %}
+{{- "]~!b[]~b]system\\n" ~ ns.system }}
+{%- if tools %}
+    {{- "\\n\\n<tools>\\n" }}
+    {%- for tool in tools %}
+        {{- "<tool>" ~ ((tool.function or tool) | tojson(ensure_ascii=False)) ~ "</tool>\\n" }}
+    {%- endfor %}
+    {{- "</tools>\\n<minimax:tool_call>\\n<invoke name=\\"tool\\">\\n" }}
+    {{- "<parameter name=\\"key\\">value</parameter>\\n</invoke>\\n</minimax:tool_call>" }}
+{%- endif %}
+{{- "[e~[\\n" }}
+{%- for m in messages %}
+    {%- if m.role == "assistant" %}
+        {{- "]~b]ai\\n" }}
+        {%- set thoughts, content = "", m.content if m.content is string else "" %}
+        {%- if m.reasoning_content is string %}
+            {%- set thoughts = m.reasoning_content %}
+        {%- elif "</think>" in content %}
+            {%- set thoughts = content.split("</think>")[0].strip("\\n").split("<think>")[-1].strip("\\n") %}
+            {%- set content = content.split("</think>")[-1].strip("\\n") %}
+        {%- endif %}
+        {%- if thoughts and loop.index0 > ns.last %}
+            {{- "<think>\\n" ~ thoughts ~ "\\n</think>\\n\\n" }}
+        {%- endif %}
+        {{- content }}
+        {%- if m.tool_calls %}
+            {{- "\\n<minimax:tool_call>\\n" }}
+            {%- for call in m.tool_calls %}
+                {%- set call = call.function or call %}
+                {{- "<invoke name=\\"" ~ call.name ~ "\\">\\n" }}
+                {%- for name, value in call.arguments.items() %}
+                    {{- "<parameter name=\\"" ~ name ~ "\\">" }}
+                    {{- value if value is string else value | tojson(ensure_ascii=False) }}
+                    {{- "</parameter>\\n" }}
+                {%- endfor %}
+                {{- "</invoke>\\n" }}
+            {%- endfor %}
+            {{- "</minimax:tool_call>" }}
+        {%- endif %}
+        {{- "[e~[\\n" }}
+    {%- elif m.role == "tool" %}
+        {%- if loop.first or loop.previtem.role != "tool" %}{{- "]~b]tool" }}{%- endif %}
+        {{- "\\n<response>" ~ m.content ~ "</response>" }}
+        {%- if loop.last or loop.nextitem.role != "tool" %}{{- "[e~[\\n" }}{%- endif %}
+    {%- else %}
+        {{- "]~b]user\\n" ~ m.content ~ "[e~[\\n" }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- "]~b]ai\\n<think>\\n" }}{%- endif %}""",
     # no tools are told; calls of turns whose content is null, with arguments as text; marks that are no tokens
     "distill": """{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}
 {%- set ns = namespace(first=true, results=false, more=false, system="") %}

@@ -3,13 +3,25 @@
 from edge_lfm.text.dialects.deepseek import DEEPSEEK
 from edge_lfm.text.dialects.dialect import Call, Dialect, Parameters
 from edge_lfm.text.dialects.hermes import HERMES
+from edge_lfm.text.dialects.minimax_xml import MINIMAX_XML
 from edge_lfm.text.dialects.pythonic import PYTHONIC
 from edge_lfm.text.dialects.qwen_xml import QWEN_XML
 
-DIALECTS: tuple[Dialect, ...] = (DEEPSEEK, QWEN_XML, HERMES, PYTHONIC)
+DIALECTS: tuple[Dialect, ...] = (DEEPSEEK, MINIMAX_XML, QWEN_XML, HERMES, PYTHONIC)
 """In the order of trying: a template of Qwen-Coder has the marks of Hermes too."""
 
-__all__ = ["DEEPSEEK", "DIALECTS", "HERMES", "PYTHONIC", "QWEN_XML", "Call", "Dialect", "Parameters", "dialect_of"]
+__all__ = [
+    "DEEPSEEK",
+    "DIALECTS",
+    "HERMES",
+    "MINIMAX_XML",
+    "PYTHONIC",
+    "QWEN_XML",
+    "Call",
+    "Dialect",
+    "Parameters",
+    "dialect_of",
+]
 
 
 def dialect_of(template: str) -> Dialect:

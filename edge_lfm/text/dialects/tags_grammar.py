@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from edge_lfm.errors import GrammarError
@@ -18,39 +19,71 @@ from edge_lfm.text.schemas.rewriting import Bound
 from edge_lfm.text.schemas.values import Checker
 from edge_lfm.text.tool_binding import BoundTool
 
-VALUE_END = "\n</parameter>\n"
 _ANY = r"/(?s:.*)/"
-_ENDED = r"/<\/parameter>\n(?s:.*)/"
-"""Together with the line break in front of it an end already."""
 _MAX_DEPTH = 20
 _PLACES = re.compile(r"\\[bB]|[\^$]")
 """What says where in a text something stands."""
 
 
-def is_writable(text: str) -> bool:
-    """Whether a text can stand as a value: it ends where it should."""
-    return VALUE_END not in f"\n{text}{VALUE_END[:-1]}"
+@dataclass(frozen=True)
+class TagForm:
+    """How a family spells its tags."""
+
+    function: str
+    """What stands before a function's name."""
+    function_end: str
+    parameter: str
+    """What stands before a parameter's name."""
+    close: str
+    """What stands behind a name."""
+    line: str
+    """What stands before a value and behind it: a line break, or nothing."""
+    together: bool
+    """Whether all calls of an answer stand between one pair of marks; else each has a pair of its own."""
+    parameter_end: str = "</parameter>"
+
+    @property
+    def value_end(self) -> str:
+        """What is written behind a value."""
+        return f"{self.line}{self.parameter_end}\n"
+
+    @property
+    def reading_end(self) -> str:
+        """What ends a value when it is read, at its first place."""
+        return self.value_end if self.line else self.parameter_end
+
+    def is_writable(self, text: str) -> bool:
+        """Whether a text can stand as a value: it ends where it should."""
+        return self.reading_end not in f"{self.line}{text}{self.reading_end[:-1]}"
 
 
-def calls_grammar(tools: Sequence[BoundTool], start: str, end: str, parallel: bool) -> str:
+def calls_grammar(tools: Sequence[BoundTool], form: TagForm, start: str, end: str, parallel: bool) -> str:
     """The whole grammar. start, end: the marks, as Lark says them. parallel: several calls may come.
 
     Raises:
         GrammarError: a schema says of texts what cannot be bound here; it says what.
     """
-    rules = _Rules()
+    rules = _Rules(form)
     calls = " | ".join(rules.call(tool) for tool in tools)
-    more = f'("\\n" {start} call)*' if parallel else ""
-    head = [f"calls: call {more}", f'call: "\\n<function=" ({calls}) "</function>\\n" {end}']
+    call = f"{quoted(form.function)} ({calls}) {quoted(form.function_end + chr(10))}"
+    if form.together:
+        head = [f'calls: "\\n" call{"+" if parallel else ""} {end}', f"call: {call}"]
+    else:
+        more = f'("\\n" {start} call)*' if parallel else ""
+        head = [f"calls: call {more}", f'call: "\\n" {call} {end}']
     return "\n".join([*head, *rules.lines])
 
 
 class _Rules(Rules):
     """Each method gives the name of the rule that it has made, or a Lark expression."""
 
+    def __init__(self, form: TagForm) -> None:
+        super().__init__()
+        self._form = form
+
     def call(self, tool: BoundTool) -> str:
         forms = " | ".join(f"({self._arguments(form, tool.bound)})" for form in tool.forms)
-        return self.rule("tool", f"{quoted(tool.name + '>' + chr(10))} ({forms})")
+        return self.rule("tool", f"{quoted(tool.name + self._form.close + chr(10))} ({forms})")
 
     def _arguments(self, form: ObjectForm, bound: Bound) -> str:
         pairs = ['""']
@@ -59,7 +92,7 @@ class _Rules(Rules):
             if value is None and name in form.required:
                 raise GrammarError(f"no value of {name:.60} can be written between tags", hint="mend its schema")
             if value is not None:
-                pair = f"{quoted(f'<parameter={name}>{chr(10)}')} {value}"
+                pair = f"{quoted(f'{self._form.parameter}{name}{self._behind}')} {value}"
                 pairs.append(pair if name in form.required else f"({pair})?")
         return " ".join([*pairs, self._free(form, bound)])
 
@@ -71,33 +104,44 @@ class _Rules(Rules):
         value = self._value(form.others or True, bound)
         if value is None:
             return ""
-        return f'("<parameter=" {self.free_name(form)} ">\\n" {value}){"+" if needed else "*"}'
+        tag = f"{quoted(self._form.parameter)} {self.free_name(form)} {quoted(self._behind)}"
+        return f"({tag} {value}){'+' if needed else '*'}"
+
+    @property
+    def _behind(self) -> str:
+        """What stands between the name of a parameter and its value."""
+        return self._form.close + self._form.line
 
     def _value(self, schema: Schema, bound: Bound) -> str | None:
         """A value and what ends it; None if the schema takes none that can be written."""
-        texts, others = _Values(bound).split(schema)
+        texts, others = _Values(bound, self._form).split(schema)
         if _ANY in texts:
             texts, others = [_ANY], []
         ends = [self._text(text) for text in texts]
         checker = Checker(Document(schema, bound.definitions))
         words = [f'"{word}"' for word in (True, False, None) if checker.accepts(schema, word)] if others else []
         wholes = [*words, *(self.json(other, bound) for other in others)]
-        ends += [f"({' | '.join(wholes)}) {quoted(VALUE_END)}"] if wholes else []
+        ends += [f"({' | '.join(wholes)}) {quoted(self._form.value_end)}"] if wholes else []
         return self.rule("value", " | ".join(ends)) if ends else None
 
     def _text(self, text: str) -> str:
         """A text up to the first end of a value: as it is, or as an expression says."""
+        form = self._form
         if text.startswith('"'):
-            return f"{text} {quoted(VALUE_END)}"
-        term = self.rule("TEXT", f"(({text}) {quoted(VALUE_END)}) & ~{_ENDED}")
-        return self.rule("text", term, lazy=True)
+            return f"{text} {quoted(form.value_end)}"
+        end = form.parameter_end.replace("/", r"\/")
+        # With the line break in front of it, the mark is an end already; without one, it may stand nowhere else.
+        ended = rf"/{end}\n(?s:.*)/" if form.line else f"/(?s:.*){end}(?s:.+)/"
+        term = self.rule("TEXT", f"(({text}) {quoted(form.reading_end)}) & ~{ended}")
+        behind = form.value_end.removeprefix(form.reading_end)
+        return self.rule("text", term, lazy=True) + (f" {quoted(behind)}" if behind else "")
 
 
 class _Values:
     """The values that a schema takes, as texts without quotes and as others."""
 
-    def __init__(self, bound: Bound) -> None:
-        self._definitions = bound.definitions
+    def __init__(self, bound: Bound, form: TagForm) -> None:
+        self._definitions, self._form = bound.definitions, form
 
     def split(self, schema: Schema, depth: int = 0) -> tuple[list[str], list[Schema]]:
         """Texts, as Lark has them (in quotes, or as an expression), and schemas that take no texts.
@@ -111,7 +155,7 @@ class _Values:
             raise _refusal("references to itself")
         if "enum" in schema:
             taken = [v for v in schema["enum"] if Checker(Document(schema, self._definitions)).accepts(schema, v)]
-            texts = [quoted(v) for v in taken if isinstance(v, str) and is_writable(v)]
+            texts = [quoted(v) for v in taken if isinstance(v, str) and self._form.is_writable(v)]
             return texts, [{"enum": [v]} for v in taken if not isinstance(v, str)]
         if not self._takes_texts(schema, depth):
             return [], [schema]
