@@ -37,6 +37,7 @@ class Step:
     def __init__(self, **fields: Any) -> None:
         self.record, self.sync, self.fields = np.zeros(1, CONTEXT), np.zeros(SYNC_BYTES // 8, np.int64), fields
         self.record["threads"], self.record["sync"] = 1, self.sync.ctypes.data
+        self.record["embed_scale"] = 1.0
         for name, value in fields.items():
             self.record[name] = value.ctypes.data if isinstance(value, np.ndarray) else value
 

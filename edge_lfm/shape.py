@@ -101,6 +101,8 @@ class Ffn:
     """Rows of w1 and w3."""
     router: Router | None = None
     """None: dense."""
+    shared: int = 0
+    """Rows of w1 and w3 of a dense FFN beside the experts, which every token passes; 0: there is none."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,8 @@ class Shape:
     """Positions that the model was made for."""
     bos: int | None
     eos: tuple[int, ...]
+    embed_scale: float = 1.0
+    """What a token's embedding is multiplied by."""
 
     @cached_property
     def attentions(self) -> dict[int, Attention]:

@@ -112,6 +112,28 @@ OTHER_BROKEN_CONFIGS = [
     ("lfm3", {"use_sandwich_norm": 1}, "use_sandwich_norm is 1"),
     ("lfm3", {"decision_type": "lfm3-d1"}, "decision_type is set"),
     ("lfm3", {"is_causal": False}, "is_causal false"),
+    ("afmoe", {"score_func": "softmax"}, "score_func 'softmax'"),
+    ("afmoe", {"route_norm": False}, "route_norm False"),
+    ("afmoe", {"n_group": 8}, "n_group 8"),
+    ("afmoe", {"attention_bias": True}, "attention_bias true"),
+    ("afmoe", {"num_shared_experts": None}, "num_shared_experts is missing"),
+    ("afmoe", {"layer_types": ["conv"] * 5}, "layer type 'conv'"),
+    ("afmoe", {"layer_types": ["full_attention"]}, "layer_types must be a list of num_hidden_layers = 5"),
+    ("afmoe", {"sliding_window": None}, "sliding_window is missing"),
+    ("afmoe", {"global_attn_every_n_layers": 0}, "global_attn_every_n_layers is 0"),
+    ("afmoe", {"mup_enabled": 1}, "mup_enabled is 1"),
+    ("afmoe", {"rope_parameters": None}, "rope_theta is missing"),
+    ("afmoe", {"num_experts_per_tok": 9}, "num_experts_per_tok 9"),
+    ("minimax_m2", {"scoring_func": "softmax"}, "scoring_func 'softmax'"),
+    ("minimax_m2", {"use_routing_bias": False}, "use_routing_bias False"),
+    ("minimax_m2", {"use_qk_norm": False}, "use_qk_norm False"),
+    ("minimax_m2", {"qk_norm_type": "per_head"}, "qk_norm_type 'per_head'"),
+    ("minimax_m2", {"shared_intermediate_size": 1024}, "shared_intermediate_size 1024"),
+    ("minimax_m2", {"attn_type_list": [1, 0]}, r"attn_type_list \[1, 0\]"),
+    ("minimax_m2", {"layernorm_mlp_alpha": 3.5}, "layernorm_mlp_alpha 3.5"),
+    ("minimax_m2", {"sliding_window": 64}, "sliding_window 64"),
+    ("minimax_m2", {"rotary_dim": 65}, "rotary_dim is 65"),
+    ("minimax_m2", {"rotary_dim": 48}, "partial_rotary_factor 0.5 is not implemented, only 0.75"),
     ("olmoe", {"clip_qkv": 8.0}, "clip_qkv 8.0"),
     ("olmoe", {"attention_bias": True}, "attention_bias true"),
 ]
@@ -145,7 +167,7 @@ def test_dense_widths_are_refused_by_name(change: dict, word: str) -> None:
         read_shape(GOLDEN_CASES["dense-adjusted-width"] | change)
 
 
-@pytest.mark.parametrize("case", ["moe", "lfm3", "qwen2", "qwen3", "qwen3_moe", "olmoe"])
+@pytest.mark.parametrize("case", ["moe", "lfm3", "qwen2", "qwen3", "qwen3_moe", "olmoe", "afmoe", "minimax_m2"])
 @pytest.mark.parametrize("value", [0, -1, 2**31, 1e300, None, "x", [], {}, True], ids=str)
 def test_no_config_value_ends_in_a_traceback(case: str, value: object) -> None:
     for field in GOLDEN_CASES[case]:
@@ -256,6 +278,18 @@ def test_other_families_in_full() -> None:
         Layer({2: full, 0: sliding if n else ShortConv(7, False)}.get(n % 4, ShortConv(7, False)), Ffn(7680), True)
         for n in range(24)
     )
+    mini = read_shape(family_config("trinity-mini"))
+    full = Attention(32, 4, 128, None, "head", gate="value")
+    sliding = replace(full, rope=Rope(1e4, 128), window=2048)
+    router = Router(128, 8, "sigmoid", selection_bias=True, normalize=True, guard=1e-20, scale=2.826)
+    sparse = Ffn(1024, router, shared=1024)
+    assert mini.layers == tuple(
+        Layer(full if n % 4 == 3 else sliding, sparse if n > 1 else Ffn(6144), post_norms=True) for n in range(32)
+    )
+    assert mini.embed_scale == 2048**0.5
+    minimax = read_shape(family_config("minimax-m2"))
+    router = replace(router, experts=256, guard=0.0, scale=1.0)
+    assert set(minimax.layers) == {Layer(Attention(48, 8, 128, Rope(5e6, 64), "all"), Ffn(1536, router))}
     between = read_shape(GOLDEN_CASES["qwen3_moe-dense-between"])
     assert [layer.ffn.width for layer in between.layers] == [96, 32, 96, 96, 96]
 
@@ -353,7 +387,7 @@ def test_the_routers_rule() -> None:
 # Nobody else knows the families
 
 _FAMILY = re.compile(r"(?<![\w-])(lfm\d(_?moe)?|qwen\d(_moe)?|olmoe|gpt_oss|afmoe|minimax_m\d|deepseek_v\d)(?![\w-])")
-_IN_A_NAME = re.compile(r"lfm\d|qwen|olmoe", re.IGNORECASE)
+_IN_A_NAME = re.compile(r"lfm\d|qwen|olmoe|afmoe|minimax", re.IGNORECASE)
 _MARKER = re.compile(r"<\|[a-z_]+\|>|</?(think|tool_call|tool_response)>")
 _MAY_KNOW = ("edge_lfm/architectures/", "edge_lfm/text/dialects/", "quantize/families/")
 

@@ -316,7 +316,7 @@ def test_a_calibration_on_a_full_disk(tmp_path: Path) -> None:
 def test_dense_and_fused_checkpoints_can_be_calibrated(case_checkpoints: dict[str, Path], tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     for case, source in case_checkpoints.items():
-        if case not in ("dense", "moe", "qwen2", "qwen3_moe-dense-between"):
+        if case not in ("dense", "moe", "qwen2", "qwen3_moe-dense-between", "afmoe"):
             continue
         sparse = "moe" in case
         folder = tmp_path / case

@@ -28,9 +28,9 @@ from edge_lfm.quantize.recipe import recipes_for
 
 pytestmark = pytest.mark.slow
 
-FAMILIES = ("moe", "dense", "lfm3", "qwen2-tied-group3", "qwen3", "qwen3_moe", "olmoe")
-SPARSE = ("moe", "qwen3_moe", "olmoe")
-WIDTH = {"olmoe": "intermediate_size"}
+FAMILIES = ("moe", "dense", "lfm3", "qwen2-tied-group3", "qwen3", "qwen3_moe", "olmoe", "afmoe", "minimax_m2")
+SPARSE = ("moe", "qwen3_moe", "olmoe", "afmoe", "minimax_m2")
+WIDTH = {"olmoe": "intermediate_size", "minimax_m2": "intermediate_size"}
 Verb = Callable[..., Any]
 
 
@@ -51,7 +51,9 @@ def checkpoint(case: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / name).write_bytes((demo_checkpoint() / name).read_bytes())
     spelling = family_of(raw).gguf
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": spelling.split}
+    split, level = tokenizer["pre_tokenizer"]["pretokenizers"]
+    splits = [split | {"pattern": {"Regex": pattern}} for pattern in spelling.split]
+    tokenizer["pre_tokenizer"]["pretokenizers"] = [*splits, level]
     tokenizer["normalizer"] = {"type": "NFC"} if spelling.composes else None
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     return folder

@@ -338,7 +338,7 @@ def write_float8(folder: Path, raw: dict, block: tuple[int, int]) -> tuple[Path,
     return coded, plain
 
 
-@pytest.mark.parametrize("case", ["qwen3-group3", "qwen3_moe"])
+@pytest.mark.parametrize("case", ["qwen3-group3", "qwen3_moe", "minimax_m2"])
 def test_float8_weights_are_what_their_scales_make_of_them(case: str, tmp_path: Path) -> None:
     """Blocks that rows and columns are no multiple of, as 128 is not of every width."""
     coded, plain = write_float8(tmp_path, GOLDEN_CASES[case], (24, 40))

@@ -57,7 +57,7 @@ class Step:
         self.keep: list[np.ndarray] = []
         self.context = np.zeros(1, CONTEXT)
         self.sync = np.zeros(SYNC_BYTES // 8, np.int64)
-        self.set(threads=threads, sync=self.sync, **fields)
+        self.set(threads=threads, sync=self.sync, embed_scale=1.0, **fields)
 
     def set(self, **fields: object) -> None:
         for name, value in fields.items():

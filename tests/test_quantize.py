@@ -105,6 +105,8 @@ CARD_PARAMETERS = {
     "r1-distill-qwen-32b": 32_763_876_352,
     "lfm3-1.7b": 1_728_801_536,
     "olmoe-1b-7b": 6_919_161_856,
+    "trinity-nano": 6_120_003_328,
+    "minimax-m2": 228_689_764_864,
 }
 
 

@@ -86,6 +86,34 @@ OLMOE = PLAIN | {
     "clip_qkv": None,
     "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"},
 }
+MINIMAX = PLAIN | {
+    "model_type": "minimax_m2",
+    "num_hidden_layers": 2,
+    "intermediate_size": 32,
+    "head_dim": 64,
+    "rotary_dim": 32,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 3,
+    "scoring_func": "sigmoid",
+    "use_qk_norm": True,
+    "rope_parameters": {"rope_theta": 5e6, "rope_type": "default", "partial_rotary_factor": 0.5},
+}
+AFMOE = PLAIN | {
+    "model_type": "afmoe",
+    "num_hidden_layers": 5,
+    "head_dim": 64,
+    "rms_norm_eps": 1e-5,
+    "moe_intermediate_size": 32,
+    "num_dense_layers": 1,
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "num_shared_experts": 1,
+    "route_scale": 2.826,
+    "global_attn_every_n_layers": 4,
+    "sliding_window": 11,
+    "mup_enabled": True,
+    "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"},
+}
 _YARN = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 64}
 _SLIDING = {"rope_theta": 1e4, "rope_type": "default"}
 _FULL = {"rope_theta": 1e6, "rope_type": "proportional", "partial_rotary_factor": 0.5}
@@ -163,6 +191,29 @@ CASES = {
     "olmoe": OLMOE,
     "olmoe-normalized-group3": OLMOE
     | {"hidden_size": 96, "num_attention_heads": 3, "num_key_value_heads": 1, "norm_topk_prob": True},
+    "afmoe": AFMOE,
+    "afmoe-two-shared-group3": AFMOE
+    | {"hidden_size": 96, "num_attention_heads": 3, "num_shared_experts": 2, "num_dense_layers": 2},
+    "afmoe-tied-full-first": AFMOE
+    | {
+        "num_hidden_layers": 2,
+        "layer_types": ["full_attention", "sliding_attention"],
+        "tie_word_embeddings": True,
+        "mup_enabled": False,
+        "num_dense_layers": 0,
+        "sliding_window": 64,
+    },
+    "afmoe-128-experts": AFMOE | {"num_hidden_layers": 2, "num_experts": 128, "num_experts_per_tok": 8},
+    "minimax_m2": MINIMAX,
+    "minimax_m2-256-experts": MINIMAX | {"num_hidden_layers": 1, "num_local_experts": 256, "num_experts_per_tok": 8},
+    "minimax_m2-group3-whole-heads": MINIMAX
+    | {
+        "hidden_size": 96,
+        "num_attention_heads": 3,
+        "rotary_dim": 64,
+        "num_experts_per_tok": 1,
+        "rope_parameters": {"rope_theta": 1e4, "rope_type": "default", "partial_rotary_factor": 1.0},
+    },
 }
 TOKENS = 37
 
@@ -173,7 +224,7 @@ def random_weights(name: str, shape: tuple[int, ...]) -> np.ndarray:
     values = rng.standard_normal(shape).astype(np.float32)
     if name.endswith("norm.weight"):
         return 1 + np.float32(0.3) * values
-    if name.endswith("expert_bias"):
+    if name.endswith(("expert_bias", "e_score_correction_bias")):
         return np.float32(0.3) * values
     if name.endswith(("gate.weight", "gate_proj.weight")) and "self_attn" in name:
         return 2 * values * np.float32(shape[-1] ** -0.5)
@@ -194,7 +245,9 @@ def logits_of(config: dict, ids: np.ndarray) -> np.ndarray:
     settings = {k: v for k, v in config.items() if k != "model_type"}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config["model_type"], **settings)).float().eval()
     state = model.state_dict()
+    moved = ".block_sparse_moe." if config["model_type"] == "minimax_m2" else None  # what transformers calls mlp
     for name, tensor in state.items():
+        name = name.replace(".mlp.", moved) if moved else name
         if name != "lm_head.weight" or not config["tie_word_embeddings"]:  # a tied head is the embedding itself
             tensor.copy_(torch.from_numpy(_weights_in_memory(name, tuple(tensor.shape))))
     return model(torch.from_numpy(ids)[None]).logits[0].numpy()
@@ -203,7 +256,8 @@ def logits_of(config: dict, ids: np.ndarray) -> np.ndarray:
 def _weights_in_memory(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """transformers 5 fuses experts in memory; the goldens use the hub's per-expert tensors."""
     base, _, last = name.rpartition(".")
-    parts = ("w1", "w3", "w2") if ".feed_forward." in name else ("gate_proj", "up_proj", "down_proj")
+    short = ".feed_forward." in name or ".block_sparse_moe." in name
+    parts = ("w1", "w3", "w2") if short else ("gate_proj", "up_proj", "down_proj")
     if last == "gate_up_proj":
         half = (shape[1] // 2, shape[2])
         each = [[random_weights(f"{base}.{e}.{part}.weight", half) for part in parts[:2]] for e in range(shape[0])]

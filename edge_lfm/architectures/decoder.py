@@ -34,7 +34,9 @@ NAMES: Mapping[str, str] = {
 """Canonical name -> the hub's, as `Family.names`."""
 
 
-def describe(config: ConfigReader, layers: list[Layer], *, eps_default: float, context_default: int) -> Shape:
+def describe(
+    config: ConfigReader, layers: list[Layer], *, eps_default: float, context_default: int, embed_scale: float = 1.0
+) -> Shape:
     """The shape of a model with these layers; the config says the rest."""
     bos = config.ids("bos_token_id")
     return Shape(
@@ -46,6 +48,7 @@ def describe(config: ConfigReader, layers: list[Layer], *, eps_default: float, c
         context=config.number("max_position_embeddings", default=context_default),
         bos=bos[0] if bos else None,
         eos=config.ids("eos_token_id"),
+        embed_scale=embed_scale,
     )
 
 
@@ -71,15 +74,19 @@ def read_heads(config: ConfigReader, width: int | None) -> tuple[int, int, int]:
     return heads, kv_heads, width
 
 
-def read_rope(config: ConfigReader, width: int) -> Rope:
-    """Rotary positions of whole heads; configs of transformers 5 state theta in `rope_parameters` only."""
+def read_rope(config: ConfigReader, width: int, of: int | None = None) -> Rope:
+    """Rotary positions; configs of transformers 5 state theta in `rope_parameters` only.
+
+    width: values of a head that turn, the first ones. of: the head's width; None: whole heads turn.
+    """
     parameters = config.section("rope_parameters", "rope_scaling")
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if kind not in ("default", "yarn"):
         raise config.refuse(f"rope_type {kind!r} is not implemented, only default and yarn")
+    expected = width / (of or width)
     share = parameters.get("partial_rotary_factor", config.raw.get("partial_rotary_factor"))
-    if share not in (None, 1):
-        raise config.refuse(f"partial_rotary_factor {share!r} is not implemented, only 1")
+    if share not in (None, expected):
+        raise config.refuse(f"partial_rotary_factor {share!r} is not implemented, only {expected:g}")
     theta = parameters.get("rope_theta", config.raw.get("rope_theta", config.raw.get("theta")))
     if theta is None:  # 1e4, 1e6, 5e6 and 1e7 are published: a guess would answer in plausible nonsense
         raise config.refuse("rope_theta is missing, in rope_parameters and outside")
@@ -164,6 +171,14 @@ def check_full_attention(config: ConfigReader) -> None:
     for kind in types:
         if kind != FULL_ATTENTION:
             raise config.refuse(f"layer type {kind!r} is not implemented, only {FULL_ATTENTION}")
+
+
+def check_only(config: ConfigReader, only: Mapping[str, tuple[object, ...]]) -> None:
+    """Refuse values other than those listed of each key; null and what is missing are no value."""
+    for name, values in only.items():
+        value = config.raw.get(name)
+        if value is not None and value not in values:
+            raise config.refuse(f"{name} {value!r:.40} is not implemented")
 
 
 def check_false(config: ConfigReader, *names: str) -> None:

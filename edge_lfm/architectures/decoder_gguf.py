@@ -12,6 +12,8 @@ from edge_lfm.architectures.family import GgufKeys
 from edge_lfm.errors import UnsupportedModelError
 from edge_lfm.shape import Shape
 
+SIGMOID = 2
+"""ggml's number of the gating function of a router that scores by sigmoids."""
 WHOLE: dict[str, str] = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.embedding_norm.weight",
@@ -41,17 +43,25 @@ EXPERTS: Mapping[str, str] = {
 }
 
 
-def config_of(file: GgufKeys, model_type: str, architecture: str) -> dict[str, Any]:
+def config_of(file: GgufKeys, model_type: str, architecture: str, turned: Any = None) -> dict[str, Any]:
     """A `config.json` from a GGUF file's metadata; reading that one checks the values.
+
+    turned: the values of a head that turn, where that may be a part of them.
 
     Raises:
         UnsupportedModelError: something that is not implemented, or a key that is missing.
     """
-    get, width = file.get, file.get("attention.key_length")
     check_positions(file)
+    return read_keys(file, model_type, architecture, turned)
+
+
+def read_keys(file: GgufKeys, model_type: str, architecture: str, turned: Any = None) -> dict[str, Any]:
+    """As `config_of`, of a file that may attend to windows, and whose positions have been checked."""
+    get, width = file.get, file.get("attention.key_length")
     check_present(file, "attention.layer_norm_rms_epsilon")
     for key in ("rope.dimension_count", "attention.value_length"):
-        if width is not None and get(key) not in (None, width):
+        expected = (None, width, turned) if key == "rope.dimension_count" else (None, width)
+        if width is not None and get(key) not in expected:
             what = f"{file.architecture}.{key} {get(key)!r:.40} is not implemented, only a head's {width!r:.40}"
             raise UnsupportedModelError(f"{file.where}: {what}", hint="use another file")
     config = {
@@ -115,6 +125,17 @@ def check_present(file: GgufKeys, key: str) -> None:
             f"{file.where}: {file.architecture}.{key} is missing",
             hint="convert the model again with a current llama.cpp",
         )
+
+
+def check_sigmoid(file: GgufKeys) -> None:
+    """Refuse a file whose routers score otherwise than by sigmoids.
+
+    Raises:
+        UnsupportedModelError: they do.
+    """
+    if file.get("expert_gating_func") not in (None, SIGMOID):
+        what = f"expert_gating_func {file.get('expert_gating_func')!r:.40} is not implemented, only sigmoid"
+        raise UnsupportedModelError(f"{file.where}: {what}", hint="use another file")
 
 
 def keys_of(shape: Shape) -> dict[str, Any]:

@@ -54,8 +54,8 @@ class GgufSpelling:
     """The same of tensors that hold all experts of a layer; `{e}` stands for the expert."""
     splitters: tuple[str, ...]
     """llama.cpp's names of the tokenizer's splitting expression, its own first."""
-    split: str
-    """That expression, as `tokenizer.json` has it."""
+    split: tuple[str, ...]
+    """As `tokenizer.json` has it: expressions, of which each splits what those before have left."""
     composes: bool
     """Whether the tokenizer composes characters first (NFC), of which GGUF says nothing."""
     adds_bos: bool

@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from edge_lfm.architectures.decoder_gguf import check_positions
+from edge_lfm.architectures.decoder_gguf import SIGMOID, check_positions, check_sigmoid
 from edge_lfm.architectures.family import GgufKeys, GgufSpelling
 from edge_lfm.errors import UnsupportedModelError
 from edge_lfm.shape import Shape
 
 CONV, ATTENTION = "conv", "full_attention"
 SPARSE, DENSE = "lfm2_moe", "lfm2"
-_SIGMOID = 2
-"""ggml's number of the gating function of the family's routers."""
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -65,11 +63,7 @@ def read(file: GgufKeys) -> dict[str, Any]:
 
 def _read_experts(file: GgufKeys) -> dict[str, Any]:
     get, normalize = file.get, file.get("expert_weights_norm")
-    if get("expert_gating_func") not in (None, _SIGMOID):
-        raise UnsupportedModelError(
-            f"{file.where}: expert_gating_func {get('expert_gating_func')!r:.40} is not implemented, only sigmoid",
-            hint=f"edge-lfm runs {' and '.join(GGUF.model_types)}",
-        )
+    check_sigmoid(file)
     return {
         "moe_intermediate_size": get("expert_feed_forward_length"),
         "num_dense_layers": get("leading_dense_block_count") or 0,
@@ -104,7 +98,7 @@ def keys(shape: Shape) -> dict[str, Any]:
             "expert_used_count": shape.top_k,
             "expert_feed_forward_length": sparse[0],
             "leading_dense_block_count": len(dense),
-            "expert_gating_func": _SIGMOID,
+            "expert_gating_func": SIGMOID,
         }
     return metadata
 
@@ -153,7 +147,7 @@ GGUF = GgufSpelling(
         "ffn_down_exps.weight": "feed_forward.experts.{e}.w2.weight",
     },
     splitters=("lfm2", "llama-bpe", "llama3", "llama-v3"),
-    split=SPLIT,
+    split=(SPLIT,),
     composes=False,
     adds_bos=True,
     read=read,

@@ -158,7 +158,7 @@ GGUF = GgufSpelling(
     },
     experts={},
     splitters=("lfm2", "llama-bpe", "llama3", "llama-v3"),
-    split=lfm2_gguf.SPLIT,
+    split=(lfm2_gguf.SPLIT,),
     composes=False,
     adds_bos=False,
     read=read,

@@ -26,6 +26,8 @@ MAX_VALUES = {  # far above any published model; keeps a hostile file from askin
     "num_experts": 1 << 12,
     "num_experts_per_tok": 1 << 12,
     "num_dense_layers": 1 << 10,
+    "num_shared_experts": 1 << 8,
+    "global_attn_every_n_layers": 1 << 10,
 }
 
 

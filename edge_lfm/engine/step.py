@@ -148,7 +148,7 @@ class Step:
     def _describe(self, shape: Shape, binding: Binding) -> None:
         c = self._context
         c["layer_count"], c["layers"] = len(shape.layers), binding.layers.ctypes.data
-        c["hidden"], c["norm_eps"] = shape.hidden, shape.eps
+        c["hidden"], c["norm_eps"], c["embed_scale"] = shape.hidden, shape.eps, shape.embed_scale
         c["experts"], c["top_k"] = max(1, shape.experts), max(1, shape.top_k)
         c["embedding"], c["head"], c["final_norm"] = binding.embedding, binding.head, binding.final_norm.ctypes.data
 

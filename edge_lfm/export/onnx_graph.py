@@ -35,6 +35,8 @@ class ModelGraph(GraphNodes):
         self.declare("input_ids", INT64, ["batch_size", "sequence_length"])
         self.declare("attention_mask", INT64, ["batch_size", "total_sequence_length"])
         h = self.embed("input_ids")
+        if shape.embed_scale != 1.0:
+            h = self.node("Mul", [h, self.constant(np.float32(shape.embed_scale))])
         self.prepare_attention()
         for n, layer in enumerate(shape.layers):
             at, operator, router = f"model.layers.{n}", layer.operator, layer.ffn.router
@@ -46,6 +48,8 @@ class ModelGraph(GraphNodes):
             h = self.add(h, mixed, f"{at}.post_operator_norm.weight" if layer.post_norms else "")
             normed = self.norm(h, f"{at}.ffn_norm.weight")
             ffn = self.swiglu(f"{at}.feed_forward", normed) if router is None else self.experts(n, router, normed)
+            if layer.ffn.shared:
+                ffn = self.node("Add", [ffn, self.swiglu(f"{at}.feed_forward.shared", normed)])
             h = self.add(h, ffn, f"{at}.post_ffn_norm.weight" if layer.post_norms else "")
             advance(1)
         h = self.norm(h, "model.embedding_norm.weight")

@@ -108,7 +108,10 @@ def _tokenizer_json(
         "pre_tokenizer": {
             "type": "Sequence",
             "pretokenizers": [
-                {"type": "Split", "pattern": {"Regex": spelling.split}, "behavior": "Isolated", "invert": False},
+                *(
+                    {"type": "Split", "pattern": {"Regex": split}, "behavior": "Isolated", "invert": False}
+                    for split in spelling.split
+                ),
                 level,
             ],
         },
@@ -198,16 +201,16 @@ def _metadata(files: Mapping[str, bytes], vocab_size: int, spelling: GgufSpellin
     return metadata
 
 
-def _split_of(pre_tokenizer: Any) -> str | None:
-    """The regular expression that isolates words, if bytes are all that comes after it; else None."""
+def _split_of(pre_tokenizer: Any) -> tuple[str, ...] | None:
+    """The regular expressions that isolate words, if bytes are all that comes after them; else None."""
     steps = pre_tokenizer["pretokenizers"] if pre_tokenizer["type"] == "Sequence" else [pre_tokenizer]
     if [step["type"] for step in steps] == ["ByteLevel"] and steps[0]["use_regex"]:
-        return None if steps[0]["add_prefix_space"] else _BYTE_LEVEL_SPLIT
-    if [step["type"] for step in steps] != ["Split", "ByteLevel"]:
+        return None if steps[0]["add_prefix_space"] else (_BYTE_LEVEL_SPLIT,)
+    *splits, level = steps
+    if not splits or any(step["type"] != "Split" for step in splits) or level["type"] != "ByteLevel":
         return None
-    split, level = steps
-    plain = split["behavior"] == "Isolated" and not split["invert"]
+    plain = all(split["behavior"] == "Isolated" and not split["invert"] for split in splits)
     if not plain or level["add_prefix_space"] or level["use_regex"]:
         return None
-    pattern = split["pattern"].get("Regex")
-    return pattern if isinstance(pattern, str) else None
+    patterns = tuple(split["pattern"].get("Regex") for split in splits)
+    return patterns if all(isinstance(pattern, str) for pattern in patterns) else None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, GROUP, attention_scratch_bytes, scratch_bytes
-from edge_lfm.shape import Shape
+from edge_lfm.shape import Ffn, Shape
 
 CHUNK = 512
 """Tokens of a prefill step. 512 give a 64-expert layer 32 tokens per expert, enough for its kernels to
@@ -52,7 +52,7 @@ class Scratch:
 
 def plan_scratch(shape: Shape, chunk: int, threads: int, cols: int = 0) -> Scratch:
     """The buffers of steps of up to `chunk` tokens on `threads` threads; `cols`: of the widest matrix beside them."""
-    ffn_width = max(layer.ffn.width for layer in shape.layers)
+    ffn_width = max(max(layer.ffn.width, layer.ffn.shared) for layer in shape.layers)
     head_width = max((a.width for a in shape.attentions.values()), default=0)
     matrices = scratch_bytes(max(cols, shape.hidden, _widest_mixed(shape), ffn_width))
     thread_bytes = max(matrices, attention_scratch_bytes(head_width))
@@ -80,8 +80,12 @@ def _activations(shape: Shape, chunk: int) -> Iterator[Buffer]:
     yield Buffer("pair_token", pairs, np.int64)
     yield Buffer("pair_weight", pairs, np.float32)
     yield from _quantized("pairs", pairs * hidden)
-    gated = (chunk * (layer.ffn.router.top_k if layer.ffn.router else 1) * layer.ffn.width for layer in shape.layers)
-    yield from _quantized("gated", max(gated))
+    yield from _quantized("gated", chunk * max(_gated(layer.ffn) for layer in shape.layers))
+
+
+def _gated(ffn: Ffn) -> int:
+    """Inputs of the second matrices of an FFN, for one token."""
+    return max(ffn.shared, (ffn.router.top_k if ffn.router else 1) * ffn.width)
 
 
 def _quantized(field: str, values: int) -> Iterator[Buffer]:

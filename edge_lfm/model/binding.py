@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edge_lfm.kernels.spec.layout import LAYER, MATRIX
 from edge_lfm.kernels.spec.schemes import FLOAT32, SCHEMES
 from edge_lfm.model.packed_model import PackedModel
-from edge_lfm.model.plan import dense_name, expert_name, head_name
+from edge_lfm.model.plan import dense_name, expert_name, head_name, shared_name
 from edge_lfm.model.rotary import RotaryTables
 from edge_lfm.shape import Attention
 
@@ -118,10 +118,24 @@ class Binder:
                 layer["router_bias"] = self.address(np.pad(biases, (0, -len(biases) % 16)))
             layer["softmax"], layer["normalize"] = router.score == "softmax", router.normalize
             layer["guard"], layer["route_scale"] = router.guard, router.scale
-        blocks = np.array([self.address(self.model.bytes_of(name)) for name in names], np.int64)
-        layer["experts"] = self.address(blocks)
+        if self.model.shape.layers[n].ffn.shared:
+            layer["shared"] = self.address(self.shared(layer, n))
+        blocks = self.bind_blocks(layer, names)
         if router is not None:
             self.tables[n] = blocks
+
+    def shared(self, layer: NDArray[Any], n: int) -> NDArray[Any]:
+        """The LAYER record of the dense FFN beside a layer's experts, which adds to the same sum."""
+        record = np.zeros(1, LAYER)
+        record["post_ffn_norm"] = layer["post_ffn_norm"]
+        self.bind_blocks(record, [shared_name(n)])
+        return record
+
+    def bind_blocks(self, layer: NDArray[Any], names: list[str]) -> NDArray[np.int64]:
+        """Where the blocks of an FFN lie, one for each expert, and how they are laid out. Returns their addresses."""
+        blocks = np.array([self.address(self.model.bytes_of(name)) for name in names], np.int64)
+        layer["experts"] = self.address(blocks)
         gate_up, down = self.model.tensors[names[0]].matrices
         layer["gate_up_scheme"], layer["down_scheme"] = SCHEMES[gate_up.scheme].id, SCHEMES[down.scheme].id
         layer["expert_width"] = down.cols
+        return blocks

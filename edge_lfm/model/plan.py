@@ -156,6 +156,11 @@ def dense_name(layer: int) -> str:
     return f"model.layers.{layer}.feed_forward.block"
 
 
+def shared_name(layer: int) -> str:
+    """The packed name of the block of a dense FFN beside experts."""
+    return f"model.layers.{layer}.feed_forward.shared"
+
+
 def head_name(shape: Shape) -> str:
     """The packed name of the matrix that makes logits."""
     return "model.embed_tokens.weight" if shape.tied else "lm_head.weight"
@@ -185,6 +190,8 @@ def _trunk(shape: Shape, schemes: Schemes) -> Iterator[PackedTensor]:
             yield from _attention(operator, schemes, at, hidden)
         else:
             yield from _conv(operator, schemes, at, hidden)
+        if layer.ffn.shared:
+            yield _block(shared_name(n), "ffn", schemes, f"{at}.feed_forward.shared", hidden, layer.ffn.shared)
         if router is not None:
             yield _float_matrix(f"{at}.feed_forward.gate.weight", ROUTER_CLASS, (router.experts, hidden))
             if router.selection_bias:

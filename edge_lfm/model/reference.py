@@ -49,7 +49,7 @@ class ReferenceModel:
     ) -> F32:
         """Logits [T, vocab] of a chunk of tokens; `state` moves on. streams: takes h [T, H] after each layer."""
         shape, state = self.shape, state or ReferenceState()
-        h = self._rows("model.embed_tokens.weight", token_ids)
+        h = self._embedded(token_ids)
         for n in range(len(shape.layers)):
             at = f"model.layers.{n}"
             normed = ref.rms_norm(h, self._f32(f"{at}.operator_norm.weight"), shape.eps)
@@ -73,6 +73,10 @@ class ReferenceModel:
             return Quantized(table.q[rows], table.scale[rows]).values()
         return table[rows]
 
+    def _embedded(self, token_ids: NDArray[np.int64]) -> F32:
+        """What the first layer gets, [T, H]."""
+        return self._rows("model.embed_tokens.weight", token_ids) * np.float32(self.shape.embed_scale)
+
     def _linear(self, name: str, x: F32) -> F32:
         return ref.multiply(self.weights(f"{name}.weight"), x)
 
@@ -89,8 +93,11 @@ class ReferenceModel:
         return self._conv(n, operator, x, state)
 
     def _ffn(self, n: int, x: F32) -> F32:
-        at, router = f"model.layers.{n}.feed_forward", self.shape.layers[n].ffn.router
-        return self._swiglu(at, x) if router is None else self._experts(at, router, x)
+        at, ffn = f"model.layers.{n}.feed_forward", self.shape.layers[n].ffn
+        if ffn.router is None:
+            return self._swiglu(at, x)
+        routed = self._experts(at, ffn.router, x)
+        return routed + self._swiglu(f"{at}.shared", x) if ffn.shared else routed
 
     def _swiglu(self, at: str, x: F32) -> F32:
         return self._linear(f"{at}.w2", ref.silu(self._linear(f"{at}.w1", x)) * self._linear(f"{at}.w3", x))

@@ -57,7 +57,7 @@ class StreamedModel(ReferenceModel):
 
     def embedded(self, sequences: Sequence[NDArray[np.int64]]) -> F32:
         """What the first layer gets, [T, H]."""
-        return self._rows("model.embed_tokens.weight", np.concatenate(sequences))
+        return self._embedded(np.concatenate(sequences))
 
     def layer(self, n: int, h: F32, lengths: Sequence[int]) -> None:
         """Send the hidden states [T, H] of sequences of these lengths through layer n, in place."""

@@ -24,7 +24,10 @@ def check_supported(shape: Shape) -> None:
 
 def _problems(shape: Shape) -> Iterator[str]:
     # The kernels read inputs in groups of 32 and heads in whole vectors.
-    widths = {"the hidden size": {shape.hidden}, "an FFN's width": {layer.ffn.width for layer in shape.layers}}
+    widths = {
+        "the hidden size": {shape.hidden},
+        "an FFN's width": {w for layer in shape.layers for w in (layer.ffn.width, layer.ffn.shared)},
+    }
     widths["a head's width"] = {attention.width for attention in shape.attentions.values()}
     for name, values in widths.items():
         yield from (f"{name} is {value}, not a multiple of {GROUP}" for value in values if value % GROUP)

@@ -19,7 +19,7 @@ from edge_lfm.kernels.ops.experts import down, gate_up, gather_pairs
 from edge_lfm.kernels.ops.matmul import multiply_matrix
 from edge_lfm.kernels.ops.norm import branch_sum, norm_asked, norm_tokens
 from edge_lfm.kernels.ops.operands import Inputs, Outputs
-from edge_lfm.kernels.ops.router import route
+from edge_lfm.kernels.ops.router import one_segment, route
 from edge_lfm.kernels.ops.short_conv import conv_tokens
 from edge_lfm.kernels.spec.layout import CONTEXT, EXPERT_SCRATCH_BYTES, LAYER, offsets
 
@@ -67,11 +67,27 @@ def apply_operator(ctx, layer, n, scratch):
 
 
 @kernel
-def choose_experts(ctx, layer, thread):
-    """norm(x) -> normed; its router logits -> the pairs of the layer's FFN."""
-    tokens = i64(ctx + CTX.tokens)
-    norm_tokens(ctx, i64(layer + LAY.ffn_norm), i64(layer + LAY.post_operator_norm))
+def apply_ffn(ctx, layer, scratch):
+    """x or branch += the chosen experts of normed, or the dense FFN."""
+    if i64(layer + LAY.is_moe) != 0 and i64(ctx + CTX.tokens) > 1:
+        gather_pairs(ctx)
+        barrier(ctx)
+    gate_up(ctx, layer, scratch)
     barrier(ctx)
+    down(ctx, layer, scratch)
+    barrier(ctx)
+
+
+@kernel
+def choose_experts(ctx, layer, thread, scratch):
+    """norm(x) -> normed; its router logits -> the pairs of the layer's FFN; the FFN beside experts, all of it."""
+    tokens, shared = i64(ctx + CTX.tokens), i64(layer + LAY.shared)
+    norm_tokens(ctx, i64(layer + LAY.ffn_norm), i64(layer + LAY.post_operator_norm))
+    if shared != 0 and thread == 0:
+        one_segment(tokens, i64(ctx + CTX.segments), i64(ctx + CTX.pair_token), i64(ctx + CTX.pair_weight))
+    barrier(ctx)
+    if shared != 0:
+        apply_ffn(ctx, shared, scratch)
     if i64(layer + LAY.is_moe) != 0:
         logits = Outputs(i64(ctx + CTX.router_logits), ((i64(ctx + CTX.experts) + 15) // 16) * 64, int64(0))
         multiply_matrix(ctx, layer + LAY.router, normed_inputs(ctx), logits, tokens, int64(0))
@@ -82,18 +98,6 @@ def choose_experts(ctx, layer, thread):
     if i64(layer + LAY.is_moe) != 0 and i64(ctx + CTX.tokens) > 1:
         gather_pairs(ctx)
         barrier(ctx)
-
-
-@kernel
-def apply_ffn(ctx, layer, scratch):
-    """x or branch += the chosen experts of normed, or the dense FFN; for tests."""
-    if i64(layer + LAY.is_moe) != 0 and i64(ctx + CTX.tokens) > 1:
-        gather_pairs(ctx)
-        barrier(ctx)
-    gate_up(ctx, layer, scratch)
-    barrier(ctx)
-    down(ctx, layer, scratch)
-    barrier(ctx)
 
 
 @kernel
@@ -125,7 +129,7 @@ def forward(ctx, thread, first, last):
             compute_logits(ctx, scratch)
         elif part == 0:
             apply_operator(ctx, layer, n, scratch)
-            choose_experts(ctx, layer, thread)
+            choose_experts(ctx, layer, thread, scratch)
         elif part == 1:
             gate_up(ctx, layer, scratch)
             barrier(ctx)

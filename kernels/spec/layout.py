@@ -55,6 +55,10 @@ LAYER = np.dtype(
         ("guard", "f4"),
         ("route_scale", "f4"),  # times that
         ("experts", "i8"),  # int64 [E]: address of each expert's block; a dense FFN is one expert
+        (
+            "shared",
+            "i8",
+        ),  # LAYER record of a dense FFN beside the experts, of which only the fields of an FFN count; or 0
         ("gate_up_scheme", "i8"),  # of w1 and w3
         ("down_scheme", "i8"),  # of w2
         ("expert_width", "i8"),  # I
@@ -99,6 +103,7 @@ CONTEXT = np.dtype(
         ("head", MATRIX),
         ("final_norm", "i8"),
         ("norm_eps", "f4"),
+        ("embed_scale", "f4"),  # what embeddings are multiplied by
         # the step
         ("tokens", "i8"),  # T
         ("rows", "i8"),  # ROW [T]

@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from edge_lfm.errors import UsageError
-from edge_lfm.quantize.families import lfm2, lfm3, olmoe, qwen
+from edge_lfm.quantize.families import afmoe, lfm2, lfm3, minimax, olmoe, qwen
 
-PUBLISHED: dict[str, dict[str, Any]] = {**lfm2.MODELS, **lfm3.MODELS, **qwen.MODELS, **olmoe.MODELS}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    name: config for family in (lfm2, lfm3, qwen, olmoe, afmoe, minimax) for name, config in family.MODELS.items()
+}
 """`config.json` by the model's name."""
 
 SMALLER = ("lfm2.5-8b-a1b", "lfm2.5-2.6b", "lfm2.5-1.2b", "lfm2-700m", "lfm2-350m")
