@@ -60,22 +60,24 @@ def test_every_interface_is_answered_and_what_is_wrong_is_told_by_its_line(tmp_p
         chat(5, temperature=-1),
         {"url": "/v1/completions", "body": {}},
         chat(6),
+        chat(7, model="gpt-4"),
     ]
     done = run(write(tmp_path / "in.jsonl", lines), tmp_path / "out.jsonl")
-    assert done.returncode == 1 and "7 requests failed" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 1 and "8 requests failed" in done.stderr and "Traceback" not in done.stderr
     found = {record["line"]: record for record in records(tmp_path / "out.jsonl")}
     assert json.loads(done.stdout) | {"tokens": 0, "tokens_per_s": 0} == {
-        "requests": 11, "before": 0, "answered": 4, "failed": 7, "tokens": 0, "tokens_per_s": 0}  # fmt: skip
+        "requests": 12, "before": 0, "answered": 4, "failed": 8, "tokens": 0, "tokens_per_s": 0}  # fmt: skip
     assert {n for n, r in found.items() if r["response"] and r["response"]["status_code"] == 200} == {1, 2, 4, 12}
     assert {n for n, r in found.items() if r["response"] is None} == {3, 5, 6, 9, 11}
     assert found[8]["response"]["status_code"] == 400 and found[10]["response"]["status_code"] == 400
+    assert found[13]["response"]["body"]["error"]["code"] == "model_not_found"
     assert all(f"line {n}:" in r["error"]["message"] for n, r in found.items() if r["response"] is None)
     assert "stands in line 1 too" in found[6]["error"]["message"]
     assert len(found[2]["response"]["body"]["choices"]) == 3
     assert found[4]["response"]["body"]["object"] == "response"
     again = run(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
-    assert again.returncode == 0 and json.loads(again.stdout)["before"] == 11
-    assert len(records(tmp_path / "out.jsonl")) == 11
+    assert again.returncode == 0 and json.loads(again.stdout)["before"] == 12
+    assert len(records(tmp_path / "out.jsonl")) == 12
 
 
 def test_answers_are_those_of_each_alone(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def _settings_of(args: argparse.Namespace) -> Settings:
     """The model of this machine, and how it is loaded."""
     from edge_lfm.server.settings import Settings
 
-    return Settings(load=load_options_of(args.model, args), name=_name_of(args), queue=_QUEUE)
+    return Settings(load=load_options_of(args.model, args), name=_name_of(args), queue=_QUEUE, strict_model=True)
 
 
 def _settings_on_machine(args: argparse.Namespace) -> Settings:
