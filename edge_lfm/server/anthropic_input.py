@@ -17,6 +17,7 @@ from edge_lfm.server.formats import Format
 from edge_lfm.server.messages import Call, Called, Message
 from edge_lfm.server.schemas import MAX_MESSAGES, ChatRequest, Count, Sampling
 from edge_lfm.server.tools import Function, Named, Tool, ToolChoice
+from edge_lfm.server.unknown_tools import UnknownTools
 
 Json = dict[str, Any]
 _NEEDED = {
@@ -64,6 +65,7 @@ class AnthropicTool(Nested):
     """A function that the model may call. eager_input_streaming: how its calls are told."""
 
     harmless: ClassVar[frozenset[str]] = frozenset({"cache_control", "eager_input_streaming"})
+    kinds: ClassVar[frozenset[str]] = frozenset({"custom"})
 
     name: str
     type: str | None = None
@@ -73,7 +75,7 @@ class AnthropicTool(Nested):
     allowed_callers: list[Literal["direct"]] | None = None
 
     def __post_init__(self) -> None:
-        if self.type not in (None, "custom"):
+        if self.type is not None and self.type not in self.kinds:
             raise ValueError(f"tools of type {self.type!r:.60} are not here; give one with an input_schema")
         if self.input_schema is None:
             raise ValueError("a tool has no input_schema")
@@ -128,6 +130,7 @@ class CountRequest(Sampling, kw_only=True):
     system: str | list[Block] | None = None
     tools: Annotated[list[AnthropicTool], Meta(max_length=1000)] | None = None
     tool_choice: AnthropicChoice | None = None
+    unknown_tools: UnknownTools | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     output_format: Format | None = None

@@ -102,6 +102,11 @@ def check_unknown(raw: bytes, kind: Any, place: str = "") -> None:
             raise RequestError(f"{there!r} is not supported here{meant}", there, "unsupported_field")
 
 
+def kind_of_items(kind: Any, name: str) -> Any:
+    """The type of what a struct's list of this name holds; None: it has no such list."""
+    return _struct_of(_item_of(_fields(kind).get(name)))
+
+
 def place_of_fault(raw: bytes, kind: Any, place: str = "") -> str:
     """Where in a JSON value something is not of its type; the value's own place if it is its own fault."""
     for key, value, inner in _members(raw, kind):

@@ -81,8 +81,6 @@ class Message(Nested):
         role = "system" if self.role == "developer" else self.role
         if role not in ("system", "user", "assistant", "tool"):
             raise RequestError(f"messages[{n}] has the unknown role {role!r:.40}", f"messages[{n}].role")
-        if self.content is None and role in ("system", "user"):
-            raise RequestError(f"messages[{n}] has no content", f"messages[{n}].content")
         message: dict[str, Any] = {"role": role, "content": join_parts(self.content) or self.refusal or ""}
         if self.tool_calls and role == "assistant":
             message["tool_calls"] = [call.plain() for call in self.tool_calls]

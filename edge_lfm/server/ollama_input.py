@@ -15,6 +15,7 @@ from edge_lfm.server.fields import Body
 from edge_lfm.server.formats import Format, json_schema
 from edge_lfm.server.messages import Message
 from edge_lfm.server.schemas import MAX_MESSAGES, ChatRequest, CompletionRequest, Stops, Tools
+from edge_lfm.server.unknown_tools import UnknownTools
 
 Json = dict[str, Any]
 _HELD = frozenset(
@@ -97,6 +98,7 @@ class OllamaChat(_Asked, kw_only=True):
 
     messages: Annotated[list[OllamaMessage], Meta(max_length=MAX_MESSAGES)] | None = None
     tools: Tools | None = None
+    unknown_tools: UnknownTools | None = None
 
     def chat(self) -> ChatRequest | None:
         """The chat that it asks for; None: only the model is to be loaded."""

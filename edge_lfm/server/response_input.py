@@ -57,8 +57,7 @@ def add_item(messages: list[Json], item: Item, place: str) -> None:
 
 
 def _message_of(item: Item, place: str) -> Json:
-    if item.role is None or (item.content is None and item.role != "assistant"):
-        missing = "role" if item.role is None else "content"
-        raise RequestError(f"{place} has no {missing}", f"{place}.{missing}")
+    if item.role is None:
+        raise RequestError(f"{place} has no role", f"{place}.role")
     role = "system" if item.role == "developer" else item.role
     return {"role": role, "content": join_parts(item.content)}

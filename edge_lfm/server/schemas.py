@@ -16,13 +16,14 @@ from msgspec import Meta, Struct, structs
 from edge_lfm.api import MAX_TOP_LOGPROBS
 from edge_lfm.errors import EdgeLfmError
 from edge_lfm.server.failures import RequestError
-from edge_lfm.server.fields import Body, Nested, check_unknown, place_of_fault
+from edge_lfm.server.fields import Body, Nested, check_unknown, kind_of_items, place_of_fault
 from edge_lfm.server.formats import Bound, Format
 from edge_lfm.server.messages import Message
 from edge_lfm.server.response_input import Item
 from edge_lfm.server.settings import Defaults
 from edge_lfm.server.sizes import check_values
 from edge_lfm.server.tools import Tool, ToolChoice, allowed, check_tools
+from edge_lfm.server.unknown_tools import UnknownTools, known_tools_only
 
 MAX_MESSAGES = 10_000
 MAX_PROMPTS = 256
@@ -156,6 +157,7 @@ class ChatRequest(Sampling, kw_only=True):
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     tools: Tools | None = None
     tool_choice: ToolChoice | str | None = None
+    unknown_tools: UnknownTools | None = None
     parallel_tool_calls: bool | None = None
     reasoning_budget: Annotated[int, Meta(ge=0, le=1 << 31)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -288,6 +290,7 @@ class ResponsesRequest(Sampling, kw_only=True):
     stream: bool | None = None
     tools: Tools | None = None
     tool_choice: ToolChoice | str | None = None
+    unknown_tools: UnknownTools | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
     truncation: Literal["auto", "disabled"] | None = None
@@ -368,14 +371,16 @@ def one_of(body: Struct, *names: str) -> Any:
     return first
 
 
-def decode(body: bytes, kind: type[S]) -> S:
-    """A request from its body.
+def decode(body: bytes, kind: type[S], omit: bool = False) -> S:
+    """A request from its body. omit: leave out tools of unknown kinds, whether the body says so or not.
 
     Raises:
         msgspec.DecodeError, RecursionError: it is no JSON; `failures` knows them.
         RequestError: a field is missing, not of its type, or not supported; or there are too many values.
     """
     check_values(body)
+    if (tool := kind_of_items(kind, "tools")) is not None:
+        body = known_tools_only(body, tool.kinds, omit)
     try:
         request = msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:

@@ -23,6 +23,7 @@ from edge_lfm.server.metrics import Metrics
 from edge_lfm.server.request_log import tally_of_request
 from edge_lfm.server.schemas import S, decode
 from edge_lfm.server.settings import Settings
+from edge_lfm.server.unknown_tools import header_says_omit
 from edge_lfm.server.work import LARGE_BYTES, Work
 
 MAX_TOLD = 500
@@ -108,10 +109,10 @@ class Service:
 
     async def read(self, request: Request, kind: type[S]) -> tuple[S, int]:
         """The checked body of a request, and its bytes."""
-        body = await request.body()
+        body, omit = await request.body(), header_says_omit(request.headers)
         if len(body) < LARGE_BYTES:
-            return decode(body, kind), len(body)
-        return await self.work.run(decode, body, kind, nbytes=len(body)), len(body)
+            return decode(body, kind, omit), len(body)
+        return await self.work.run(decode, body, kind, omit, nbytes=len(body)), len(body)
 
     async def tell(self, answer: Callable[[], dict[str, Any]], tokens: int) -> Response:
         """The response that `answer` makes; beside the loop if it tells of many tokens one by one."""

@@ -31,6 +31,7 @@ class Tool(Nested):
     """A tool: a function in OpenAI's wrapping, or bare, as in /v1/responses."""
 
     harmless: ClassVar[frozenset[str]] = _CACHED
+    kinds: ClassVar[frozenset[str]] = frozenset({"function"})
 
     type: Literal["function"] = "function"
     function: Function | None = None
