@@ -60,6 +60,11 @@ class Attention:
     gate: Literal["none", "head", "value"] = "none"
     """Sigmoids of a projection of the layer's input, which the output is multiplied by: one for each head or value."""
 
+    out_bias: bool = False
+    """Whether the projection behind attention adds a bias."""
+    sinks: bool = False
+    """Whether each head has a stored logit that takes its share of every softmax, and carries no value."""
+
     @property
     def gates(self) -> int:
         """Rows of the gate's projection."""
@@ -91,11 +96,23 @@ class Router:
     """What is added to that sum."""
     scale: float
     """What the weights are multiplied by."""
+    bias: bool = False
+    """Whether a stored number for each expert is added to its logit."""
+
+
+@dataclass(frozen=True)
+class Gated:
+    """g * sigmoid(alpha g) * (u + plus), of g = w1 x up to `limit` and u = w3 x of -limit .. limit; else silu(g) u."""
+
+    alpha: float = 1.0
+    limit: float | None = None
+    """None: nothing is clamped."""
+    plus: float = 0.0
 
 
 @dataclass(frozen=True)
 class Ffn:
-    """w2(silu(w1 x) * w3 x): one for all tokens, or of each expert."""
+    """w2(gated(w1 x, w3 x)): one for all tokens, or of each expert."""
 
     width: int
     """Rows of w1 and w3."""
@@ -103,6 +120,9 @@ class Ffn:
     """None: dense."""
     shared: int = 0
     """Rows of w1 and w3 of a dense FFN beside the experts, which every token passes; 0: there is none."""
+    gated: Gated = Gated()
+    bias: bool = False
+    """Whether w1, w3 and w2 add biases; an expert's w2 before its weight."""
 
 
 @dataclass(frozen=True)

@@ -215,6 +215,28 @@ CASES = {
         "rope_parameters": {"rope_theta": 1e4, "rope_type": "default", "partial_rotary_factor": 1.0},
     },
 }
+GPT_OSS = PLAIN | {
+    "model_type": "gpt_oss",
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "intermediate_size": 32,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 3,
+    "sliding_window": 11,
+    "swiglu_alpha": 1.702,
+    "swiglu_limit": 0.8,
+    "rms_norm_eps": 1e-5,
+    "attention_bias": True,
+    "rope_parameters": _YARN | {"rope_theta": 150000.0, "factor": 32.0, "truncate": False},
+}
+REFERENCE_CASES = {
+    "gpt_oss": GPT_OSS,
+    "gpt_oss-group3-top1": GPT_OSS
+    | {"hidden_size": 96, "num_attention_heads": 3, "num_key_value_heads": 1, "num_experts_per_tok": 1},
+    "gpt_oss-window-beyond-the-prompt": GPT_OSS | {"sliding_window": 64, "swiglu_limit": 7.0},
+}
+"""Of families that only the reference computes yet."""
 TOKENS = 37
 
 
@@ -230,6 +252,8 @@ def random_weights(name: str, shape: tuple[int, ...]) -> np.ndarray:
         return 2 * values * np.float32(shape[-1] ** -0.5)
     if name.endswith("gate.weight"):
         return np.float32(0.5) * values
+    if name.endswith("sinks"):
+        return 3 * values  # some dominate
     return values * np.float32(shape[-1] ** -0.5 if len(shape) == 2 else 0.5)
 
 
@@ -249,7 +273,8 @@ def logits_of(config: dict, ids: np.ndarray) -> np.ndarray:
     for name, tensor in state.items():
         name = name.replace(".mlp.", moved) if moved else name
         if name != "lm_head.weight" or not config["tie_word_embeddings"]:  # a tied head is the embedding itself
-            tensor.copy_(torch.from_numpy(_weights_in_memory(name, tuple(tensor.shape))))
+            weights = random_weights if config["model_type"] == "gpt_oss" else _weights_in_memory  # fused on the hub
+            tensor.copy_(torch.from_numpy(weights(name, tuple(tensor.shape))))
     return model(torch.from_numpy(ids)[None]).logits[0].numpy()
 
 
@@ -269,9 +294,10 @@ def _weights_in_memory(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
-    arrays = {case: logits_of(config, token_ids(case)) for case, config in CASES.items()}
+    arrays = {case: logits_of(config, token_ids(case)) for case, config in (CASES | REFERENCE_CASES).items()}
     np.savez_compressed(OUT / "goldens.npz", **arrays)
-    (OUT / "goldens.json").write_text(json.dumps(CASES, indent=1) + "\n", encoding="utf-8")
+    for name, cases in (("goldens", CASES), ("reference_goldens", REFERENCE_CASES)):
+        (OUT / f"{name}.json").write_text(json.dumps(cases, indent=1) + "\n", encoding="utf-8")
     for case, logits in arrays.items():
         print(f"{case:24} logits {logits.shape}, spread {logits.std():.3f}")
 

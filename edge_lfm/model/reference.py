@@ -21,8 +21,7 @@ from edge_lfm.kernels.spec import ref
 from edge_lfm.kernels.spec.ref import F32, Quantized
 from edge_lfm.kernels.spec.routing import route
 from edge_lfm.model.rotary import rope_table
-from edge_lfm.model.supported import check_supported
-from edge_lfm.shape import Attention, Router, Shape, ShortConv
+from edge_lfm.shape import Attention, Ffn, Router, Shape, ShortConv
 
 Weights = Callable[[str], "F32 | Quantized"]
 
@@ -41,7 +40,6 @@ class ReferenceModel:
     """`Shape` + weights by name -> logits. `kv_dtype`: what keys and values are rounded to when kept."""
 
     def __init__(self, shape: Shape, weights: Weights, kv_dtype: type[np.floating[Any]] = np.float32) -> None:
-        check_supported(shape)
         self.shape, self.weights, self.kv_dtype = shape, weights, kv_dtype
 
     def logits(
@@ -95,20 +93,29 @@ class ReferenceModel:
     def _ffn(self, n: int, x: F32) -> F32:
         at, ffn = f"model.layers.{n}.feed_forward", self.shape.layers[n].ffn
         if ffn.router is None:
-            return self._swiglu(at, x)
-        routed = self._experts(at, ffn.router, x)
-        return routed + self._swiglu(f"{at}.shared", x) if ffn.shared else routed
+            return self._gated(at, ffn, x)
+        routed = self._experts(at, ffn, ffn.router, x)
+        return routed + self._gated(f"{at}.shared", ffn, x) if ffn.shared else routed
 
-    def _swiglu(self, at: str, x: F32) -> F32:
-        return self._linear(f"{at}.w2", ref.silu(self._linear(f"{at}.w1", x)) * self._linear(f"{at}.w3", x))
+    def _gated(self, at: str, ffn: Ffn, x: F32) -> F32:
+        """w2(gated(w1 x, w3 x))."""
+        gate, up = (self._biased(f"{at}.{w}", ffn.bias, x) for w in ("w1", "w3"))
+        return self._biased(f"{at}.w2", ffn.bias, ref.gated(gate, up, ffn.gated.alpha, ffn.gated.limit, ffn.gated.plus))
 
-    def _experts(self, at: str, router: Router, x: F32) -> F32:
+    def _biased(self, name: str, bias: bool, x: F32) -> F32:
+        y = self._linear(name, x)
+        return y + self._f32(f"{name}.bias") if bias else y
+
+    def _experts(self, at: str, ffn: Ffn, router: Router, x: F32) -> F32:
         bias = self._f32(f"{at}.expert_bias") if router.selection_bias else None
-        chosen, weights = route(ref.multiply(self._f32(f"{at}.gate.weight"), x), bias, router)
+        logits = ref.multiply(self._f32(f"{at}.gate.weight"), x)
+        if router.bias:
+            logits = logits + self._f32(f"{at}.gate.bias")
+        chosen, weights = route(logits, bias, router)
         out = np.zeros_like(x)
         for e in np.unique(chosen):
             token, rank = np.nonzero(chosen == e)
-            out[token] += weights[token, rank, None] * self._swiglu(f"{at}.experts.{e}", x[token])
+            out[token] += weights[token, rank, None] * self._gated(f"{at}.experts.{e}", ffn, x[token])
         return out
 
     def _conv(self, n: int, conv: ShortConv, x: F32, state: ReferenceState) -> F32:
@@ -122,9 +129,7 @@ class ReferenceModel:
 
     def _attention(self, n: int, attention: Attention, x: F32, state: ReferenceState) -> F32:
         at, width = f"model.layers.{n}.self_attn", attention.width
-        q, k, v = (self._linear(f"{at}.{p}_proj", x) for p in "qkv")
-        if attention.bias:
-            q, k, v = (y + self._f32(f"{at}.{p}_proj.bias") for p, y in zip("qkv", (q, k, v), strict=True))
+        q, k, v = (self._biased(f"{at}.{p}_proj", attention.bias, x) for p in "qkv")
         q, k = (self._head_norm(f"{at}.{p}_layernorm.weight", attention, y) for p, y in (("q", q), ("k", k)))
         if attention.rope is not None:
             rope = rope_table(attention.rope, state.position + np.arange(len(x)))
@@ -134,10 +139,11 @@ class ReferenceModel:
         k, v = self._as_cached(n, "keys", k), self._as_cached(n, "values", v)
         state.keys[n] = np.concatenate([state.keys.get(n, nothing), k])
         state.values[n] = np.concatenate([state.values.get(n, nothing), v])
-        mixed = ref.attention(q, state.keys[n], state.values[n], state.position, attention.window or 0)
+        sinks = self._f32(f"{at}.sinks") if attention.sinks else None
+        mixed = ref.attention(q, state.keys[n], state.values[n], state.position, attention.window or 0, sinks)
         if attention.gate != "none":
             mixed = ref.gate_heads(mixed, self._linear(f"{at}.gate_proj", x))
-        return self._linear(f"{at}.out_proj", mixed)
+        return self._biased(f"{at}.out_proj", attention.out_bias, mixed)
 
     def _as_cached(self, n: int, field: str, x: F32) -> F32:
         """Keys or values [T, kv, hd] as layer n's cache gives them back."""

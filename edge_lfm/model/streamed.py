@@ -18,7 +18,7 @@ from edge_lfm.kernels.spec import ref
 from edge_lfm.kernels.spec.ref import F32, I64, Quantized
 from edge_lfm.kernels.spec.routing import route
 from edge_lfm.model.reference import ReferenceModel, ReferenceState, Weights
-from edge_lfm.shape import Router, Shape
+from edge_lfm.shape import Ffn, Router, Shape
 
 
 class Observer(Protocol):
@@ -96,7 +96,7 @@ class StreamedModel(ReferenceModel):
         value = self.weights(name)
         return value.values() if isinstance(value, Quantized) else value
 
-    def _experts(self, at: str, router: Router, x: F32) -> F32:
+    def _experts(self, at: str, ffn: Ffn, router: Router, x: F32) -> F32:
         layer = int(at.split(".")[2])
         bias = self._f32(f"{at}.expert_bias") if router.selection_bias else None
         chosen, weights = route(_product(x, self._f32(f"{at}.gate.weight")), bias, router)

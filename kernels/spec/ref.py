@@ -85,6 +85,13 @@ def silu(x: F32) -> F32:
     return x * sigmoid(x)
 
 
+def gated(gate: F32, up: F32, alpha: float, limit: float | None, plus: float) -> F32:
+    """g * sigmoid(alpha g) * (u + plus): gate up to `limit`, up of -limit .. limit; None clamps nothing."""
+    if limit is not None:
+        gate, up = np.minimum(gate, np.float32(limit)), np.clip(up, np.float32(-limit), np.float32(limit))
+    return gate * sigmoid(np.float32(alpha) * gate) * (up + np.float32(plus))
+
+
 def short_conv(bcx: F32, taps: F32, bias: F32 | None, state: F32) -> tuple[F32, F32]:
     """The gated causal convolution: bcx [T, 3H], taps [L, H] oldest first, state [L - 1, H].
 
@@ -126,11 +133,11 @@ def round_heads(x: F32) -> F32:
     return out
 
 
-def attention(q: F32, keys: F32, values: F32, position: int, window: int = 0) -> F32:
+def attention(q: F32, keys: F32, values: F32, position: int, window: int = 0, sinks: F32 | None = None) -> F32:
     """Causal grouped-query attention: q [T, heads, hd] at `position`.., keys and values [P, kv, hd].
 
     Query head h uses kv head h // (heads / kv). A token attends to the last `window` positions, its own among them; to
-    all if `window` is 0. Returns [T, heads * hd].
+    all if `window` is 0. sinks [heads]: logits that take their share of each head's softmax. Returns [T, heads * hd].
     """
     tokens, heads, width = q.shape
     group = heads // keys.shape[1]
@@ -139,7 +146,9 @@ def attention(q: F32, keys: F32, values: F32, position: int, window: int = 0) ->
     places, own = np.arange(keys.shape[1])[None, :], position + np.arange(tokens)[:, None]
     hidden = (places > own) | ((places <= own - window) if window else False)
     scores = np.where(hidden[None], -np.inf, scores)
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    weights /= weights.sum(-1, keepdims=True)
+    sink = np.full((heads, 1, 1), -np.inf, np.float32) if sinks is None else sinks.reshape(heads, 1, 1)
+    peak = np.maximum(scores.max(-1, keepdims=True), sink)
+    weights = np.exp(scores - peak)
+    weights /= weights.sum(-1, keepdims=True) + np.exp(sink - peak)
     out: F32 = (weights @ values).transpose(1, 0, 2).reshape(tokens, -1).astype(np.float32)
     return out

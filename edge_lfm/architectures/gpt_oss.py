@@ -1,0 +1,80 @@
+"""The family gpt-oss: what its `config.json` means. Not listed in `__init__.py` yet: only the reference computes it.
+
+Every second layer attends to a window; each head has a sink, a logit that takes its share of the softmax and carries no
+value; all projections, routers and experts add biases; the experts' gate is clamped.
+
+Source: transformers 5.24, `configuration_gpt_oss.py`, `modeling_gpt_oss.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from edge_lfm.architectures import decoder
+from edge_lfm.architectures.reader import ConfigReader
+from edge_lfm.shape import Attention, Ffn, Gated, Layer, Router, Shape
+
+FULL, SLIDING = decoder.FULL_ATTENTION, "sliding_attention"
+_HEAD_WIDTH = 64
+"""Where the config does not say."""
+_ONLY: Mapping[str, tuple[object, ...]] = {"hidden_act": ("silu",), "attention_bias": (True,)}
+"""Keys that have one meaning here; null is none."""
+
+
+def read(config: ConfigReader) -> Shape:
+    """The shape that a config describes.
+
+    Raises:
+        UnsupportedModelError: a value asks for something that is not implemented.
+    """
+    decoder.check_only(config, _ONLY)
+    types = _layer_types(config, config.number("num_hidden_layers"))
+    operators = {kind: _attention(config, kind) for kind in dict.fromkeys(types)}
+    layers = [Layer(operators[kind], _ffn(config)) for kind in types]
+    return decoder.describe(config, layers, eps_default=1e-5, context_default=131072)
+
+
+def _layer_types(config: ConfigReader, count: int) -> list[str]:
+    types = config.raw.get("layer_types")
+    if types is None:  # the rule of GptOssConfig
+        return [FULL if n % 2 else SLIDING for n in range(count)]
+    if not isinstance(types, list) or len(types) != count:
+        raise config.refuse(f"layer_types must be a list of num_hidden_layers = {count} names")
+    for name in types:
+        if name not in (FULL, SLIDING):
+            raise config.refuse(f"layer type {name!r:.40} is not implemented, only {FULL} and {SLIDING}")
+    return types
+
+
+def _attention(config: ConfigReader, kind: str) -> Attention:
+    heads, kv_heads, width = decoder.read_heads(config, _HEAD_WIDTH)
+    return Attention(
+        heads,
+        kv_heads,
+        width,
+        decoder.read_rope(config, width),
+        qk_norm="none",
+        window=config.number("sliding_window") if kind == SLIDING else None,
+        bias=True,
+        out_bias=True,
+        sinks=True,
+    )
+
+
+def _ffn(config: ConfigReader) -> Ffn:
+    """Experts weighed by a softmax of the chosen ones' logits: the softmax of all, divided by the sum of theirs."""
+    gated = Gated(
+        alpha=config.real("swiglu_alpha", default=1.702), limit=config.real("swiglu_limit", default=7.0), plus=1.0
+    )
+    experts = config.number("num_experts", "num_local_experts")
+    router = Router(
+        experts,
+        decoder.read_top_k(config, experts),
+        score="softmax",
+        selection_bias=False,
+        normalize=True,
+        guard=0.0,
+        scale=1.0,
+        bias=True,
+    )
+    return Ffn(config.number("intermediate_size"), router, gated=gated, bias=True)
