@@ -31,6 +31,8 @@ pytestmark = pytest.mark.slow
 FAMILIES = ("moe", "dense", "lfm3", "qwen2-tied-group3", "qwen3", "qwen3_moe", "olmoe", "afmoe", "minimax_m2")
 SPARSE = ("moe", "qwen3_moe", "olmoe", "afmoe", "minimax_m2")
 WIDTH = {"olmoe": "intermediate_size", "minimax_m2": "intermediate_size"}
+NO_ONNX = ("minimax_m2",)
+"""Families whose heads turn in part, which onnxruntime's attention does not do."""
 Verb = Callable[..., Any]
 
 
@@ -144,14 +146,20 @@ def apart(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found - expected).mean() / np.abs(expected).mean())
 
 
-def test_out_and_in(case: str, verb: Verb, packed: Path, model: Model, tmp_path: Path) -> None:
+def test_out_and_in(
+    case: str, verb: Verb, packed: Path, model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """As GGUF and back, as an ONNX graph on onnxruntime, or refused by name."""
     prompt = model.encode_prompt("Hello")
     expected = model.logits(prompt)
-    verb("export", packed, "--format", "onnx", "-o", tmp_path / "onnx", "--activations", "float32")
-    with Model.load(tmp_path / "onnx", threads=1) as exported:
-        found = exported.logits(prompt)
-    assert apart(found, expected) < 0.2  # the engine's activations have 8 bits, which turn near ties of experts
+    if case in NO_ONNX:
+        assert main(["export", str(packed), "--format", "onnx", "-o", str(tmp_path / "onnx")]) != 0
+        assert "turns whole heads" in capsys.readouterr().err
+    else:
+        verb("export", packed, "--format", "onnx", "-o", tmp_path / "onnx", "--activations", "float32")
+        with Model.load(tmp_path / "onnx", threads=1) as exported:
+            found = exported.logits(prompt)
+        assert apart(found, expected) < 0.2  # the engine's activations have 8 bits, which turn near ties of experts
     verb("export", packed, "--format", "gguf", "-o", tmp_path / "m.gguf", "--type", "q8_0")
     verb("quantize", tmp_path / "m.gguf", "-o", tmp_path / "again")
     with Model.load(tmp_path / "again", threads=1) as again:

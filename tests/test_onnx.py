@@ -15,6 +15,7 @@ import pytest
 from conftest import GOLDEN_CASES
 
 from edge_lfm import Model
+from edge_lfm.architectures import read_shape
 from edge_lfm.cli.main import main
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.engine.feeds import Feed
@@ -127,7 +128,23 @@ def test_the_graph_computes_the_packed_model(
             assert np.array_equal(found.argmax(1), expected.argmax(1))
 
 
-@pytest.mark.parametrize("case", GOLDEN_CASES)
+def turns_whole_heads(case: str) -> bool:
+    return all(a.rope is None or a.rope.width == a.width for a in read_shape(GOLDEN_CASES[case]).attentions.values())
+
+
+@pytest.mark.parametrize("case", [case for case in GOLDEN_CASES if not turns_whole_heads(case)])
+def test_heads_of_which_a_part_turns_are_refused(
+    packed_cases: dict[str, dict[str, Path]], case: str, tmp_path: Path
+) -> None:
+    with (
+        open_source(packed_cases["int8"][case]) as source,
+        pytest.raises(UnsupportedModelError, match="layer 0 turns 32 of a head's 64 values"),
+    ):
+        write_onnx(source, tmp_path / "g", "float32")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("case", filter(turns_whole_heads, GOLDEN_CASES))
 def test_every_variant_of_the_family(
     packed_cases: dict[str, dict[str, Path]], golden_logits: dict[str, np.ndarray], case: str, tmp_path: Path
 ) -> None:

@@ -59,10 +59,11 @@ def write_case(folder: Path, raw: dict[str, Any]) -> Path:
     spelling, names = family_of(raw).gguf, [f"<t{n}>" for n in range(raw["vocab_size"])]
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    split = {"type": "Split", "pattern": {"Regex": spelling.split}, "behavior": "Isolated", "invert": False}
+    isolated = {"type": "Split", "behavior": "Isolated", "invert": False}
+    splits = [isolated | {"pattern": {"Regex": pattern}} for pattern in spelling.split]
     tokenizer = {
         "added_tokens": [{"id": n, "content": name, **flags} for n, name in enumerate(names)],
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, level]},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, level]},
         "model": {"type": "BPE", "vocab": {name: n for n, name in enumerate(names)}, "merges": ["<t0> <t1>"]},
     }
     checkpoint = write_checkpoint(folder / "checkpoint", raw)
