@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 import zlib
 from collections.abc import Sequence
@@ -40,7 +41,7 @@ class TensorSpec:
 
     @property
     def nbytes(self) -> int:
-        return int(np.prod(self.shape, dtype=object)) * (4 if self.dtype == "F32" else 1)
+        return math.prod(self.shape) * (4 if self.dtype == "F32" else 1)
 
 
 class PackedWriter:

@@ -8,6 +8,7 @@ is never used as a path.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,7 +189,7 @@ def header_bytes(
     entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     offsets, at = [], 0
     for name, dtype, shape in tensors:
-        size = int(np.prod(shape, dtype=object)) * _ITEM_BYTES[dtype] if shape else _ITEM_BYTES[dtype]
+        size = math.prod(shape) * _ITEM_BYTES[dtype]
         entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
         offsets.append(at)
         at += size
