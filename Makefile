@@ -5,12 +5,12 @@ BIN    := $(VENV)/bin
 # Empty: install a built wheel in place of the checkout, as a user would.
 EDITABLE ?= --editable
 
-.PHONY: soak crowd demo fuzz test test-quick test-resume test-pythons test-javascript test-arm check wheel goldens llama-goldens tables demo-model bench clean
+.PHONY: soak crowd demo fuzz test test-quick test-mixes test-resume test-pythons test-javascript test-arm check wheel goldens llama-goldens tables demo-model bench clean
 
-# Quantize the embedded demo model to int4 and chat with it.
+# Quantize the embedded demo model to int4 and chat with it; its drafter makes several tokens a step.
 demo: $(VENV)/.runtime
 	$(BIN)/edge-lfm quantize edge_lfm/demo_model -o build/demo --force
-	$(BIN)/edge-lfm chat build/demo --echo < examples/demo_chat.txt
+	$(BIN)/edge-lfm chat build/demo --draft demo --max-drafts 4 --echo < examples/demo_chat.txt
 
 # The whole test suite, a file at a time on each core.
 test: $(VENV)/.installed
@@ -28,6 +28,11 @@ fuzz: $(VENV)/.installed
 	for target in $$($(BIN)/python tests/fuzz.py); do \
 	    $(BIN)/python tests/fuzz.py $$target -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1 || exit 1; \
 	done
+
+# Hundreds of mixes of answers, each answer compared with itself alone, on MIXES times six kinds of models (the suite
+# draws six of each).
+test-mixes: $(VENV)/.installed
+	EDGE_LFM_MIXES=$(or $(MIXES),100) $(BIN)/pytest -q tests/test_company.py -k whatever
 
 # A hundred kills of a quantization, resumed each time (the suite tries eight).
 test-resume: $(VENV)/.installed

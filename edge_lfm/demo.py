@@ -1,6 +1,6 @@
-"""The embedded demo model: where its checkpoint lies, and its packed form in the user's cache.
+"""The embedded demo model and its drafter: where their checkpoints lie, and their packed forms in the user's cache.
 
-It is packed by the same code as any other checkpoint, in about a second, once.
+They are packed by the same code as any others, in about a second, once.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -22,10 +22,14 @@ from edge_lfm.kernels.load.library import source_hash
 from edge_lfm.kernels.spec.layout import LAYOUT_VERSION
 from edge_lfm.locks import alone_in
 from edge_lfm.model.onnx_model import GRAPH
+from edge_lfm.model.packed_drafter import PackedDrafter
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.paths import cache_folder
 from edge_lfm.quantize.convert import convert
 from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe
+
+DRAFTER = "demo"
+"""The name of the demo model's drafter."""
 
 
 def demo_checkpoint() -> Path:
@@ -33,15 +37,29 @@ def demo_checkpoint() -> Path:
     return Path(__file__).parent / "demo_model"
 
 
+def demo_drafter() -> Path:
+    """The folder of the checkpoint of the demo model's drafter (bf16, as drafters are published)."""
+    return Path(__file__).parent / "demo_drafter"
+
+
 def packed_demo(recipe: str = DEFAULT_RECIPE) -> Path:
     """The folder of the packed demo model, made on first use."""
     source = demo_checkpoint()
-    # Another encoder or recipe packs it anew.
-    digest = hashlib.sha256(f"{LAYOUT_VERSION}{source_hash()}{find_recipe(recipe)}".encode())
-    for name in ("model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"):
-        digest.update((source / name).read_bytes())
-    folder = cache_folder() / "models" / f"demo-{recipe}-{digest.hexdigest()[:16]}"
+    parts = ("model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja")
+    folder = _cached(f"demo-{recipe}", recipe, [source / part for part in parts])
     return _made_once(folder, _is_whole_model, lambda to: convert(source, to, find_recipe(recipe), force=True))
+
+
+def packed_demo_drafter(recipe: str = "int8") -> Path:
+    """The folder of the demo model's packed drafter, made on first use. It fits every packing of that model."""
+    source, target = demo_drafter(), packed_demo()
+    parts = [source / part for part in ("model.safetensors", "config.json")]
+    folder = _cached(f"demo-drafter-{recipe}", recipe, [*parts, target / "config.json"])
+
+    def pack(to: Path) -> None:
+        convert(source, to, find_recipe(recipe), force=True, target=target)
+
+    return _made_once(folder, _is_whole_drafter, pack)
 
 
 def exported_demo() -> Path:
@@ -53,6 +71,14 @@ def exported_demo() -> Path:
             write_onnx(source, folder, force=True)
 
     return _made_once(packed.with_name(f"{packed.name}-onnx"), _is_whole_graph, export)
+
+
+def _cached(name: str, recipe: str, parts: Sequence[Path]) -> Path:
+    """Where that lies which is packed of these files; another encoder or recipe packs it anew."""
+    digest = hashlib.sha256(f"{LAYOUT_VERSION}{source_hash()}{find_recipe(recipe)}".encode())
+    for part in parts:
+        digest.update(part.read_bytes())
+    return cache_folder() / "models" / f"{name}-{digest.hexdigest()[:16]}"
 
 
 def _made_once(folder: Path, is_whole: Callable[[Path], bool], make: Callable[[Path], object]) -> Path:
@@ -88,9 +114,17 @@ def _temporary_folder() -> Path:
 
 def _is_whole_model(folder: Path) -> bool:
     """Whether every byte of a packed model is as it was written; 10 ms for the demo model."""
+    return _is_whole(folder, PackedModel)
+
+
+def _is_whole_drafter(folder: Path) -> bool:
+    return _is_whole(folder, PackedDrafter)
+
+
+def _is_whole(folder: Path, kind: type[PackedModel]) -> bool:
     try:
-        with PackedModel(folder) as model:
-            return changed_files(folder) == [] and not model.verify()
+        with kind(folder) as packed:
+            return changed_files(folder) == [] and not packed.verify()
     except EdgeLfmError:
         return False
 

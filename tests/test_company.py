@@ -6,6 +6,7 @@ begun from what others have read, cut to a few tokens a step.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import pytest
 from stepping import paging_ram
 
 from edge_lfm import Completion, Model
+from edge_lfm.demo import packed_demo_drafter
 from edge_lfm.engine.feeds import Steps
 from edge_lfm.engine.gathering import Room
 from edge_lfm.engine.runner import Runner
@@ -32,6 +34,9 @@ from edge_lfm.model.state import State
 pytestmark = pytest.mark.slow
 CONTEXT = 320
 KINDS = ("whole", "int8 cache", "paged")
+DRAFTING = tuple(f"{kind}, drafts" for kind in KINDS)
+MIXES = int(os.environ.get("EDGE_LFM_MIXES", "6"))
+"""Of each kind; `make test-mixes` draws a hundred."""
 OTHER_TIERS = [tier.name for tier in runnable_tiers()[1:]]
 """Every other test runs on the best one."""
 TEXTS = ("The cat sat on the mat. ", "What is the capital of France? ", "Dogs bark, and the sun sets in the west. ")
@@ -75,6 +80,8 @@ def draw_wish(rng: np.random.Generator) -> Wish:
         options |= {"logprobs": int(rng.integers(0, 4)), "prompt_logprobs": bool(rng.random() < 0.4)}
     if rng.random() < 0.3:
         options["lookup"] = int(rng.integers(1, 9))
+    elif rng.random() < 0.8:  # others have as many drafts as pay, if there is a drafter
+        options["max_drafts"] = int(rng.integers(0, 9))
     return Wish(prompt, options, int(rng.integers(1, 12)) if rng.random() < 0.15 else None)
 
 
@@ -106,20 +113,29 @@ def in_company(model: Model, wishes: list[Wish]) -> list[tuple[Any, ...] | None]
 
 @contextmanager
 def alone_and_together(folder: Path, kind: str, threads: tuple[int, int] = (1, 2)) -> Iterator[tuple[Model, Model]]:
-    """A model that answers alone, and one that answers in company, on so many threads."""
-    options: dict[str, Any] = {"context": CONTEXT, "kv_dtype": "int8" if kind == "int8 cache" else "float16"}
-    ram = {"ram": paging_ram(folder, CONTEXT, threads=threads[1], parallel=8)} if kind == "paged" else {}
+    """A model that answers alone, without a drafter, and one that answers in company, on so many threads."""
+    options: dict[str, Any] = {"context": CONTEXT, "kv_dtype": "int8" if "int8" in kind else "float16"}
+    beside: dict[str, Any] = {"draft": packed_demo_drafter()} if "drafts" in kind else {}
+    if "paged" in kind:
+        beside["ram"] = paging_ram(folder, CONTEXT, threads=threads[1], parallel=8, **beside)
     with (
         Model.load(folder, threads=threads[0], parallel=1, cache=1, **options) as alone,
-        Model.load(folder, threads=threads[1], parallel=8, token_wait=0.01, **options, **ram) as company,
+        Model.load(folder, threads=threads[1], parallel=8, token_wait=0.01, **options, **beside) as company,
     ):
-        assert (company.paging is not None) == (kind == "paged")
+        assert (company.paging is not None) == ("paged" in kind)
         yield alone, company
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def both(request: pytest.FixtureRequest, demo: dict[str, Path]) -> Iterator[tuple[Model, Model]]:
     with alone_and_together(demo["balanced"], request.param) as models:
+        yield models
+
+
+@pytest.fixture(scope="module", params=DRAFTING)
+def drafting(request: pytest.FixtureRequest, demo: dict[str, Path]) -> Iterator[tuple[Model, Model]]:
+    """On the threads the other way round."""
+    with alone_and_together(demo["balanced"], request.param, threads=(2, 1)) as models:
         yield models
 
 
@@ -136,12 +152,17 @@ def compare_mixes(alone: Model, company: Model, seed: int) -> None:
     assert company.activity.active == company.activity.waiting == 0
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(MIXES))
 def test_an_answer_is_the_same_whatever_runs_beside_it(both: tuple[Model, Model], seed: int) -> None:
     compare_mixes(*both, seed)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(1000, 1000 + MIXES))
+def test_so_it_is_whatever_is_drafted_beside_it(drafting: tuple[Model, Model], seed: int) -> None:
+    compare_mixes(*drafting, seed)
+
+
+@pytest.mark.parametrize("kind", (*KINDS, *DRAFTING[:1]))
 @pytest.mark.parametrize("tier", OTHER_TIERS)
 def test_so_it_is_on_every_tier(demo: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tier: str, kind: str) -> None:
     """On the threads the other way round: two for the answer alone, one in company."""

@@ -58,7 +58,7 @@ fi
 if [ "$(id -u)" = 0 ]; then who=DynamicUser=yes; else who=User=$(id -un); fi
 sed -e "s|@FOLDER@|$to|g" -e "s|@MODEL@|$model|g" -e "s|@WHO@|$who|" "$here/edge-lfm.service" > "$to/edge-lfm.service"
 
-echo "installed: $(du -sk --exclude=demo_model "$to/lib" "$to/kernels" | awk '{ n += $1 } END { printf "%.0f MB", n / 1000 }') without models"
+echo "installed: $(du -sk --exclude=demo_model --exclude=demo_drafter "$to/lib" "$to/kernels" | awk '{ n += $1 } END { printf "%.0f MB", n / 1000 }') without models"
 echo "  chat:        $to/bin/edge-lfm chat $model"
 echo "  will it fit: $to/bin/edge-lfm fit ${model:-lfm2-24b-a2b}"
 echo "  as a server: sudo cp $to/edge-lfm.service /etc/systemd/system && sudo systemctl enable --now edge-lfm"

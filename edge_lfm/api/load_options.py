@@ -41,6 +41,7 @@ class LoadOptions:
             by at least a token in every other step, whatever that takes.
         draft: folder of a drafter that `edge-lfm quantize --target` made for this model: it drafts tokens that the
             model then verifies, several in a step. Answers are the same, and come faster where drafts are right.
+            "demo": the embedded drafter of the demo model.
         paging: how experts that do not fit come into memory: "read" past the system's page cache, "map" through it,
             which other processes and the next start then share; "auto": mapped if the model nearly fits into what
             is available and that is as fast, as measured at the start.

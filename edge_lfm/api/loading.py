@@ -82,7 +82,7 @@ def _load(folder: Path, options: LoadOptions) -> Loaded:
     drafter: PackedDrafter | None = None
     try:
         if options.draft is not None:
-            drafter = PackedDrafter(Path(options.draft))
+            drafter = PackedDrafter(_drafter_folder(options.draft))
             drafter.check_target(packed)
         return _load_packed(packed, drafter, options)
     except BaseException:
@@ -96,6 +96,12 @@ def _demo(backend: str | None) -> Path:
     from edge_lfm.demo import exported_demo, packed_demo
 
     return exported_demo() if backend == "onnxruntime" else packed_demo()
+
+
+def _drafter_folder(draft: str | Path) -> Path:
+    from edge_lfm.demo import DRAFTER, packed_demo_drafter
+
+    return packed_demo_drafter() if draft == DRAFTER else Path(draft)
 
 
 def _load_packed(packed: PackedModel, drafter: PackedDrafter | None, options: LoadOptions) -> Loaded:

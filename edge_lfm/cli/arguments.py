@@ -71,7 +71,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="the most seconds that others' prompts add to an answer's next token (default 0.5)",
     )
-    parser.add_argument("--draft", metavar="FOLDER", help="a drafter that quantize --target made for this model")
+    parser.add_argument(
+        "--draft",
+        metavar="FOLDER",
+        help="a drafter that quantize --target made for this model (demo: the demo model's)",
+    )
     parser.add_argument(
         "--routing",
         default="exact",

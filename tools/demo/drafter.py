@@ -3,9 +3,10 @@
     PYTHONPATH=tools python -m demo.drafter CHECKPOINT --texts texts.jsonl -o OUT [--minutes 15]
 
 Rows of 512 tokens of what the demo model wrote (`drafter_texts.py`), 4 a step, documents hidden from each other. Of
-each, 40 anchors that an answer follows; one pass of the frozen target gives features and the teacher's distributions.
-Slot j of a block is told the true token before it, and learns the teacher's distribution p after it by its own, q:
-.5 KL(p|q) + .1 cross entropy + .9 TV(p, q) + .2 BCE(confidence, 1 - TV), times exp(-j / 4).
+each, 40 anchors that an answer follows; one pass of the frozen target gives features and the teacher's distributions,
+for two steps: the second is of other anchors, some time later. Slot j of a block is told the true token before it, and
+learns the teacher's distribution p after it by its own, q: .5 KL(p|q) + .1 cross entropy + .9 TV(p, q) +
+.2 BCE(confidence, 1 - TV), times exp(-j / 4); both over the tokens that occur in answers, and some others.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,7 +24,7 @@ import torch.nn.functional as F  # noqa: N812 (torch's custom)
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from demo.drafter_network import BLOCK, CONFIG, HIDDEN, MASK, TAPS, Drafter
+from demo.drafter_network import BLOCK, CONFIG, HIDDEN, MASK, TAPS, VOCAB, Drafter
 from demo.gradients import COMPUTE
 from demo.network import Network
 from demo.optimizer import Optimizer
@@ -31,14 +33,23 @@ ROW, ROWS, ANCHORS = 512, 4, 40
 _WARM_UP, _CONSTANT = 30, 0.4
 _DECAY = torch.exp(-torch.arange(BLOCK).float() / 4)
 _LOG_STEPS = 20
+_KEPT = 300
+"""Batches at hand, at 6 MB."""
+_OTHERS = 256
 
 
-def rows_of(texts: Path, seed: int) -> Iterator[tuple[list[int], list[int], list[int]]]:
-    """Endless rows: token ids, 1 where an answer stands, and documents' numbers, each [ROW]."""
+Document = tuple[list[int], list[int]]
+"""Token ids, and 1 for each that an answer has."""
+
+
+def read_documents(texts: Path) -> list[Document]:
     lines = [json.loads(line) for line in texts.read_text(encoding="utf-8").splitlines()]
-    documents = [(d["prompt"] + d["answer"], [0] * len(d["prompt"]) + [1] * len(d["answer"])) for d in lines]
-    shuffled = random.Random(seed)
-    waiting: list[tuple[list[int], list[int]]] = []
+    return [(d["prompt"] + d["answer"], [0] * len(d["prompt"]) + [1] * len(d["answer"])) for d in lines]
+
+
+def rows_of(documents: list[Document], shuffled: random.Random) -> Iterator[tuple[list[int], list[int], list[int]]]:
+    """Endless rows: token ids, 1 where an answer stands, and documents' numbers, each [ROW]."""
+    waiting: list[Document] = []
     while True:
         if len(waiting) < 60:
             waiting = shuffled.sample(documents, len(documents)) + waiting
@@ -54,23 +65,61 @@ def rows_of(texts: Path, seed: int) -> Iterator[tuple[list[int], list[int], list
         yield ids + [MASK] * empty, written + [0] * empty, numbers + [-1] * empty
 
 
-def batch(rows: Iterator[tuple[list[int], list[int], list[int]]], draw: random.Random) -> list[Tensor]:
-    """Token ids and documents [ROWS, ROW], and anchors [ROWS, ANCHORS]: the answer goes on after each."""
-    made: list[tuple[Sequence[int], ...]] = []
-    while len(made) < ROWS:
-        ids, written, numbers = next(rows)
-        places = [p for p in range(1, ROW - BLOCK) if written[p + 1]]
-        if len(places) >= ANCHORS:
-            made.append((ids, numbers, sorted(draw.sample(places, ANCHORS))))
-    return [torch.tensor(part) for part in zip(*made, strict=True)]
+@dataclass(frozen=True)
+class Batch:
+    """Rows, and what the target makes of them. ids, documents: [ROWS, ROW]; places: of each row, those that an answer
+    follows; taps [ROWS, ROW, taps * H] and last [ROWS, ROW, H], the logits' input, float16."""
+
+    ids: Tensor
+    documents: Tensor
+    places: list[list[int]]
+    taps: Tensor
+    last: Tensor
+
+    def anchors(self, draw: random.Random) -> Tensor:
+        """Some of the places [ROWS, ANCHORS]."""
+        return torch.tensor([sorted(draw.sample(places, ANCHORS)) for places in self.places])
 
 
-def loss_of(drafter: Drafter, target: Network, ids: Tensor, documents: Tensor, anchors: Tensor) -> tuple[Tensor, ...]:
-    """The loss; and where the drafter's first choice is the teacher's [blocks, BLOCK]."""
-    rows = len(ids)
-    embedding = target.embedding.float()
-    with torch.no_grad(), torch.autocast("cpu", enabled=False):
-        taps, last = target.features(ids, documents, TAPS)
+def batches(target: Network, documents: list[Document], draw: random.Random) -> Iterator[Batch]:
+    """Endless; every other one is one of the earlier ones again."""
+    rows, kept = rows_of(documents, draw), list[Batch]()
+    while True:
+        made: list[tuple[list[int], list[int], list[int]]] = []
+        while len(made) < ROWS:
+            ids, written, numbers = next(rows)
+            places = [p for p in range(1, ROW - BLOCK) if written[p + 1]]
+            if len(places) >= ANCHORS:
+                made.append((ids, numbers, places))
+        ids, numbers = (torch.tensor([row[part] for row in made]) for part in (0, 1))
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            taps, last = target.features(ids, numbers, TAPS)
+        kept.append(Batch(ids, numbers, [row[2] for row in made], taps.half(), last.half()))
+        yield kept[-1]
+        yield kept[draw.randrange(len(kept))] if len(kept) < _KEPT else kept.pop(0)
+
+
+class Spoken:
+    """The tokens that occur in answers. The others are a third of what a step computes, and never drafted rightly: a
+    step has a few of them, drawn anew, that their logits stay low."""
+
+    def __init__(self, documents: list[Document]) -> None:
+        found = {token for ids, written in documents for token, answer in zip(ids, written, strict=True) if answer}
+        self.ids = torch.tensor(sorted(found))
+        self.others = torch.tensor([n for n in range(VOCAB) if n not in found])
+        self.place = torch.zeros(VOCAB, dtype=torch.long)
+        self.place[self.ids] = torch.arange(len(found))
+
+    def draw(self) -> Tensor:
+        """Ids of a step's tokens: first those of answers."""
+        return torch.cat((self.ids, self.others[torch.randperm(len(self.others))[:_OTHERS]]))
+
+
+def loss_of(drafter: Drafter, embedding: Tensor, spoken: Spoken, batch: Batch, anchors: Tensor) -> tuple[Tensor, ...]:
+    """The loss; and where the drafter's first choice is the teacher's [blocks, BLOCK]. embedding: the target's."""
+    ids, documents, rows, taps = batch.ids, batch.documents, len(batch.ids), batch.taps.float()
+    tokens = spoken.draw()
+    head = embedding[tokens]
     slots = (anchors[:, :, None] + torch.arange(BLOCK)).view(rows, -1)  # their positions
     true, blocks = ids.gather(1, slots), torch.arange(slots.shape[1]) // BLOCK
     given = torch.where(torch.arange(slots.shape[1]) % BLOCK == 0, true, torch.full_like(true, MASK))
@@ -81,12 +130,12 @@ def loss_of(drafter: Drafter, target: Network, ids: Tensor, documents: Tensor, a
     mask = torch.cat(((own[:, :, None] == documents[:, None]) & before, near), 2)
     hidden = drafter(taps, places, F.embedding(given, embedding), slots, mask)
     markov = drafter.markov_head.markov_w1(true)
-    logits = hidden @ embedding.t() + drafter.markov_head.markov_w2(markov)
+    logits = hidden @ head.t() + markov @ drafter.markov_head.markov_w2.weight[tokens].t()
     logs = torch.log_softmax(logits.float(), -1)
     with torch.no_grad():
-        seen = last.gather(1, slots[..., None].expand(-1, -1, HIDDEN))
-        teacher = torch.softmax((seen @ embedding.t()).float(), -1)
-    cross = -logs.gather(2, ids.gather(1, slots + 1)[..., None])[..., 0]
+        seen = batch.last.gather(1, slots[..., None].expand(-1, -1, HIDDEN)).float()
+        teacher = torch.softmax((seen @ head.t()).float(), -1)
+    cross = -logs.gather(2, spoken.place[ids.gather(1, slots + 1)][..., None])[..., 0]
     kl = (teacher * (torch.log(teacher + 1e-9) - logs)).sum(-1)
     variation = 0.5 * (logs.exp() - teacher).abs().sum(-1)
     logit = drafter.confidence_head.proj(torch.cat((hidden, markov), -1))[..., 0].float()
@@ -99,12 +148,14 @@ def loss_of(drafter: Drafter, target: Network, ids: Tensor, documents: Tensor, a
 def train(drafter: Drafter, target: Network, texts: Path, seconds: float, seed: int) -> int:
     """Muon and Adam; the rate rises over some steps, is constant, and falls linearly to 0 over the last 60 % of the
     time. The number of steps."""
+    documents, draw, hits = read_documents(texts), random.Random(seed), torch.zeros(BLOCK)
+    spoken, embedding, made = Spoken(documents), target.embedding.float(), batches(target, documents, draw)
     optimizer, started, step = Optimizer(drafter), time.monotonic(), 0
-    rows, draw, hits = rows_of(texts, seed), random.Random(seed), torch.zeros(BLOCK)
     while (done := (time.monotonic() - started) / seconds) < 1:
         rate = min(1.0, (step + 1) / _WARM_UP) * min(1.0, (1 - done) / (1 - _CONSTANT))
+        batch = next(made)
         with torch.autocast("cpu", torch.bfloat16, enabled=COMPUTE is torch.bfloat16):
-            loss, hit = loss_of(drafter, target, *batch(rows, draw))
+            loss, hit = loss_of(drafter, embedding, spoken, batch, batch.anchors(draw))
         loss.backward()
         nn.utils.clip_grad_norm_(drafter.parameters(), 1.0)
         optimizer.step(rate, 1.0)
@@ -144,7 +195,8 @@ def main() -> None:
     drafter = Drafter()
     if args.begin:
         drafter.load_state_dict(load_file(args.begin / "model.safetensors"))
-    train(drafter, target.requires_grad_(False), args.texts, args.minutes * 60, args.seed)
+    steps = train(drafter, target.requires_grad_(False), args.texts, args.minutes * 60, args.seed)
+    print(f"{steps} steps, {time.process_time():.0f} s of processors")
     write(drafter, args.output)
 
 

@@ -100,6 +100,7 @@ class _Markov(nn.Module):
         super().__init__()
         self.markov_w1, self.markov_w2 = nn.Embedding(VOCAB, RANK), _matrix(RANK, VOCAB)
         nn.init.normal_(self.markov_w1.weight, std=0.01)
+        nn.init.zeros_(self.markov_w2.weight)  # what is in no answer implies nothing
 
 
 class _Confidence(nn.Module):
@@ -117,7 +118,7 @@ class Drafter(nn.Module):
         self.layers = nn.ModuleList(_Layer() for _ in range(LAYERS))
         self.markov_head, self.confidence_head = _Markov(), _Confidence()
         for name, parameter in self.named_parameters():
-            if parameter.dim() == 2 and "markov_w1" not in name:
+            if parameter.dim() == 2 and "markov" not in name:
                 gain = 0.3 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
                 nn.init.normal_(parameter, std=gain * parameter.shape[1] ** -0.5)
 
