@@ -167,7 +167,12 @@ class _Expert(_Feedback):
         return sum(float(np.square(x * weight @ (rounded - w).T).sum()) for x, weight in self._seen[1].parts())
 
     def _second_error(self, w: F32, rounded: F32) -> float:
-        return sum(float(np.square(new @ rounded.T - old @ w.T).sum()) for old, new in self._gated(self._seen[1]))
+        return sum(float(np.square(new @ rounded.T - old @ w.T).sum()) for old, new in self._judged)
+
+    @cached_property
+    def _judged(self) -> list[tuple[F32, F32]]:
+        """What judges w2; w1 and w3 are rounded by then."""
+        return list(self._gated(self._seen[1]))
 
 
 @dataclass(frozen=True)

@@ -30,18 +30,23 @@ HALF = 16  # columns of a panel; two are a step
 
 @kernel
 def spread(panel, x, out, first, columns):
-    """out[j] -= sum of panel[j, i] * x[i], for columns j from `first` on; x: float32 [16, 64]."""
-    for j in range(first, columns):
-        at, row = out + COLUMN_BYTES * j, panel + 4 * HALF * j
-        a, b, c, d = load_f32(at), load_f32(at + 64), load_f32(at + 128), load_f32(at + 192)
-        for i in range(HALF):
-            m, v = splat_f32(-f32(row + 4 * i)), x + COLUMN_BYTES * i
-            a, b = fma(m, load_f32(v), a), fma(m, load_f32(v + 64), b)
-            c, d = fma(m, load_f32(v + 128), c), fma(m, load_f32(v + 192), d)
-        store_f32(at, a)
-        store_f32(at + 64, b)
-        store_f32(at + 128, c)
-        store_f32(at + 192, d)
+    """out[j] -= sum of panel[j, i] * x[i], for columns j from `first` on; x: float32 [16, 64].
+
+    Two columns and 32 rows at a time: what is loaded of x serves both, and their sums fit into AVX2's registers.
+    """
+    for j in range(first, columns, 2):
+        row, below = panel + 4 * HALF * j, panel + 4 * HALF * (j + 1)
+        for lane in range(0, COLUMN_BYTES, 128):
+            at, beside = out + COLUMN_BYTES * j + lane, out + COLUMN_BYTES * (j + 1) + lane
+            a, b, c, d = load_f32(at), load_f32(at + 64), load_f32(beside), load_f32(beside + 64)
+            for i in range(HALF):
+                v, w = load_f32(x + COLUMN_BYTES * i + lane), load_f32(x + COLUMN_BYTES * i + lane + 64)
+                m, n = splat_f32(-f32(row + 4 * i)), splat_f32(-f32(below + 4 * i))
+                a, b, c, d = fma(m, v, a), fma(m, w, b), fma(n, v, c), fma(n, w, d)
+            store_f32(at, a)
+            store_f32(at + 64, b)
+            store_f32(beside, c)
+            store_f32(beside + 64, d)
 
 
 @kernel
@@ -199,10 +204,14 @@ def move_pair(task, unit, own, first, last, columns, lane):
 
 @kernel
 def descend(task):
-    """Coordinate descent, `sweeps` times: `w`, the values that stand, and `index`; `matrix`: the moments' panels."""
+    """Coordinate descent, `sweeps` times: `w`, the values that stand, and `index`; `matrix`: the moments' panels.
+
+    In the last sweep nobody asks any more for the slopes of the columns before.
+    """
     columns, slopes, own = i64(task + TASK.columns), i64(task + TASK.slope), i64(task + TASK.work)
     pairs, half = i64(task + TASK.pairs) != 0, FEEDBACK_STEP // 2
-    for _sweep in range(i64(task + TASK.sweeps)):
+    sweeps = i64(task + TASK.sweeps)
+    for sweep in range(sweeps):
         for first in range(0, columns, FEEDBACK_STEP):
             last = first + FEEDBACK_STEP
             for at in range(0, FEEDBACK_STEP * COLUMN_BYTES, 64):
@@ -214,7 +223,8 @@ def descend(task):
                 else:
                     for k in range(first, last):
                         move_one(task, k, own, first, last, columns, lane)
-            spread_step(task, own + FEEDBACK_STEP * COLUMN_BYTES, slopes, first, int64(0), columns)
+            behind = last if sweep == sweeps - 1 else int64(0)
+            spread_step(task, own + FEEDBACK_STEP * COLUMN_BYTES, slopes, first, behind, columns)
     return int64(0)
 
 
