@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from threadpoolctl import threadpool_limits
@@ -41,6 +41,7 @@ from edge_lfm.quantize.output import JOURNAL, check_output, staged_folder
 from edge_lfm.quantize.pack import Packed, pack_tensor
 from edge_lfm.quantize.recipe import DEFAULT_RECIPE, Recipe, find_recipe, recipe_like
 from edge_lfm.quantize.report import ConversionReport, make_report, write_metadata
+from edge_lfm.quantize.screen import with_screen
 from edge_lfm.shape import Shape
 
 Progress = Callable[[int], object]
@@ -66,6 +67,9 @@ class _Job:
         """Pack and write one tensor; runs in a thread of the pool."""
         tensor = self.tensors[index]
         packed, kept = self._packed(tensor)
+        if tensor.screen is not None:
+            data = with_screen(packed.data, tensor.matrices[0], tensor.screen, self.kernels)
+            packed = replace(packed, data=data)
         checksum = self.writer.write(index, packed.data)
         for used in tensor.sources:
             self.weights.forget(used.name)

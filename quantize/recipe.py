@@ -22,7 +22,7 @@ from edge_lfm.errors import ModelFileError, UnsupportedModelError, UsageError
 from edge_lfm.formats.strict import read_toml
 from edge_lfm.kernels.spec.schemes import INT8_G32, SCHEMES, scheme_like
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
-from edge_lfm.model.plan import DOWN_CLASSES, TENSOR_CLASSES, PackedTensor, Schemes, plan_tensors
+from edge_lfm.model.plan import OPTIONAL_CLASSES, TENSOR_CLASSES, PackedTensor, Schemes, plan_tensors
 from edge_lfm.shape import Shape
 
 DEFAULT_RECIPE = "balanced"
@@ -113,8 +113,8 @@ def _parse(content: Mapping[str, Any], path: Path) -> Recipe:
         raise UsageError(
             f"recipe {path}: [schemes], [rounding] and [measured] must be tables", hint="see quantize/recipes/*.toml"
         )
-    kinds = (*TENSOR_CLASSES, *(kind for kind in DOWN_CLASSES if kind in by_class))
-    _check_keys(by_class, (*TENSOR_CLASSES, *DOWN_CLASSES), path, "[schemes]")
+    kinds = (*TENSOR_CLASSES, *(kind for kind in OPTIONAL_CLASSES if kind in by_class))
+    _check_keys(by_class, (*TENSOR_CLASSES, *OPTIONAL_CLASSES), path, "[schemes]")
     _check_keys(rounding, _ROUNDING, path, "[rounding]")
     _check_keys(measured, ("loss",), path, "[measured]")
     for kind in kinds:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edge_lfm.architectures import read_shape
 from edge_lfm.architectures.dspark import read_drafter
 from edge_lfm.formats.packed import PackedWriter
+from edge_lfm.kernels.load.library import load_kernels
 from edge_lfm.kernels.spec.schemes import SCHEMES, TILE_ROWS
 from edge_lfm.kernels.spec.tiles import definition
 from edge_lfm.memory.budget import peak_memory_bytes
@@ -30,6 +31,7 @@ from edge_lfm.quantize.convert import METADATA, Progress, check_room
 from edge_lfm.quantize.output import check_output, staged_folder
 from edge_lfm.quantize.recipe import Recipe
 from edge_lfm.quantize.report import ConversionReport, write_metadata
+from edge_lfm.quantize.screen import with_screen
 
 
 def synthesize(
@@ -80,7 +82,8 @@ def random_tensor(tensor: PackedTensor, rng: np.random.Generator) -> NDArray[Any
         if tensor.name.endswith("conv.conv.weight"):
             return rng.standard_normal(shape, np.float32) * np.float32(0.5)
         return np.zeros(shape, np.float32) if tensor.name.endswith("bias") else np.ones(shape, np.float32)
-    return np.concatenate([_random_matrix(m, tensor.kind, rng) for m in tensor.matrices])
+    tiles = np.concatenate([_random_matrix(m, tensor.kind, rng) for m in tensor.matrices])
+    return tiles if tensor.screen is None else with_screen(tiles, tensor.matrices[0], tensor.screen, load_kernels())
 
 
 def _random_matrix(matrix: Matrix, kind: str, rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -253,7 +253,8 @@ def _write(
     elif drafter := model_drafter(engine.runner, sequence, _max_drafts(request)):
         yield from decode_with_drafts(*common, drafter, MAX_DRAFTS)
     else:
-        yield from decode(*common, skip=request.logprobs is None and not request.stop_token_ids)
+        told = request.logprobs is not None
+        yield from decode(*common, skip=not told and not request.stop_token_ids, screened=not told)
     timings.decode_s = job.spent.seconds - before.seconds + timings.drafting_s
     timings.steps, timings.rows = job.spent.steps - before.steps, job.spent.rows - before.rows
     timings.experts = job.spent.experts - before.experts

@@ -16,6 +16,8 @@ from edge_lfm.model.state import State
 
 T = TypeVar("T")
 Logits = NDArray[np.float32]
+Contenders = Callable[[Logits, Logits], NDArray[np.int64]]
+"""`(least, most)`, of the logits [vocab] that a token may have: the tokens that the next one may depend on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +31,8 @@ class Feed:
     cancellable: whoever made this feed has a checkpoint, and goes back to it when the step is cancelled.
     divisible: whoever made it goes on from where the state is then, if only its first tokens were run.
     block: each token attends to all of them, those after it included.
+    contenders: whoever made it needs the exact logits of these tokens only; of all others any within their bounds.
+        None: all are exact. With logits of the last token.
     """
 
     state: State
@@ -38,6 +42,7 @@ class Feed:
     cancellable: bool = False
     divisible: bool = False
     block: bool = False
+    contenders: Contenders | None = None
 
     @property
     def logit_rows(self) -> int:

@@ -116,6 +116,7 @@ def decode(
     timings: Timings,
     give: Give,
     skip: bool = True,
+    screened: bool = False,
 ) -> Steps[None]:
     """Generate until a stop token, `max_tokens`, or the end of the context.
 
@@ -124,6 +125,7 @@ def decode(
     Args:
         logits: of the last token fed [vocab].
         give: takes each token.
+        screened: `give` does without logits, so only those that the sampler may draw by need be exact.
         skip: tokens that a grammar leaves no choice about come without logits, and are fed as a prompt is.
     """
     state = sequence.state
@@ -140,5 +142,8 @@ def decode(
             return
         end = len(sequence.ids) + len(tokens)
         while (left := end - len(sequence.ids)) > 0:
-            rows = yield from sequence.feed(tokens[0]) if len(tokens) == 1 else sequence.read(tokens[-left:])
+            if len(tokens) == 1:
+                rows = yield from sequence.feed(tokens[0], sampler.contenders() if screened else None)
+            else:
+                rows = yield from sequence.read(tokens[-left:])
         logits = rows[0]

@@ -17,6 +17,7 @@ from edge_lfm.engine.draft_costs import StepTook
 from edge_lfm.engine.draft_model import DraftModel
 from edge_lfm.engine.expert_use import ExpertUse
 from edge_lfm.engine.feeds import Feed, Logits
+from edge_lfm.engine.screening import missing_tiles
 from edge_lfm.engine.step import Step
 from edge_lfm.errors import CancelledError, ModelFileError, NumericalError
 from edge_lfm.kernels.load.library import Kernels
@@ -59,6 +60,8 @@ class Runner(Backend):
         self._guard = MapGuard(kernels, *model.span)
         self.team = Team(threads)
         self._choose_threads = choose
+        self.exact_tiles = 0
+        """Of the head, 16 rows each, that screened steps have computed so far."""
         self._tapped: tuple[int, ...] = ()  # the layers whose streams the step under way is to show
 
     @property
@@ -93,6 +96,8 @@ class Runner(Backend):
             self.compute(routing, cancelled)
             computed = time.perf_counter()
             self._check_outcome()
+            if self.step.screened:
+                self._make_exact(feeds)
             asked = self.step.tokens * len(self.expert_layers) * self.shape.top_k
             self.experts += ExpertUse(asked, self.step.experts_read)
             if self._tapped and self.drafting is not None:
@@ -117,6 +122,16 @@ class Runner(Backend):
                 self.run_stages(first, min(first + 3, self.stages))
         else:
             self.run_stages(0, self.stages)
+
+    def _make_exact(self, feeds: Sequence[Feed]) -> None:
+        """The logits that matter, after a step whose logits are the screen's."""
+        assert self.binding.screen is not None
+        asked = [feed.contenders for feed in feeds if feed.logit_rows and feed.contenders is not None]
+        for tiles in missing_tiles(self.step.logit_rows, self.step.input_norms, self.binding.screen.bounds, asked):
+            self.step.ask_exact(tiles)
+            self._run_stages(self.stages, self.stages + 1)
+            self.exact_tiles += len(tiles)
+        self._check_outcome()
 
     def run_stages(self, first: int, last: int) -> None:
         """Stages [first, last) of the step, by as many threads as pay for it: the bits are the same with any number. A

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edge_lfm.checking import checked, checked_record
 from edge_lfm.engine import sampling_steps as steps
 from edge_lfm.engine.constraints import Constraint
+from edge_lfm.engine.feeds import Contenders, Logits
 from edge_lfm.errors import GrammarError, NumericalError, UsageError, about
 
 MAX_BIASED = 4096
@@ -170,6 +171,8 @@ class Sampler:
         self._breakers = frozenset(breakers)
         self._known = np.unique(np.array([i for i in prompt if 0 <= i < vocab], np.int64))
         self._counts = np.zeros(vocab, np.int64)
+        self._mask: NDArray[np.bool_] | None = None
+        self._asked_at = -1
         self._plain = not (
             options.repeat_penalty != 1.0
             or options.presence_penalty
@@ -192,9 +195,8 @@ class Sampler:
         values = logits[: self.vocab]
         if np.isnan(values).any():
             raise NumericalError("the logits hold NaN", hint="check the model with edge-lfm verify")
-        if self._constraint is not None:
-            allowed = self._constraint.allowed()
-            values = values if allowed is None else np.where(allowed, values, -np.inf)
+        if (allowed := self._allowed()) is not None:
+            values = np.where(allowed, values, -np.inf)
         token = self._choose(values)
         if self._constraint is not None and not np.isfinite(values[token]):
             raise GrammarError("the grammar allows no token", hint="simplify it")
@@ -202,6 +204,54 @@ class Sampler:
             self._constraint.accept(token)
         self._note(token)
         return token
+
+    def contenders(self) -> Contenders | None:
+        """Which tokens the next draw may depend on (`feeds.Contenders`); None: on all of them.
+
+        All that changes logits keeps the order of two values of one token, so bounds stay bounds.
+
+        Raises:
+            GrammarError: as the constraint does.
+        """
+        o = self.options
+        greedy = o.temperature < GREEDY_BELOW
+        near = o.min_p > 0 and o.top_p >= 1
+        if not (greedy or near or 0 < o.top_k < self.vocab):
+            return None
+        allowed = self._allowed()
+
+        def may_matter(least: Logits, most: Logits) -> NDArray[np.int64]:
+            low = self._weighed(least, allowed)
+            high = low if most is least else self._weighed(most, allowed)
+            if greedy:
+                threshold = low.max()
+            elif near:
+                threshold = steps.near_threshold(low, o.min_p)
+            else:
+                threshold = low[steps.keep_top_k(low, o.top_k)].min()
+            return np.flatnonzero((high >= threshold) & (high > -np.inf))
+
+        return may_matter
+
+    def _weighed(self, logits: Logits, allowed: NDArray[np.bool_] | None) -> NDArray[Any]:
+        """Logits [vocab] as `next` draws from them."""
+        o, plain = self.options, logits[: self.vocab]
+        if self._plain and allowed is None and o.temperature < GREEDY_BELOW:
+            return plain
+        values = plain.astype(np.float64)
+        if allowed is not None:
+            values[~allowed] = -np.inf
+        if not self._plain:
+            self._penalize(values)
+        return values if o.temperature < GREEDY_BELOW else values / o.temperature
+
+    def _allowed(self) -> NDArray[np.bool_] | None:
+        """Which tokens the constraint lets come next, asked once for each; None: any."""
+        if self._constraint is None:
+            return None
+        if self._asked_at != len(self.seen):
+            self._mask, self._asked_at = self._constraint.allowed(), len(self.seen)
+        return self._mask
 
     def forced(self, limit: int) -> list[int]:
         """The tokens that the grammar leaves no choice about, at most `limit`; they are noted as drawn."""

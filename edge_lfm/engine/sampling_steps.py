@@ -92,7 +92,12 @@ def _candidates(logits: Logits, count: int) -> NDArray[np.int64]:
 
 def keep_near(logits: Logits, min_p: float) -> NDArray[np.int64]:
     """Ids in rising order of all logits that `keep_min_p` may keep, before there are probabilities."""
-    return np.flatnonzero(logits >= logits.max() + math.log(min_p) - _SLACK)
+    return np.flatnonzero(logits >= near_threshold(logits, min_p))
+
+
+def near_threshold(logits: Logits, min_p: float) -> float:
+    """The least logit that `keep_min_p` may keep."""
+    return float(logits.max()) + math.log(min_p) - _SLACK
 
 
 def keep_top_p(probabilities: NDArray[np.float64], top_p: float) -> NDArray[np.int64]:

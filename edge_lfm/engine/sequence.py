@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edge_lfm.engine.feeds import Feed, Logits, Steps
+from edge_lfm.engine.feeds import Contenders, Feed, Logits, Steps
 from edge_lfm.errors import CancelledError
 from edge_lfm.model.state import MAPPED_BYTES, Checkpoint, State
 
@@ -68,9 +68,9 @@ class TokenSequence:
         copy.ids = self.ids[:position]
         return copy
 
-    def feed(self, token: int) -> Steps[Logits]:
-        """Feed the next token of an answer; its logits [1, vocab]."""
-        rows = yield Feed(self.state, (token,))
+    def feed(self, token: int, contenders: Contenders | None = None) -> Steps[Logits]:
+        """Feed the next token of an answer; its logits [1, vocab]. contenders: as of `Feed`."""
+        rows = yield Feed(self.state, (token,), contenders=contenders)
         self.ids.append(token)
         return rows
 

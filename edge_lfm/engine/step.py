@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.engine.feeds import Feed, Logits
-from edge_lfm.kernels.spec.layout import CONTEXT, COUNTER, ERROR, EXPERTS_READ, ROW, SYNC_BYTES
+from edge_lfm.kernels.spec.layout import ACTIVATION, CONTEXT, COUNTER, ERROR, EXPERTS_READ, GROUP, ROW, SYNC_BYTES
 from edge_lfm.memory.scratch import CACHE_LINE, plan_scratch
 from edge_lfm.model.binding import Binding
 from edge_lfm.shape import Shape
@@ -38,6 +38,8 @@ class Step:
         self.address = self._context.ctypes.data
         self.tokens = 0
         """Rows of the step under way."""
+        self.screened = False
+        """Whether its logits are the screen's. One feed that wants the head has it multiplied for all."""
 
     def begin(self, feeds: Sequence[Feed]) -> None:
         """Describe a step. Its states have room for it, and know what they are to note."""
@@ -52,6 +54,8 @@ class Step:
             rows["logits"][first : last - logit_rows] = -1
             rows["logits"][last - logit_rows : last] = np.arange(asked, asked + logit_rows)
             first, asked = last, asked + logit_rows
+        self.screened = self._screens and all(feed.contenders is not None for feed in feeds if feed.logit_rows)
+        self._context["screened"] = self.screened
         if len(self._logits) < asked:
             self._logits = np.zeros((asked, self._logits.shape[1]), np.float32)
             self._context["logits"] = self._logits.ctypes.data
@@ -81,6 +85,20 @@ class Step:
     def experts_read(self) -> int:
         """Experts that its rows chose, each once in a layer."""
         return int(self._sync[EXPERTS_READ // 8])
+
+    def ask_exact(self, tiles: NDArray[np.int64]) -> None:
+        """Let the last stage compute tiles of the head: [n, 2], a row of logits and a tile each; it keeps the array."""
+        self._exact = tiles
+        self._context["exact"], self._context["exact_tiles"] = tiles.ctypes.data, len(tiles)
+
+    @property
+    def input_norms(self) -> NDArray[np.float64]:
+        """Of the head's inputs as they are multiplied, int8 times scales: the norm of each row of logits."""
+        count = int(self._context["logit_rows"][0])
+        scales = self.array("normed_s", count).view(ACTIVATION)["scale"].astype(np.float64)
+        q = self.array("normed_q", count).reshape(count, -1, GROUP).astype(np.float64)
+        norms: NDArray[np.float64] = np.sqrt(np.einsum("rgk,rgk,rg->r", q, q, np.square(scales)))
+        return norms
 
     def run_on(self, threads: int) -> None:
         """Tell the next stages how many threads run them."""
@@ -151,6 +169,9 @@ class Step:
         c["hidden"], c["norm_eps"], c["embed_scale"] = shape.hidden, shape.eps, shape.embed_scale
         c["experts"], c["top_k"] = max(1, shape.experts), max(1, shape.top_k)
         c["embedding"], c["head"], c["final_norm"] = binding.embedding, binding.head, binding.final_norm.ctypes.data
+        self._screens = binding.screen is not None
+        if binding.screen is not None:
+            c["screen"] = binding.screen.matrix
 
     def _make_scratch(self, chunk: int, threads: int, cols: int) -> dict[str, NDArray[Any]]:
         """Zeroed buffers behind the scratch fields; the system gives their pages when they are first touched."""

@@ -20,6 +20,17 @@ from edge_lfm.shape import Attention
 
 
 @dataclass(frozen=True)
+class Screen:
+    """A copy of the head in fewer bits: its MATRIX record [1].
+
+    bounds: float32 [rows]; no logit is further from the head's than its row's bound times the norm of the activations.
+    """
+
+    matrix: NDArray[Any]
+    bounds: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class Binding:
     """`layers`: LAYER records [N]; `embedding` and `head`: MATRIX records [1]; `final_norm`: float32 [H]."""
 
@@ -31,6 +42,7 @@ class Binding:
     tables: dict[int, NDArray[np.int64]]
     """Of each layer that has experts, their addresses [E]; a pager changes them."""
     rotary: RotaryTables
+    screen: Screen | None = None
 
 
 def bind(model: PackedModel) -> Binding:
@@ -41,7 +53,8 @@ def bind(model: PackedModel) -> Binding:
     head = binder.matrix(head_name(model.shape))
     final_norm = model.floats("model.embedding_norm.weight")
     ropes = {n: attention.rope for n, attention in model.shape.attentions.items() if attention.rope is not None}
-    return Binding(layers, embedding, head, final_norm, binder.keep, binder.tables, RotaryTables(layers, ropes))
+    rotary, screen = RotaryTables(layers, ropes), binder.screen(head_name(model.shape))
+    return Binding(layers, embedding, head, final_norm, binder.keep, binder.tables, rotary, screen)
 
 
 class Binder:
@@ -67,6 +80,18 @@ class Binder:
         record["address"] = self.address(self.model.bytes_of(name))
         record["bias"] = self.floats(bias) if bias else 0
         return record
+
+    def screen(self, name: str) -> Screen | None:
+        """The screen of the head, if it has one."""
+        tensor = self.model.tensors[name]
+        if tensor.screen is None:
+            return None
+        head = tensor.matrices[0].nbytes
+        behind = self.model.bytes_of(name)[head:]
+        record = self.matrix(name)
+        record["scheme"] = SCHEMES[tensor.screen.scheme].id
+        record["address"] += head
+        return Screen(record, behind[tensor.screen.nbytes :].view(np.float32))
 
     def bind_layers(self) -> NDArray[Any]:
         """LAYER records of all layers."""

@@ -24,7 +24,15 @@ from edge_lfm.kernels.spec.layout import LAYOUT_VERSION
 from edge_lfm.kernels.spec.ref import F32, Quantized
 from edge_lfm.kernels.spec.schemes import SCHEMES, Scheme
 from edge_lfm.kernels.spec.tiles import unpack_tiles
-from edge_lfm.model.plan import DOWN_CLASSES, EXPERT_CLASS, TENSOR_CLASSES, Matrix, PackedTensor, Schemes, plan_tensors
+from edge_lfm.model.plan import (
+    EXPERT_CLASS,
+    OPTIONAL_CLASSES,
+    TENSOR_CLASSES,
+    Matrix,
+    PackedTensor,
+    Schemes,
+    plan_tensors,
+)
 from edge_lfm.shape import Shape
 
 
@@ -202,7 +210,7 @@ def _read_schemes(raw: Any, folder: Path) -> Schemes:
             hint="quantize the model again, or install the matching edge-lfm",
         )
     by_class = raw.get("schemes")
-    known = {*TENSOR_CLASSES, *DOWN_CLASSES}
+    known = {*TENSOR_CLASSES, *OPTIONAL_CLASSES}
     if (
         not isinstance(by_class, Mapping)
         or not set(TENSOR_CLASSES) <= by_class.keys() <= known

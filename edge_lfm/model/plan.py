@@ -7,7 +7,7 @@ sizes that are printed before any work. Knows names and shapes, no weights and n
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edge_lfm.errors import UnsupportedModelError
 from edge_lfm.kernels.spec.layout import GROUP, LAYOUT_VERSION
@@ -20,6 +20,12 @@ TENSOR_CLASSES = ("experts", "ffn", "conv", "attention", "embedding")
 
 DOWN_CLASSES = {"experts_down": "experts", "ffn_down": "ffn"}
 """The classes of w2, where it has another scheme than w1 and w3 of the same block; a recipe need not name them."""
+
+SCREEN_CLASS = "screen"
+"""Of a copy of the head in fewer bits, which tells what rows of the head a token needs (`engine/screening.py`)."""
+
+OPTIONAL_CLASSES = (*DOWN_CLASSES, SCREEN_CLASS)
+"""What a recipe need not name."""
 
 EXPERT_CLASS = "experts"
 FLOAT_CLASS = "float"
@@ -61,19 +67,25 @@ class Matrix:
 
 @dataclass(frozen=True)
 class PackedTensor:
-    """One tensor of the packed file: matrices, one after the other, or one float32 array."""
+    """One tensor of the packed file: matrices, one after the other, or one float32 array.
+
+    screen: of the head, a copy in fewer bits that stands behind it; a bound on the error of each row follows,
+    float32 [rows] (`quantize/screen.py`).
+    """
 
     name: str
     kind: str  # one of TENSOR_CLASSES, FLOAT_CLASS, ROUTER_CLASS or GATE_CLASS
     matrices: tuple[Matrix, ...] = ()
     floats: Source | None = None
     aligned: bool = False
+    screen: Matrix | None = None
 
     @property
     def nbytes(self) -> int:
         if self.floats is not None:
             return 4 * _product(self.floats.shape)
-        return sum(m.nbytes for m in self.matrices)
+        screen = self.screen.nbytes + 4 * self.screen.rows if self.screen else 0
+        return sum(m.nbytes for m in self.matrices) + screen
 
     @property
     def weights(self) -> int:
@@ -100,7 +112,7 @@ class Schemes:
     """The scheme of each tensor class, and the name of the recipe that chose them."""
 
     recipe: str
-    by_class: Mapping[str, str]  # of TENSOR_CLASSES, and of DOWN_CLASSES where w2 has its own
+    by_class: Mapping[str, str]  # of TENSOR_CLASSES, and what a recipe names of OPTIONAL_CLASSES
 
     def of(self, kind: str) -> str:
         """The name of a class's scheme; of a class of w2 that has none, that of w1 and w3."""
@@ -137,7 +149,7 @@ def plan_tensors(shape: Shape, schemes: Schemes) -> list[PackedTensor]:
 
 def _check_columns(tensor: PackedTensor) -> None:
     """Refuse a scheme that stores more columns together than divide the matrix."""
-    for matrix in tensor.matrices:
+    for matrix in (*tensor.matrices, *([tensor.screen] if tensor.screen else [])):
         columns = SCHEMES[matrix.scheme].columns
         if matrix.cols % columns:
             raise UnsupportedModelError(
@@ -175,9 +187,9 @@ def _product(shape: tuple[int, ...]) -> int:
 
 def _trunk(shape: Shape, schemes: Schemes) -> Iterator[PackedTensor]:
     hidden, vocab = shape.hidden, shape.vocab
-    yield _matrix("model.embed_tokens.weight", "embedding", schemes, (vocab, hidden))
-    if not shape.tied:
-        yield _matrix("lm_head.weight", "embedding", schemes, (vocab, hidden))
+    for name in ("model.embed_tokens.weight",) if shape.tied else ("model.embed_tokens.weight", "lm_head.weight"):
+        tensor = _matrix(name, "embedding", schemes, (vocab, hidden))
+        yield _screened(tensor, schemes) if name == head_name(shape) else tensor
     yield _float("model.embedding_norm.weight", (hidden,))
     for n, layer in enumerate(shape.layers):
         at, operator, router = f"model.layers.{n}", layer.operator, layer.ffn.router
@@ -248,6 +260,23 @@ def _block(name: str, kind: str, schemes: Schemes, at: str, hidden: int, width: 
 
 def _matrix(name: str, kind: str, schemes: Schemes, shape: tuple[int, int]) -> PackedTensor:
     return PackedTensor(name, kind, (Matrix((Source(name, shape),), schemes.of(kind)),))
+
+
+def _screened(head: PackedTensor, schemes: Schemes) -> PackedTensor:
+    """The head with its screen, if the recipe has one."""
+    name = schemes.by_class.get(SCREEN_CLASS)
+    if name is None:
+        return head
+    matrix = head.matrices[0]
+    screen, exact = SCHEMES[name], SCHEMES[matrix.scheme]
+    if not (
+        screen.quantized and exact.quantized and screen.group_bytes * exact.columns < exact.group_bytes * screen.columns
+    ):
+        raise UnsupportedModelError(
+            f"the class {SCREEN_CLASS} has the scheme {name}, and the head it stands for {matrix.scheme}",
+            hint="a screen needs fewer bits than the head, and both be quantized: codebook4_g32 stands for int8_g32",
+        )
+    return replace(head, screen=replace(matrix, scheme=name))
 
 
 def _float_matrix(name: str, kind: str, shape: tuple[int, int]) -> PackedTensor:

@@ -1,8 +1,9 @@
 """The forward pass of a step, as every thread of the team runs it: embedding, layers, head.
 
 Stages: 0 is the embedding; 1 + 3n the operator of layer n and the choice of its experts; 2 + 3n and 3 + 3n the two
-phases of its FFN; 1 + 3N the final norm and the head. A resident model runs all stages in one call; a paged one stops
-after each choice of experts, so that Python can bring the missing ones in.
+phases of its FFN; 1 + 3N the final norm and the head, or its screen; 2 + 3N what of the head a screened step asks for.
+A resident model runs all stages but the last in one call; a paged one stops after each choice of experts, so that
+Python can bring the missing ones in.
 
     h = h + operator(norm(h));  h = h + ffn(norm(h));  logits = head(norm(h))
 
@@ -11,14 +12,14 @@ Where a layer norms what it adds, that is summed in `branch`; the norm that foll
 
 from numba import int64
 
-from edge_lfm.kernels.lang.simd import i64, kernel
-from edge_lfm.kernels.lang.sync import barrier
+from edge_lfm.kernels.lang.simd import i64, kernel, smaller
+from edge_lfm.kernels.lang.sync import barrier, claim_run
 from edge_lfm.kernels.ops.attention import attend_tokens, prepare_heads
 from edge_lfm.kernels.ops.embedding import embed_tokens
 from edge_lfm.kernels.ops.experts import down, gate_up, gather_pairs
-from edge_lfm.kernels.ops.matmul import multiply_matrix
+from edge_lfm.kernels.ops.matmul import multiply_matrix, multiply_rows
 from edge_lfm.kernels.ops.norm import branch_sum, norm_asked, norm_tokens
-from edge_lfm.kernels.ops.operands import Inputs, Outputs
+from edge_lfm.kernels.ops.operands import Inputs, Outputs, from_token
 from edge_lfm.kernels.ops.router import one_segment, route
 from edge_lfm.kernels.ops.short_conv import conv_tokens
 from edge_lfm.kernels.spec.layout import CONTEXT, EXPERT_SCRATCH_BYTES, LAYER, offsets
@@ -102,15 +103,37 @@ def choose_experts(ctx, layer, thread, scratch):
 
 @kernel
 def compute_logits(ctx, scratch):
-    """The final norm and the head, for the rows whose logits are asked for."""
+    """The final norm and the head, or its screen, for the rows whose logits are asked for."""
     count = i64(ctx + CTX.logit_rows)
     if count == 0:
         return
     norm_asked(ctx, i64(ctx + CTX.final_norm), post_norm_before(ctx, i64(ctx + CTX.layer_count)))
     barrier(ctx)
-    rows = (i64(ctx + CTX.head_rows) + 15) // 16 * 16
-    logits = Outputs(i64(ctx + CTX.logits), rows * 4, int64(0))
-    multiply_matrix(ctx, ctx + CTX.head, normed_inputs(ctx), logits, count, scratch + EXPERT_SCRATCH_BYTES)
+    matrix = ctx + CTX.screen if i64(ctx + CTX.screened) != 0 else ctx + CTX.head
+    logits = Outputs(i64(ctx + CTX.logits), logits_stride(ctx), int64(0))
+    multiply_matrix(ctx, matrix, normed_inputs(ctx), logits, count, scratch + EXPERT_SCRATCH_BYTES)
+    barrier(ctx)
+
+
+@kernel
+def logits_stride(ctx):
+    """Bytes of a row of logits."""
+    return (i64(ctx + CTX.head_rows) + 15) // 16 * 64
+
+
+@kernel
+def compute_exact(ctx, scratch):
+    """The tiles of the head that `exact` names: their logits replace those of the screen."""
+    count, hidden, stride = i64(ctx + CTX.exact_tiles), i64(ctx + CTX.hidden), logits_stride(ctx)
+    while True:
+        first, run = claim_run(ctx, count)
+        if first >= count:
+            break
+        for n in range(first, smaller(first + run, count)):
+            row, tile = i64(i64(ctx + CTX.exact) + 16 * n), i64(i64(ctx + CTX.exact) + 16 * n + 8)
+            x = from_token(normed_inputs(ctx), row, hidden)
+            out = Outputs(i64(ctx + CTX.logits) + row * stride, stride, int64(0))
+            multiply_rows(ctx + CTX.head, tile, tile + 1, x, out, int64(1), scratch + EXPERT_SCRATCH_BYTES)
     barrier(ctx)
 
 
@@ -127,6 +150,8 @@ def forward(ctx, thread, first, last):
             barrier(ctx)
         elif stage == 1 + 3 * layers:
             compute_logits(ctx, scratch)
+        elif stage == 2 + 3 * layers:
+            compute_exact(ctx, scratch)
         elif part == 0:
             apply_operator(ctx, layer, n, scratch)
             choose_experts(ctx, layer, thread, scratch)

@@ -101,6 +101,7 @@ CONTEXT = np.dtype(
         ("top_k", "i8"),
         ("embedding", MATRIX),
         ("head", MATRIX),
+        ("screen", MATRIX),  # a copy of the head in fewer bits, or no rows
         ("final_norm", "i8"),
         ("norm_eps", "f4"),
         ("embed_scale", "f4"),  # what embeddings are multiplied by
@@ -109,6 +110,9 @@ CONTEXT = np.dtype(
         ("rows", "i8"),  # ROW [T]
         ("logits", "i8"),  # float32 [logit_rows, rows of the head padded to 16]
         ("logit_rows", "i8"),
+        ("screened", "i8"),  # 1: the screen makes the logits, 0: the head
+        ("exact", "i8"),  # int64 [exact_tiles, 2]: a row of `logits`, and the tile of the head that it is computed with
+        ("exact_tiles", "i8"),
         # the team
         ("threads", "i8"),
         ("sync", "i8"),
