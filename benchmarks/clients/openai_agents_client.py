@@ -42,6 +42,7 @@ async def pieces(one, text, most=None):
             found.append(event.data.delta)
         if len(found) == most:
             run.cancel()
+            await asyncio.sleep(0.5)  # its tasks end on this loop
             break
     return found
 
@@ -77,7 +78,7 @@ def error():
 
 
 def cancel():
-    endless = agent(model_settings=agents.ModelSettings(extra_body={"ignore_eos": True}))
+    endless = agent(model_settings=agents.ModelSettings(max_tokens=30_000, extra_body={"ignore_eos": True}))
     return len(loop.run_until_complete(pieces(endless, QUESTION, most=1)))
 
 
