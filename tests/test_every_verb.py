@@ -160,7 +160,7 @@ def test_out_and_in(
         with Model.load(tmp_path / "onnx", threads=1) as exported:
             found = exported.logits(prompt)
         assert apart(found, expected) < 0.2  # the engine's activations have 8 bits, which turn near ties of experts
-    # Without a second rounding: 0.7 % of each weight turns choices of experts in random weights, from the first token on.
+    # Without a second rounding: 0.7 % of each weight turns choices of experts in random weights, from the first token.
     verb("export", packed, "--format", "gguf", "-o", tmp_path / "m.gguf", "--type", "f32")
     verb("quantize", tmp_path / "m.gguf", "-o", tmp_path / "again", "--recipe", "float32")
     with Model.load(tmp_path / "again", threads=1) as again:
