@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 from demo.drafter_rounds import tokens_a_round
 
 MOST_BYTES = 3_000_000
-LEAST = 1.9
+LEAST = 2.6
 """Tokens a round with eight drafts."""
 
 
@@ -26,7 +26,7 @@ LEAST = 1.9
 def test_rounds_give_several_tokens_and_answers_are_those_without_drafts() -> None:
     """Every tenth of the samples that the demo model is judged by: their values are in no training sample."""
     tasks = read_tasks(demo_checkpoint() / "tasks.jsonl")[::10]
-    with Model.load(draft="demo", context=1024) as model:
+    with Model.load(draft="demo", context=1024, cache=1) as model:
         assert tokens_a_round(model, tasks, [8])[0] >= LEAST
 
 

@@ -3,7 +3,8 @@
     PYTHONPATH=tools python -m demo.drafter_rounds [--drafter CHECKPOINT] [--samples 400]
 
 Greedy answers of the embedded demo model, each as long as that model makes it. A round is a step of the model after
-the prompt's; answers are checked to be those without drafts.
+the prompt's; answers are checked to be those without drafts. Nothing is kept of earlier prompts: of what was read without
+drafts the drafter would have seen nothing.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def main() -> None:
     print(f"{len(tasks)} answers\n\n| drafts | tokens a round |\n|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         convert(args.drafter, Path(folder) / "d", find_recipe("int8"), target=packed_demo())
-        with Model.load(draft=Path(folder) / "d", context=1024) as model:
+        with Model.load(draft=Path(folder) / "d", context=1024, cache=1) as model:
             for count, tokens in zip(COUNTS, tokens_a_round(model, tasks, COUNTS), strict=True):
                 print(f"| {count} | {tokens:.2f} |")
 
