@@ -3,8 +3,8 @@
     PYTHONPATH=tools python -m demo.drafter_rounds [--drafter CHECKPOINT] [--samples 400]
 
 Greedy answers of the embedded demo model, each as long as that model makes it. A round is a step of the model after
-the prompt's; answers are checked to be those without drafts. Nothing is kept of earlier prompts: of what was read without
-drafts the drafter would have seen nothing.
+the prompt's; answers are checked to be those without drafts. Nothing is kept of earlier prompts: of what was read
+without drafts the drafter would have seen nothing.
 """
 
 from __future__ import annotations
