@@ -159,6 +159,11 @@ class Shape:
         return {n: layer.operator for n, layer in enumerate(self.layers) if isinstance(layer.operator, Attention)}
 
     @cached_property
+    def window(self) -> int:
+        """Positions that a token sees in the layer with the widest window; 0: every layer that attends sees all."""
+        return max((attention.window or 0 for attention in self.attentions.values()), default=0)
+
+    @cached_property
     def convs(self) -> dict[int, ShortConv]:
         """The layers with a short convolution, by their number."""
         return {n: layer.operator for n, layer in enumerate(self.layers) if isinstance(layer.operator, ShortConv)}

@@ -20,7 +20,8 @@ from edge_lfm.errors import UsageError
 from edge_lfm.kernels.spec.isa import TIERS
 from edge_lfm.machine.thermal import temperatures
 from edge_lfm.memory.budget import Budget
-from edge_lfm.memory.plan import Wishes, kv_read_bytes, plan_memory
+from edge_lfm.memory.caches import kv_read_bytes
+from edge_lfm.memory.plan import Wishes, plan_memory
 from edge_lfm.model.demand import demand_of
 from edge_lfm.model.plan import plan_tensors
 from edge_lfm.quantize.families import family_config

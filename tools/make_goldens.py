@@ -238,6 +238,10 @@ REFERENCE_CASES = {
 }
 """Of families that only the reference computes yet."""
 TOKENS = 37
+LONG_CASES = ("lfm3", "lfm3-attention-only")
+LONG_TOKENS = 600
+LONG_ROWS = np.r_[250:262, 506:518, 588:600]
+"""Around two multiples of the shortest ring of keys, and the end."""
 
 
 def random_weights(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -257,8 +261,8 @@ def random_weights(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return values * np.float32(shape[-1] ** -0.5 if len(shape) == 2 else 0.5)
 
 
-def token_ids(case: str) -> np.ndarray:
-    return np.random.default_rng(zlib.crc32(case.encode())).integers(0, BASE["vocab_size"], TOKENS)
+def token_ids(case: str, count: int = TOKENS) -> np.ndarray:
+    return np.random.default_rng(zlib.crc32(case.encode())).integers(0, BASE["vocab_size"], count)
 
 
 def logits_of(config: dict, ids: np.ndarray) -> np.ndarray:
@@ -298,6 +302,8 @@ def main() -> None:
     np.savez_compressed(OUT / "goldens.npz", **arrays)
     for name, cases in (("goldens", CASES), ("reference_goldens", REFERENCE_CASES)):
         (OUT / f"{name}.json").write_text(json.dumps(cases, indent=1) + "\n", encoding="utf-8")
+    long = {case: logits_of(CASES[case], token_ids(case, LONG_TOKENS))[LONG_ROWS] for case in LONG_CASES}
+    np.savez_compressed(OUT / "long_goldens.npz", **long)
     for case, logits in arrays.items():
         print(f"{case:24} logits {logits.shape}, spread {logits.std():.3f}")
 

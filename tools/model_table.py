@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from edge_lfm.architectures import read_shape
-from edge_lfm.memory.plan import kv_cache_bytes
+from edge_lfm.memory.caches import CacheSizes
+from edge_lfm.memory.scratch import CHUNK
 from edge_lfm.model.plan import plan_tensors
 from edge_lfm.model.sizes import measure_sizes
 from edge_lfm.quantize.families import PUBLISHED
@@ -29,7 +30,7 @@ def table() -> str:
             f"{sizes.active_parameters / 1e9:.2f} B" if shape.experts else "all",
             f"{sizes.file_bytes / 1e9:.2f} GB",
             f"{sizes.bytes_per_token / 1e9:.2f} GB",
-            f"{kv_cache_bytes(shape, 1, 'float16'):,} B",
+            f"{CacheSizes(shape, shape.context, 'float16', CHUNK).token_bytes:,} B",
         )
         rows.append(f"| `{name}` | {raw['model_type']} | {' | '.join(numbers)} |")
     return "\n".join([*rows, ""])

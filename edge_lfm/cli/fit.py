@@ -20,7 +20,8 @@ from edge_lfm.kernels.load.library import load_kernels
 from edge_lfm.machine.processors import choose_threads, physical_cores
 from edge_lfm.measure.hardware import Measured, measure_machine
 from edge_lfm.memory.budget import Budget, parse_size, unit_of
-from edge_lfm.memory.plan import MemoryPlan, Wishes, kv_read_bytes, plan_memory
+from edge_lfm.memory.caches import kv_read_bytes
+from edge_lfm.memory.plan import MemoryPlan, Wishes, plan_memory
 from edge_lfm.model.demand import demand_of
 from edge_lfm.model.packed_model import PackedModel, is_packed
 from edge_lfm.model.plan import Schemes, plan_tensors

@@ -24,6 +24,7 @@ from edge_lfm.errors import (
     NumericalError,
     UsageError,
 )
+from edge_lfm.memory.caches import CacheSizes
 from edge_lfm.model.onnx_model import GRAPH, OnnxModel
 from edge_lfm.model.state import Checkpoint, State
 from edge_lfm.shape import Shape
@@ -40,7 +41,8 @@ class OnnxState(State):
 
     def __init__(self, shape: Shape, context: int) -> None:
         self.shape, self.context, self.kv_dtype = shape, context, "float32"
-        self.position = self.capacity = 0
+        self.position = self.capacity = self.ring = self.oldest = 0
+        self.max_checkpoints = CacheSizes(shape, context, self.kv_dtype, CHUNK).checkpoints
         self.conv = {n: np.zeros((conv.taps, shape.hidden), np.float32) for n, conv in shape.convs.items()}
         self.caches = {}
         for n in shape.attentions:

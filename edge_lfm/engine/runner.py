@@ -69,7 +69,7 @@ class Runner(Backend):
         return self._threads_for(self.chunk)
 
     def new_state(self, context: int, kv_dtype: str = "float16") -> State:
-        state = State(self.shape, context, kv_dtype)
+        state = State(self.shape, context, kv_dtype, self.chunk)
         if self.drafting is not None:
             state.draft = self.drafting.new_cache(context, kv_dtype)
         return state
@@ -87,7 +87,7 @@ class Runner(Backend):
         self._check(feeds)
         with self.turn:
             for feed in feeds:
-                feed.state.reserve(feed.state.position + len(feed.token_ids))
+                feed.state.make_way(len(feed.token_ids))
                 feed.state.note(feed.noted, len(feed.token_ids))
             self.binding.rotary.reserve(max(feed.state.capacity for feed in feeds))
             self.step.begin(feeds)

@@ -1,7 +1,8 @@
 """A sequence that the model has read: its tokens, its state, and the places that it can go back to.
 
-Keys and values of a prefix stay valid whatever follows; the conv state does not, so a copy of it is kept where
-sequences are likely to part: at the turns of a conversation, now and then in a prompt, and before its last token.
+Keys and values of a prefix stay valid whatever follows; the conv state and what sliding layers see do not, so a copy of
+those is kept where sequences are likely to part: at the turns of a conversation, now and then in a prompt, and before
+its last token.
 Knows token ids; does not know what a turn is.
 """
 
@@ -12,13 +13,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_lfm.engine.feeds import Contenders, Feed, Logits, Steps
 from edge_lfm.errors import CancelledError
-from edge_lfm.model.state import MAPPED_BYTES, Checkpoint, State
+from edge_lfm.model.kv_cache import MAPPED_BYTES
+from edge_lfm.model.state import Checkpoint, State
 
-MAX_CHECKPOINTS = 64
-"""Half a megabyte each in the 24B: together less than the keys and values of 1,600 tokens."""
 CHECKPOINT_TOKENS = 128
 """Between two checkpoints that are kept while a prompt is read, beside those at turns."""
 
@@ -127,8 +128,8 @@ class TokenSequence:
 
     def _remember(self, checkpoint: Checkpoint) -> None:
         """Keep a place to go back to; of too many, the one goes whose neighbours are nearest to each other."""
-        self.checkpoints[checkpoint.position] = checkpoint
-        if len(self.checkpoints) > MAX_CHECKPOINTS:
+        self.checkpoints[checkpoint.position] = self.state.with_window(checkpoint)
+        if len(self.checkpoints) > self.state.max_checkpoints:
             places = sorted(self.checkpoints)
             gaps = [later - earlier for earlier, later in zip(places, places[2:], strict=False)]
             del self.checkpoints[places[1 + int(np.argmin(gaps))]]
@@ -139,8 +140,10 @@ def nbytes_at(state: State, positions: int) -> int:
     conv = sum(array.nbytes for array in state.conv.values())
     if state.draft is not None:
         conv += nbytes_at(state.draft.state, positions)
-    if not state.capacity:
-        return conv
-    small = sum(array.nbytes for array in state.caches.values() if array.nbytes < MAPPED_BYTES)
-    large = sum(array.nbytes for array in state.caches.values()) - small
-    return conv + small + large * min(positions, state.capacity) // state.capacity
+    return conv + sum(_touched_bytes(array, positions, state.room(n)) for (n, _), array in state.caches.items())
+
+
+def _touched_bytes(cache: NDArray[Any], positions: int, room: int) -> int:
+    if cache.nbytes < MAPPED_BYTES or not room:
+        return cache.nbytes
+    return cache.nbytes * min(positions, room) // room

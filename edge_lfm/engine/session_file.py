@@ -1,12 +1,15 @@
 """A sequence on disk: tokens, keys and values, conv states, and the places to go back to, in one safetensors file.
 
-Written aside and renamed, every tensor with a checksum; read only for the model, the layout and the dtype that it was
-written for. Whatever else the caller wants to keep goes along as JSON. Knows no messages.
+Of sliding layers it has the window before the end and before every place. Files of versions that kept all of their keys
+and values have those instead, and the windows are taken from them. Written aside and renamed, every tensor with a
+checksum; read only for the model, the layout and the dtype that it was written for. Whatever else the caller wants to
+keep goes along as JSON. Knows no messages.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from array import array
 from collections.abc import Iterator
@@ -20,6 +23,7 @@ from edge_lfm.engine.sequence import TokenSequence
 from edge_lfm.errors import ModelFileError, OutputError, SessionFileError
 from edge_lfm.formats.packed import PackedFile, PackedWriter, TensorSpec, sync_folder
 from edge_lfm.kernels.spec.layout import LAYOUT_VERSION
+from edge_lfm.model.kv_cache import places
 from edge_lfm.model.state import Checkpoint, State
 
 _KEY = "edge_lfm_session"
@@ -108,20 +112,36 @@ def _read(file: PackedFile, path: Path, state: State, model: str, vocab: int) ->
     for position in header["checkpoints"]:
         if not isinstance(position, int) or not 0 < position <= count:
             raise ValueError("it has a checkpoint that is none")
-        sequence.checkpoints[position] = _read_conv(file, position, state)
-    state.go_back(_read_conv(file, count, state, "conv"))
+        sequence.checkpoints[position] = _read_checkpoint(file, position, count, state, f"checkpoint.{position}")
+    state.go_back(_read_checkpoint(file, count, count, state, "conv"))
     return sequence, header["extra"]
 
 
-def _read_conv(file: PackedFile, position: int, state: State, name: str | None = None) -> Checkpoint:
-    if not state.conv:  # a model of attention alone: its checkpoints are positions
-        return Checkpoint(position, {})
+def _read_checkpoint(file: PackedFile, position: int, count: int, state: State, name: str) -> Checkpoint:
+    """A place to go back to in a sequence of `count` tokens; `name`: of the tensor that has its conv inputs."""
+    window = {key: _read_window(file, key, position, count, state) for key in state.rings}
+    if not state.conv:  # a model of attention alone
+        return Checkpoint(position, {}, window)
     layers, shape = list(state.conv), next(iter(state.conv.values())).shape
-    raw = file.tensor(name or f"checkpoint.{position}", "U8", 4 * len(layers) * shape[0] * shape[1])
-    values = raw.view(np.float32).reshape(len(layers), *shape)
+    values = file.tensor(name, "U8", 4 * len(layers) * shape[0] * shape[1]).view(np.float32)
     if not np.isfinite(values).all():
         raise ValueError("its state holds NaN or infinity")
-    return Checkpoint(position, {n: values[row].copy() for row, n in enumerate(layers)})
+    values = values.reshape(len(layers), *shape)
+    return Checkpoint(position, {n: values[row].copy() for row, n in enumerate(layers)}, window)
+
+
+def _read_window(file: PackedFile, key: tuple[int, str], position: int, count: int, state: State) -> NDArray[Any]:
+    """What a cache of a sliding layer, (layer, field of its record), is to hold of the window before a position."""
+    (layer, field), cache, window = key, state.caches[key], np.array(state.window_before(position), np.int64)
+    like: NDArray[Any] = cache[places(field, np.zeros(len(window), np.int64))]
+    if (whole := f"{field}.{layer}") not in file.file.tensors:
+        raw = file.tensor(f"{whole}.{position}", "U8", like.nbytes)
+        return raw.view(like.dtype).reshape(like.shape)
+    blocks = -(-count // 16)
+    shape = (cache.shape[0], blocks if field == "keys" else 16 * blocks, *cache.shape[2:])
+    every = file.tensor(whole, "U8", math.prod(shape) * cache.itemsize).view(cache.dtype).reshape(shape)
+    kept: NDArray[Any] = every[places(field, window)]
+    return kept
 
 
 def _arrays(sequence: TokenSequence) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -130,6 +150,9 @@ def _arrays(sequence: TokenSequence) -> Iterator[tuple[str, NDArray[Any]]]:
         yield "conv", np.stack(list(sequence.state.conv.values()))
     for name, view in sequence.state.cache_views(len(sequence.ids)):
         yield name, np.ascontiguousarray(view)
-    for position, checkpoint in sorted(sequence.checkpoints.items()):
-        if checkpoint.conv:
+    end = sequence.state.with_window(sequence.state.checkpoint())
+    for position, checkpoint in sorted((sequence.checkpoints | {end.position: end}).items()):
+        if checkpoint.conv and position in sequence.checkpoints:
             yield f"checkpoint.{position}", np.stack(list(checkpoint.conv.values()))
+        for (layer, field), values in checkpoint.window.items():
+            yield f"{field}.{layer}.{position}", values

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from edge_lfm.devices.estimate import Demand
 from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, GROUP
 from edge_lfm.memory.budget import Budget
+from edge_lfm.memory.caches import CacheSizes
 from edge_lfm.memory.reader import READ_ALIGNMENT
 from edge_lfm.memory.scratch import CHUNK, DRAFT_CHUNK, plan_scratch
 from edge_lfm.shape import Drafter, Shape
@@ -33,7 +34,6 @@ ones take what memory is left."""
 MAX_CACHE_BYTES = 2 << 30
 RING_SLOTS = 16
 """Slots beyond what layers keep: two waves of reads, and more than any decode step misses in one layer."""
-_VALUE_AND_SCALE_BYTES = {"int8": (1, 4), "float16": (2, 0), "float32": (4, 0)}
 
 
 @dataclass(frozen=True)
@@ -135,18 +135,20 @@ def plan_whole(shape: Shape, file_bytes: int, budget: Budget, wishes: Wishes) ->
     room = max(0, budget.nbytes - needed)
     cache_bytes = min(MAX_CACHE_BYTES, room // 4) if wishes.cache_bytes is None else wishes.cache_bytes
     context = wishes.context or min(DEFAULT_CONTEXT, shape.context)
-    token_bytes = _conversation_bytes(shape, 1, wishes)
-    tokens = (room - (room // 4 if wishes.cache_bytes is None else cache_bytes)) // max(1, token_bytes)
+    left = room - (room // 4 if wishes.cache_bytes is None else cache_bytes)
     if budget.stated and wishes.context is None:
-        context = min(context, max(PAGED_CONTEXT, tokens // (wishes.parallel or MIN_PARALLEL) // 1024 * 1024))
+        sizes = _cache_sizes(shape, context, wishes)
+        rest = left // (wishes.parallel or MIN_PARALLEL) - sum(each.bounded_bytes for each in sizes)
+        tokens = rest // max(1, sum(each.token_bytes for each in sizes))
+        context = min(context, max(PAGED_CONTEXT, tokens // 1024 * 1024))
+    conversation = _conversation_bytes(shape, context, wishes)
     least = 1 if budget.stated else MIN_PARALLEL
-    parallel = wishes.parallel or max(least, min(MAX_PARALLEL, tokens // context))
+    parallel = wishes.parallel or max(least, min(MAX_PARALLEL, left // max(1, conversation)))
     if not budget.stated:
         return MemoryPlan(budget, context, parallel, cache_bytes, needed + (wishes.cache_bytes or 0), None)
-    conversations = context * parallel * token_bytes
-    needed += conversations
+    needed += conversation * parallel
     if wishes.cache_bytes is None:
-        cache_bytes = max(0, min(cache_bytes, room - conversations))
+        cache_bytes = max(0, min(cache_bytes, room - conversation * parallel))
     return MemoryPlan(budget, context, parallel, cache_bytes, needed + (wishes.cache_bytes or 0), None)
 
 
@@ -175,22 +177,11 @@ def _drafter_bytes(drafter: Drafter, wishes: Wishes) -> int:
 
 
 def _conversation_bytes(shape: Shape, context: int, wishes: Wishes) -> int:
-    """Keys and values of so many tokens, a drafter's included."""
+    """Keys and values of one conversation of so many tokens, a drafter's included."""
+    return sum(sizes.nbytes for sizes in _cache_sizes(shape, context, wishes))
+
+
+def _cache_sizes(shape: Shape, context: int, wishes: Wishes) -> list[CacheSizes]:
+    """Of the model, and of what drafts for it."""
     bodies = [shape] if wishes.drafter is None else [shape, wishes.drafter.body]
-    return sum(kv_cache_bytes(body, context, wishes.kv_dtype) for body in bodies)
-
-
-def kv_cache_bytes(shape: Shape, context: int, kv_dtype: str) -> int:
-    """Keys and values of one conversation of `context` tokens."""
-    value_bytes, scale_bytes = _VALUE_AND_SCALE_BYTES[kv_dtype]
-    attentions = shape.attentions.values()
-    return context * sum(2 * a.kv_heads * (a.width * value_bytes + scale_bytes) for a in attentions)
-
-
-def kv_read_bytes(shape: Shape, depth: int, kv_dtype: str) -> int:
-    """Keys and values that the token behind `depth` others reads."""
-    value_bytes, scale_bytes = _VALUE_AND_SCALE_BYTES[kv_dtype]
-    attentions = shape.attentions.values()
-    return sum(
-        min(depth, a.window or depth) * 2 * a.kv_heads * (a.width * value_bytes + scale_bytes) for a in attentions
-    )
+    return [CacheSizes(body, context, wishes.kv_dtype, wishes.chunk) for body in bodies]

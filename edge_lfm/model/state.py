@@ -1,14 +1,13 @@
 """What a conversation leaves behind: conv inputs and the KV cache of every layer, and its position.
 
-The KV cache is float16 or int8 and grows by doubling, up to the context. Layouts: `kernels/spec/layout.py`, STATE.
+The KV cache is float16 or int8 and grows by doubling, up to the context; that of a sliding layer grows up to a ring, in
+which position p lies at p modulo its length (`memory/caches.py`). Layouts: `kernels/spec/layout.py`, STATE.
 """
 
 from __future__ import annotations
 
-import math
-import mmap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,46 +15,47 @@ from numpy.typing import NDArray
 
 from edge_lfm.errors import ContextOverflowError, DoesNotFitError, UsageError
 from edge_lfm.kernels.spec.layout import STATE
+from edge_lfm.memory.caches import CacheSizes
+from edge_lfm.memory.scratch import CHUNK
+from edge_lfm.model.kv_cache import Window, check_kv_dtype, make_caches, places
 from edge_lfm.shape import Shape
 
 _FIRST_CAPACITY = 256
-KV_DTYPES = ("float16", "int8")
-MAPPED_BYTES = 64 << 10
-"""Caches from here on lie in mappings of their own."""
-
-
-def check_kv_dtype(name: str) -> str:
-    """`name`, if it is a dtype of KV caches.
-
-    Raises:
-        UsageError: it is not.
-    """
-    if name not in KV_DTYPES:
-        raise UsageError(f"unknown KV cache type '{name}'", hint=f"choose one of {', '.join(KV_DTYPES)}")
-    return name
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `State.go_back` needs beside the keys and values: a position, and each conv layer's inputs before it."""
+    """What `State.go_back` needs beside the keys and values: a position, and each conv layer's inputs before it.
+
+    window: copies of what sliding layers see before it. Without, it is good for the state that it was taken of, and
+        as long as their rings hold that.
+    """
 
     position: int
     conv: dict[int, NDArray[np.float32]]
+    window: Window = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
-        return sum(array.nbytes for array in self.conv.values())
+        return sum(array.nbytes for array in (*self.conv.values(), *self.window.values()))
 
 
 class State:
-    """The state of one sequence. `capacity`: positions that the caches have room for, a multiple of 16."""
+    """The state of one sequence.
+
+    capacity: positions that the caches have room for, a multiple of 16; those of sliding layers up to the `ring`.
+    oldest: the first position that rings still hold; those before it were overwritten.
+    chunk: tokens of it that one step feeds at most.
+    """
 
     draft: DraftCache | None = None
     """What a drafter keeps of the same tokens."""
 
-    def __init__(self, shape: Shape, context: int, kv_dtype: str = "float16") -> None:
+    def __init__(self, shape: Shape, context: int, kv_dtype: str = "float16", chunk: int = CHUNK) -> None:
         self.shape, self.context, self.kv_dtype = shape, context, check_kv_dtype(kv_dtype)
-        self.position = 0
+        sizes = CacheSizes(shape, context, kv_dtype, chunk)
+        self.ring, self.max_checkpoints = sizes.ring, sizes.checkpoints
+        self.position = self.oldest = 0
         self.capacity = 0
         self.noted: NDArray[np.int64] = np.zeros(0, np.int64)
         self._history: dict[int, NDArray[np.float32]] = {}
@@ -98,13 +98,23 @@ class State:
         capacity = -(-enough // 16) * 16
         try:
             for n in self.shape.attentions:
-                self._grow(n, capacity)
+                self._grow(n, min(capacity, self.ring) if self._is_ring(n) else capacity)
         except MemoryError:
             raise DoesNotFitError(
                 f"no memory for a KV cache of {capacity} positions", hint="use a smaller context, or an int8 cache"
             ) from None
         self.capacity = capacity
-        self.records["capacity"] = capacity
+
+    def make_way(self, count: int) -> None:
+        """Before `count` tokens are fed: room for them. Errors as in `reserve`.
+
+        What lies in the rings where these go is lost from then on, even if the step fails.
+        """
+        end = self.position + count
+        self.reserve(end)
+        if self.ring:
+            assert self.shape.window - 1 + count <= self.ring, "the step is larger than the state was made for"
+            self.oldest = max(self.oldest, end - self.ring)
 
     def check_room(self, positions: int) -> None:
         """Refuse more positions than the context has.
@@ -120,7 +130,7 @@ class State:
 
     def reset(self) -> None:
         """Forget everything; keep the room."""
-        self.position = 0
+        self.position = self.oldest = 0
         for array in self.conv.values():
             array[:] = 0
 
@@ -146,8 +156,20 @@ class State:
         self.noted = np.zeros(0, np.int64)
 
     def checkpoint(self) -> Checkpoint:
-        """The conv state and the position as they are now; keys and values need no copy."""
+        """The conv state and the position as they are now; keys and values need no copy for a step back."""
         return Checkpoint(self.position, {n: array.copy() for n, array in self.conv.items()})
+
+    def with_window(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The same with what sliding layers see before it, so that it is good for later and for other states.
+
+        Raises:
+            UsageError: the rings do not hold that any more.
+        """
+        if not self.ring or checkpoint.window:
+            return checkpoint
+        held = self._check_held(checkpoint.position)
+        window = {key: np.ascontiguousarray(self.caches[key][self._at(key, held)]) for key in self.rings}
+        return replace(checkpoint, window=window)
 
     def checkpoint_after(self, before: Checkpoint, kept: int) -> Checkpoint:
         """The state after the first `kept` tokens fed last; `before` was taken before them.
@@ -165,44 +187,93 @@ class State:
         return Checkpoint(before.position + kept, conv)
 
     def go_back(self, to: Checkpoint) -> None:
-        """Be as at a checkpoint again: of this state or of one that had the same tokens up to there."""
+        """Be as at a checkpoint again: of this state or, with its window, of one that had the same tokens up to there.
+
+        Raises:
+            UsageError: it has no window, and the rings do not hold that any more; nothing has changed.
+        """
+        if to.window:
+            self._take_window(to.position, to.window)
+        elif not self._check_held(to.position):
+            self.oldest = 0
         for n, array in self.conv.items():
             array[:] = to.conv[n]
         self.position = to.position
 
     def copy_from(self, other: State, positions: int) -> None:
-        """Take over the keys and values of another state's first positions; `go_back` sets the rest."""
+        """Take over the keys and values of another state's first positions; `go_back` sets the rest.
+
+        Of sliding layers, what the other one's rings still hold of the window before that position; else nothing.
+        """
         self.reserve(positions)
-        rows = -(-positions // 16) * 16
-        for (n, field), array in self.caches.items():
-            count = rows // 16 if field == "keys" else rows
-            array[:, :count] = other.caches[n, field][:, :count]
+        for (_, mine), (_, theirs) in zip(self.cache_views(positions), other.cache_views(positions), strict=True):
+            mine[...] = theirs
+        if self.ring and self.window_before(positions).start < other.oldest:
+            self.oldest = positions
+        elif self.ring:
+            self._take_window(positions, other.with_window(Checkpoint(positions, {})).window)
         if self.draft is not None and other.draft is not None:
             self.draft.copy_from(other.draft, positions)
 
     def cache_views(self, positions: int) -> Iterator[tuple[str, NDArray[Any]]]:
-        """Name and part of each cache that holds the first positions, in whole blocks of 16."""
+        """Name and part of each cache that holds the first positions, in whole blocks of 16; none of rings."""
         blocks = -(-positions // 16)
-        for (n, field), values in sorted(self.caches.items()):
-            yield f"{field}.{n}", values[:, : blocks if field == "keys" else blocks * 16]
+        for (n, name), values in sorted(self.caches.items()):
+            if not self._is_ring(n):
+                yield f"{name}.{n}", values[:, : blocks if name == "keys" else blocks * 16]
+
+    @property
+    def rings(self) -> list[tuple[int, str]]:
+        """The caches of sliding layers."""
+        return [key for key in sorted(self.caches) if self._is_ring(key[0])]
+
+    def window_before(self, position: int) -> range:
+        """The positions before this one that sliding layers see from it, those of the widest window."""
+        return range(max(0, position - self.shape.window + 1), position)
+
+    def room(self, n: int) -> int:
+        """Positions that the caches of layer n have room for."""
+        return min(self.capacity, self.ring) if self._is_ring(n) else self.capacity
+
+    def _is_ring(self, n: int) -> bool:
+        return self.ring > 0 and self.shape.attentions[n].window is not None
+
+    def _check_held(self, position: int) -> range:
+        """The window before a position, if the rings hold it.
+
+        Raises:
+            UsageError: they do not.
+        """
+        positions = self.window_before(position)
+        if positions and positions.start < self.oldest:  # which is 0 where there are no rings
+            raise UsageError(
+                f"position {position} cannot be gone back to: sliding layers keep nothing before {self.oldest}",
+                hint="keep a checkpoint with its window",
+            )
+        return positions
+
+    def _take_window(self, position: int, window: Window) -> None:
+        """Let the rings hold the window before a position, and nothing else."""
+        positions = self.window_before(position)
+        self.reserve(position)
+        for key in self.rings:
+            self.caches[key][self._at(key, positions)] = window[key]
+        self.oldest = positions.start
+
+    def _at(self, key: tuple[int, str], positions: range) -> Any:
+        """The index of positions in a ring."""
+        n, name = key
+        return places(name, np.array(positions, np.int64) % self.room(n))
 
     def _grow(self, n: int, capacity: int) -> None:
         """Larger caches for layer n, with what the old ones hold."""
-        kv, width = self.shape.attentions[n].kv_heads, self.shape.attentions[n].width
-        kept = np.int8 if self.kv_int8 else np.float16
-        fields: dict[str, tuple[tuple[int, ...], type]] = {
-            "keys": ((kv, capacity // 16, width, 16), kept),
-            "values": ((kv, capacity, width), kept),
-        }
-        if self.kv_int8:
-            fields |= {"key_scales": ((kv, capacity), np.float32), "value_scales": ((kv, capacity), np.float32)}
-        for field, (shape, dtype) in fields.items():
-            new = _zeros(shape, dtype)
-            old = self.caches.get((n, field))
+        for name, new in make_caches(self.shape.attentions[n], capacity, self.kv_dtype).items():
+            old = self.caches.get((n, name))
             if old is not None:
                 new[:, : old.shape[1]] = old
-            self.caches[n, field] = new
-            self.records[field][n] = new.ctypes.data
+            self.caches[n, name] = new
+            self.records[name][n] = new.ctypes.data
+        self.records["capacity"][n] = capacity
 
 
 class DraftCache:
@@ -240,16 +311,3 @@ class DraftCache:
             self.state.copy_from(other.state, self.end)
         else:
             self.forget()
-
-
-def _zeros(shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
-    """A cache whose pages take memory only once they are written. The heap promises that of no array: it raises its
-    threshold for mappings to 32 MB with what is freed, and a cache of 200 MB then took 695."""
-    nbytes = math.prod(shape) * np.dtype(dtype).itemsize
-    if nbytes < MAPPED_BYTES or not hasattr(mmap, "MAP_PRIVATE"):
-        return np.zeros(shape, dtype)
-    try:
-        pages = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except OSError as error:
-        raise MemoryError(str(error)) from None
-    return np.frombuffer(pages, dtype).reshape(shape)

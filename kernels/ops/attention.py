@@ -2,8 +2,10 @@
 
 Keys lie transposed in blocks of 16 positions, [kv, C/16, hd, 16], so that 16 scores come out of plain
 multiply-adds without a horizontal sum; values lie as [kv, C, hd]. An int8 cache has one scale per head
-and position: a key's scale multiplies its score, a value's scale its weight. Query and key heads may be normed
-(RMSNorm over hd, or over all heads) before RoPE, which turns the pairs (i, i + hd/2). Scores and softmax are float32.
+and position: a key's scale multiplies its score, a value's scale its weight. Position p lies at p modulo C: caches of
+a layer that sees a window are rings of whole score blocks, all others have room for every position. Query and key heads
+may be normed (RMSNorm over hd, or over all heads) before RoPE, which turns the pairs (i, i + hd/2). Scores and softmax
+are float32.
 What a head gives may be multiplied by sigmoids: one a head, or one a value.
 (Lfm2MoeAttention, Qwen2Attention, OlmoeAttention and Lfm3Attention of transformers 5.24.)
 """
@@ -46,6 +48,8 @@ NO_SCORE_BITS = 0x5D000000
 """Of 2**59: below it no dot product of a query and a key of up to 1,024 values overflows."""
 NO_HALF_BITS = 0x477FF000
 """Of 65520, the first number that is infinity as float16."""
+NO_POSITION = 1 << 62
+"""Behind those of any sequence."""
 
 
 @kernel
@@ -99,7 +103,8 @@ def keep_int8(ctx, key, value, keys, values, key_scales, value_scales, position,
 @kernel
 def keep(ctx, key, value, state, h, position, width):
     """One key and one value of kv head `h`, float32 [width], into a sequence's caches of this layer."""
-    keys, values, at = i64(state + STA.keys), i64(state + STA.values), h * i64(state + STA.capacity)
+    capacity, keys, values = i64(state + STA.capacity), i64(state + STA.keys), i64(state + STA.values)
+    at, position = h * capacity, position % capacity
     if i64(state + STA.is_int8) != 0:
         key_scales, value_scales = i64(state + STA.key_scales) + at * 4, i64(state + STA.value_scales) + at * 4
         keep_int8(ctx, key, value, keys + at * width, values + at * width, key_scales, value_scales, position, width)
@@ -162,7 +167,7 @@ def attend_rows(ctx, layer, state, token, g, first, count, scratch):
     """
     hd, heads, kv = i64(layer + LAY.head_dim), i64(layer + LAY.heads), i64(layer + LAY.kv_heads)
     group, capacity, window = heads // kv, i64(state + STA.capacity), i64(layer + LAY.window)
-    begin, end = capacity, int64(0)
+    begin, end = int64(NO_POSITION), int64(0)
     for m in range(count):
         t, h = token + (first + m) // group, g * group + (first + m) % group
         step_row = i64(ctx + CTX.rows) + t * ROW_BYTES
@@ -174,10 +179,10 @@ def attend_rows(ctx, layer, state, token, g, first, count, scratch):
     keys, values = i64(state + STA.keys), i64(state + STA.values)
     if i64(state + STA.is_int8) != 0:
         key_scales, value_scales = i64(state + STA.key_scales) + scales, i64(state + STA.value_scales) + scales
-        attend_int8(count, keys + at, values + at, key_scales, value_scales, hd, begin, end, scratch)
+        attend_int8(count, keys + at, values + at, key_scales, value_scales, hd, begin, end, capacity, scratch)
     else:
         at *= 2
-        attend_float16(count, keys + at, values + at, int64(0), int64(0), hd, begin, end, scratch)
+        attend_float16(count, keys + at, values + at, int64(0), int64(0), hd, begin, end, capacity, scratch)
     for m in range(count):
         t, h = token + (first + m) // group, g * group + (first + m) % group
         take_mixed(m, i64(ctx + CTX.mixed) + (t * heads + h) * hd * 4, hd, scratch)

@@ -191,21 +191,25 @@ def attend_tile_of(rows, vectors, in_int8):
         score_rest, weigh_rest = score_of(rows, 1, in_int8), weigh_of(rows, 1, in_int8)
 
     @kernel
-    def attend_tile(count, keys, values, key_scales, value_scales, hd, start, limit, scratch):
-        """weighed [count, hd] and totals of `count` rows; any of these attends to positions of [start, limit) only."""
+    def attend_tile(count, keys, values, key_scales, value_scales, hd, start, limit, capacity, scratch):
+        """weighed [count, hd] and totals of `count` rows; any of these attends to positions of [start, limit) only.
+
+        A block of positions lies at its first one modulo `capacity`: one division for each, and none within it.
+        """
         scale = float32(1.0) / float32(sqrt(float32(hd)))
         for i in range(hd // 16 * QUERY_ROWS):
             store_f32(scratch + weighed_at(hd) + i * VECTOR_BYTES, zero_f32())
         for block in range(start // SCORE_BLOCK * SCORE_BLOCK, limit, SCORE_BLOCK):
             begin, length = larger(start - block, int64(0)), smaller(limit - block, int64(SCORE_BLOCK))
-            these = keys + block * hd * kept_bytes
+            place = block % capacity
+            these = keys + place * hd * kept_bytes
             left = score(these, hd, begin // 16 * 16, length, scratch)
             score_rest(these, hd, left, length, scratch)
-            multiply_scores(count, scale, key_scales + 4 * block if in_int8 else int64(0), begin, length, scratch)
+            multiply_scores(count, scale, key_scales + 4 * place if in_int8 else int64(0), begin, length, scratch)
             soften_rows(count, block, begin, length, hd, scratch)
             if in_int8:
-                multiply_scores(count, float32(1.0), value_scales + 4 * block, begin, length, scratch)
-            these = values + block * hd * kept_bytes
+                multiply_scores(count, float32(1.0), value_scales + 4 * place, begin, length, scratch)
+            these = values + place * hd * kept_bytes
             left = weigh(these, hd, int64(0), begin, length, scratch)
             weigh_rest(these, hd, left, begin, length, scratch)
 
@@ -223,11 +227,11 @@ def attend_tiles_of(in_int8):
 
 def _either(attend_few, few, attend_many):
     @kernel
-    def attend(count, keys, values, key_scales, value_scales, hd, start, limit, scratch):
+    def attend(count, keys, values, key_scales, value_scales, hd, start, limit, capacity, scratch):
         if count <= few:
-            attend_few(count, keys, values, key_scales, value_scales, hd, start, limit, scratch)
+            attend_few(count, keys, values, key_scales, value_scales, hd, start, limit, capacity, scratch)
         else:
-            attend_many(count, keys, values, key_scales, value_scales, hd, start, limit, scratch)
+            attend_many(count, keys, values, key_scales, value_scales, hd, start, limit, capacity, scratch)
 
     return attend
 

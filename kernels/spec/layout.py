@@ -69,7 +69,7 @@ STATE = np.dtype(
     [
         ("conv", "i8"),  # float32 [L - 1, H], oldest first
         ("history", "i8"),  # float32 [R, H]: conv inputs of noted rows, so that the state can go back to them; or 0
-        ("capacity", "i8"),  # C, positions that the caches have room for, a multiple of 16
+        ("capacity", "i8"),  # C, positions that the caches have room for, a multiple of 16; p lies at p modulo C
         ("is_int8", "i8"),  # whether keys and values are int8; else they are float16
         ("keys", "i8"),  # [kv, C / 16, hd, 16]
         ("values", "i8"),  # [kv, C, hd]
@@ -77,7 +77,8 @@ STATE = np.dtype(
         ("value_scales", "i8"),  # float32 [kv, C]
     ]
 )
-"""The state of one layer of one sequence."""
+"""The state of one layer of one sequence. Caches that are shorter than a sequence are rings: C is then a multiple of
+SCORE_BLOCK, and holds a step's tokens beside the window of the first of them."""
 
 ROW = np.dtype(
     [
