@@ -16,7 +16,7 @@ import numpy as np
 from edge_lfm.architectures import read_shape
 from edge_lfm.engine.feeds import Feed, Logits, run_alone
 from edge_lfm.engine.sequence import TokenSequence
-from edge_lfm.memory.caches import CacheSizes
+from edge_lfm.memory.caches import CacheSizes, position_bytes
 from edge_lfm.memory.scratch import CHUNK
 from edge_lfm.model.kv_cache import places
 from edge_lfm.model.state import State
@@ -59,7 +59,7 @@ def main() -> None:
     for kv_dtype in ("float16", "int8"):
         sizes = CacheSizes(shape, args.context, kv_dtype, CHUNK)
         found, kept, places_kept = measure(State(shape, args.context, kv_dtype))
-        every = args.context * (sizes.token_bytes + (sizes.sliding_bytes if sizes.ring else 0))
+        every = args.context * sum(position_bytes(a, kv_dtype) for a in shape.attentions.values())
         print(
             f"{args.model} {kv_dtype:8} {sizes.token_bytes:6,} B a token; planned {sizes.nbytes / MIB:.1f} MiB, with "
             f"all keys of all layers {every / MIB:.1f}; resident {found / MIB:.1f} MiB, of them {kept / MIB:.1f} in "

@@ -62,7 +62,7 @@ def followers(folder: Path, isa: str | None, rng: np.random.Generator, vocab: in
             ids = rng.integers(0, vocab, int(rng.integers(20, CONTEXT)))
             alone = State(runner.shape, CONTEXT, kv_dtype)
             expected = np.concatenate([all_rows(runner, part, alone) for part in np.split(ids, range(1, len(ids), 7))])
-            made.append(Follower(State(runner.shape, CONTEXT, kv_dtype, CHUNK), ids, expected))
+            made.append(Follower(State(runner.shape, 8 * CONTEXT, kv_dtype, CHUNK), ids, expected))
     return made
 
 

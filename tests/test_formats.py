@@ -13,7 +13,7 @@ from conftest import GOLDEN_CASES, write_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import EdgeLfmError, ModelFileError, OutputError, UnsupportedModelError
@@ -439,3 +439,46 @@ def test_tensor_problems_are_named(tmp_path: Path) -> None:
         with pytest.raises(EdgeLfmError, match=message):
             convert(source, tmp_path / f"out-{case}", find_recipe("int4"))
         assert not list(tmp_path.glob(f"out-{case}*"))
+
+
+@pytest.mark.parametrize("name", ["q_proj.qweight", "q_proj.scales", "q_proj.weight.absmax", "q_proj.weight_packed"])
+def test_weights_that_another_tool_has_quantized_are_told_as_that(name: str, tmp_path: Path) -> None:
+    """Whatever config.json leaves out: `quantization_config` is lost when configs are copied."""
+    folder = write_checkpoint(tmp_path / "in", GOLDEN_CASES["qwen3"])
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.0.self_attn.q_proj.weight"]
+    tensors[f"model.layers.0.self_attn.{name}"] = np.zeros((8, 8), np.int32)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(UnsupportedModelError, match=rf"another tool has quantized these weights \(.*{name}\)"):
+        convert(folder, tmp_path / "out", find_recipe("int8"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("quantization", "what"),
+    [
+        ({"quantization": {"group_size": 64, "bits": 4}}, r"quantization: \{'group_size': 64, 'bits': 4\} is not read"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quantization_config: quant_method 'awq' is not read"),
+    ],
+)
+def test_how_another_tool_has_quantized_is_told(quantization: dict, what: str, tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "in", GOLDEN_CASES["qwen3"])
+    (folder / "config.json").write_text(json.dumps(GOLDEN_CASES["qwen3"] | quantization), encoding="utf-8")
+    with pytest.raises(UnsupportedModelError, match=what):
+        FolderCheckpoint(folder)
+
+
+def test_weights_in_another_form_are_told(tmp_path: Path) -> None:
+    """Files of PyTorch, an adapter, and a clone without its large files."""
+    folder = write_checkpoint(tmp_path / "in", GOLDEN_CASES["qwen3"])
+    weights = folder / "model.safetensors"
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 123456789\n"
+    weights.write_text(pointer, encoding="utf-8")
+    with pytest.raises(ModelFileError, match="it is a pointer of Git LFS"):
+        FolderCheckpoint(folder)
+    weights.rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelFileError, match=r"has no model\.safetensors, and pytorch_model\.bin is not read"):
+        FolderCheckpoint(folder)
+    (folder / "config.json").rename(folder / "adapter_config.json")
+    with pytest.raises(ModelFileError, match=r"is an adapter \(adapter_config\.json\)"):
+        FolderCheckpoint(folder)

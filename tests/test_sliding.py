@@ -30,16 +30,16 @@ from edge_lfm.formats.packed import PackedWriter, TensorSpec
 from edge_lfm.kernels.load.library import load_kernels
 from edge_lfm.kernels.spec.isa import find_isa, runnable_tiers
 from edge_lfm.kernels.spec.layout import LAYOUT_VERSION
-from edge_lfm.memory.caches import CacheSizes
+from edge_lfm.memory.caches import CacheSizes, position_bytes
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.state import State
 from edge_lfm.quantize.convert import convert
-from edge_lfm.quantize.families import family_config
+from edge_lfm.quantize.families import PUBLISHED, family_config
 from edge_lfm.quantize.recipe import find_recipe
 
 TIERS = [tier.name for tier in runnable_tiers()]
 CASES = {"lfm3": 11, "lfm3-attention-only": 19, "lfm3-window-beyond-the-prompt": 64, "lfm3-window-of-one": 1}
-CHUNK, RING, TOKENS, CONTEXT = 48, 256, 600, 620
+CHUNK, RING, TOKENS, CONTEXT = 48, 256, 600, 8192
 IDS = np.random.default_rng(24).integers(0, 160, TOKENS)
 
 
@@ -56,8 +56,8 @@ def expected(runner: Runner) -> dict[str, np.ndarray]:
 
 
 def whole_rows(runner: Runner, ids: np.ndarray, kv_dtype: str) -> np.ndarray:
-    state = State(runner.shape, CONTEXT, kv_dtype, CONTEXT)
-    assert state.ring >= CONTEXT
+    state = State(runner.shape, TOKENS, kv_dtype)
+    assert not state.ring  # it would take more than so short a context
     return np.concatenate([all_rows(runner, ids[n : n + CHUNK], state) for n in range(0, len(ids), CHUNK)])
 
 
@@ -116,7 +116,7 @@ def test_long_prompts_equal_transformers(
     with np.load(DATA / "long_goldens.npz") as file:
         golden = file[case]
     with PackedModel(packed_cases["float32"][case]) as model, Runner(model, load_kernels(), 1, CHUNK) as runner:
-        state = runner.new_state(len(ids))
+        state = runner.new_state(CONTEXT)
         rows = [all_rows(runner, ids[n : n + CHUNK], state) for n in range(0, len(ids), CHUNK)]
     found, largest = np.concatenate(rows)[goldens_tool.LONG_ROWS], np.abs(golden).max()
     rounded = reference_logits(packed_cases["float32"][case], ids)[goldens_tool.LONG_ROWS]
@@ -189,8 +189,9 @@ def test_what_the_ring_has_lost_is_refused_by_name(runner: Runner, expected: dic
 def test_sessions_of_earlier_versions(
     kv_dtype: str, runner: Runner, expected: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    """They have all keys and values of every layer, and no windows."""
-    turns, state = (40, 290, 450), State(runner.shape, CONTEXT, kv_dtype, CONTEXT)
+    """They have all keys and values of every layer, and no windows; as have those of short contexts, which in their
+    turn have no use for windows."""
+    turns, state = (40, 290, 450), State(runner.shape, TOKENS, kv_dtype)
     arrays = {"ids": IDS[:500].astype(np.int32)}
     for turn in (*turns, 500):
         while state.position < turn:
@@ -209,6 +210,8 @@ def test_sessions_of_earlier_versions(
     for turn in turns:
         goes_on(runner, sequence.fork(turn, runner.new_state(CONTEXT, kv_dtype)), expected[kv_dtype])
     goes_on(runner, sequence, expected[kv_dtype])
+    save_sequence(tmp_path / "new", sequence, "m", 8)
+    assert load_sequence(tmp_path / "new", State(runner.shape, TOKENS, kv_dtype), "m", 160) == (None, 8)
 
 
 def test_a_conversation_beyond_the_ring(tmp_path: Path) -> None:
@@ -243,9 +246,23 @@ def test_the_bytes_of_a_long_context() -> None:
         sizes, state = CacheSizes(shape, context, kv_dtype, 512), State(shape, context, kv_dtype)
         token, sliding = 6 * 8 * entry, 5 * 8 * entry
         assert (sizes.ring, sizes.token_bytes) == (768, token)
-        assert sizes.bounded_bytes == (768 + sizes.checkpoints * 255) * sliding
+        assert sizes.nbytes == context * token + (768 + sizes.checkpoints * 255) * sliding
         state.reserve(context)
         conv = 13 * 6 * 2048 * 4
         assert nbytes_at(state, context) == state.nbytes == context * token + 768 * sliding + conv
         assert state.with_window(state.checkpoint()).nbytes == conv  # of position 0
         assert sizes.checkpoints * (255 * sliding + conv) <= 64 << 20
+        short, state = CacheSizes(shape, 4096, kv_dtype, 512), State(shape, 4096, kv_dtype)
+        state.reserve(4096)
+        assert (short.ring, short.nbytes) == (state.ring, state.nbytes - conv) == (0, 4096 * (token + sliding))
+
+
+def test_rings_never_take_more_than_all_keys() -> None:
+    """However long the context, and whatever the window: a longer context takes more, and never more than all keys."""
+    for name in (name for name, raw in PUBLISHED.items() if read_shape(raw).window):
+        shape = read_shape(PUBLISHED[name])
+        every = sum(position_bytes(a, "float16") for a in shape.attentions.values())
+        sizes = [CacheSizes(shape, context, "float16", 512) for context in range(1024, 65537, 1024)]
+        assert all(each.nbytes <= each.context * every for each in sizes)
+        assert [each.nbytes for each in sizes] == sorted(each.nbytes for each in sizes)
+        assert not sizes[0].ring and sizes[-1].ring

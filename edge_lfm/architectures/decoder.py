@@ -79,7 +79,7 @@ def read_rope(config: ConfigReader, width: int, of: int | None = None) -> Rope:
 
     width: values of a head that turn, the first ones. of: the head's width; None: whole heads turn.
     """
-    parameters = config.section("rope_parameters", "rope_scaling")
+    parameters = config.rope_section()
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if kind not in ("default", "yarn"):
         raise config.refuse(f"rope_type {kind!r} is not implemented, only default and yarn")

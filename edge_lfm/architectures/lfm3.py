@@ -108,7 +108,7 @@ def _rope(config: ConfigReader, kind: str, width: int) -> Rope:
 
 
 def _rope_parameters(config: ConfigReader, kind: str) -> Mapping[str, Any]:
-    parameters = config.section("rope_parameters").get(kind)
+    parameters = config.rope_section().get(kind)
     if not isinstance(parameters, Mapping):
         raise config.refuse(f"rope_parameters has no {kind}")
     return parameters

@@ -82,7 +82,7 @@ def _check_attention(config: ConfigReader, count: int) -> None:
 
 def _stated_turned(config: ConfigReader, width: int) -> int:
     """The values of a head that turn, as transformers 5 writes them: a part of its width."""
-    parameters = config.section("rope_parameters", "rope_scaling")
+    parameters = config.rope_section()
     share = parameters.get("partial_rotary_factor")
     return width if share is None else int(config.positive("partial_rotary_factor", share) * width)
 

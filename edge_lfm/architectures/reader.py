@@ -93,6 +93,19 @@ class ConfigReader:
                 return value
         return {}
 
+    def rope_section(self) -> Mapping[str, Any]:
+        """What the config says of rotary positions: `rope_parameters` of transformers 5, `rope_scaling` before.
+
+        Where both stand, transformers takes the latter, and a reader of the other version the former: they must agree.
+        """
+        parameters, scaling = self.section("rope_parameters"), self.section("rope_scaling")
+        for name, value in scaling.items() if parameters else ():
+            known = "rope_type" if name == "type" else name
+            other = parameters.get(known, "default" if known == "rope_type" else None)
+            if value != other:
+                raise self.refuse(f"rope_scaling says {name} {value!r:.40}, rope_parameters {other!r:.40}")
+        return parameters or scaling
+
     def ids(self, name: str) -> tuple[int, ...]:
         """Token ids, one or several; () if there are none."""
         return as_ids(self.raw.get(name))

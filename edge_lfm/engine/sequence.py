@@ -92,9 +92,9 @@ class TokenSequence:
         end = self.state.position
         for position in turns:
             if position <= end:
-                self._remember(self.state.checkpoint_after(before, position - first))
+                self.remember(self.state.checkpoint_after(before, position - first))
         if first - max((p for p in self.checkpoints if p < first), default=0) >= CHECKPOINT_TOKENS:
-            self._remember(before)
+            self.remember(before)
         self.ids.extend(int(i) for i in ids[: end - first])
         return rows
 
@@ -126,7 +126,7 @@ class TokenSequence:
         self.state.go_back(to)
         del self.ids[to.position :]
 
-    def _remember(self, checkpoint: Checkpoint) -> None:
+    def remember(self, checkpoint: Checkpoint) -> None:
         """Keep a place to go back to; of too many, the one goes whose neighbours are nearest to each other."""
         self.checkpoints[checkpoint.position] = self.state.with_window(checkpoint)
         if len(self.checkpoints) > self.state.max_checkpoints:

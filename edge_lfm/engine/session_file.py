@@ -1,9 +1,9 @@
 """A sequence on disk: tokens, keys and values, conv states, and the places to go back to, in one safetensors file.
 
-Of sliding layers it has the window before the end and before every place. Files of versions that kept all of their keys
-and values have those instead, and the windows are taken from them. Written aside and renamed, every tensor with a
-checksum; read only for the model, the layout and the dtype that it was written for. Whatever else the caller wants to
-keep goes along as JSON. Knows no messages.
+Of sliding layers that keep a ring it has the window before the end and before every place. Files of states that kept
+all keys and values have those instead; where a state has rings, the windows are taken from them. Written aside and
+renamed, every tensor with a checksum; read only for the model, the layout and the dtype that it was written for.
+Whatever else the caller wants to keep goes along as JSON. Knows no messages.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ def save_sequence(path: Path, sequence: TokenSequence | None, model: str, extra:
         "layout": LAYOUT_VERSION,
         "kv": sequence.state.kv_dtype if sequence is not None else None,
         "tokens": len(sequence.ids) if sequence is not None else 0,
+        "rings": sequence is not None and sequence.state.ring > 0,
         "checkpoints": sorted(sequence.checkpoints) if sequence is not None else [],
         "extra": extra,
     }
@@ -95,10 +96,9 @@ def _read(file: PackedFile, path: Path, state: State, model: str, vocab: int) ->
     if damaged:
         raise SessionFileError(f"{path} is damaged: {damaged[0]} fails its checksum", hint="start a new conversation")
     count = header["tokens"]
-    if (
-        not count or header["kv"] != state.kv_dtype
-    ):  # a cache of the other dtype is of no use: the prompt is computed anew
-        return None, header["extra"]
+    short = header.get("rings", False) and not state.ring  # whose context is so short that it is to keep all
+    if not count or header["kv"] != state.kv_dtype or short:
+        return None, header["extra"]  # the cache is of no use: the prompt is computed anew
     if not isinstance(count, int) or not 0 < count < _MAX_POSITIONS:
         raise ValueError("its number of tokens is none")
     ids = file.tensor("ids", "U8", 4 * count).view(np.int32)
@@ -112,7 +112,7 @@ def _read(file: PackedFile, path: Path, state: State, model: str, vocab: int) ->
     for position in header["checkpoints"]:
         if not isinstance(position, int) or not 0 < position <= count:
             raise ValueError("it has a checkpoint that is none")
-        sequence.checkpoints[position] = _read_checkpoint(file, position, count, state, f"checkpoint.{position}")
+        sequence.remember(_read_checkpoint(file, position, count, state, f"checkpoint.{position}"))
     state.go_back(_read_checkpoint(file, count, count, state, "conv"))
     return sequence, header["extra"]
 

@@ -40,6 +40,7 @@ TOKENIZER_FILES = (
 _TEXT = re.compile(r"model\.language_model\.|language_model\.model\.")
 """What tensors of the language model begin with in a model that sees or hears as well."""
 _HEAD = "lm_head.weight"
+_OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".gguf", ".npz", ".onnx")
 _SHARD = re.compile(r"[^./\x00-\x1f\x7f][^/\x00-\x1f\x7f]{0,254}")
 
 
@@ -156,6 +157,8 @@ class FolderCheckpoint(HubCheckpoint):
             raise ModelFileError(
                 f"{folder} {what}", hint="give the folder of a Hugging Face checkpoint, or a GGUF file"
             )
+        if not (folder / "config.json").exists() and (folder / "adapter_config.json").exists():
+            raise ModelFileError(f"{folder} is an adapter (adapter_config.json)", hint="merge it into its base model")
         whole = read_json(folder / "config.json")
         part = text_part(whole)
         self.raw_config = dict(part)
@@ -232,6 +235,12 @@ class FolderCheckpoint(HubCheckpoint):
         index = self.path / "model.safetensors.index.json"
         names = self._shards(index) if index.exists() else {"model.safetensors": None}
         places: dict[str, _Place] = {}
+        if not index.exists() and not (self.path / "model.safetensors").exists():
+            for other in sorted(path.name for path in self.path.iterdir() if path.suffix in _OTHER_WEIGHTS):
+                raise ModelFileError(
+                    f"{self.path} has no model.safetensors, and {other} is not read in its place",
+                    hint="save the weights as safetensors; a GGUF file is given by its own path",
+                )
         for shard, expected in names.items():
             file = self._open_shard(shard)
             self._files.append(file)

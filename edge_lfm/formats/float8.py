@@ -45,7 +45,8 @@ def block_of(raw_config: Mapping[str, Any], where: str) -> tuple[int, int] | Non
     config, hint = raw_config[key], "quantize from the original checkpoint"  # MLX's converter says `quantization`
     method = config.get("quant_method") if isinstance(config, Mapping) else None
     if method != "fp8":
-        raise UnsupportedModelError(f"{where}: {key}: quant_method {method!r:.40} is not read", hint=hint)
+        what = f"{config!r:.60}" if method is None else f"quant_method {method!r:.40}"
+        raise UnsupportedModelError(f"{where}: {key}: {what} is not read", hint=hint)
     block = config.get("weight_block_size")
     if not isinstance(block, list) or len(block) != 2 or not all(type(n) is int and n > 0 for n in block):
         raise UnsupportedModelError(

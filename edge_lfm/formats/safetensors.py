@@ -137,6 +137,8 @@ class SafetensorsFile(FileMap):
 
     def _read_header(self) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         length = int.from_bytes(self.read_range(0, 8), "little")
+        if self.size < 1024 and self.read_range(0, self.size).startswith(b"version https://git-lfs"):
+            raise self.broken("it is a pointer of Git LFS, in place of the file that it stands for")
         if length > min(MAX_HEADER_BYTES, self.size - 8):
             raise self.broken(f"its header claims {length} bytes, the file has {self.size}")
         try:

@@ -2,6 +2,7 @@
 
 A sliding layer keeps its newest positions in a ring: those that the first token of a step sees, and the step's own.
 Places that a sequence shall go back to later have a copy of the window before them, as they have of the conv inputs.
+Where all that is no less than the whole context, the layer keeps every position, and places need no copy.
 Pure: sizes only. Knows no arrays.
 """
 
@@ -35,42 +36,46 @@ class CacheSizes:
     def ring(self) -> int:
         """Positions that sliding layers keep, in whole score blocks: attention finds each block in one piece.
 
-        0: there are no such layers.
+        0: they keep all, or there are no such layers.
         """
-        ring = -(-(self.shape.window - 1 + self.chunk) // SCORE_BLOCK) * SCORE_BLOCK
-        return ring if self.shape.window and self.kv_dtype != "float32" else 0
-
-    @property
-    def token_bytes(self) -> int:
-        """Keys and values that each further token of the context takes."""
-        every = sum(position_bytes(a, self.kv_dtype) for a in self.shape.attentions.values())
-        return every - self.sliding_bytes if self.ring else every
-
-    @property
-    def bounded_bytes(self) -> int:
-        """What does not grow with the context: rings, and windows of places to go back to."""
-        return min(self.ring, self.context) * self.sliding_bytes + self.checkpoints * self._window_bytes
-
-    @property
-    def nbytes(self) -> int:
-        """Of the whole context."""
-        return self.context * self.token_bytes + self.bounded_bytes
+        if not self.shape.window or self.kv_dtype == "float32":
+            return 0
+        return self._ring if self._ring + self._places(self._window) * self._window < self.context else 0
 
     @property
     def checkpoints(self) -> int:
         """How many places to go back to a sequence keeps."""
+        return self._places(self._window if self.ring else 0)
+
+    @property
+    def token_bytes(self) -> int:
+        """Keys and values of a position in the layers that keep all."""
+        every = sum(position_bytes(a, self.kv_dtype) for a in self.shape.attentions.values())
+        return every - self._sliding_bytes if self.ring else every
+
+    @property
+    def nbytes(self) -> int:
+        """Of the whole context: keys and values, and the windows of places to go back to."""
+        bounded = self.ring + self.checkpoints * self._window if self.ring else 0
+        return self.context * self.token_bytes + bounded * self._sliding_bytes
+
+    @property
+    def _window(self) -> int:
+        """Positions before a token that it sees."""
+        return self.shape.window - 1
+
+    @property
+    def _ring(self) -> int:
+        return -(-(self._window + self.chunk) // SCORE_BLOCK) * SCORE_BLOCK
+
+    def _places(self, copied: int) -> int:
+        """Places to go back to, if each has a copy of so many positions of sliding layers."""
         conv_bytes = sum(4 * max(1, conv.taps - 1) * self.shape.hidden for conv in self.shape.convs.values())
-        affordable = MAX_CHECKPOINT_BYTES // max(1, conv_bytes + self._window_bytes)
+        affordable = MAX_CHECKPOINT_BYTES // max(1, conv_bytes + copied * self._sliding_bytes)
         return min(MAX_CHECKPOINTS, max(MIN_CHECKPOINTS, affordable))
 
     @property
-    def _window_bytes(self) -> int:
-        """Of the copy that goes with a place to go back to."""
-        return min(self.shape.window - 1, self.context) * self.sliding_bytes if self.ring else 0
-
-    @property
-    def sliding_bytes(self) -> int:
-        """Keys and values of a position in the layers that see a window."""
+    def _sliding_bytes(self) -> int:
         return sum(position_bytes(a, self.kv_dtype) for a in self.shape.attentions.values() if a.window is not None)
 
 

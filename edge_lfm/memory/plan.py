@@ -137,10 +137,7 @@ def plan_whole(shape: Shape, file_bytes: int, budget: Budget, wishes: Wishes) ->
     context = wishes.context or min(DEFAULT_CONTEXT, shape.context)
     left = room - (room // 4 if wishes.cache_bytes is None else cache_bytes)
     if budget.stated and wishes.context is None:
-        sizes = _cache_sizes(shape, context, wishes)
-        rest = left // (wishes.parallel or MIN_PARALLEL) - sum(each.bounded_bytes for each in sizes)
-        tokens = rest // max(1, sum(each.token_bytes for each in sizes))
-        context = min(context, max(PAGED_CONTEXT, tokens // 1024 * 1024))
+        context = _longest_context(shape, context, left // (wishes.parallel or MIN_PARALLEL), wishes)
     conversation = _conversation_bytes(shape, context, wishes)
     least = 1 if budget.stated else MIN_PARALLEL
     parallel = wishes.parallel or max(least, min(MAX_PARALLEL, left // max(1, conversation)))
@@ -176,12 +173,15 @@ def _drafter_bytes(drafter: Drafter, wishes: Wishes) -> int:
     return wishes.drafter_bytes + 4 * wishes.chunk * cols + rounded + scratch.nbytes + 4 * drafter.slots * body.vocab
 
 
+def _longest_context(shape: Shape, context: int, nbytes: int, wishes: Wishes) -> int:
+    """The longest one up to `context` whose conversation takes so many bytes, in whole 1,024 tokens; at least the one
+    that a model is given when memory is short."""
+    lengths = [context, *range(context // 1024 * 1024, PAGED_CONTEXT, -1024)]
+    fitting = (length for length in lengths if _conversation_bytes(shape, length, wishes) <= nbytes)
+    return next(fitting, min(context, PAGED_CONTEXT))
+
+
 def _conversation_bytes(shape: Shape, context: int, wishes: Wishes) -> int:
     """Keys and values of one conversation of so many tokens, a drafter's included."""
-    return sum(sizes.nbytes for sizes in _cache_sizes(shape, context, wishes))
-
-
-def _cache_sizes(shape: Shape, context: int, wishes: Wishes) -> list[CacheSizes]:
-    """Of the model, and of what drafts for it."""
     bodies = [shape] if wishes.drafter is None else [shape, wishes.drafter.body]
-    return [CacheSizes(body, context, wishes.kv_dtype, wishes.chunk) for body in bodies]
+    return sum(CacheSizes(body, context, wishes.kv_dtype, wishes.chunk).nbytes for body in bodies)

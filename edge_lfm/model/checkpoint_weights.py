@@ -22,6 +22,8 @@ from edge_lfm.shape import Shape
 
 HEAD = "lm_head.weight"
 _UNTIED = ", and config.json does not say that the embedding is the head (tie_word_embeddings)"
+_QUANTIZED = (".qweight", ".qzeros", ".scales", ".g_idx", ".absmax", ".weight_packed", ".weight_scale", ".input_scale")
+"""How names end that other tools write: GPTQ, AWQ, MLX, bitsandbytes, compressed-tensors, modelopt."""
 _EXPERT = re.compile(r".*\.feed_forward\.experts\.(\d+)\.(w1|w2|w3)\.weight")
 
 
@@ -48,9 +50,11 @@ class CheckpointWeights:
         problems += [f"{name} is unknown" for name in checkpoint.names if name not in used and not self._ignored(name)]
         if problems:
             shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-            raise UnsupportedModelError(
-                f"{checkpoint.path}: {shown}", hint="do config.json and the weights belong together?"
-            )
+            hint = "do config.json and the weights belong together?"
+            if foreign := next((name for name in checkpoint.names if name.endswith(_QUANTIZED)), None):
+                shown = f"another tool has quantized these weights ({foreign}); {shown}"
+                hint = "quantize from the original checkpoint"
+            raise UnsupportedModelError(f"{checkpoint.path}: {shown}", hint=hint)
 
     def __call__(self, name: str) -> F32:
         """A tensor in its canonical shape, float32; one expert's part of a fused tensor."""

@@ -1,7 +1,8 @@
 """What a conversation leaves behind: conv inputs and the KV cache of every layer, and its position.
 
-The KV cache is float16 or int8 and grows by doubling, up to the context; that of a sliding layer grows up to a ring, in
-which position p lies at p modulo its length (`memory/caches.py`). Layouts: `kernels/spec/layout.py`, STATE.
+The KV cache is float16 or int8 and grows by doubling, up to the context; where that is long, the cache of a sliding
+layer is a ring, in which position p lies at p modulo its length (`memory/caches.py`). Layouts: STATE of
+`kernels/spec/layout.py`.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class Checkpoint:
 class State:
     """The state of one sequence.
 
-    capacity: positions that the caches have room for, a multiple of 16; those of sliding layers up to the `ring`.
+    capacity: positions that the caches have room for, a multiple of 16; those of sliding layers have at most `ring`.
+    ring: 0: there are none, and all keep every position.
     oldest: the first position that rings still hold; those before it were overwritten.
     chunk: tokens of it that one step feeds at most.
     """
