@@ -80,7 +80,11 @@ OTHER_BROKEN_CONFIGS = [
     ("qwen2", {"rope_parameters": None}, "rope_theta is missing"),
     ("qwen2", {"rope_scaling": YARN}, r"rope_scaling says rope_type 'yarn', rope_parameters 'default'"),
     ("qwen2", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling says type 'linear'"),
-    ("qwen2-yarn", {"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_scaling says factor 2.0, rope_parameters 4.0"),
+    (
+        "qwen2-yarn",
+        {"rope_scaling": {"type": "yarn", "factor": 2.0}},
+        "rope_scaling says factor 2.0, rope_parameters 4.0",
+    ),
     ("lfm3", {"rope_scaling": YARN}, "rope_scaling says rope_type 'yarn'"),
     ("qwen2", {"num_key_value_heads": None}, "num_key_value_heads is missing"),
     ("qwen2", {"num_attention_heads": 64}, "head_dim 1 is odd"),
