@@ -56,7 +56,7 @@ def expected(runner: Runner) -> dict[str, np.ndarray]:
 
 
 def whole_rows(runner: Runner, ids: np.ndarray, kv_dtype: str) -> np.ndarray:
-    state = State(runner.shape, TOKENS, kv_dtype)
+    state = State(runner.shape, TOKENS, kv_dtype, TOKENS)
     assert not state.ring  # it would take more than so short a context
     return np.concatenate([all_rows(runner, ids[n : n + CHUNK], state) for n in range(0, len(ids), CHUNK)])
 
