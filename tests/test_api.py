@@ -287,6 +287,18 @@ def test_drafts_that_take_too_long_to_draw_come_with_the_next_step(
     assert model.generate(ids, lookup=16, **options).token_ids == plain.token_ids
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("logprobs", [None, 0])
+def test_lookup_draws_no_number_for_what_a_grammar_forces(model: Model, seed: int, logprobs: int | None) -> None:
+    """Nor does plain decoding, unless logits are told of each token."""
+    kinds = {"name": {"type": "string"}, "age": {"type": "integer"}}
+    schema = {"type": "object", "properties": kinds, "required": list(kinds), "additionalProperties": False}
+    options: dict[str, Any] = {"temperature": 1.2, "seed": seed, "logprobs": logprobs, "max_tokens": 60}
+    plain = model.generate('{"name": "Anna", "age": 5}', schema=schema, **options)
+    drafted = model.generate('{"name": "Anna", "age": 5}', schema=schema, lookup=4, **options)
+    assert drafted.token_ids == plain.token_ids and drafted.logprobs == plain.logprobs
+
+
 def test_lookup_at_the_end_of_the_context(demo: dict[str, Path]) -> None:
     with Model.load(demo["int4"], context=40, threads=1) as small:
         ids = [300, 301, 302, 303] * 8

@@ -248,13 +248,14 @@ def _write(
         return not draft.stopped
 
     common = (sequence, logits, sampler, stop_ids, request.max_tokens, timings, give)
+    told = request.logprobs is not None
+    skip = not told and not request.stop_token_ids
     if request.lookup:
-        yield from decode_with_drafts(*common, Lookup(sampler.seen), request.lookup)
+        yield from decode_with_drafts(*common, Lookup(sampler.seen), request.lookup, skip)
     elif drafter := model_drafter(engine.runner, sequence, _max_drafts(request)):
-        yield from decode_with_drafts(*common, drafter, MAX_DRAFTS)
+        yield from decode_with_drafts(*common, drafter, MAX_DRAFTS, skip)
     else:
-        told = request.logprobs is not None
-        yield from decode(*common, skip=not told and not request.stop_token_ids, screened=not told)
+        yield from decode(*common, skip, screened=not told)
     timings.decode_s = job.spent.seconds - before.seconds + timings.drafting_s
     timings.steps, timings.rows = job.spent.steps - before.steps, job.spent.rows - before.rows
     timings.experts = job.spent.experts - before.experts

@@ -43,44 +43,58 @@ def decode_with_drafts(
     give: Give,
     drafter: Drafter,
     max_drafts: int,
+    skip: bool = True,
 ) -> Steps[None]:
     """As `generate.decode`, with up to `max_drafts` drafts a step. The sequence never holds more than was given out."""
     state, rows = sequence.state, logits[None]
     drafts: list[int] = []
     before = state.checkpoint()
     while True:
-        tokens = _agree(rows, drafts, sampler, stop_ids, max_tokens - timings.completion_tokens)
+        first = state.position - len(drafts)
+        room = min(max_tokens - timings.completion_tokens, state.context - first + 1)
+        drawn = _draw_along(rows, drafts, sampler, stop_ids, room, skip)
+        agreed = _agreed([token for token, _ in drawn], drafts)
         timings.drafted += len(drafts)
-        timings.accepted += sum(token == draft for token, draft in zip(tokens, drafts, strict=False))
-        if len(tokens) < len(rows):
-            sequence.undo(state.checkpoint_after(before, len(tokens)))
-        for token, row in zip(tokens, rows, strict=False):
+        timings.accepted += agreed
+        fed = min(agreed, len(drawn) - 1)  # the last token is always fed by the next step
+        if fed < len(drafts):
+            sequence.undo(state.checkpoint_after(before, fed + 1))
+        for token, row in drawn:
             drafter.extend(token)
             timings.completion_tokens += 1
             if not give(token, row):
                 return
-        if (
-            tokens[-1] in stop_ids
-            or sampler.ended
-            or timings.completion_tokens >= max_tokens
-            or state.position >= state.context
-        ):
+        unfed = [token for token, _ in drawn[fed:]]
+        if unfed[-1] in stop_ids or sampler.ended or len(drawn) == room:
             return
+        if len(unfed) > 1:  # what a grammar forced
+            drafts, rows = [], (yield from sequence.read_all(unfed))
+            continue
         started = time.perf_counter()
         drafts = drafter.propose(min(max_drafts, state.context - state.position - 1))
         timings.drafting_s += time.perf_counter() - started
-        before, rows = yield from sequence.draft([tokens[-1], *drafts])
+        before, rows = yield from sequence.draft([*unfed, *drafts])
 
 
-def _agree(rows: Logits, drafts: list[int], sampler: Sampler, stop_ids: Sequence[int], max_tokens: int) -> list[int]:
-    """Sample along the rows as long as the drafts agree."""
-    tokens: list[int] = []
+def _draw_along(
+    rows: Logits, drafts: list[int], sampler: Sampler, stop_ids: Sequence[int], room: int, skip: bool
+) -> list[tuple[int, Logits | None]]:
+    """Tokens and their logits, at most `room`: drawn along the rows as long as the drafts agree. What a grammar forces
+    comes without logits where plain decoding skips it (`skip`): it takes no random number there either."""
+    drawn: list[tuple[int, Logits | None]] = []
     until = time.monotonic() + MAX_SAMPLING_S
-    for n, row in enumerate(rows):
-        token = sampler.next(row)
-        tokens.append(token)
-        if token in stop_ids or sampler.ended or len(tokens) == max_tokens or n == len(drafts) or token != drafts[n]:
-            break
-        if time.monotonic() > until:
-            break
-    return tokens
+    while True:
+        row = rows[len(drawn)]
+        drawn.append((sampler.next(row), row))
+        if skip and drawn[-1][0] not in stop_ids:
+            drawn += [(token, None) for token in sampler.forced(room - len(drawn))]
+        if drawn[-1][0] in stop_ids or sampler.ended or len(drawn) == room or time.monotonic() > until:
+            return drawn
+        if len(drawn) > len(drafts) or _agreed([token for token, _ in drawn], drafts) < len(drawn):
+            return drawn
+
+
+def _agreed(tokens: list[int], drafts: list[int]) -> int:
+    """How many drafts are the tokens that came."""
+    wrong = (n for n, (token, draft) in enumerate(zip(tokens, drafts, strict=False)) if token != draft)
+    return next(wrong, min(len(tokens), len(drafts)))

@@ -140,10 +140,8 @@ def decode(
                 return
         if tokens[-1] in stop_ids or sampler.ended or len(tokens) > room:
             return
-        end = len(sequence.ids) + len(tokens)
-        while (left := end - len(sequence.ids)) > 0:
-            if len(tokens) == 1:
-                rows = yield from sequence.feed(tokens[0], sampler.contenders() if screened else None)
-            else:
-                rows = yield from sequence.read(tokens[-left:])
+        if len(tokens) == 1:
+            rows = yield from sequence.feed(tokens[0], sampler.contenders() if screened else None)
+        else:
+            rows = yield from sequence.read_all(tokens)
         logits = rows[0]

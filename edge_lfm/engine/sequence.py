@@ -98,6 +98,13 @@ class TokenSequence:
         self.ids.extend(int(i) for i in ids[: end - first])
         return rows
 
+    def read_all(self, ids: Sequence[int]) -> Steps[Logits]:
+        """Feed the next tokens in as many steps as it takes; the logits of the last [1, vocab]."""
+        end = len(self.ids) + len(ids)
+        while (left := end - len(self.ids)) > 0:
+            rows = yield from self.read(ids[-left:])
+        return rows
+
     def draft(self, ids: Sequence[int], divisible: bool = False) -> Steps[tuple[Checkpoint, Logits]]:
         """Feed tokens in one step that can be undone behind any of them.
 
