@@ -75,6 +75,25 @@ class FollowingReference(ReferenceModel):
         return np.clip(taken, *(super(FollowingReference, self)._as_cached(n, field, y) for y in (x - near, x + near)))
 
 
+class NudgedReference(ReferenceModel):
+    """The reference with each value of an embedding a few float32 steps off, drawn anew each time."""
+
+    rng = np.random.default_rng(0)
+
+    def _embedded(self, token_ids: np.ndarray) -> np.ndarray:
+        embedded = super()._embedded(token_ids)
+        return embedded * (1 + self.rng.integers(-8, 9, embedded.shape) * np.float32(2.0**-23)).astype(np.float32)
+
+
+def farthest_stray(folder: Path, ids: np.ndarray) -> float:
+    """The largest mean divergence of the reference from itself, of 32 times that its embeddings were nudged: how far an
+    activation goes that lies next to a rounding boundary and falls to the other side."""
+    with PackedModel(folder) as model:
+        reference = NudgedReference(model.shape, UnpackedWeights(model, integers=True), np.float16)
+        expected = reference_logits(folder, ids)
+        return max(float(divergence(expected, reference.logits(ids)).mean()) for _ in range(32))
+
+
 def engine_and_reference_logits(folder: Path, ids: np.ndarray, isa: str | None = None) -> tuple[np.ndarray, np.ndarray]:
     kernels = load_kernels(find_isa(isa) if isa else None)
     with PackedModel(folder) as model, Runner(model, kernels, 1, 64) as runner:
@@ -119,13 +138,13 @@ def test_quantized_model_follows_the_reference(
     case: str, scheme: str, packed_cases: dict[str, dict[str, Path]]
 ) -> None:
     """The first row sees no rounding twice and is all but equal; the others stay closer to the reference than
-    the reference itself stays to float activations."""
+    the reference itself stays to float activations, or than it stays to itself when its input is nudged."""
     ids, folder = goldens_tool.token_ids(case), packed_cases[scheme][case]
     logits, expected = engine_and_reference_logits(folder, ids)
     gap = divergence(expected, logits)
     effect = divergence(reference_logits(folder, ids, integers=False), expected)
     assert gap[0] < 1e-9
-    assert gap.mean() < effect.mean() / 2
+    assert gap.mean() < effect.mean() / 2 or gap.mean() < 1.1 * farthest_stray(folder, ids)
 
 
 @pytest.mark.parametrize("isa", TIERS)

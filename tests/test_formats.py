@@ -359,7 +359,7 @@ def test_float8_weights_are_what_their_scales_make_of_them(case: str, tmp_path: 
         ({"quant_method": "fp8", "weight_block_size": [128]}, r"weight_block_size \[128\]"),
         ({"quant_method": "fp8", "weight_block_size": [0, 128]}, r"weight_block_size \[0, 128\]"),
         ({"quant_method": "fp8", "weight_block_size": [24, 20]}, r"does not fit blocks of \[24, 20\]"),
-        ("awq", "quant_method None"),
+        ("awq", "quantization_config: 'awq' is not read"),
         (None, "_scale_inv is unknown"),
     ],
 )
@@ -374,7 +374,7 @@ def test_other_quantized_checkpoints_are_refused(change: Any, reason: str, tmp_p
 def test_a_folder_that_mlx_quantized_is_refused(tmp_path: Path) -> None:
     raw = GOLDEN_CASES["qwen3"] | {"quantization": {"group_size": 64, "bits": 4}}
     source = write_checkpoint(tmp_path / "in", raw)
-    with pytest.raises(UnsupportedModelError, match="quantization: quant_method None is not read"):
+    with pytest.raises(UnsupportedModelError, match=r"quantization: .* is not read"):
         convert(source, tmp_path / "out", find_recipe("int8"))
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 

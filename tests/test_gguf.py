@@ -44,7 +44,7 @@ from edge_lfm.model.plan import plan_tensors
 from edge_lfm.model.reference import ReferenceModel
 from edge_lfm.quantize.convert import convert
 from edge_lfm.quantize.recipe import find_recipe, recipe_like
-from edge_lfm.shape import Router, Shape
+from edge_lfm.shape import Ffn, Router, Shape
 from edge_lfm.text.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.slow
@@ -379,11 +379,11 @@ def llama_goldens() -> dict[str, np.ndarray]:
 class _Margins(ReferenceModel):
     """Notes by how much the last of a token's chosen experts was ahead of the next, in every layer."""
 
-    def _experts(self, at: str, router: Router, x: F32) -> F32:
+    def _experts(self, at: str, ffn: Ffn, router: Router, x: F32) -> F32:
         scores = 1 / (1 + np.exp(-ref.multiply(self._f32(f"{at}.gate.weight"), x))) + self._f32(f"{at}.expert_bias")
         best, k = -np.sort(-scores, axis=1), router.top_k
         self.found.append(best[:, k - 1] - best[:, k])
-        return super()._experts(at, router, x)
+        return super()._experts(at, ffn, router, x)
 
     def of(self, ids: list[int]) -> np.ndarray:
         """[tokens]: the least of all layers."""
