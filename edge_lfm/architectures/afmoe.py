@@ -67,12 +67,7 @@ def _layer_types(config: ConfigReader, count: int) -> list[str]:
     if types is None:  # the rule of AfmoeConfig
         every = config.number("global_attn_every_n_layers", default=4)
         return [SLIDING if (n + 1) % every else FULL for n in range(count)]
-    if not isinstance(types, list) or len(types) != count:
-        raise config.refuse(f"layer_types must be a list of num_hidden_layers = {count} names")
-    for name in types:
-        if name not in (FULL, SLIDING):
-            raise config.refuse(f"layer type {name!r:.40} is not implemented, only {FULL} and {SLIDING}")
-    return types
+    return decoder.check_layer_types(config, types, count, (FULL, SLIDING))
 
 
 def _attention(config: ConfigReader, kind: str) -> Attention:

@@ -173,6 +173,16 @@ def check_full_attention(config: ConfigReader) -> None:
             raise config.refuse(f"layer type {kind!r} is not implemented, only {FULL_ATTENTION}")
 
 
+def check_layer_types(config: ConfigReader, types: object, count: int, known: tuple[str, ...]) -> list[str]:
+    """`layer_types`, if it is a list of `count` names that are known."""
+    if not isinstance(types, list) or len(types) != count:
+        raise config.refuse(f"layer_types must be a list of num_hidden_layers = {count} names")
+    for name in types:
+        if name not in known:
+            raise config.refuse(f"layer type {name!r:.40} is not implemented, only {' and '.join(known)}")
+    return types
+
+
 def check_only(config: ConfigReader, only: Mapping[str, tuple[object, ...]]) -> None:
     """Refuse values other than those listed of each key; null and what is missing are no value."""
     for name, values in only.items():
