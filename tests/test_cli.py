@@ -469,3 +469,16 @@ def test_ask_documents(tmp_path: Path) -> None:
     assert edge_lfm(*long).returncode == 2
     assert "cut to fit: long" in edge_lfm(*long, "--trim").stderr
     assert edge_lfm("ask", "--doc", str(tmp_path / "absent"), "x").returncode == 2
+
+
+def test_an_interrupt_while_a_verb_is_imported_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_name: str) -> None:
+        raise KeyboardInterrupt
+
+    from edge_lfm.cli.main import main
+
+    monkeypatch.setattr("edge_lfm.cli.parsing.import_module", interrupted)
+    assert main(["run", "hi"]) == 130
+    assert capsys.readouterr().err == "\nedge-lfm: interrupted\n"

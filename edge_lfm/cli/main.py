@@ -22,15 +22,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     _set_up_streams()
     logging.getLogger("edge_lfm").handlers[:] = [_Warnings(logging.WARNING)]
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:  # a verb's packages take half a second to import: there, too
+        print("\nedge-lfm: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     args = parse(arguments)
     signal.signal(signal.SIGTERM, _terminate)
     try:
         verb_module(args.verb).run(args)
         sys.stdout.flush()
         return 0
-    except KeyboardInterrupt:
-        print("\nedge-lfm: interrupted", file=sys.stderr)
-        return INTERRUPTED
     except Exception as error:
         if isinstance(error, OSError):
             _forget_output()
