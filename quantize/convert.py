@@ -35,6 +35,7 @@ from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.plan import PackedTensor, plan_tensors
 from edge_lfm.model.sizes import SizeReport, measure_sizes, spec_of
 from edge_lfm.quantize.calibration import Calibration
+from edge_lfm.quantize.cost import rounding_seconds
 from edge_lfm.quantize.feedback import FeedbackPacker
 from edge_lfm.quantize.journal import Journal, Unit
 from edge_lfm.quantize.output import JOURNAL, check_output, staged_folder
@@ -122,6 +123,7 @@ def convert(
     force: bool = False,
     threads: int | None = None,
     progress: Callable[[int], Progress] | None = None,
+    estimate: Callable[[float], object] | None = None,
     open_source: Callable[[Path], HubCheckpoint] = open_checkpoint,
 ) -> ConversionReport:
     """Quantize a checkpoint, or a GGUF file, into a packed model folder.
@@ -135,13 +137,12 @@ def convert(
         resume: go on with an interrupted run of the same source, recipe and calibration.
         force: replace an existing model or an interrupted run.
         threads: default: the physical cores that this process may use.
-        progress: called once with the number of bytes to write; the function that it returns is called
-            with the bytes of each finished tensor.
+        progress: bytes to write -> a function that is called with the bytes of each finished tensor.
+        estimate: called with the seconds that rounding by a calibration will take.
         open_source: opens the source; one opened in another way has weights that lie elsewhere.
 
     Raises:
-        EdgeLfmError: the checkpoint is unusable, or the output cannot be written. Nothing is left behind but, of
-            an interrupted run, finished tensors to resume from.
+        EdgeLfmError: an unusable checkpoint or output. An interrupted run leaves only finished tensors to resume from.
     """
     started, count = time.perf_counter(), choose_threads(threads)
     check_output(output, source, force)
@@ -161,7 +162,7 @@ def convert(
                 with PackedWriter(stage / "model.safetensors", specs, METADATA, resume) as writer:
                     journal.flush = writer.flush
                     job = _Job(tensors, weights, recipe, kernels, known, writer)
-                    units, resumed = _run(job, journal, count, progress)
+                    units, resumed = _run(job, journal, count, progress, estimate)
                 report = make_report(recipe, checkpoint, known, sizes, tensors, units, warnings, its_target)
                 if known is not None and known.has_forecast:
                     shutil.copyfile(known.folder / FORECAST_FILE, stage / FORECAST_FILE)
@@ -179,17 +180,24 @@ def _bytes_beside(checkpoint: HubCheckpoint, tensors: list[PackedTensor]) -> int
 
 
 def _run(
-    job: _Job, journal: Journal, threads: int, progress: Callable[[int], Progress] | None
+    job: _Job,
+    journal: Journal,
+    threads: int,
+    progress: Callable[[int], Progress] | None,
+    estimate: Callable[[float], object] | None,
 ) -> tuple[list[Unit], int]:
     """Pack every tensor that the journal does not have; the units of all tensors in order, and how many it had."""
     advance = progress(sum(p.nbytes for p in job.tensors)) if progress else lambda _bytes: None
     units = {n: unit for n, unit in journal.units.items() if job.fits(n, unit) and job.writer.accept(n, unit.checksum)}
     for n in units:
         advance(job.tensors[n].nbytes)
-    resumed = len(units)
+    resumed, left = len(units), [n for n in range(len(job.tensors)) if n not in units]
+    if estimate and job.calibration and not job.recipe.plain:
+        tensors = [job.tensors[n] for n in left]
+        estimate(rounding_seconds(job.weights.shape, tensors, job.calibration, job.kernels) / threads)
     # A thread multiplies matrices by itself: threads of BLAS on top spin (7 times the time), and change the sums.
     with threadpool_limits(1, "blas"):
-        for unit in _in_threads(job.pack, (n for n in range(len(job.tensors)) if n not in units), threads):
+        for unit in _in_threads(job.pack, left, threads):
             units[unit.index] = unit
             journal.note(unit)
             advance(job.tensors[unit.index].nbytes)

@@ -77,7 +77,7 @@ class _Trunk(_Feedback):
     _of: tuple[str, tuple[Curvature, ...]] = ("", ())
 
     def encode(self, name: str, values: NDArray[Any], scheme: Scheme) -> tuple[NDArray[np.uint8], ErrorSum]:
-        curvatures = self._curvatures(name, values.shape[1]) if _can_feed_back(scheme) else ()
+        curvatures = self._curvatures(name, values.shape[1]) if can_feed_back(scheme) else ()
         if not curvatures:
             return self.searched(name, values, scheme)
         parts, total = [], ErrorSum()
@@ -106,7 +106,7 @@ class _Expert(_Feedback):
 
     def encode(self, name: str, values: NDArray[Any], scheme: Scheme) -> tuple[NDArray[np.uint8], ErrorSum]:
         w, is_second = floats(values), ".w2." in name
-        if not _can_feed_back(scheme) or self._seen[0].count < LEAST_TOKENS * w.shape[1]:
+        if not can_feed_back(scheme) or self._seen[0].count < LEAST_TOKENS * w.shape[1]:
             return self.searched(name, values, scheme)
         coded = self.stored(name, w, scheme)
         if is_second:
@@ -193,7 +193,8 @@ class _Tokens:
             yield self.x[part].astype(np.float32), self.weight[part, None]
 
 
-def _can_feed_back(scheme: Scheme) -> bool:
+def can_feed_back(scheme: Scheme) -> bool:
+    """Whether weights of a scheme have levels to choose among."""
     return hasattr(definition(scheme), "lattice")
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.plan import plan_tensors
 from edge_lfm.model.reference import ReferenceModel
 from edge_lfm.model.streamed import StreamedModel
+from edge_lfm.quantize import cost, feedback
 from edge_lfm.quantize.calibration import PRIOR_TOKENS, STATISTICS, Calibration
 from edge_lfm.quantize.collecting import collect
 from edge_lfm.quantize.convert import convert
@@ -165,6 +167,42 @@ def test_feedback_lowers_the_output_error_of_tokens_it_never_saw(scheme: Scheme)
     assert after < 0.75 * before
     again = definition(scheme).unpack(pack_tiles(fed, scheme), scheme, *w.shape)
     assert np.array_equal(again.values(), fed.values()) and not fed.values()[3].any()
+
+
+def test_the_time_that_is_told_counts_what_rounding_multiplies(
+    calibrated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a count of the products themselves; the tenth of the tokens that judges gives no moments."""
+    counted = 0
+
+    def counting(result: Callable[..., np.ndarray], products: Callable[..., int]) -> Callable[..., np.ndarray]:
+        def call(*arrays: np.ndarray) -> np.ndarray:
+            nonlocal counted
+            counted += products(*arrays)
+            return result(*arrays)
+
+        return call
+
+    monkeypatch.setattr(feedback, "gate", counting(feedback.gate, lambda x, w1, w3: len(x) * (w1.size + w3.size)))
+    monkeypatch.setattr(feedback, "moments_of", counting(moments_of, lambda x, *_: x.size * x.shape[1]))
+    monkeypatch.setattr(cost, "_products_per_second", lambda: 1.0)
+    monkeypatch.setattr(cost, "_rounding_second", lambda scheme, kernels: 0.0)
+    checkpoint, shape, weights = open_weights(demo_checkpoint())
+    recipe = find_recipe("quality")
+    with checkpoint:
+        known = Calibration.load(calibrated, checkpoint, shape)
+        tensors = {tensor.name: tensor for tensor in plan_tensors(shape, recipe.schemes)}
+        name, seen = max(
+            ((f"model.layers.3.feed_forward.experts.{n}", len(known.inputs_of(3, n).x)) for n in range(shape.experts)),
+            key=lambda expert: expert[1],
+        )
+        feedback.FeedbackPacker(weights, recipe, load_kernels(), known).pack(tensors[name])
+        every_expert = replace(known, provenance=known.provenance | {"tokens": seen * shape.experts // shape.top_k})
+        told = cost.rounding_seconds(shape, [tensors[name]], every_expert, load_kernels())
+        few = replace(known, provenance=known.provenance | {"tokens": 1})
+        assert cost.rounding_seconds(shape, [tensors[name]], few, load_kernels()) == 0
+    judged = seen // 10 * 4 * sum(source.shape[0] * source.shape[1] for source in tensors[name].sources[1:])
+    assert counted > 0 and 0.9 * told < counted + judged <= told
 
 
 def test_moments_of_a_wide_matrix_come_in_pieces() -> None:

@@ -261,3 +261,10 @@ def print_json(value: Any) -> None:
 def gigabytes(count: int) -> str:
     """Bytes for people: GB with two digits, or MB."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
+
+
+def whole_time(seconds: float) -> str:
+    """A time for people: whole minutes, from two hours on half hours."""
+    if seconds < 7200:
+        return f"{max(1, round(seconds / 60))} min"
+    return f"{round(seconds / 1800) / 2:g} h"

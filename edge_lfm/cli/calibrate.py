@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from edge_lfm.cli.arguments import gigabytes, print_json, progress_bar
+from edge_lfm.cli.arguments import gigabytes, print_json, progress_bar, whole_time
 from edge_lfm.cli.text_files import read_text
 from edge_lfm.errors import UsageError
 from edge_lfm.formats.open_checkpoint import open_checkpoint
@@ -64,7 +64,7 @@ def _announce(args: argparse.Namespace, tokens: int, stage: Path) -> None:
     there = sum(path.stat().st_size for path in stage.iterdir())  # of an interrupted run
     check_room(stage, cost.file_bytes + cost.working_bytes - there)
     print(
-        f"{tokens:,} tokens: about {max(1, round(cost.seconds / 60))} min; {gigabytes(cost.file_bytes)} on disk, "
+        f"{tokens:,} tokens: about {whole_time(cost.seconds)}; {gigabytes(cost.file_bytes)} on disk, "
         f"and {gigabytes(cost.working_bytes)} until it is done",
         file=sys.stderr,
     )

@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from edge_lfm.cli.arguments import gigabytes, print_json, progress_bar
+from edge_lfm.cli.arguments import gigabytes, print_json, progress_bar, whole_time
 from edge_lfm.model.sizes import SizeReport
 from edge_lfm.quantize.convert import convert, plan_conversion
 from edge_lfm.quantize.output import JOURNAL, stage_of
@@ -57,12 +57,19 @@ def run(args: argparse.Namespace) -> None:
             force=args.force,
             threads=args.threads,
             progress=progress_bar("quantizing"),
+            estimate=_announce,
         )
     except (KeyboardInterrupt, SystemExit, MemoryError):
         if (stage_of(args.output) / JOURNAL).exists():
             print("\nedge-lfm: stopped; the same command with --resume goes on", file=sys.stderr)
         raise
     show_report(report, args.output, args.json, f"edge-lfm chat {args.output}")
+
+
+def _announce(seconds: float) -> None:
+    """What a run of more than a minute will take."""
+    if seconds >= 60:
+        print(f"rounding by output error takes about {whole_time(seconds)}", file=sys.stderr)
 
 
 def show_report(report: ConversionReport, output: Path, as_json: bool, following: str) -> None:
