@@ -5,29 +5,31 @@ BIN    := $(VENV)/bin
 # Empty: install a built wheel in place of the checkout, as a user would.
 EDITABLE ?= --editable
 
-.PHONY: soak crowd demo fuzz test test-quick test-mixes test-resume test-pythons test-javascript test-arm check wheel goldens llama-goldens tables demo-model bench clean
+.PHONY: soak crowd demo fuzz test test-quick test-mixes test-resume test-pythons test-javascript test-arm needed needed-kernels needed-clients needed-pythons needed-arm check wheel goldens llama-goldens tables demo-model bench clean
 
 # Quantize the embedded demo model to int4 and chat with it; its drafter makes several tokens a step.
 demo: $(VENV)/.runtime
 	$(BIN)/edge-lfm quantize edge_lfm/demo_model -o build/demo --force
 	$(BIN)/edge-lfm chat build/demo --draft demo --max-drafts 4 --echo < examples/demo_chat.txt
 
-# The whole test suite, a file at a time on each core.
+# A file at a time on each core, in the order of tests/conftest.py: the longest first.
+WORKERS := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+# The whole test suite.
 test: $(VENV)/.installed
-	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -q $(WORKERS)
 
 # The tests that take no seconds.
 test-quick: $(VENV)/.installed
-	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile -m "not slow"
+	$(BIN)/pytest -q $(WORKERS) -m "not slow"
 
-# Every reader of files from outside, fuzzed by coverage for FUZZ_SECONDS each (atheris: Python below 3.14). What reached
-# new code is kept in build/fuzz.
+# Every reader of files from outside, fuzzed by coverage for FUZZ_SECONDS each, one on each core (atheris: Python below
+# 3.14). What reached new code is kept in build/fuzz.
 FUZZ_SECONDS ?= 60
 fuzz: $(VENV)/.installed
 	@$(BIN)/pip install --quiet atheris || { echo "no atheris for this Python: nothing is fuzzed"; test -z "$$EDGE_LFM_REQUIRED"; exit; }; \
-	for target in $$($(BIN)/python tests/fuzz.py); do \
-	    $(BIN)/python tests/fuzz.py $$target -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1 || exit 1; \
-	done
+	targets=$$($(BIN)/python tests/fuzz.py) && printf '%s\n' $$targets | xargs -P $$(nproc) -I TARGET \
+	    $(BIN)/python tests/fuzz.py TARGET -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1
 
 # Hundreds of mixes of answers, each answer compared with itself alone, on MIXES times six kinds of models (the suite
 # draws six of each).
@@ -56,6 +58,25 @@ test-arm: $(VENV)/.installed
 	sh tools/arm_root.sh build/arm64
 	EDGE_LFM_ARM_ROOT=$(abspath build/arm64) $(BIN)/pytest -q tests/test_board.py
 
+# All that tests need besides packages of this Python: make -j, for most of it waits for networks. What compiles kernels
+# then finds those that several files of tests need.
+needed: needed-kernels needed-clients needed-pythons needed-arm build/javascript/.complete
+
+needed-kernels: $(VENV)/.installed
+	$(BIN)/edge-lfm run --max-tokens 8 "What is the capital of France?"
+	$(BIN)/edge-lfm compile --target cortex-a72 cortex-a76 apple-m2 -o build/kernels
+
+needed-clients: $(VENV)/.installed
+	$(BIN)/python benchmarks/clients/run.py --core --install
+
+needed-pythons: $(VENV)/.installed
+	mkdir -p build
+	PYTHON=$(BIN)/python sh tools/pythons.sh build/pythons > build/pythons.list
+
+needed-arm:
+	mkdir -p build
+	sh tools/arm_root.sh build/arm64 > build/arm_root.log 2>&1 || { tail build/arm_root.log; exit 1; }
+
 # Lint, types and layer rules: the hooks of .pre-commit-config.yaml.
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -63,10 +84,10 @@ check: $(VENV)/.installed
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-# A wheel with prebuilt kernels of every tier: a user's first run compiles nothing.
+# A wheel with prebuilt kernels of every tier: a user's first run compiles nothing. They are compiled here and now.
 wheel: $(VENV)/.installed
-	rm -rf kernels/prebuilt build/lib
-	$(BIN)/edge-lfm compile -o kernels/prebuilt --target portable ssse3 avx2 avxvnni avx512vnni neon dotprod i8mm
+	rm -rf kernels/prebuilt build/lib build/cache
+	EDGE_LFM_CACHE=build/cache $(BIN)/edge-lfm compile -o kernels/prebuilt --target portable ssse3 avx2 avxvnni avx512vnni neon dotprod i8mm
 	$(BIN)/python -m build --wheel
 	rm -rf kernels/prebuilt build/lib
 

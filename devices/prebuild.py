@@ -19,7 +19,7 @@ from pathlib import Path
 from edge_lfm.devices.header import HEADER_NAME, header_text
 from edge_lfm.devices.targets import Target
 from edge_lfm.errors import EdgeLfmError, OutputError
-from edge_lfm.kernels.load.library import compile_object, source_hash
+from edge_lfm.kernels.load.library import object_code, source_hash
 from edge_lfm.kernels.load.prebuilt import Manifest
 from edge_lfm.kernels.spec.layout import LAYOUT_VERSION
 
@@ -38,7 +38,7 @@ def prebuild(target: Target, folder: Path) -> Manifest:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".edge-lfm-") as work:
-            shared = link(linker, compile_object(target.isa), Path(work) / f"{target.name}.so")
+            shared = link(linker, object_code(target.isa), Path(work) / f"{target.name}.so")
             manifest = describe(target, shared.read_bytes())
             described = shared.with_suffix(".json")
             described.write_text(manifest.text(), encoding="utf-8")

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -48,6 +49,32 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
         if "needs" in reason:
             report.outcome, report.longrepr = "failed", f"{reason} (EDGE_LFM_REQUIRED is set)"
     return report
+
+
+LONGEST = (
+    "test_documents.py",
+    "test_board.py",
+    "test_compiler.py",
+    "test_kernels.py",
+    "test_batch_cluster.py",
+    "test_new_scheme.py",
+    "test_client_core.py",
+    "test_javascript.py",
+    "test_applications.py",
+    "test_examples.py",
+    "test_bundle.py",
+    "test_page.py",
+    "test_resume.py",
+)
+"""Files whose tests are few and take minutes, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Workers take whole files, in this order: long files first, then those of many tests, so that none is left alone
+    with a long one at the end."""
+    rank = {name: n for n, name in enumerate(LONGEST)}
+    sizes = Counter(item.path.name for item in items)
+    items.sort(key=lambda item: (rank.get(item.path.name, len(rank)), -sizes[item.path.name]))
 
 
 goldens_tool = load_tool("make_goldens")

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from conftest import ROOT
 
 from edge_lfm.devices.header import HEADER_NAME, header_text
 from edge_lfm.devices.targets import find_target
-from edge_lfm.kernels.load.library import compile_object
+from edge_lfm.kernels.load.library import object_code
 
 QEMU = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
 CROSS_CC: list[str] | None = None
@@ -36,8 +35,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def objects() -> Callable[[str], bytes]:
-    """The object file for a target; each is compiled once."""
-    return cache(lambda target: compile_object(find_target(target).isa))
+    """The object file for a target."""
+    return lambda target: object_code(find_target(target).isa)
 
 
 def run_example(code: bytes, processor: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import grimp
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import LONGEST, ROOT
 
 SOURCES = ("kernels", "quantize", "devices")
 LINKED = [ROOT / "edge_lfm" / name for name in SOURCES]
@@ -97,6 +97,10 @@ def test_the_hooks_are_what_make_check_runs() -> None:
     assert recipe
     commands = [line.strip().removeprefix("$(BIN)/").removesuffix(" .") for line in recipe[1].splitlines()]
     assert [hook["entry"].removeprefix(".venv/bin/") for hook in hooks] == commands
+
+
+def test_the_longest_files_of_tests_are_there() -> None:
+    assert [name for name in LONGEST if not (ROOT / "tests" / name).exists()] == []
 
 
 def test_the_command_lines_document_is_the_parsers_help() -> None:

@@ -68,6 +68,18 @@ def test_the_same_tokens_without_numba(prebuilt_here: Path, demo: dict[str, Path
     assert done.stderr == ""  # nothing was compiled
 
 
+def test_kernels_are_compiled_once_for_a_target(
+    prebuilt_here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made again, they come from the cache; in another cache the compiler is asked."""
+    monkeypatch.setattr(library, "compile_object", lambda isa: b"asked for " + isa.name.encode())
+    assert main(["compile", "--target", select_isa().name, "-o", str(tmp_path / "again")]) == 0
+    (made,) = prebuilt_here.glob("*.so")
+    assert (tmp_path / "again" / made.name).read_bytes() == made.read_bytes()
+    monkeypatch.setenv("EDGE_LFM_CACHE", str(tmp_path / "cache"))
+    assert library.object_code(select_isa()) == b"asked for " + select_isa().name.encode()
+
+
 def test_a_wheel_s_own_kernels_come_before_the_compiler(
     prebuilt_here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

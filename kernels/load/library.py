@@ -113,13 +113,24 @@ def _callable(entry: Entry, function: Any) -> Callable[..., int]:
 
 @cache
 def _load(isa: Isa) -> Kernels:
+    return _link(isa, object_code(isa, f"compiling kernels for {isa.name}, once per machine"))
+
+
+def object_code(isa: Isa, label: str = "") -> bytes:
+    """An object file of the kernels, for this machine or another: from the cache, or compiled and kept there.
+
+    label: of the bar on standard error while they are compiled; "": there is none.
+
+    Raises:
+        IsaError: as of `compile_object`.
+    """
     path = _cached_path(isa)
     code = _read_checked(path) if path else None
     if code is None:
-        code = compile_object(isa, _Bar(f"compiling kernels for {isa.name}, once per machine"))
+        code = compile_object(isa, _Bar(label)) if label else compile_object(isa)
         if path:
             _write_checked(path, code)
-    return _link(isa, code)
+    return code
 
 
 class _Bar:
