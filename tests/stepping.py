@@ -45,6 +45,7 @@ def paged_model(
     guessing: bool = False,
     cached_ratio: float | None = None,
     isa: str | None = None,
+    ranking: Path | None = None,
 ) -> Iterator[PagedRunner]:
     """A runner that keeps `keep` experts for each layer, whatever that takes."""
     with PackedModel(folder) as model:
@@ -57,7 +58,8 @@ def paged_model(
         pager = paged.make_pager(model, binding, reader, plan, layers, way)
         lookahead = Lookahead(model) if guessing else None
         kernels = load_kernels(find_isa(isa) if isa else None)
-        with PagedRunner(model, binding, kernels, threads, pager, lookahead, cached_ratio, chunk) as runner:
+        with PagedRunner(model, binding, kernels, threads, pager, lookahead, cached_ratio, ranking, chunk) as runner:
+            runner.begin()
             yield runner
 
 

@@ -63,6 +63,8 @@ OTHER_BROKEN_CONFIGS = [
     ("moe", {"architectures": ["Lfm2Model"]}, "architectures"),
     ("qwen2", {"architectures": ["Qwen2ForSequenceClassification"]}, "Qwen2ForSequenceClassification"),
     ("qwen2", {"architectures": "Qwen2ForCausalLM"}, "architectures"),
+    ("qwen2", {"architectures": ["LlamaForCausalLM"]}, "LlamaForCausalLM.* for model_type qwen2"),
+    ("moe", {"architectures": ["Lfm2ForCausalLM"]}, "Lfm2ForCausalLM.* for model_type lfm2_moe"),
     ("qwen2", {"hidden_act": "gelu"}, "hidden_act 'gelu'"),
     ("qwen2", {"use_sliding_window": True}, "use_sliding_window true"),
     ("qwen2", {"layer_types": ["full_attention", "sliding_attention", "full_attention"]}, "'sliding_attention'"),

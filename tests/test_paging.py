@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import wait
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,11 +30,13 @@ from edge_lfm.engine.lookahead import Lookahead
 from edge_lfm.engine.runner import Runner
 from edge_lfm.errors import DoesNotFitError, ModelFileError, UsageError
 from edge_lfm.kernels.load.library import load_kernels
+from edge_lfm.memory import ranking
 from edge_lfm.memory.budget import Budget
 from edge_lfm.memory.faults import MapGuard
 from edge_lfm.memory.paging import PagingStats
 from edge_lfm.memory.plan import MemoryPlan, plan_paging
 from edge_lfm.memory.policy import HALF_LIVES, WEIGHTS, DecayedUse
+from edge_lfm.memory.ranking import read_ranking, write_ranking
 from edge_lfm.memory.reader import BlockReader, Slots
 from edge_lfm.memory.residency import Residency
 from edge_lfm.model.demand import demand_of
@@ -414,6 +417,50 @@ def test_a_disk_that_fails(way: str, failing_disk: tuple[Path, Path], ids: np.nd
         with pytest.raises(ModelFileError, match=r"cannot be read|failed"):
             for first in range(0, 150, 10):
                 runner.read(ids[first : first + 10].tolist(), State(runner.model.shape, 2048))
+
+
+def test_a_second_start_reads_what_the_first_one_used(
+    demo: dict[str, Path], tmp_path: Path, ids: np.ndarray, resident: np.ndarray
+) -> None:
+    path = tmp_path / "cache" / "ranking.f32"
+    misses = []
+    for _ in range(2):
+        with paged_model(demo["balanced"], 8, ranking=path) as runner:
+            wait([read for *_, read in runner.pager._early])
+            assert np.array_equal(logits_of(runner, ids[:40], [39]), resident[:40])
+            misses.append(int(runner.pager.stats.misses.sum()))
+            slots = runner.pager.residency
+            kept = [slot for layer in slots.layers.values() for slot in layer.kept.values()]
+            assert sorted([*slots.free, *kept]) == list(range(8 * 6 + 4)) and slots.kept_count == len(kept)
+    assert misses[1] < 0.7 * misses[0]
+    with paged_model(demo["balanced"], 8, ranking=path) as runner:  # asked before anything has been read
+        for read in runner.pager._early:
+            read[2].cancel()
+        assert np.array_equal(logits_of(runner, ids[:40], [39]), resident[:40])
+
+
+def test_a_ranking_that_is_none_is_left_alone(demo: dict[str, Path], tmp_path: Path, ids: np.ndarray) -> None:
+    path, shape = tmp_path / "ranking.f32", (6, len(HALF_LIVES), 16)
+    good = np.ones(shape, np.float32)
+    write_ranking(path, good)
+    assert np.array_equal(read_ranking(path, 6, 16), good)  # type: ignore[arg-type]
+    assert read_ranking(path, 7, 16) is None and read_ranking(tmp_path / "none.f32", 6, 16) is None
+    for bad in (good * np.nan, good * 1e9, -good, good.astype(np.float64), good[0], np.zeros(0)):
+        path.write_bytes(bad.tobytes())
+        assert read_ranking(path, 6, 16) is None
+    with paged_model(demo["balanced"], 2, ranking=path) as runner:
+        runner.read(ids[:4], State(runner.model.shape, 2048))
+    assert read_ranking(path, 6, 16) is not None
+    write_ranking(Path("/proc/none/ranking.f32"), good)  # no cache can be written: nothing happens
+
+
+def test_rankings_of_the_models_used_last_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "MAX_RANKINGS", 3)
+    for n in range(5):
+        write_ranking(tmp_path / f"{n}.f32", np.ones((1, len(HALF_LIVES), 4), np.float32))
+        os.utime(tmp_path / f"{n}.f32", (n, n))
+    write_ranking(tmp_path / "5.f32", np.ones((1, len(HALF_LIVES), 4), np.float32))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["3.f32", "4.f32", "5.f32"]
 
 
 def test_an_interrupted_step_loses_no_slot(demo: dict[str, Path], ids: np.ndarray, resident: np.ndarray) -> None:

@@ -26,6 +26,7 @@ from edge_lfm.machine.processors import (
 )
 from edge_lfm.memory.budget import Budget
 from edge_lfm.memory.plan import Wishes, plan_memory, plan_whole
+from edge_lfm.memory.ranking import ranking_path
 from edge_lfm.model.demand import demand_of
 from edge_lfm.model.onnx_model import OnnxModel, is_onnx
 from edge_lfm.model.packed_drafter import PackedDrafter
@@ -118,13 +119,12 @@ def _load_packed(packed: PackedModel, drafter: PackedDrafter | None, options: Lo
     except DoesNotFitError as error:
         raise DoesNotFitError(error.message, hint=what_fits(packed.shape, budget, wishes)) from None
     kernels, choose = load_kernels(), StepThreads(demand.bytes_per_token)
-    runner = (
-        Runner(packed, kernels, threads, choose=choose)
-        if plan.paging is None
-        else paged_runner(
-            packed, kernels, threads, budget, plan.paging, options.paging, options.cached_ratio, choose=choose
-        )
-    )
+    if plan.paging is None:
+        runner = Runner(packed, kernels, threads, choose=choose)
+    else:
+        way, ratio = options.paging, options.cached_ratio
+        ranking = ranking_path(packed.folder) if ratio is None else None  # cached routing would answer otherwise
+        runner = paged_runner(packed, kernels, threads, budget, plan.paging, way, ratio, ranking=ranking, choose=choose)
     if drafter is not None:
         runner.use_drafter(drafter)
     return Loaded(packed, runner, plan.context, options.kv_dtype, plan.cache_bytes, plan.parallel, options.token_wait)

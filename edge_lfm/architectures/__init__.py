@@ -27,7 +27,7 @@ _GGUF = {name: family.gguf for family in _FAMILIES.values() for name in family.g
 _OUTSIDE = ("tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "quantization_config")
 """What may stand beside `text_config` and not in it."""
 _HAS_HEAD = "ForCausalLM"
-"""How transformers' classes of models that predict the next token end."""
+"""How transformers' classes of models that predict the next token end; before it stands the type, without "_"."""
 
 
 def text_part(raw: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -67,8 +67,10 @@ def read_shape(raw: Mapping[str, Any], where: str = "config.json") -> Shape:
     raw = text_part(raw)
     config, family = ConfigReader(raw, where, _hint()), family_of(raw, where)
     classes = raw.get("architectures") or []
-    if not isinstance(classes, list) or not all(str(name).endswith(_HAS_HEAD) for name in classes):
-        raise config.refuse(f"architectures {classes!r:.80} is not implemented, only language models (…{_HAS_HEAD})")
+    its_class = f"{raw['model_type'].replace('_', '')}{_HAS_HEAD}".lower()
+    if not isinstance(classes, list) or not all(str(name).lower() == its_class for name in classes):
+        what = f"model_type {raw['model_type']}, only language models of that type (…{_HAS_HEAD})"
+        raise config.refuse(f"architectures {classes!r:.80} is not implemented for {what}")
     return family.read(config)
 
 

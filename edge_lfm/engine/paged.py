@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,7 @@ def paged_runner(
     way: str = "auto",
     cached_ratio: float | None = None,
     guessing: bool = True,
+    ranking: Path | None = None,
     choose: Callable[[int], int] | None = None,
 ) -> PagedRunner:
     """A runner within a budget that does not hold all experts.
@@ -53,6 +55,7 @@ def paged_runner(
     way: how experts come: "read" past the system's cache, "map" through it, or "auto" (`choose_way`).
     cached_ratio: of `cached_routing`; None: the router's choice.
     guessing: whether the next layer's likely experts are read ahead.
+    ranking: where the use of experts is kept for the next start; None: nowhere.
     choose: as of `Runner`.
 
     Raises:
@@ -66,7 +69,9 @@ def paged_runner(
         binding = bind(model)
         pager = make_pager(model, binding, reader, plan, list(model.shape.routers), way)
         lookahead = Lookahead(model) if guessing else None
-        return PagedRunner(model, binding, kernels, threads, pager, lookahead, cached_ratio, choose=choose)
+        runner = PagedRunner(model, binding, kernels, threads, pager, lookahead, cached_ratio, ranking, choose=choose)
+        runner.begin()
+        return runner
     except BaseException:
         reader.close()
         raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from edge_lfm.engine.runner import Runner, check_cancelled
 from edge_lfm.kernels.load.library import Kernels
 from edge_lfm.memory.budget import Budget
 from edge_lfm.memory.paging import ExpertPager, Wave
+from edge_lfm.memory.ranking import read_ranking, write_ranking
 from edge_lfm.memory.scratch import CHUNK
 from edge_lfm.model.binding import Binding
 from edge_lfm.model.packed_model import PackedModel
@@ -30,6 +32,7 @@ class PagedRunner(Runner):
 
     lookahead: guesses the next layer's experts, for the pager to read ahead; None: nothing is read on a guess.
     cached_ratio: of `cached_routing`, for steps of one row; None: the router's choice.
+    ranking: where the use of experts is kept for the next start; None: nowhere.
     """
 
     pager: ExpertPager
@@ -43,11 +46,22 @@ class PagedRunner(Runner):
         pager: ExpertPager,
         lookahead: Lookahead | None = None,
         cached_ratio: float | None = None,
+        ranking: Path | None = None,
         chunk: int = CHUNK,
         choose: Callable[[int], int] | None = None,
     ) -> None:
         super().__init__(model, kernels, threads, chunk, binding, choose)
-        self.pager, self._lookahead, self._cached_ratio = pager, lookahead, cached_ratio
+        self.pager, self._lookahead, self._cached_ratio, self._ranking = pager, lookahead, cached_ratio, ranking
+
+    def begin(self) -> None:
+        """Read what was worth most when the model was last used, until the first step comes."""
+        residency = self.pager.residency
+        if self._ranking is not None:
+            layers, _, experts = residency.counters().shape
+            counters = read_ranking(self._ranking, layers, experts)
+            if counters is not None:
+                residency.restore(counters)
+                self.pager.read_early()
 
     def compute(self, routing: Routing | None, cancelled: Callable[[], bool] | None) -> None:
         started, stalled = time.perf_counter(), self.pager.stats.stall_s.sum()
@@ -122,4 +136,6 @@ class PagedRunner(Runner):
         """End the threads and the reads under way."""
         self.team.close()
         self.pager.close()
+        if self._ranking is not None and (counters := self.pager.residency.counters()).any():
+            write_ranking(self._ranking, counters)
         super().close()

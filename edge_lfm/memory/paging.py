@@ -113,6 +113,7 @@ class ExpertPager:
         self._later: deque[Wave] = deque()  # of the same layer, not begun
         self._ahead: dict[int, dict[int, Future[None]]] = {}  # layer -> reads begun on a guess
         self._landing: list[tuple[int, Future[None]]] = []  # slots that wrong guesses are still written to
+        self._early: list[tuple[int, int, Future[None]]] = []  # (layer, expert, read) begun before the first step
         self._stalled = 0.0  # share of recent one-token steps
 
     def start_layer(self, layer: int, chosen: NDArray[np.int64]) -> list[Wave]:
@@ -121,6 +122,7 @@ class ExpertPager:
         Reads of the first two are under way; each wave that is settled lets another begin.
         """
         residency, row = self.residency, self._row[layer]
+        self._end_early_reads()
         self.land(wait=len(chosen) > 1)
         residency.note(layer, chosen)
         needed = [int(e) for e in np.unique(chosen)]
@@ -136,6 +138,22 @@ class ExpertPager:
         self._begin_next(layer)
         self._begin_next(layer)
         return waves
+
+    def read_early(self) -> None:
+        """Before the first step: begin to read the experts that are worth most, as many as may be kept."""
+        for layer, expert in self.residency.best(self.residency.room):
+            read = self._read(layer, expert)
+            self.residency.keep_early(layer, expert)
+            self._early.append((layer, expert, read))
+
+    def _end_early_reads(self) -> None:
+        """A step begins: what has not been read yet is given up, and comes when it is needed."""
+        for layer, expert, read in self._early:
+            if read.cancel() or read.exception() is not None:
+                self.residency.lose(layer, expert)
+            else:
+                self.stats.bytes_read += self.store.block_bytes
+        self._early.clear()
 
     def settle(self) -> None:
         """The oldest wave has been computed: its experts may be given up, and the next one but one begins."""
@@ -227,6 +245,7 @@ class ExpertPager:
 
     def resize(self, keep: int, slots: int) -> None:
         """Spend more or less memory from now on; call between steps. Slots that are given up go back to the system."""
+        self._end_early_reads()
         self.land(wait=True)
         for slot in self.residency.resize(keep, slots):
             self.store.release(slot)

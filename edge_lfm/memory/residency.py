@@ -85,6 +85,34 @@ class Residency:
         """The slot of an expert that is still being read and not wanted; whoever gets it puts it back to `free`."""
         return self.layers[layer].passing.pop(expert)
 
+    def counters(self) -> NDArray[np.float32]:
+        """The policies' counters, [layers, half-lives, experts]."""
+        return np.stack([self.layers[n].policy.counters for n in self._numbers]).astype(np.float32)
+
+    def restore(self, counters: NDArray[np.float32]) -> None:
+        """Go on from counters of an earlier start."""
+        for n, kept in zip(self._numbers, counters, strict=True):
+            self.layers[n].policy.counters[:] = kept
+            self.layers[n].scores = None
+
+    def best(self, count: int) -> list[tuple[int, int]]:
+        """The experts that past use makes worth most, (layer, expert), the best first; those never used are not."""
+        worth = np.stack([self.layers[n].score() for n in self._numbers])
+        used = np.stack([self.layers[n].policy.counters.any(axis=0) for n in self._numbers])
+        order = np.argsort(np.where(used, -worth, np.inf), axis=None, kind="stable")[: min(count, int(used.sum()))]
+        return [(self._numbers[row], expert) for row, expert in (divmod(int(at), used.shape[1]) for at in order)]
+
+    def keep_early(self, layer: int, expert: int) -> None:
+        """Keep an admitted expert before anything is used: there is room."""
+        residents = self.layers[layer]
+        residents.kept[expert] = residents.passing.pop(expert)
+        self.kept_count += 1
+        self._worth[residents.row, expert] = residents.score()[expert]
+
+    def lose(self, layer: int, expert: int) -> None:
+        """A kept expert could not be read."""
+        self._evict(self.layers[layer].row, expert)
+
     def settle(self, layer: int, used: Iterable[int], later: Iterable[int] = ()) -> None:
         """Decide which of the experts that were read stay; `later`: experts of the layer that this step still needs."""
         residents = self.layers[layer]
