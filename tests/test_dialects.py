@@ -27,6 +27,7 @@ from edge_lfm.quantize.recipe import find_recipe
 from edge_lfm.text.dialects import (
     DEEPSEEK,
     DIALECTS,
+    HARMONY,
     HERMES,
     MINIMAX_XML,
     PYTHONIC,
@@ -220,7 +221,8 @@ def test_what_is_written_follows_the_grammar(
     properties = {key: schema for key, (schema, _) in zip(keys, pairs, strict=False)}
     call = Call(name, {key: value for key, (_, value) in zip(keys, pairs, strict=False)})
     tool = {"name": name, "parameters": {"type": "object", "properties": properties, "required": keys}}
-    assert follows(constraint_of(dialect, [tool]), dialect, dialect.write([call, call]))
+    written = dialect.write([call] if dialect is HARMONY else [call, call])  # there a call ends the answer
+    assert follows(constraint_of(dialect, [tool]), dialect, written)
     assert not follows(constraint_of(dialect, [tool], parallel=False), dialect, dialect.write([call, call]))
     (read, again) = [call for text in dialect.write([call, call]) for call in dialect.read(text, parameters_of([tool]))]
     assert read == again == call
@@ -352,12 +354,15 @@ NO_CALLS = {
                 "<function=f></function>x", "<function=f>\n<parameter=a>\nx</parameter>\n</function>",
                 "<function=f>\nx</function>"],
     "Hermes": ["", "{", '{"name": "f", "arguments": {', '{"arguments": {}}', '{"name": "f"} {"a": 3}', "x" * 200_000],
+    "Harmony": ["", "x", "{}", "commentary to=functions.f", "commentary<|message|>{}", "x" * 200_000,
+                "commentary to=functions.<|message|>{}", "commentary to=functions.f<|message|>[]",
+                "commentary to=functions.f<|message|>{", "to=f" + " x" * 2000 + "<|message|>{}"],
     "DeepSeek": ["x", "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{\n```<｜tool▁call▁end｜>", "x" * 200_000,
                  "<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n[]\n```<｜tool▁call▁end｜>"],
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("dialect", [HERMES, QWEN_XML, MINIMAX_XML, DEEPSEEK], ids=lambda d: type(d).__name__)
+@pytest.mark.parametrize("dialect", [HERMES, QWEN_XML, MINIMAX_XML, DEEPSEEK, HARMONY], ids=lambda d: type(d).__name__)
 def test_what_is_no_call_in_a_form_is_an_error(dialect: Dialect) -> None:
     for text in NO_CALLS[type(dialect).__name__]:
         with pytest.raises(ToolCallError):
@@ -376,6 +381,7 @@ def test_thousands_of_names_are_read_in_one_pass(dialect: Dialect) -> None:
 
 
 BITS = [
+    "commentary to=functions.f", " <|constrain|>json", "<|message|>",
     '<invoke name="', "</invoke>", '<parameter name="', '">',
     "<function=", "</function>", "<parameter=", "</parameter>", "\n", ">", "f", "a", '{"name": "f", "arguments": {',
     "}", "{", "[", "]", '"', "<｜tool▁call▁begin｜>function<｜tool▁sep｜>", "\n```json\n", "\n```<｜tool▁call▁end｜>",
@@ -402,6 +408,7 @@ def test_a_dialect_is_chosen_by_marks() -> None:
     assert dialect_of("<tool_call>{{ call.name }}<arg_key>") is PYTHONIC  # another form, which is not known
     assert dialect_of("<tool_call>{{ '<function=' + call.name }}{{ '<parameter=' + name }}") is QWEN_XML
     assert dialect_of("{{ '<｜tool▁calls▁begin｜>' + '```json' }}") is DEEPSEEK
+    assert dialect_of("{{ '<|start|>assistant<|channel|>final<|message|>' }}") is HARMONY
     assert dialect_of("<minimax:tool_call>{{ '<invoke name=\"' + name }}<parameter name=\"") is MINIMAX_XML
 
 

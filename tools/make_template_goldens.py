@@ -361,6 +361,69 @@ TEMPLATES = {
 {%- endfor %}
 {%- if ns.results %}{{ "<｜tool▁outputs▁end｜>" }}{% endif %}
 {%- if add_generation_prompt and not ns.results %}{{ "<｜Assistant｜><think>\\n" }}{% endif %}""",
+    # an answer is messages in channels; a tool needs its wrapping and a description; of several calls only the first is
+    # written, and no later system message; thoughts stay until a last answer; results are named after the last call
+    "channels": """{%- set ns = namespace(call=none, closed=false) %}
+{%- set effort = reasoning_effort if reasoning_effort is defined else "medium" %}
+{{- "<|start|>system<|message|>" ~ (model_identity or "You help.") ~ "\n\nReasoning: " ~ effort }}
+{{- "\n\n# Valid channels: analysis, commentary, final." }}
+{%- if tools %}{{- "\nCalls to these tools must go to the commentary channel: 'functions'." }}{%- endif %}
+{{- "<|end|>" }}
+{%- set first = messages[0] if messages[0].role in ("system", "developer") else none %}
+{%- if first or tools %}
+    {{- "<|start|>developer<|message|>" }}
+    {%- if first %}{{- "# Instructions\n\n" + first.content + "\n\n" }}{%- endif %}
+    {%- if tools %}
+        {{- "# Tools\n\n## functions\n\nnamespace functions {\n\n" }}
+        {%- for tool in tools %}
+            {{- "// " + tool.function.description + "\ntype " + tool.function.name + " = " }}
+            {%- if tool.function.parameters.properties %}
+                {{- "(_: {\n" }}
+                {%- for name, spec in tool.function.parameters.properties.items() %}
+                    {{- name + ("" if name in (tool.function.parameters.required or []) else "?") }}
+                    {{- ": " + (spec.type if spec.type is string else "any") + ",\n" }}
+                {%- endfor %}
+                {{- "}) => any;\n\n" }}
+            {%- else %}{{- "() => any;\n\n" }}{%- endif %}
+        {%- endfor %}
+        {{- "} // namespace functions" }}
+    {%- endif %}
+    {{- "<|end|>" }}
+{%- endif %}
+{%- for m in messages %}
+    {%- if m.role == "assistant" and "tool_calls" in m %}
+        {%- set ns.closed = false %}
+        {%- for later in messages[loop.index:] if later.role == "assistant" and "tool_calls" not in later %}
+            {%- set ns.closed = true %}
+        {%- endfor %}
+        {%- set call = m.tool_calls[0].function or m.tool_calls[0] %}
+        {%- if m.content and m.thinking %}{{- raise_exception("thoughts or content, not both") }}{%- endif %}
+        {%- if (m.content or m.thinking) and not ns.closed %}
+            {{- "<|start|>assistant<|channel|>analysis<|message|>" + (m.content or m.thinking) + "<|end|>" }}
+        {%- endif %}
+        {{- "<|start|>assistant to=functions." + call.name + "<|channel|>commentary json<|message|>" }}
+        {{- call.arguments | tojson }}
+        {{- "<|call|>" }}
+        {%- set ns.call = call.name %}
+    {%- elif m.role == "assistant" and "<|channel|>" in m.content %}
+        {{- raise_exception("content with a channel") }}
+    {%- elif m.role == "assistant" %}
+        {%- set trained = loop.last and not add_generation_prompt %}
+        {%- if trained and m.thinking %}
+            {{- "<|start|>assistant<|channel|>analysis<|message|>" + m.thinking + "<|end|>" }}
+        {%- endif %}
+        {{- "<|start|>assistant<|channel|>final<|message|>" + m.content }}
+        {{- "<|return|>" if trained else "<|end|>" }}
+        {%- set ns.call = none %}
+    {%- elif m.role == "tool" %}
+        {%- if ns.call is none %}{{- raise_exception("a result without a call") }}{%- endif %}
+        {{- "<|start|>functions." + ns.call + " to=assistant<|channel|>commentary<|message|>" }}
+        {{- m.content | tojson }}
+        {{- "<|end|>" }}
+    {%- elif m.role == "user" %}{{- "<|start|>user<|message|>" + m.content + "<|end|>" }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- "<|start|>assistant" }}{%- endif %}""",
     # macros, filters, blocks and arguments of tojson
     "filters": """{%- macro turn(role, text="nothing") -%}<|im_start|>{{ role | upper }}
 {{ caller() if caller is defined else text }}{{ eos_token }}
@@ -380,6 +443,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "keeps": {"keep_past_thinking": True},
     "preserves": {"preserve_thinking": True},
     "hermes": {"enable_thinking": False},
+    "channels": {"reasoning_effort": "high"},
 }
 CALL = {
     "type": "function",

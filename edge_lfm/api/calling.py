@@ -16,13 +16,14 @@ from edge_lfm.errors import GrammarError, UsageError
 from edge_lfm.text.dialects import Dialect, Parameters
 from edge_lfm.text.tokenizer import Tokenizer
 from edge_lfm.text.tool_binding import BoundTool, bind_tool, plain_parameters
-from edge_lfm.text.tool_calls import answer_grammar, calls_grammar
+from edge_lfm.text.tool_calls import answer_grammar, calls_grammar, message_grammar
 from edge_lfm.text.tools import Tool, chosen_tool
 
 
 @dataclass(frozen=True)
 class Calling:
-    """grammar: of calls; None: they are read only. parameters: those of each tool. checks: of their arguments."""
+    """grammar: of calls, or of messages where an answer is such; None: calls are read only. parameters: those of each
+    tool. checks: of their arguments."""
 
     parameters: Parameters = field(default_factory=dict)
     grammar: Compiled | None = None
@@ -38,6 +39,7 @@ def bind_calls(
     choice: Any,
     parallel: bool,
     untrusted: bool,
+    formed: bool,
 ) -> Calling:
     """What the engine needs to make and to read calls.
 
@@ -45,6 +47,7 @@ def bind_calls(
         spelled: the dialect's marks that the vocabulary has no tokens for.
         choice: auto, none, required, or the name of a tool.
         untrusted: whether the schemas come from one who may mean harm.
+        formed: whether the answer has a form where it is no call.
 
     Raises:
         GrammarError: a tool's schema is none, or can be neither bound nor checked; it names the tool.
@@ -57,12 +60,13 @@ def bind_calls(
     parameters = {tool.name: plain_parameters(tool) for tool in tools}
     marks = (dialect.call_start, dialect.call_end)
     marked = all(mark in spelled or (tokenizer and tokenizer.special_id(mark) is not None) for mark in marks)
-    if not tools or tokenizer is None or grammars is None or not marked or not (grammars.available or must):
+    needed = bool(tools) or (formed and dialect.channels is not None)
+    if not needed or tokenizer is None or grammars is None or not marked or not (grammars.available or must):
         if must:
             hint = "give tools"
             raise UsageError("tool_choice needs tools, and a model that knows calls", hint=hint, param="tool_choice")
         return Calling(parameters)
-    compiler = _Compiler(grammars, tokenizer, dialect, dialect.call_start in spelled, must, parallel, untrusted)
+    compiler = _Compiler(grammars, tokenizer, dialect, dialect.call_start in spelled, must, parallel, untrusted, formed)
     bindable = [bind_tool(tool) for tool in ([chosen] if chosen is not None else tools)]
     bound, grammar = compiler.compile(bindable)
     parameters |= {tool.name: tool.parameters for tool in bindable}
@@ -79,6 +83,7 @@ class _Compiler:
     must: bool
     parallel: bool
     untrusted: bool
+    formed: bool
 
     def compile(self, tools: Sequence[BoundTool]) -> tuple[list[BoundTool], Compiled]:
         """The grammar of all tools; those whose schemas the engine refuses with any JSON in their place."""
@@ -102,5 +107,8 @@ class _Compiler:
 
     def _grammar(self, tools: Sequence[BoundTool]) -> Compiled:
         form = (self.dialect, tools, self.tokenizer, self.parallel)
-        source = answer_grammar(*form, self.must) if self.spelled else calls_grammar(*form)
+        if self.dialect.channels is not None:
+            source = message_grammar(self.dialect.channels, tools, self.tokenizer, self.must, self.formed)
+        else:
+            source = answer_grammar(*form, self.must) if self.spelled else calls_grammar(*form)
         return self.grammars.compile(Grammar("lark", source), apart=self.untrusted)

@@ -143,6 +143,11 @@ class OpenModel:
 
     def _find_stop_ids(self, generation: Mapping[str, Any]) -> tuple[int, ...]:
         ids = {*as_ids(generation.get("eos_token_id")), *self.shape.eos}
+        channels = self.template.dialect.channels if self.template is not None else None
+        if self.tokenizer is not None and channels is not None:  # generation_config.json may not tell of all
+            ids |= {
+                i for mark in channels.ends if mark != channels.end for i in as_ids(self.tokenizer.special_id(mark))
+            }
         return tuple(sorted(ids | set(self.tokenizer.eos_ids if self.tokenizer else ())))
 
 

@@ -160,7 +160,8 @@ class Requests:
         parallel, spelled = options.get("parallel_tool_calls", True), self._spelled_marks
         with about("tools"):
             tools = read_tools(options.get("tools") or [])
-            calling = bind_calls(self.engine, dialect, spelled, tools, choice, parallel, untrusted)
+            formed = grammar is not None and not options.get("raw", False)
+            calling = bind_calls(self.engine, dialect, spelled, tools, choice, parallel, untrusted, formed)
             told = calling.grammar is not None and dialect.call_start not in spelled
             if calling.parameters and grammar is not None and not told:
                 why = "calls that can be told from the answer, which this model does not write"

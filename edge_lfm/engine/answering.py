@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edge_lfm.engine.backend import Backend
+from edge_lfm.engine.channels import InChannels
 from edge_lfm.engine.constraints import AfterReasoning, CallsOr, Constraint, InCalls, NotYet, Without
 from edge_lfm.engine.drafts import MAX_DRAFTS, decode_with_drafts
 from edge_lfm.engine.events import Completion, Done, Event, Progress, Reasoning, Text, ToolCall
@@ -29,6 +30,7 @@ from edge_lfm.engine.spelled_reasoning import AfterSpelledReasoning
 from edge_lfm.errors import CancelledError, ToolCallError
 from edge_lfm.memory.plan import LOGIT_ROWS
 from edge_lfm.text.answer import AnswerParser, opens_reasoning
+from edge_lfm.text.channels import ChannelParser
 from edge_lfm.text.dialects import PYTHONIC, Dialect, Parameters
 from edge_lfm.text.documents import Document, find_citations
 from edge_lfm.text.parts import Part
@@ -66,7 +68,8 @@ class Request:
     parameters: those of each tool, in order.
     dialect: how the model writes calls and reasoning; spelled: its marks that the vocabulary has no tokens for.
     checks: what is wrong with the arguments of a call, for tools that the grammar does not bind in full.
-    calls: the grammar of tool calls, or of the whole answer where the mark that begins them is a text.
+    calls: the grammar of tool calls, of the whole answer where the mark that begins them is a text, or of each message
+        where the answer is such.
     must_call: the answer is to be calls. single_call: it has one at the most.
     reasoning_budget: the most tokens of reasoning.
     breakers: tokens that DRY does not reach across.
@@ -169,6 +172,13 @@ def _form(engine: Engine, request: Request) -> Constraint | None:
     if tokenizer is None:
         return None
     constraint: Constraint | None = request.grammar.start() if request.grammar is not None else None
+    channels = request.dialect.channels
+    if channels is not None and (request.markers or request.calls is not None):
+        budget, make = request.reasoning_budget, request.calls.start if request.calls is not None else None
+        if constraint is None and budget is None and make is None:
+            return None
+        stays = constraint is not None or request.must_call
+        return InChannels(tokenizer, channels, request.token_ids, vocab, make, constraint, stays, budget)
     if request.calls is not None:
         constraint = _with_calls(request, request.calls, constraint, tokenizer, vocab)
     dialect = request.dialect
@@ -272,25 +282,30 @@ def _max_drafts(request: Request) -> int | None:
     return 0 if request.max_drafts is None and request.grammar is not None else request.max_drafts
 
 
+def _parser_of(tokenizer: Tokenizer, request: Request) -> AnswerParser | ChannelParser:
+    dialect = request.dialect
+    if dialect.channels is not None and request.markers:
+        return ChannelParser(tokenizer, request.token_ids, dialect.channels, request.stop, request.min_tokens)
+    return AnswerParser(
+        tokenizer,
+        request.token_ids,
+        request.stop,
+        request.markers,
+        list(request.parameters) if request.grammar is None else (),  # beside a form calls have their marks
+        dialect,
+        request.min_tokens,
+        request.spelled,
+    )
+
+
 class _Draft:
     """An answer in the making: tokens in, events out."""
 
     def __init__(self, engine: Engine, request: Request, stop_ids: Sequence[int]) -> None:
         self._engine, self._request, self._stop_ids = engine, request, stop_ids
-        self._parser = (
-            AnswerParser(
-                engine.tokenizer,
-                request.token_ids,
-                request.stop,
-                request.markers,
-                list(request.parameters) if request.grammar is None else (),  # beside a form calls have their marks
-                request.dialect,
-                request.min_tokens,
-                request.spelled,
-            )
-            if engine.tokenizer is not None
-            else None
-        )
+        self._parser = _parser_of(engine.tokenizer, request) if engine.tokenizer is not None else None
+        end = engine.tokenizer.special_id(request.dialect.call_end) if engine.tokenizer is not None else None
+        self._call_end = end if request.markers else None  # may be a token that ends the answer too
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._calls: list[ToolCall] = []
@@ -300,13 +315,15 @@ class _Draft:
 
     @property
     def stopped(self) -> bool:
-        return self._parser is not None and bool(self._parser.stopped_by)
+        parser = self._parser
+        return parser is not None and (bool(parser.stopped_by) or (parser.ended and not self._request.ignore_eos))
 
     def add(self, token: int, logits: Logits | None) -> Events:
         stop = token in self._stop_ids
         if self._request.logprobs is not None and logits is not None:
             self._logprobs.append(token_logprobs(logits, self._engine.vocab, token, self._request.logprobs))
-        return self._events(self._parser.feed(token)) if self._parser is not None and not stop else ()
+        heard = not stop or token == self._call_end
+        return self._events(self._parser.feed(token)) if self._parser is not None and heard else ()
 
     def finish(self) -> Events:
         return self._events(self._parser.finish()) if self._parser is not None else ()

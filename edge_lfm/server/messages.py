@@ -84,6 +84,8 @@ class Message(Nested):
         message: dict[str, Any] = {"role": role, "content": join_parts(self.content) or self.refusal or ""}
         if self.tool_calls and role == "assistant":
             message["tool_calls"] = [call.plain() for call in self.tool_calls]
+        if self.tool_call_id and role == "tool":
+            message["tool_call_id"] = self.tool_call_id
         if role == "assistant" and (thinking := self.reasoning_content or self.reasoning):
             message["thinking"] = thinking
         return message

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from edge_lfm.text.dialects import PYTHONIC, Dialect
 from edge_lfm.text.parts import Kind, Part, joined
+from edge_lfm.text.shown import Shown
 from edge_lfm.text.spelled_marks import SpelledMarks, ends_with_mark
-from edge_lfm.text.stops import StopStrings
 from edge_lfm.text.tokenizer import Decoder, Tokenizer
 
 
@@ -38,7 +38,7 @@ class AnswerParser:
         spelled: Sequence[str] = (),
     ) -> None:
         self._tokenizer, self._decoder, self._min_tokens = tokenizer, Decoder(tokenizer), min_tokens
-        self._shown = _Shown(stops)
+        self._shown = Shown(stops)
         self._dialect, self._spelled, self._search = dialect, frozenset(spelled if markers else ()), SpelledMarks()
         marks = (dialect.call_start, dialect.call_end, dialect.think_start, dialect.think_end)
         self._marks = {tokenizer.special_id(mark): mark for mark in marks if markers}
@@ -61,6 +61,11 @@ class AnswerParser:
     def stopped_by(self) -> str:
         """The stop string that has ended the answer; empty if none has."""
         return self._shown.stopped_by
+
+    @property
+    def ended(self) -> bool:
+        """Whether the answer says that it is over; only a stop token or a stop string does."""
+        return False
 
     def feed(self, token_id: int) -> list[Part]:
         """What this token completes."""
@@ -164,35 +169,6 @@ class AnswerParser:
             return []
         held, self._bare = self._bare, None
         return held
-
-
-class _Shown:
-    """Text on its way out, which a stop string may end, and the tokens that it is made of."""
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = StopStrings(stops)
-        self._entered = self._left = 0
-        self._waiting: list[tuple[int, int]] = []  # where the text of each token begins, and its number
-
-    @property
-    def stopped_by(self) -> str:
-        return self._stops.ended_by or ""
-
-    def add(self, part: Part, may_end: bool) -> list[Part]:
-        self._waiting += [(self._entered, token) for token in part.tokens]
-        self._entered += len(part.text)
-        return self._leave(self._stops.feed(part.text, may_end))
-
-    def finish(self) -> list[Part]:
-        return self._leave(self._stops.finish())
-
-    def _leave(self, text: str) -> list[Part]:
-        if not text:
-            return []
-        self._left += len(text)
-        shown = tuple(token for start, token in self._waiting if start < self._left)
-        self._waiting = [(start, token) for start, token in self._waiting if start >= self._left]
-        return [Part("text", text, shown)]
 
 
 def opens_reasoning(prompt: Sequence[int], start_id: int | None, end_id: int | None) -> bool:

@@ -22,14 +22,21 @@ Turn = dict[str, Any]
 @dataclass(frozen=True)
 class CallForm:
     """as_text: arguments are JSON text. empty: the content of a turn that has calls and no text. alone: calls of a turn
-    that has a text too are not written."""
+    that has a text too are not written. single: only the first call of a turn is. either: thoughts and a text beside
+    calls are refused."""
 
     as_text: bool = False
     empty: str | None = ""
     alone: bool = False
+    single: bool = False
+    either: bool = False
 
     def turns(self, rest: Turn, calls: Sequence[Call]) -> list[Turn]:
         """An assistant's turn with these calls; its text in a turn in front where it hides them. rest: other fields."""
+        thoughts = next((name for name in THOUGHTS if isinstance(rest.get(name), str) and rest[name]), None)
+        if self.either and thoughts is not None and isinstance(rest.get("content"), str) and rest["content"]:
+            whole = f"{rest[thoughts]}\n\n{rest['content']}"  # such a template takes a text for thoughts
+            rest = {**rest, **dict.fromkeys(THOUGHTS, whole), "content": ""}
         if self.alone and rest.get("content"):
             return [rest, self.turn({"role": rest["role"]}, calls)]
         return [self.turn(rest, calls)]
@@ -44,7 +51,10 @@ class CallForm:
         return json.dumps(arguments, ensure_ascii=False) if self.as_text else arguments
 
 
+THOUGHTS = ("thinking", "reasoning", "reasoning_content")
+"""Names of one thing in the templates of the family's generations and of others."""
 _PROBE = Call("probe_call", {"probe_key": "probe_value"})
+_SECOND = Call("second_call", {})
 
 
 def find_form(render: Callable[[list[Turn]], str]) -> CallForm:
@@ -52,17 +62,24 @@ def find_form(render: Callable[[list[Turn]], str]) -> CallForm:
     for as_text, empty in product((False, True), (None, "")):
         form = CallForm(as_text, empty)
         if _writes(render, form, {}):
-            return replace(form, alone=not _writes(render, form, {"content": "?"}))
+            return replace(
+                form,
+                alone=not _writes(render, form, {"content": "?"}),
+                single=not _writes(render, form, {}, _SECOND),
+                either=_writes(render, form, {"content": "?"})
+                and not _writes(render, form, {"content": "?", **dict.fromkeys(THOUGHTS, "!")}),
+            )
     return CallForm()
 
 
-def _writes(render: Callable[[list[Turn]], str], form: CallForm, rest: Turn) -> bool:
+def _writes(render: Callable[[list[Turn]], str], form: CallForm, rest: Turn, *more: Call) -> bool:
     """Whether a template writes the whole of a call, and neither a content that is null nor JSON inside JSON."""
     try:
-        text = render([{"role": "user", "content": "?"}, form.turn({"role": "assistant", **rest}, [_PROBE])])
+        text = render([{"role": "user", "content": "?"}, form.turn({"role": "assistant", **rest}, [_PROBE, *more])])
     except EdgeLfmError:
         return False
-    whole = all(part in text for part in (_PROBE.name, *_PROBE.arguments, *_PROBE.arguments.values()))
+    parts = (_PROBE.name, *_PROBE.arguments, *_PROBE.arguments.values(), *(call.name for call in more))
+    whole = all(part in text for part in parts)
     return whole and "None" not in text and '\\"' not in text
 
 

@@ -16,23 +16,28 @@ from typing import Any
 import jinja2
 from jinja2 import meta, nodes
 
-from edge_lfm.errors import ModelFileError, TemplateError, UsageError
+from edge_lfm.errors import EdgeLfmError, ModelFileError, TemplateError, UsageError
 from edge_lfm.formats.strict import read_text
 from edge_lfm.text.deadline import within
 from edge_lfm.text.dialects import dialect_of
-from edge_lfm.text.past_calls import CallForm, find_form, read_calls
+from edge_lfm.text.past_calls import THOUGHTS, CallForm, find_form, read_calls
 from edge_lfm.text.spelled_marks import spelled_marks
 from edge_lfm.text.tokenizer import TOKEN_NAMES, Tokenizer
+from edge_lfm.text.turns import (
+    PROBE_TOOL,
+    SYSTEM_ROLES,
+    SYSTEMS,
+    TURNS,
+    with_one_system,
+    with_single_calls,
+    wrapped,
+)
 from edge_lfm.text.written import TemplateEnvironment, Written, broken, parts_of
 
 Message = Mapping[str, Any]
 _MAX_TEXT = 16_000_000  # characters of a rendered prompt; far above any context
 _MAX_SECONDS = 5.0
 """A conversation of 30,000 tokens is rendered in 20 ms; only a template that loops comes here."""
-_THOUGHTS = ("thinking", "reasoning", "reasoning_content")
-"""Names of one thing in the templates of the family's generations and of others."""
-
-
 _GIVEN = ("messages", "tools", "add_generation_prompt", *TOKEN_NAMES)
 """Variables that every template gets, and nobody else gives."""
 _MAX_BYTES = 1 << 20
@@ -85,7 +90,13 @@ class ChatTemplate:
         if isinstance(source, list):
             named = (item for item in source if isinstance(item, dict) and item.get("name") == "default")
             source = next((item.get("template") for item in named), None)
-        return cls(source, tokenizer.bos, tokenizer.named_tokens) if isinstance(source, str) else None
+        template = cls(source, tokenizer.bos, tokenizer.named_tokens) if isinstance(source, str) else None
+        channels = template.dialect.channels if template is not None else None
+        missing = [mark for mark in channels.marks if tokenizer.special_id(mark) is None] if channels else []
+        if missing:
+            hint = "check chat_template.jinja and tokenizer.json"
+            raise TemplateError(f"the chat template writes {missing[0]}, which is no token of the model", hint=hint)
+        return template
 
     def render(
         self,
@@ -142,8 +153,8 @@ class ChatTemplate:
         `room`: a text that cannot have so few tokens is refused before they are made (ContextOverflowError).
         An assistant's `tool_calls` (OpenAI's form) are rendered by the template, or put in front of its content.
         """
-        turns = [turn for message in messages for turn in self._with_calls(message)]
-        text = self._render(turns, tools, add_generation_prompt, switches or {})
+        turns = [turn for message in self._tellable(messages) for turn in self._with_calls(message)]
+        text = self._render(turns, self._told(tools), add_generation_prompt, switches or {})
         if room is not None:
             tokenizer.check_room(text, room)
         spelled = spelled_marks(self.dialect, self.source, tokenizer)
@@ -152,6 +163,35 @@ class ChatTemplate:
     @cached_property
     def _call_form(self) -> CallForm:
         return find_form(self.render)
+
+    def _tellable(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """The messages in the form in which the template leaves out none of them."""
+        _check(messages)
+        systems = [n for n, message in enumerate(messages) if message["role"] in SYSTEM_ROLES]
+        if any(systems) and self._leaves_out_systems:
+            messages = with_one_system(messages)
+        several = any(isinstance(c := m.get("tool_calls"), list | tuple) and len(c) > 1 for m in messages)
+        return with_single_calls(messages) if several and self.renders_calls and self._call_form.single else messages
+
+    def _told(self, tools: Sequence[Any] | None) -> Sequence[Any] | None:
+        return wrapped(tools) if tools and not self._tells_bare_tools else tools
+
+    @cached_property
+    def _leaves_out_systems(self) -> bool:
+        """Whether a system message that is not the first is silently left out."""
+        try:
+            texts = [self.render([*SYSTEMS, TURNS[0]]), self.render([*TURNS, SYSTEMS[1], TURNS[0]])]
+        except EdgeLfmError:
+            return False  # it says so itself
+        return not all(SYSTEMS[1]["content"] in text for text in texts)
+
+    @cached_property
+    def _tells_bare_tools(self) -> bool:
+        """Whether a tool without OpenAI's wrapping and without a description is written; if it is with them."""
+        try:
+            return PROBE_TOOL["name"] in self.render(TURNS[:1], tools=[PROBE_TOOL])
+        except EdgeLfmError:
+            return False
 
     def _check_switches(self, switches: Mapping[str, Any]) -> None:
         unknown = next((name for name in switches if name not in self.switches), None)
@@ -213,8 +253,8 @@ def _encode(text: Written, tokenizer: Tokenizer, spelled: Mapping[str, int]) -> 
 
 def _with_thoughts(message: Message) -> dict[str, Any]:
     """A message with what was thought before it, under every name by which a template may ask for it."""
-    thoughts = next((message[name] for name in _THOUGHTS if isinstance(message.get(name), str)), None)
-    return {**message, **(dict.fromkeys(_THOUGHTS, thoughts) if thoughts is not None else {})}
+    thoughts = next((message[name] for name in THOUGHTS if isinstance(message.get(name), str)), None)
+    return {**message, **(dict.fromkeys(THOUGHTS, thoughts) if thoughts is not None else {})}
 
 
 def _check(messages: Sequence[Message]) -> None:

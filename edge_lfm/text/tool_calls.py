@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from edge_lfm.text.dialects import PYTHONIC, Call, Dialect, Parameters
+from edge_lfm.text.dialects import PYTHONIC, Call, Channels, Dialect, Parameters
 from edge_lfm.text.dialects.rules import quoted
 from edge_lfm.text.tokenizer import Tokenizer
 from edge_lfm.text.tool_binding import BoundTool
 
-__all__ = ["Call", "answer_grammar", "calls_grammar", "parse_calls", "write_calls"]
+__all__ = ["Call", "answer_grammar", "calls_grammar", "message_grammar", "parse_calls", "write_calls"]
 
 
 def parse_calls(text: str, parameters: Parameters | None = None, dialect: Dialect = PYTHONIC) -> list[Call]:
@@ -51,10 +51,22 @@ def answer_grammar(
     return f"start: (lead calls){times} TAIL\n{texts}\n{rules}"
 
 
+def message_grammar(
+    channels: Channels, tools: Sequence[BoundTool], tokenizer: Tokenizer, required: bool, formed: bool
+) -> str:
+    """The Lark grammar of one message of an answer, up to its text, or of a whole call; see `Channels.grammar`."""
+    return channels.grammar(tools, _mark_of(tokenizer), required, formed)
+
+
 def _rules(dialect: Dialect, tools: Sequence[BoundTool], tokenizer: Tokenizer, parallel: bool) -> str:
+    return dialect.grammar(tools, _mark_of(tokenizer), parallel)
+
+
+def _mark_of(tokenizer: Tokenizer) -> Callable[[str], str]:
+    """How a grammar says a mark: as a token, or as a text in vocabularies that have no such token."""
 
     def mark(text: str) -> str:
         token_id = tokenizer.special_id(text)
         return quoted(text) if token_id is None else f"<[{token_id}]>"
 
-    return dialect.grammar(tools, mark, parallel)
+    return mark

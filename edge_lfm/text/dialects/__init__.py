@@ -1,23 +1,26 @@
 """How families write tool calls: a file for each form. A form is chosen by marks in the chat template."""
 
 from edge_lfm.text.dialects.deepseek import DEEPSEEK
-from edge_lfm.text.dialects.dialect import Call, Dialect, Parameters
+from edge_lfm.text.dialects.dialect import Call, Channels, Dialect, Parameters
+from edge_lfm.text.dialects.harmony import HARMONY
 from edge_lfm.text.dialects.hermes import HERMES
 from edge_lfm.text.dialects.minimax_xml import MINIMAX_XML
 from edge_lfm.text.dialects.pythonic import PYTHONIC
 from edge_lfm.text.dialects.qwen_xml import QWEN_XML
 
-DIALECTS: tuple[Dialect, ...] = (DEEPSEEK, MINIMAX_XML, QWEN_XML, HERMES, PYTHONIC)
+DIALECTS: tuple[Dialect, ...] = (HARMONY, DEEPSEEK, MINIMAX_XML, QWEN_XML, HERMES, PYTHONIC)
 """In the order of trying: a template of Qwen-Coder has the marks of Hermes too."""
 
 __all__ = [
     "DEEPSEEK",
     "DIALECTS",
+    "HARMONY",
     "HERMES",
     "MINIMAX_XML",
     "PYTHONIC",
     "QWEN_XML",
     "Call",
+    "Channels",
     "Dialect",
     "Parameters",
     "dialect_of",

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge_lfm.errors import ToolCallError
-from edge_lfm.text.dialects.dialect import Call, Marked, Parameters
-from edge_lfm.text.dialects.json_calls import MAX_TEXT
+from edge_lfm.text.dialects.dialect import Call, Channels, Marked, Parameters
+from edge_lfm.text.dialects.json_calls import MAX_TEXT, read_arguments
 from edge_lfm.text.dialects.rules import Rules, quoted
-from edge_lfm.text.json_values import read_json
 from edge_lfm.text.tool_binding import BoundTool
 
 _ONE, _NAME, _ONE_END = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
@@ -31,6 +30,7 @@ class DeepSeek:
     think_start: str = "<think>"
     think_end: str = "</think>"
     inner_marks: tuple[str, ...] = (_ONE, _NAME, _ONE_END, *_RESULTS)
+    channels: Channels | None = None
 
     def fits(self, template: str) -> bool:
         return self.call_start in template and "```json" in template  # V3.1 and later write no fence
@@ -47,7 +47,7 @@ class DeepSeek:
             match = _CALL.match(text, at)
             if match is None:
                 raise ToolCallError(f"the tool call cannot be read: {text[at:]!r:.60}")
-            calls.append(Call(match[1], _read_arguments(match[2])))
+            calls.append(Call(match[1], read_arguments(match[2])))
             at = match.end()
         return calls
 
@@ -75,13 +75,3 @@ def _head(name: str) -> str:
 
 def _write_call(call: Call) -> str:
     return f"{_ONE}function{_NAME}{_head(call.name)}{json.dumps(call.arguments, ensure_ascii=False)}\n```{_ONE_END}"
-
-
-def _read_arguments(text: str) -> dict[str, object]:
-    try:
-        arguments = read_json(text, strict=False)
-    except (ValueError, RecursionError) as error:
-        raise ToolCallError(f"the tool call cannot be read: {error!s:.200}") from None
-    if not isinstance(arguments, dict):
-        raise ToolCallError("the arguments of a tool call must be an object")
-    return arguments

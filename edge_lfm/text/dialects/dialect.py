@@ -22,6 +22,28 @@ class Call:
     arguments: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Channels:
+    """Marks of an answer that is messages: each a header, then a text. Tokens of a vocabulary, never texts.
+
+    start: begins a message; behind it stands a role. channel: before the channel's name. message: ends the header.
+    ends: what may end a text; end: which of them another message of the same answer may follow.
+    grammar: Lark, of tools and marks; its rule `start` is one message from its first mark on: up to its text, or the
+    whole of a call. First flag: the answer is a call. Second: it has a form or is a call, and no other text comes.
+    """
+
+    start: str
+    channel: str
+    message: str
+    ends: tuple[str, ...]
+    end: str
+    grammar: Callable[[Sequence[BoundTool], Marked, bool, bool], str]
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        return (self.start, self.channel, self.message, *self.ends)
+
+
 class Dialect(Protocol):
     """One form of tool calls. Whatever its grammar can force, `read` gives back, and `write` spells it that way."""
 
@@ -44,6 +66,10 @@ class Dialect(Protocol):
     @property
     def inner_marks(self) -> tuple[str, ...]:
         """Further marks of the form, which no content may forge where they are texts."""
+
+    @property
+    def channels(self) -> Channels | None:
+        """The marks of its messages, if an answer is such; None: it is text with marks in it."""
 
     def fits(self, template: str) -> bool:
         """Whether a chat template shows that its model writes calls in this form."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge_lfm.errors import ToolCallError
-from edge_lfm.text.dialects.dialect import Call, Marked, Parameters
+from edge_lfm.text.dialects.dialect import Call, Channels, Marked, Parameters
 from edge_lfm.text.dialects.json_calls import MAX_TEXT, read_json_calls
 from edge_lfm.text.dialects.rules import Rules, quoted
 from edge_lfm.text.tool_binding import BoundTool
@@ -25,6 +25,7 @@ class Hermes:
     think_start: str = "<think>"
     think_end: str = "</think>"
     inner_marks: tuple[str, ...] = ()
+    channels: Channels | None = None
 
     def fits(self, template: str) -> bool:
         return self.call_start in template and '"arguments"' in template.replace("\\", "")  # others have the mark too

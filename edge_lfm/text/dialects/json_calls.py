@@ -25,6 +25,21 @@ def read_json_calls(text: str) -> list[Call]:
         raise ToolCallError(f"the tool call cannot be read: {error!s:.200}") from None
 
 
+def read_arguments(text: str) -> dict[str, Any]:
+    """The arguments of one call, as a JSON object.
+
+    Raises:
+        ToolCallError: the text is none.
+    """
+    try:
+        arguments = read_json(text, strict=False)
+    except (ValueError, RecursionError) as error:
+        raise ToolCallError(f"the tool call cannot be read: {error!s:.200}") from None
+    if not isinstance(arguments, dict):
+        raise ToolCallError("the arguments of a tool call must be an object")
+    return arguments
+
+
 def _call(item: Any) -> Call:
     function = item.get("function", item) if isinstance(item, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):

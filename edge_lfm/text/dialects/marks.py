@@ -1,7 +1,7 @@
 """Control tokens that vocabularies share, whatever form a model writes its calls in. A model may lack them."""
 
-TURN_STARTS = ("<|im_start|>", "<｜User｜>", "]~b]")
-"""Begins a turn of the chat template, or that of the user: DeepSeek's; the last is MiniMax's."""
+TURN_STARTS = ("<|im_start|>", "<｜User｜>", "]~b]", "<|start|>")
+"""Begins a turn of the chat template, or that of the user: DeepSeek's; then MiniMax's, and harmony's."""
 
 GAP_MARKS = (
     ("<|fim_pre|>", "<|fim_suf|>", "<|fim_mid|>"),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_lfm.errors import ToolCallError
-from edge_lfm.text.dialects.dialect import Call, Marked
+from edge_lfm.text.dialects.dialect import Call, Channels, Marked
 from edge_lfm.text.dialects.json_calls import MAX_TEXT, read_json_calls
 from edge_lfm.text.dialects.pythonic_grammar import BARE, calls_grammar, spelled
 from edge_lfm.text.json_values import read_number, whole_text
@@ -40,6 +40,7 @@ class Pythonic:
     think_start: str = "<think>"
     think_end: str = "</think>"
     inner_marks: tuple[str, ...] = ()
+    channels: Channels | None = None
 
     def fits(self, template: str) -> bool:
         return self.call_start in template or "<|tool_list_start|>" in template or "List of tools: [" in template

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edge_lfm.text.dialects.dialect import Call, Marked, Parameters
+from edge_lfm.text.dialects.dialect import Call, Channels, Marked, Parameters
 from edge_lfm.text.dialects.tags import read_calls, write_call
 from edge_lfm.text.dialects.tags_grammar import TagForm, calls_grammar
 from edge_lfm.text.tool_binding import BoundTool
@@ -22,6 +22,7 @@ class QwenXml:
     think_start: str = "<think>"
     think_end: str = "</think>"
     inner_marks: tuple[str, ...] = ()
+    channels: Channels | None = None
     form: TagForm = _FORM
 
     def fits(self, template: str) -> bool:
