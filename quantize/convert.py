@@ -131,7 +131,7 @@ def convert(
     Args:
         source: folder of the checkpoint, or GGUF file.
         output: folder to make; appears only when the model is whole.
-        recipe: the schemes and rounding; None: the default, or of a quantized GGUF file the nearest to its own.
+        recipe: the schemes and rounding; None: the default, or of a quantized source the nearest to its own.
         calibration: file that `edge-lfm calibrate` made from the same checkpoint.
         target: of a drafter, the packed model that it is for.
         resume: go on with an interrupted run of the same source, recipe and calibration.

@@ -21,7 +21,7 @@ from edge_lfm.kernels.spec.schemes import Scheme
 from edge_lfm.kernels.spec.tiles import definition, pack_tiles
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.plan import EXPERT_CLASS, PackedTensor
-from edge_lfm.model.streamed import gate
+from edge_lfm.model.streamed import biases_of, gate
 from edge_lfm.quantize.calibration import Calibration
 from edge_lfm.quantize.moments import input_name, moments_of, moments_shape
 from edge_lfm.quantize.pack import ErrorSum, Packed, encode, floats, pack_tensor
@@ -157,11 +157,14 @@ class _Expert(_Feedback):
 
     def _gated(self, tokens: _Tokens) -> Iterator[tuple[F32, F32]]:
         """The inputs of w2, by exact and by rounded weights, times the tokens' weights; part by part."""
-        w1, w3, _ = (source.name for source in self.tensor.sources)
+        w1, w3 = (source.name for source in self.tensor.matrices[0].sources)
+        assert self.tensor.layer is not None
+        ffn = self.packer.weights.shape.layers[self.tensor.layer].ffn
+        biases = biases_of(self.packer.weights, w1.removesuffix(".w1.weight"), ffn)
         exact = [self.packer.weights(name) for name in (w1, w3)]
         rounded = [self._rounded.get(name, w) for name, w in zip((w1, w3), exact, strict=True)]
         for x, weight in tokens.parts():
-            yield gate(x, *exact) * weight, gate(x, *rounded) * weight
+            yield gate(ffn, biases, x, *exact) * weight, gate(ffn, biases, x, *rounded) * weight
 
     def _first_error(self, w: F32, rounded: F32) -> float:
         return sum(float(np.square(x * weight @ (rounded - w).T).sum()) for x, weight in self._seen[1].parts())

@@ -89,6 +89,8 @@ def pack_tensor(
         return encode(values, scheme, kernels, recipe.plain, importance.get(name))
 
     parts = [_pack_matrix(matrix, weights, encode_source or searched, total) for matrix in tensor.matrices]
+    if tensor.biases:
+        parts.append(pack_biases(*(weights(source.name) for source in tensor.biases)))
     return Packed(np.concatenate(parts), total, tuple(_hash(weights, source) for source in tensor.sources))
 
 
@@ -149,6 +151,12 @@ def encode(
 def interleave(parts: list[NDArray[np.uint8]], scheme: Scheme, cols: int) -> NDArray[np.uint8]:
     """The tiles of several matrices in turn."""
     return np.stack([part.reshape(-1, scheme.tile_bytes(cols)) for part in parts], axis=1).reshape(-1)
+
+
+def pack_biases(w1: F32, w3: F32, w2: F32) -> NDArray[np.uint8]:
+    """The biases of a block [I], [I] and [H] as they stand behind its matrices."""
+    in_turn = np.stack([bias.reshape(-1, TILE_ROWS) for bias in (w1, w3)], axis=1)
+    return np.concatenate([in_turn.reshape(-1), w2]).view(np.uint8)
 
 
 def _pack_matrix(

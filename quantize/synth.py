@@ -76,13 +76,14 @@ def synthesize(
 
 
 def random_tensor(tensor: PackedTensor, rng: np.random.Generator) -> NDArray[Any]:
-    """One tensor: norms are 1, the selection bias 0, matrices random with variance 1 / inputs."""
+    """One tensor: norms are 1, biases 0, matrices random with variance 1 / inputs."""
     if tensor.floats is not None:
         shape = tensor.floats.shape
         if tensor.name.endswith("conv.conv.weight"):
             return rng.standard_normal(shape, np.float32) * np.float32(0.5)
         return np.zeros(shape, np.float32) if tensor.name.endswith("bias") else np.ones(shape, np.float32)
-    tiles = np.concatenate([_random_matrix(m, tensor.kind, rng) for m in tensor.matrices])
+    biases = np.zeros(tensor.nbytes - tensor.bias_offset if tensor.biases else 0, np.uint8)
+    tiles = np.concatenate([*(_random_matrix(m, tensor.kind, rng) for m in tensor.matrices), biases])
     return tiles if tensor.screen is None else with_screen(tiles, tensor.matrices[0], tensor.screen, load_kernels())
 
 

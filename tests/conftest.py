@@ -94,7 +94,7 @@ def write_checkpoint(folder: Path, raw_config: dict, tensors: dict[str, np.ndarr
     if tensors is None:
         family = family_of(raw_config)
         sources = [source for tensor in plan_tensors(shape, FLOAT_SCHEMES) for source in tensor.sources]
-        shapes = {family.hub_name(source.name): source.shape for source in sources}
+        shapes = goldens_tool.stored_shapes(raw_config, {family.hub_name(s.name): s.shape for s in sources})
         tensors = {name: goldens_tool.random_weights(name, shape) for name, shape in shapes.items()}
     save_file(tensors, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(raw_config), encoding="utf-8")

@@ -31,12 +31,14 @@ first group, the scale of the row."""
 
 @dataclass(frozen=True)
 class Weight:
-    """A number that every step uses. case: of the golden models; row: of the matrix; w2: the block's second matrix."""
+    """A number that every step uses. case: of the golden models; row: of the matrix; w2: the block's second matrix;
+    bias: a number of the block's biases, those of w1 and w3 16 in turn."""
 
     case: str
     piece: str  # as a part of the name
     row: int = 0
     w2: bool = False
+    bias: int | None = None
 
 
 WEIGHTS = {
@@ -65,9 +67,20 @@ WEIGHTS = {
     "dense w1": Weight("moe", f"{CONV}.feed_forward.block"),
     "dense w3": Weight("moe", f"{CONV}.feed_forward.block", row=16),
     "dense w2": Weight("moe", f"{CONV}.feed_forward.block", w2=True),
+    "sink": Weight("gpt_oss", f"{ATTENTION}.self_attn.sinks"),
+    "attention out bias": Weight("gpt_oss", f"{ATTENTION}.self_attn.out_proj.bias"),
+    "router bias": Weight("gpt_oss", f"{SPARSE}.feed_forward.gate.bias"),
+    "w1 bias": Weight("gpt_oss", f"{SPARSE}.feed_forward.experts.", bias=0),
+    "w3 bias": Weight("gpt_oss", f"{SPARSE}.feed_forward.experts.", bias=16),
+    "w2 bias": Weight("gpt_oss", f"{SPARSE}.feed_forward.experts.", bias=2 * 32),
+    "clamped w1": Weight("gpt_oss", f"{SPARSE}.feed_forward.experts."),
+    "clamped w3": Weight("gpt_oss", f"{SPARSE}.feed_forward.experts.", row=16),
 }
+CLAMPED = {"w1 bias", "w3 bias", "clamped w1", "clamped w3"}
 HARMLESS_WHEN_LARGE = {"head", "final norm", "router", "expert bias", "expert w1", "dense w1", "q norm"}
-"""Where 1e30 may give finite numbers that are right: a gate's silu may be 0, a softmax or a router may be sure."""
+HARMLESS_WHEN_LARGE |= {"sink", "router bias"} | CLAMPED
+"""Where 1e30 may give finite numbers that are right: a gate's silu may be 0, a softmax or a router may be sure, a clamp
+may take off what is beyond it."""
 
 
 def place_of(model: PackedModel, name: str, weight: Weight) -> tuple[int, str]:
@@ -75,6 +88,8 @@ def place_of(model: PackedModel, name: str, weight: Weight) -> tuple[int, str]:
     piece, at = model.tensors[name], model.offset_of(name)
     if piece.floats is not None:
         return at, "<f4"
+    if weight.bias is not None:
+        return at + piece.bias_offset + 4 * weight.bias, "<f4"
     matrix = piece.matrices[1 if weight.w2 else 0]
     scheme = SCHEMES[matrix.scheme]
     if weight.w2:

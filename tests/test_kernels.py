@@ -18,6 +18,7 @@ from edge_lfm.kernels.load.library import Kernels, load_kernels
 from edge_lfm.kernels.load.team import Team
 from edge_lfm.kernels.spec import ref
 from edge_lfm.kernels.spec.definitions.codebook import Coded
+from edge_lfm.kernels.spec.definitions.microscaled import Scaled
 from edge_lfm.kernels.spec.isa import TIERS, find_isa, runnable_tiers, select_isa
 from edge_lfm.kernels.spec.layout import (
     CONTEXT,
@@ -33,10 +34,20 @@ from edge_lfm.kernels.spec.layout import (
     scratch_bytes,
 )
 from edge_lfm.kernels.spec.routing import route, scores_of
-from edge_lfm.kernels.spec.schemes import FLOAT32, INT8_G32, SCHEMES, Codebook, Pairs, Scheme
+from edge_lfm.kernels.spec.schemes import (
+    FLOAT32,
+    INT8_G32,
+    MXFP4_G32,
+    SCHEMES,
+    Codebook,
+    Microscaled,
+    Pairs,
+    Scheme,
+)
 from edge_lfm.kernels.spec.tiles import definition, pack_tiles, unpack_tiles
 from edge_lfm.model.rotary import rope_table
-from edge_lfm.shape import Rope, Router
+from edge_lfm.quantize.pack import interleave, pack_biases
+from edge_lfm.shape import Gated, Rope, Router
 
 pytestmark = pytest.mark.slow
 
@@ -95,6 +106,10 @@ def random_weights(rng: np.random.Generator, scheme: Scheme, rows: int, cols: in
         codes = rng.integers(0, 256, (rows, cols // scheme.block))
         row_scale = rng.standard_normal(rows).astype(np.float32)
         return Coded(index.astype(np.uint8), codes.astype(np.uint8), row_scale, scheme.grid)
+    if isinstance(scheme.grid, Microscaled):
+        ends = [n for n, level in enumerate(scheme.grid.levels) if level in (scheme.grid.low, scheme.grid.high)]
+        index = rng.choice(ends if extreme else 16, (rows, cols)).astype(np.uint8)
+        return Scaled(index, rng.integers(116, 132, (rows, cols // 32)).astype(np.uint8), scheme.grid)
     low, high = scheme.grid.low, scheme.grid.high
     q = rng.choice([low, high], (rows, cols)) if extreme else rng.integers(low, high + 1, (rows, cols))
     scale = rng.standard_normal((rows, cols // 32)).astype(np.float16).astype(np.float32)
@@ -108,7 +123,7 @@ def whole(scheme: Scheme, cols: int) -> int:
 
 def plain(weights):
     """Weights as the reference multiplies them."""
-    return weights.quantized() if isinstance(weights, Coded) else weights
+    return weights.quantized() if isinstance(weights, Coded | Scaled) else weights
 
 
 def run_multiply(
@@ -168,6 +183,9 @@ def test_multiply_is_exact_at_the_corners_of_int8(kernels: Kernels, scheme: Sche
         weights.row_scale[:], weights.codes[:] = 0.5, rng.choice([126, 128, 125, 129, 131], weights.codes.shape)
         points = np.array(scheme.grid.points).sum(1)
         weights.index[0], weights.index[1] = points.argmin(), points.argmax()
+    elif isinstance(weights, Scaled):
+        weights.exponents[:] = rng.choice([127, 128], weights.exponents.shape)
+        weights.index[0], weights.index[1] = np.argmin(scheme.grid.levels), np.argmax(scheme.grid.levels)
     else:
         weights.scale[:] = 0.5
         weights.q[0], weights.q[1] = weights.q.min(), weights.q.max()
@@ -195,6 +213,40 @@ def test_multiply_depends_neither_on_threads_nor_on_the_batch(kernels: Kernels, 
     assert np.array_equal(whole, run_multiply(kernels, weights, scheme, x, threads=3))
     one_by_one = [run_multiply(kernels, weights, scheme, x[t : t + 1])[0] for t in range(len(x))]
     assert np.array_equal(whole, np.stack(one_by_one))
+
+
+@pytest.mark.parametrize("tokens", [1, 19])
+def test_every_exponent_of_mxfp4_is_right(kernels: Kernels, tokens: int) -> None:
+    """One exponent a row, from the least float32 keeps nothing of to the greatest; levels up to where float32 ends.
+
+    Activations are so small, or so large, that products are ordinary numbers.
+    """
+    exponents = np.array([0, 1, 2, 20, 21, 22, 23, 100, 127, 128, 200, 250, 252, 253, 254], np.uint8)
+    rng = np.random.default_rng(10)
+    index = rng.choice(16, (len(exponents), 64)).astype(np.uint8)
+    index[-2:] &= 9  # 0 and half of the power of two: others are beyond float32
+    weights = Scaled(index, np.repeat(exponents[:, None], 2, 1), MXFP4_G32.grid)
+    assert np.isfinite(weights.values()).all()
+    seen = np.zeros(len(exponents), bool)
+    for size in (1e-20, 1e20):
+        x = (size * rng.standard_normal((tokens, 64))).astype(np.float32)
+        twelve = 12 * weights.quantized().scale.astype(np.float64)  # what levels are counted from
+        size_of_sums = np.abs(x).astype(np.float64) @ np.repeat(twelve, 32, axis=1).T
+        sound = (size_of_sums > 1e-34) & (size_of_sums < 1e37)
+        with np.errstate(over="ignore", invalid="ignore"):
+            expected, found = ref.multiply(weights.quantized(), x), run_multiply(kernels, weights, MXFP4_G32, x)
+            apart = np.abs(found - expected)
+        assert (apart <= SUM_TOLERANCE * size_of_sums)[sound].all()
+        seen |= sound.any(0)
+        assert np.abs(found[size_of_sums < 1e-34]).max(initial=0) < 1e-34
+    assert seen.all()
+
+
+def test_an_exponent_that_is_no_number_gives_none(kernels: Kernels) -> None:
+    weights = random_weights(np.random.default_rng(11), MXFP4_G32, 16, 64)
+    weights.exponents[3, 1] = 255
+    found = run_multiply(kernels, weights, MXFP4_G32, np.ones((20, 64), np.float32))
+    assert not np.isfinite(found[:, 3]).any() and np.isfinite(np.delete(found, 3, axis=1)).all()
 
 
 @pytest.mark.parametrize("scheme", ALL, ids=attrgetter("name"))
@@ -376,6 +428,30 @@ def test_attention_with_gates(kernels: Kernels, heads: int, kv: int, width: int,
     check_attention(kernels, heads, kv, width, 20, "float16", window=7, gate=gate)
 
 
+@pytest.mark.parametrize("kept", ["float16", "int8"])
+@pytest.mark.parametrize(("heads", "kv", "width"), [(8, 2, 64), (3, 1, 96), (18, 6, 32)])
+@pytest.mark.parametrize(("position", "window"), [(0, 0), (300, 0), (40, 7), (300, 262)])
+def test_attention_with_sinks(
+    kernels: Kernels, heads: int, kv: int, width: int, position: int, window: int, kept: str
+) -> None:
+    """The first head's sink takes all, the second's nothing."""
+    check_attention(kernels, heads, kv, width, position, kept, window, sinks=True)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_sink_that_is_no_number_is_noticed(kernels: Kernels, bad: float) -> None:
+    hd, sinks = 32, np.zeros(16, np.float32)
+    layer, state, rows = np.zeros(1, LAYER), np.zeros(1, STATE), np.zeros(1, ROW)
+    layer["heads"] = layer["kv_heads"] = 1
+    layer["head_dim"], layer["sinks"], sinks[0] = hd, sinks.ctypes.data, bad
+    keys, values = np.zeros((1, 1, hd, 16), np.float16), np.zeros((1, 16, hd), np.float16)
+    state["keys"], state["values"], state["capacity"] = keys.ctypes.data, values.ctypes.data, 16
+    rows["states"] = state.ctypes.data
+    step = Step(norm_eps=1e-5, tokens=1, rows=rows, wide=np.ones((1, 3 * hd), np.float32))
+    kernels.prepare_heads(step.address, layer.ctypes.data, 0)
+    assert step.sync[ERROR // 8] == 1
+
+
 def test_a_gate_that_is_not_a_number_is_noticed(kernels: Kernels) -> None:
     """Arithmetic would lose it: the maximum of a NaN and a number is the number."""
     hd, one = 32, np.ones(32, np.float32)
@@ -403,8 +479,9 @@ def check_attention(
     norm: str = "head",
     gate: str = "none",
     block: bool = False,
+    sinks: bool = False,
 ) -> None:
-    """Norm, RoPE, cache, softmax and gates after `position` cached tokens; keys and values rounded as the cache does.
+    """Norm, RoPE, cache, softmax with sinks and gates, after `position` tokens; keys and values as the cache has them.
 
     Positions that no token attends to hold NaN, in scales or values.
     """
@@ -428,7 +505,10 @@ def check_attention(
     turned_q = ref.rotate(normed(q, q_norm), rope[position : position + tokens])
     turned_k = ref.rotate(normed(k, k_norm), rope[position : position + tokens])
     all_k, all_v = rounded(np.concatenate([past_k, turned_k])), rounded(np.concatenate([past_v, v]))
-    expected = ref.attention(turned_q, all_k, all_v, position, window)
+    sink = 3 * rng.standard_normal(heads).astype(np.float32) if sinks else None
+    if sink is not None:
+        sink[:2] = 1e4, -1e4
+    expected = ref.attention(turned_q, all_k, all_v, position, window, sink)
     if block:  # every token sees what the last one sees
         last = position + tokens - 1
         expected = np.concatenate([ref.attention(q[None], all_k, all_v, last, window) for q in turned_q])
@@ -470,6 +550,9 @@ def check_attention(
     rows = np.zeros(tokens, ROW)
     rows["states"], rows["position"] = state.ctypes.data, position + np.arange(tokens)
     layer["gate"]["rows"] = gate_rows
+    if sink is not None:
+        kept_sinks = np.pad(sink, (0, -heads % 16))
+        layer["sinks"] = kept_sinks.ctypes.data
     rows["ahead"] = np.arange(tokens)[::-1] if block else 0
     step = Step(norm_eps=1e-5, tokens=tokens, rows=rows, wide=wide, gates=gates,
                 mixed=mixed, mixed_q=mixed_q, mixed_s=mixed_s)  # fmt: skip
@@ -561,6 +644,87 @@ def test_route_notices_nan(kernels: Kernels) -> None:
     layer = np.zeros(1, LAYER)
     layer["is_moe"], layer["normalize"], layer["route_scale"] = 1, 1, 1.0
     kernels.route(step.address, layer.ctypes.data)
+    assert step.sync[ERROR // 8] == 1
+
+
+GATES = {
+    "silu": Gated(),
+    "clamped": Gated(alpha=1.702, limit=0.8, plus=1.0),
+    "not clamped": Gated(alpha=0.5, limit=None, plus=-2.0),
+}
+
+
+@pytest.mark.parametrize("scheme", [FLOAT32, INT8_G32, MXFP4_G32], ids=attrgetter("name"))
+@pytest.mark.parametrize("tokens", [1, 5, 70])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("form", GATES)
+def test_ffn(kernels: Kernels, scheme: Scheme, tokens: int, biased: bool, form: str) -> None:
+    """Experts of some tokens each, with large biases; w2 by what the kernel itself gave it."""
+    rng, hidden, width, experts, gate = np.random.default_rng(tokens), 96, 64, 3, GATES[form]
+    x = rng.standard_normal((tokens, hidden)).astype(np.float32)
+    blocks, parts = [], []
+    for _ in range(experts):
+        w1, w3 = (random_weights(rng, scheme, width, hidden) for _ in range(2))
+        w2 = random_weights(rng, scheme, hidden, width)
+        biases = [3 * rng.standard_normal(n).astype(np.float32) for n in (width, width, hidden)]
+        if gate.limit is not None:
+            biases[0][:3], biases[1][:3] = (1e6, -1e6, 0), (-1e6, 1e6, 1e6)
+        packed = [interleave([pack_tiles(w, scheme) for w in (w1, w3)], scheme, hidden), pack_tiles(w2, scheme)]
+        blocks.append(np.concatenate([*packed, *([pack_biases(*biases)] if biased else [])]))
+        parts.append(([plain(w) for w in (w1, w3, w2)], biases if biased else [np.float32(0)] * 3))
+    chosen, weight = rng.integers(0, experts, tokens), rng.uniform(0.1, 2, tokens).astype(np.float32)
+    order = np.argsort(chosen, kind="stable")
+    segments = np.cumsum([0, *np.bincount(chosen, minlength=experts)])
+    x_q, x_s = quantized(kernels, x)
+    gathered = [np.zeros_like(a) for a in (x, x_q, x_s)]
+    made = [np.zeros((tokens, width), t) for t in (np.float32, np.int8)] + [np.zeros((tokens, width // 32, 4), "f4")]
+    out = np.zeros((tokens, hidden), np.float32)
+    layer, addresses = np.zeros(1, LAYER), np.array([block.ctypes.data for block in blocks])
+    layer["is_moe"], layer["experts"], layer["expert_width"] = 1, addresses.ctypes.data, width
+    layer["gate_up_scheme"] = layer["down_scheme"] = scheme.id
+    layer["ffn_bias"], layer["clamped"] = biased, gate != Gated()
+    layer["gate_alpha"], layer["gate_plus"] = gate.alpha, gate.plus
+    layer["gate_limit"] = np.inf if gate.limit is None else gate.limit
+    step = Step(tokens=tokens, hidden=hidden, experts=experts, top_k=1, x=out, segments=segments,
+                normed=x, normed_q=x_q, normed_s=x_s, present=np.ones(experts, np.int64),
+                pair_token=order.astype(np.int64), pair_weight=weight[order],
+                pairs=gathered[0], pairs_q=gathered[1], pairs_s=gathered[2],
+                gated=made[0], gated_q=made[1], gated_s=made[2])  # fmt: skip
+    scratch = np.zeros(scratch_bytes(hidden), np.uint8)
+    kernels.apply_ffn(step.address, layer.ctypes.data, scratch.ctypes.data)
+    assert step.sync[ERROR // 8] == 0
+    expected_gated, expected = np.zeros((tokens, width), np.float32), np.zeros((tokens, hidden), np.float32)
+    sums = 0.0
+    for e, ((w1, w3, w2), (b1, b3, b2)) in enumerate(parts):
+        mine, at = order[segments[e] : segments[e + 1]], slice(segments[e], segments[e + 1])
+        if not len(mine):
+            continue
+        g, u = ref.multiply(w1, x[mine]), ref.multiply(w3, x[mine])
+        sums = max(sums, float(np.abs([g, u]).max()))
+        expected_gated[at] = ref.gated(g + b1, u + b3, gate.alpha, gate.limit, gate.plus)
+        expected[mine] = weight[mine, None] * (ref.multiply(w2, made[0][at]) + b2)
+    # What is clamped is smaller than the sums that it is made of.
+    assert np.abs(made[0] - expected_gated).max() <= SUM_TOLERANCE * max(2 * sums, np.abs(expected_gated).max())
+    assert np.abs(out - expected).max() <= SUM_TOLERANCE * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_clamp_hides_no_broken_number(kernels: Kernels, bad: float) -> None:
+    hidden = width = 32
+    weights = np.zeros((32, 32), np.float32)
+    packed = [interleave([pack_tiles(weights, FLOAT32)] * 2, FLOAT32, hidden), pack_tiles(weights, FLOAT32)]
+    biases = [np.zeros(32, np.float32) for _ in range(3)]
+    biases[1][5] = bad
+    block = np.concatenate([*packed, pack_biases(*biases)])
+    layer, address = np.zeros(1, LAYER), np.array([block.ctypes.data])
+    layer["experts"], layer["expert_width"], layer["ffn_bias"], layer["clamped"] = address.ctypes.data, width, 1, 1
+    layer["gate_alpha"] = layer["gate_limit"] = 1
+    floats, bytes_, records = np.zeros((1, 32), np.float32), np.zeros((1, 32), np.int8), np.zeros((1, 1, 4), "f4")
+    step = Step(tokens=1, hidden=hidden, x=floats.copy(), segments=np.array([0, 1]), normed=floats, normed_q=bytes_,
+                normed_s=records, pair_token=np.zeros(1, np.int64), pair_weight=np.ones(1, np.float32),
+                gated=floats.copy(), gated_q=bytes_.copy(), gated_s=records.copy())  # fmt: skip
+    scratch = np.zeros(scratch_bytes(hidden), np.uint8)
+    kernels.apply_ffn(step.address, layer.ctypes.data, scratch.ctypes.data)
     assert step.sync[ERROR // 8] == 1
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DATA, GOLDEN_CASES, goldens_tool
+from conftest import DATA, GOLDEN_CASES, goldens_tool, write_checkpoint
 
 from edge_lfm import Model
 from edge_lfm.export.gguf import write_gguf
@@ -27,12 +27,13 @@ FLOAT16_STEP = 2.0**-11  # of a key or a value: the compiled engine keeps both i
 
 with np.load(DATA / "llama_cases.npz") as _file:
     GOLDENS = dict(_file)
+ALL_CASES = GOLDEN_CASES | goldens_tool.LLAMA_CASES
 CASES = sorted({name.partition(".")[2] for name in GOLDENS})
 
 
 def test_every_architecture_has_its_goldens() -> None:
     seen = {
-        build: {GOLDEN_CASES[case]["model_type"] for case in CASES if f"{build}.{case}" in GOLDENS}
+        build: {ALL_CASES[case]["model_type"] for case in CASES if f"{build}.{case}" in GOLDENS}
         for build in ("native", "wasm")
     }
     assert seen["native"] >= {"lfm2", "lfm2_moe", "qwen2", "qwen3", "qwen3_moe", "olmoe"}
@@ -42,7 +43,9 @@ def test_every_architecture_has_its_goldens() -> None:
 @pytest.fixture
 def file(case: str, case_checkpoints: dict[str, Path], tmp_path: Path) -> Path:
     """The case as a GGUF file with float32 weights."""
-    with open_source(case_checkpoints[case]) as source:
+    alone = goldens_tool.LLAMA_CASES.get(case)
+    folder = write_checkpoint(tmp_path / "checkpoint", alone) if alone else case_checkpoints[case]
+    with open_source(folder) as source:
         write_gguf(source, tmp_path / "m.gguf", "f32")
     return tmp_path / "m.gguf"
 

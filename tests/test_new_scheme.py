@@ -15,7 +15,7 @@ from conftest import ROOT
 pytestmark = pytest.mark.slow
 
 ROW = """
-SIGNS_G64 = Scheme(7, "signs_g64", "signs", 4 * TILE_ROWS, 128, 0, columns=64)
+SIGNS_G64 = Scheme(8, "signs_g64", "signs", 4 * TILE_ROWS, 128, 0, columns=64)
 SCHEMES[SIGNS_G64.name] = SIGNS_G64
 """
 

@@ -85,7 +85,7 @@ def test_the_targets_of_the_recipes_are_met() -> None:
 def test_sizes_of_the_schemes() -> None:
     """Bytes of one tile of 16 x 64, counted by hand from the layouts."""
     expected = {"float32": 4096, "int8_g32": 1088, "int4_g32": 576, "codebook4_g32": 608, "codebook4_g16": 640}
-    expected |= {"code3_g32": 480, "pair5_g32": 416}
+    expected |= {"code3_g32": 480, "pair5_g32": 416, "mxfp4_g32": 544}
     assert {name: scheme.tile_bytes(64) for name, scheme in SCHEMES.items()} == expected
     assert len({scheme.id for scheme in SCHEMES.values()}) == len(SCHEMES)
 
@@ -158,15 +158,16 @@ def test_strange_rows(kernels: Kernels, name: str, row: str) -> None:
     assert np.array_equal(values[0], np.zeros(64)), "a row of zeros beside others"
     largest = np.abs(x[3]).max()
     # Of the largest weight: what the search leaves of half the codebook's widest gap (9 of 35; 12 of 30 with 8 levels);
-    # a step of 8 where Q4_0's grid ends.
-    most = {"q4_0": 0.125, "code3_g32": 0.2, "pair5_g32": 0.3}.get(name, 0.1)
+    # a step of 8 where Q4_0's grid ends; of MXFP4 half of the gap between 4 and 6, for scales are powers of two.
+    most = {"q4_0": 0.125, "code3_g32": 0.2, "pair5_g32": 0.3, "mxfp4_g32": 0.2}.get(name, 0.1)
     assert np.abs(values[3] - x[3]).max() <= most * largest + 1e-30
     if row == "half zeros":
         assert np.array_equal(values[3, :32], np.zeros(32))
 
 
 @pytest.mark.parametrize(
-    ("name", "most"), [("codebook4_g32", 0.1), ("codebook4_g16", 0.1), ("code3_g32", 0.2), ("pair5_g32", 0.3)]
+    ("name", "most"),
+    [("codebook4_g32", 0.1), ("codebook4_g16", 0.1), ("code3_g32", 0.2), ("pair5_g32", 0.3), ("mxfp4_g32", 0.2)],
 )
 def test_codebooks_hold_any_finite_weight(kernels: Kernels, name: str, most: float) -> None:
     x = (np.random.default_rng(2).standard_normal((16, 64)) * 1e38).clip(-3e38, 3e38).astype(np.float32)

@@ -118,7 +118,8 @@ def write_sources(folder: Path, names: set[str]) -> dict[str, str]:
         shapes = {family.hub_name(source.name): source.shape for tensor in tensors for source in tensor.sources}
         paths[case] = str(folder / case)
         (folder / case).mkdir(parents=True)
-        weights = {name: goldens.random_weights(name, shape) for name, shape in shapes.items()}
+        stored = goldens.stored_shapes(raw, shapes)
+        weights = {name: goldens.random_weights(name, shape) for name, shape in stored.items()}
         save_file(weights, folder / case / "model.safetensors")
         (folder / case / "config.json").write_text(json.dumps(raw), encoding="utf-8")
     return paths

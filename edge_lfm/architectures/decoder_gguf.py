@@ -14,6 +14,14 @@ from edge_lfm.shape import Shape
 
 SIGMOID = 2
 """ggml's number of the gating function of a router that scores by sigmoids."""
+_LETTERS = r"[^\r\n\p{L}\p{N}]?"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_SHORTENED = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+O200K = (
+    rf"{_LETTERS}{_UPPER}*{_LOWER}+{_SHORTENED}|{_LETTERS}{_UPPER}+{_LOWER}*{_SHORTENED}"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""What the vocabulary o200k and those after it split a text by."""
 WHOLE: dict[str, str] = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.embedding_norm.weight",

@@ -68,6 +68,8 @@ class GgufSpelling:
     """What a shape has that llama.cpp's code of the family cannot do."""
     computed: Callable[[Shape], Mapping[str, NDArray[np.float32]]] = lambda _shape: {}
     """Tensors that a file has beside the weights, by GGUF's name."""
+    scales_positions: bool = False
+    """Whether `read` and `keys` know YaRN."""
 
     def canonical(self, name: str, experts: int) -> list[str]:
         """The canonical names of what a GGUF tensor holds: one, or one for each expert; an unknown name stays."""
@@ -94,6 +96,9 @@ class Family:
     names: Mapping[str, str] = field(default_factory=dict)
     """Canonical name -> the hub's, of those that differ; of a layer's tensors without `model.layers.N.`. `{e}` stands
     for the number of an expert."""
+    rows_in_turn: bool = False
+    """Whether checkpoints hold all experts of a layer in one tensor, inputs first, with rows of w1 and w3 in turn.
+    Where transformers fuses experts of other families, inputs come last, and w1 before w3."""
 
     def hub_name(self, name: str) -> str:
         """What the hub's checkpoints call a tensor."""

@@ -1,4 +1,4 @@
-"""The family gpt-oss: what its `config.json` means. Not listed in `__init__.py` yet: only the reference computes it.
+"""The family gpt-oss: what its `config.json` means, and names.
 
 Every second layer attends to a window; each head has a sink, a logit that takes its share of the softmax and carries no
 value; all projections, routers and experts add biases; the experts' gate is clamped.
@@ -11,14 +11,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from edge_lfm.architectures import decoder
+from edge_lfm.architectures.family import Family
+from edge_lfm.architectures.gpt_oss_gguf import FULL, GATED, GGUF, MODEL_TYPE, SLIDING
 from edge_lfm.architectures.reader import ConfigReader
 from edge_lfm.shape import Attention, Ffn, Gated, Layer, Router, Shape
 
-FULL, SLIDING = decoder.FULL_ATTENTION, "sliding_attention"
 _HEAD_WIDTH = 64
 """Where the config does not say."""
 _ONLY: Mapping[str, tuple[object, ...]] = {"hidden_act": ("silu",), "attention_bias": (True,)}
 """Keys that have one meaning here; null is none."""
+NAMES: Mapping[str, str] = {
+    **decoder.NAMES,
+    "self_attn.out_proj.bias": "self_attn.o_proj.bias",
+    "feed_forward.gate.weight": "mlp.router.weight",
+    "feed_forward.gate.bias": "mlp.router.bias",
+    "feed_forward.experts.{e}.w1.bias": "mlp.experts.{e}.gate_proj.bias",
+    "feed_forward.experts.{e}.w3.bias": "mlp.experts.{e}.up_proj.bias",
+    "feed_forward.experts.{e}.w2.bias": "mlp.experts.{e}.down_proj.bias",
+}
+"""Canonical name -> the hub's, as `Family.names`; checkpoints have all experts of a layer together."""
 
 
 def read(config: ConfigReader) -> Shape:
@@ -58,9 +69,7 @@ def _attention(config: ConfigReader, kind: str) -> Attention:
 
 def _ffn(config: ConfigReader) -> Ffn:
     """Experts weighed by a softmax of the chosen ones' logits: the softmax of all, divided by the sum of theirs."""
-    gated = Gated(
-        alpha=config.real("swiglu_alpha", default=1.702), limit=config.real("swiglu_limit", default=7.0), plus=1.0
-    )
+    alpha, limit = config.real("swiglu_alpha", default=GATED.alpha), config.real("swiglu_limit", default=7.0)
     experts = config.number("num_experts", "num_local_experts")
     router = Router(
         experts,
@@ -72,4 +81,7 @@ def _ffn(config: ConfigReader) -> Ffn:
         scale=1.0,
         bias=True,
     )
-    return Ffn(config.number("intermediate_size"), router, gated=gated, bias=True)
+    return Ffn(config.number("intermediate_size"), router, gated=Gated(alpha, limit, GATED.plus), bias=True)
+
+
+FAMILY = Family(model_types=(MODEL_TYPE,), read=read, gguf=GGUF, names=NAMES, rows_in_turn=True)

@@ -45,14 +45,6 @@ _ONLY: Mapping[str, tuple[object, ...]] = {
 """Keys of published files that have one meaning here; null is none."""
 _FULL = 1
 """Of `attn_type_list`: attention over all positions; 0 would be the linear attention of an older family."""
-_LETTERS = r"[^\r\n\p{L}\p{N}]?"
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_SHORTENED = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-SPLIT = (
-    rf"{_LETTERS}{_UPPER}*{_LOWER}+{_SHORTENED}|{_LETTERS}{_UPPER}+{_LOWER}*{_SHORTENED}"
-    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-"""What `tokenizer.json` splits a text by: the expression of o200k."""
 
 
 def read(config: ConfigReader) -> Shape:
@@ -126,7 +118,7 @@ GGUF = GgufSpelling(
     layer={**decoder_gguf.LAYER, "exp_probs_b.bias": "feed_forward.expert_bias"},
     experts=decoder_gguf.EXPERTS,
     splitters=("minimax-m2",),
-    split=(SPLIT,),
+    split=(decoder_gguf.O200K,),
     composes=False,
     adds_bos=False,
     read=read_gguf,

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "source", type=Path, help="folder of the checkpoint (config.json and safetensors), or GGUF file"
     )
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to make")
-    add_recipe_argument(parser, None, "; default: balanced, or nearest to the quantization of a GGUF file")
+    add_recipe_argument(parser, None, "; default: balanced, or nearest to how the source is quantized")
     parser.add_argument("--calibration", type=Path, metavar="FOLDER", help="what edge-lfm calibrate made")
     parser.add_argument("--target", type=Path, metavar="MODEL", help="of a drafter: the packed model that it is for")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")

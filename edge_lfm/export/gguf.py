@@ -34,7 +34,7 @@ from edge_lfm.quantize.output import working_folder
 from edge_lfm.quantize.pack import ErrorSum
 
 TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
-_FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}
+_FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32, "mxfp4": 38}
 _QUANTIZATION_VERSION = 2
 
 
@@ -107,7 +107,8 @@ def write_gguf(
         architecture = next(name for name, known in spelling.model_types.items() if known == model_type)
         writer = gguf.GGUFWriter(partial, architecture)
         try:
-            _add_metadata(writer, source, spelling, type_name or targets[-1].type)
+            last_matrix = next(target for target in reversed(targets) if target.name.endswith(".weight"))
+            _add_metadata(writer, source, spelling, type_name or last_matrix.type)
             _write_head(writer, gguf, targets, spelling.computed(source.shape))
             for target, size in zip(targets, sizes, strict=True):
                 parts = [_encode(source, gguf, target, name, errors) for name in target.sources]
@@ -123,7 +124,8 @@ def _spelling_of(source: ExportSource) -> GgufSpelling:
     """How the model's family spells GGUF; refuses what llama.cpp's code of it cannot do."""
     spelling = family_of(source.raw_config, str(source.path)).gguf
     scaled = any(a.rope is not None and a.rope.scaling is not None for a in source.shape.attentions.values())
-    for problem in [*(["rope_type is yarn"] if scaled else []), *spelling.refusals(source.shape)]:
+    unsaid = ["rope_type is yarn"] if scaled and not spelling.scales_positions else []
+    for problem in [*unsaid, *spelling.refusals(source.shape)]:
         raise UnsupportedModelError(f"{source.path}: {problem}", hint="llama.cpp's code of this family cannot do that")
     return spelling
 
@@ -131,7 +133,8 @@ def _spelling_of(source: ExportSource) -> GgufSpelling:
 def _type_of(source: ExportSource, shape: tuple[int, ...], name: str, asked: str | None) -> str:
     """The type of a tensor: what is no quantized class stays float32, as llama.cpp wants it."""
     tensor = source.tensors[name]
-    if tensor.floats is not None or tensor.kind not in TENSOR_CLASSES:
+    is_bias = name in (bias.name for bias in tensor.biases)
+    if tensor.floats is not None or tensor.kind not in TENSOR_CLASSES or is_bias:
         return "f32"
     if asked is None:
         return source.scheme(name).gguf_type.lower()
@@ -173,7 +176,9 @@ def _encode(
         errors.setdefault(target.kind, ErrorSum()).add(0.0, float(np.vdot(stored.scale, stored.scale)))
         blocks: NDArray[np.uint8] = definition(scheme).to_ggml(stored, kind)
         return blocks
-    values = (stored.values() if isinstance(stored, Quantized) else stored).reshape(target.shape[-2:])
+    values = stored.values() if isinstance(stored, Quantized) else stored
+    if target.name.endswith(".weight"):
+        values = values.reshape(target.shape[-2:])
     if target.type == "f32":
         return values
     if target.type == "f16":

@@ -6,7 +6,7 @@ Inputs and outputs carry the names that transformers.js and onnxruntime-genai ex
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from edge_lfm.model.onnx_model import GRAPH
 from edge_lfm.model.plan import EXPERT_CLASS
 from edge_lfm.quantize.convert import check_room
 from edge_lfm.quantize.output import check_output, staged_folder, write_json
-from edge_lfm.shape import Shape
+from edge_lfm.shape import Attention, Gated, Layer, Shape
 
 ACTIVATIONS = {"float32": 0, "int8": 4}
 """MatMulNBits's accuracy_level: float32 is exact; int8 rounds activations, as this project's own kernels do: faster."""
@@ -93,6 +93,9 @@ def _check(source: ExportSource) -> None:
                 f"{source.path}: layer {n} turns {attention.rope.width} of a head's {attention.width} values",
                 hint="GroupQueryAttention of onnxruntime turns whole heads",
             )
+    for n, layer in enumerate(source.shape.layers):
+        for what in _beyond(layer):
+            raise UnsupportedModelError(f"{source.path}: layer {n} has {what}", hint="the graph has no nodes for that")
     schemes = {source.scheme(name) for name, tensor in source.tensors.items() if tensor.kind == EXPERT_CLASS}
     if any(not scheme.quantized for scheme in schemes):
         raise UnsupportedModelError(
@@ -103,6 +106,16 @@ def _check(source: ExportSource) -> None:
         raise UnsupportedModelError(
             f"{source.path} has experts in {names}", hint="onnxruntime's QMoE knows one width and block for all of them"
         )
+
+
+def _beyond(layer: Layer) -> Iterator[str]:
+    """What a layer has that the graph has no nodes for."""
+    if isinstance(layer.operator, Attention):
+        yield from ["attention sinks"] if layer.operator.sinks else []
+        yield from ["a bias behind attention"] if layer.operator.out_bias else []
+    yield from ["biases of its FFN"] if layer.ffn.bias else []
+    yield from ["another gate than silu"] if layer.ffn.gated != Gated() else []
+    yield from ["biases of its router's logits"] if layer.ffn.router is not None and layer.ffn.router.bias else []
 
 
 def _data_bytes(source: ExportSource) -> int:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edge_lfm.architectures import family_of, read_shape, text_part
 from edge_lfm.errors import ModelFileError
-from edge_lfm.formats import float8
+from edge_lfm.formats import float8, mxfp4
 from edge_lfm.formats.safetensors import SafetensorsFile, TensorInfo
 from edge_lfm.formats.strict import read_bytes, read_json
 from edge_lfm.shape import Shape
@@ -68,6 +68,11 @@ class HubCheckpoint(ABC):
         """What this checkpoint calls a tensor with this canonical name."""
         return name
 
+    @property
+    def rows_in_turn(self) -> bool:
+        """As of `Family`."""
+        return False
+
     @abstractmethod
     def tensor_shape(self, name: str) -> tuple[int, ...] | None:
         """The shape of a tensor, or None if there is none of that name."""
@@ -83,7 +88,7 @@ class HubCheckpoint(ABC):
         """
 
     def raw(self, name: str, index: int | None = None) -> NDArray[np.uint8]:
-        """The bytes of a tensor in the file, [bytes]; `index` as in `stored`."""
+        """The bytes of a tensor in the file, of MXFP4 as ggml's blocks; `index` as in `stored`."""
         return np.ascontiguousarray(self.stored(name, index)).reshape(-1).view(np.uint8)
 
     def kind(self, name: str) -> str:
@@ -142,6 +147,25 @@ class _Place:
     file: SafetensorsFile
     info: TensorInfo
 
+    def stored(self, index: int | None) -> NDArray[Any]:
+        return self.file.stored(self.info.name, index)
+
+    def forget(self, index: int | None) -> None:
+        self.file.forget(self.info, index)
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """A tensor of MXFP4: its blocks, and their scales."""
+
+    blocks: _Place
+    scales: _Place
+    shape: tuple[int, ...]
+
+    def raw(self, index: int | None) -> NDArray[np.uint8]:
+        """As ggml's blocks."""
+        return mxfp4.as_ggml(self.blocks.stored(index), self.scales.stored(index))
+
 
 class FolderCheckpoint(HubCheckpoint):
     """A folder in the hub's layout: config, tokenizer files, and tensors in one file or in shards.
@@ -170,6 +194,8 @@ class FolderCheckpoint(HubCheckpoint):
             if part is not whole:
                 self._leave_out(str(whole["model_type"]))
             self._scales = self._take_scales()
+            self._blocks = self._take_blocks()
+            self._names = self._tensors.keys() | self._blocks.keys()
         except ModelFileError:
             self.close()
             raise
@@ -180,21 +206,29 @@ class FolderCheckpoint(HubCheckpoint):
 
     @property
     def names(self) -> Set[str]:
-        return self._tensors.keys()
+        return self._names
 
     def stored_name(self, name: str) -> str:
         return family_of(self.raw_config, self.config_source).hub_name(name)
 
+    @property
+    def rows_in_turn(self) -> bool:
+        return family_of(self.raw_config, self.config_source).rows_in_turn
+
     def kind(self, name: str) -> str:
-        return self._place(name).info.dtype
+        return mxfp4.KIND if name in self._blocks else self._place(name).info.dtype
 
     def tensor_shape(self, name: str) -> tuple[int, ...] | None:
+        if name in self._blocks:
+            return self._blocks[name].shape
         place = self._tensors.get(name)
         return place.info.shape if place else None
 
     def stored(self, name: str, index: int | None = None) -> NDArray[Any]:
+        if name in self._blocks:
+            return mxfp4.values(self._blocks[name].raw(index))
         place = self._place(name)
-        values: NDArray[Any] = place.file.stored(place.info.name, index)
+        values = place.stored(index)
         if name in self._scales and self._float8_block is not None and index is None:
             scales = self._scales[name]
             return float8.scaled(values, scales.file.read(scales.info.name), self._float8_block)
@@ -205,9 +239,13 @@ class FolderCheckpoint(HubCheckpoint):
             )
         return values
 
+    def raw(self, name: str, index: int | None = None) -> NDArray[np.uint8]:
+        return self._blocks[name].raw(index) if name in self._blocks else super().raw(name, index)
+
     def not_finite(self, name: str) -> ModelFileError:
+        place = self._blocks[name].blocks if name in self._blocks else self._place(name)
         return ModelFileError(
-            f"{self._place(name).file.path}: tensor {name} holds NaN or infinity",
+            f"{place.file.path}: tensor {name} holds NaN or infinity",
             hint="the checkpoint is damaged or its training diverged",
         )
 
@@ -224,8 +262,9 @@ class FolderCheckpoint(HubCheckpoint):
         return place
 
     def forget(self, name: str, index: int | None = None) -> None:
-        place = self._tensors[name]
-        place.file.forget(place.info, index)
+        held = self._blocks.get(name)
+        for place in (held.blocks, held.scales) if held else (self._tensors[name],):
+            place.forget(index)
 
     def close(self) -> None:
         for file in self._files:
@@ -290,6 +329,25 @@ class FolderCheckpoint(HubCheckpoint):
                 )
             scales[name] = self._tensors.pop(name + float8.SCALES)
         return scales
+
+    def _take_blocks(self) -> dict[str, _Blocks]:
+        """Of each tensor of MXFP4 by its name, what stands for it."""
+        taken = {}
+        for stored in [name for name in self._tensors if name.endswith(mxfp4.BLOCKS)]:
+            name = stored.removesuffix(mxfp4.BLOCKS)
+            blocks, scales = self._tensors[stored], self._tensors.get(name + mxfp4.SCALES)
+            if blocks.info.dtype != mxfp4.DTYPE or scales is None or name in self._tensors:
+                continue
+            shape = mxfp4.shape_of(blocks.info.shape, scales.info.shape)
+            if shape is None or scales.info.dtype != mxfp4.DTYPE:
+                found = f"{scales.info.dtype} {list(scales.info.shape)}"
+                raise ModelFileError(
+                    f"{scales.file.path}: tensor {scales.info.name} is {found}, which does not fit blocks of "
+                    f"{list(blocks.info.shape)}",
+                    hint="download the checkpoint again",
+                )
+            taken[name] = _Blocks(self._tensors.pop(stored), self._tensors.pop(name + mxfp4.SCALES), shape)
+        return taken
 
     def _shards(self, index: Path) -> dict[str, set[str] | None]:
         """Shard file names of the index, with the tensors of each."""

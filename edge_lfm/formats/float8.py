@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.errors import UnsupportedModelError
+from edge_lfm.formats import mxfp4
 
 DTYPE = "F8_E4M3"
 SCALES = "_scale_inv"
@@ -34,7 +35,7 @@ VALUES = _values()
 
 
 def block_of(raw_config: Mapping[str, Any], where: str) -> tuple[int, int] | None:
-    """Rows and columns that share a scale, as a `config.json` says; None: its weights are plain floats.
+    """Rows and columns that share a scale, as a `config.json` says; None: its weights are not float8.
 
     Raises:
         UnsupportedModelError: the checkpoint is quantized in another way.
@@ -44,6 +45,8 @@ def block_of(raw_config: Mapping[str, Any], where: str) -> tuple[int, int] | Non
         return None
     config, hint = raw_config[key], "quantize from the original checkpoint"  # MLX's converter says `quantization`
     method = config.get("quant_method") if isinstance(config, Mapping) else None
+    if method == mxfp4.METHOD:
+        return None
     if method != "fp8":
         what = f"{config!r:.60}" if method is None else f"quant_method {method!r:.40}"
         raise UnsupportedModelError(f"{where}: {key}: {what} is not read", hint=hint)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.errors import MissingExtraError, UnsupportedModelError
+from edge_lfm.formats import mxfp4
 from edge_lfm.formats.file_map import FileMap
 from edge_lfm.formats.strict import refusing
 
@@ -86,6 +87,8 @@ class GgufFile(FileMap):
         raw = self.raw(tensor)
         if tensor.kind in _FLOATS:
             return raw.view(_FLOATS[tensor.kind]).reshape(tensor.shape)
+        if tensor.kind == mxfp4.KIND:  # the package takes an exponent of 255, which is none, for a number
+            return mxfp4.values(raw.reshape(*tensor.shape[:-1], -1))
         gguf = gguf_package()
         kind = gguf.GGMLQuantizationType[tensor.kind]
         rows = raw.reshape(int(np.prod(tensor.shape[:-1])), -1)

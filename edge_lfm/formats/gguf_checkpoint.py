@@ -108,11 +108,12 @@ class GgufCheckpoint(HubCheckpoint):
     def _find_places(self) -> dict[str, _Place]:
         places: dict[str, _Place] = {}
         for tensor in self._file.tensors.values():
-            if len(tensor.shape) == 3 and tensor.shape[0] > MAX_EXPERTS:
+            of_experts = tensor.name.split(".", 2)[-1] in self._spelling.experts and len(tensor.shape) > 1
+            if of_experts and tensor.shape[0] > MAX_EXPERTS:
                 raise self._file.broken(f"tensor {tensor.name!r} has {tensor.shape[0]} experts")
             names = self._spelling.canonical(tensor.name, tensor.shape[0])
             for n, name in enumerate(names):
-                part = tensor.part(n) if len(tensor.shape) == 3 else tensor
+                part = tensor.part(n) if of_experts else tensor
                 middle = name.endswith("conv.conv.weight") and len(part.shape) == 2
                 shape = (part.shape[0], 1, part.shape[1]) if middle else part.shape
                 if name in places:

@@ -16,7 +16,7 @@ from edge_lfm.kernels.spec.schemes import FLOAT32, SCHEMES
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.plan import dense_name, expert_name, head_name, shared_name
 from edge_lfm.model.rotary import RotaryTables
-from edge_lfm.shape import Attention
+from edge_lfm.shape import Attention, Ffn, Gated
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,11 @@ class Binder:
         """The address of a float32 tensor, or 0 if the model has none of that name."""
         return self.address(self.model.floats(name)) if self.model.has(name) else 0
 
+    def padded(self, name: str) -> int:
+        """The address of a copy of a float32 tensor that kernels read 16 numbers at a time."""
+        numbers = self.model.floats(name)
+        return self.address(np.pad(numbers, (0, -len(numbers) % 16)))
+
     def matrix(self, name: str, bias: str = "") -> NDArray[Any]:
         matrix = self.model.tensors[name].matrices[0]
         record = np.zeros(1, MATRIX)
@@ -117,7 +122,9 @@ class Binder:
             if operator.bias:
                 biases = np.concatenate([self.model.floats(f"{at}.self_attn.{p}_proj.bias") for p in "qkv"])
                 layer["in_proj"]["bias"] = self.address(biases)
-            layer["out_proj"] = self.matrix(f"{at}.self_attn.out_proj.weight")
+            layer["out_proj"] = self.matrix(f"{at}.self_attn.out_proj.weight", f"{at}.self_attn.out_proj.bias")
+            if operator.sinks:
+                layer["sinks"] = self.padded(f"{at}.self_attn.sinks")
             if operator.gate != "none":
                 layer["gate"] = self.matrix(f"{at}.self_attn.gate_proj.weight")
             layer["q_norm"] = self.floats(f"{at}.self_attn.q_layernorm.weight")
@@ -131,21 +138,23 @@ class Binder:
         self.bind_ffn(layer, n)
 
     def bind_ffn(self, layer: NDArray[Any], n: int) -> None:
-        router, at = self.model.shape.layers[n].ffn.router, f"model.layers.{n}.feed_forward"
+        ffn, at = self.model.shape.layers[n].ffn, f"model.layers.{n}.feed_forward"
+        router = ffn.router
         names = [dense_name(n)]
         if router is not None:
             names = [expert_name(n, e) for e in range(router.experts)]
             layer["is_moe"] = 1
             layer["router"] = self.matrix(f"{at}.gate.weight")
             assert layer["router"]["scheme"] == FLOAT32.id
+            if router.bias:
+                layer["router"]["bias"] = self.padded(f"{at}.gate.bias")
             if router.selection_bias:
-                biases = self.model.floats(f"{at}.expert_bias")
-                layer["router_bias"] = self.address(np.pad(biases, (0, -len(biases) % 16)))
+                layer["router_bias"] = self.padded(f"{at}.expert_bias")
             layer["softmax"], layer["normalize"] = router.score == "softmax", router.normalize
             layer["guard"], layer["route_scale"] = router.guard, router.scale
-        if self.model.shape.layers[n].ffn.shared:
+        if ffn.shared:
             layer["shared"] = self.address(self.shared(layer, n))
-        blocks = self.bind_blocks(layer, names)
+        blocks = self.bind_blocks(layer, names, ffn)
         if router is not None:
             self.tables[n] = blocks
 
@@ -153,14 +162,16 @@ class Binder:
         """The LAYER record of the dense FFN beside a layer's experts, which adds to the same sum."""
         record = np.zeros(1, LAYER)
         record["post_ffn_norm"] = layer["post_ffn_norm"]
-        self.bind_blocks(record, [shared_name(n)])
+        self.bind_blocks(record, [shared_name(n)], self.model.shape.layers[n].ffn)
         return record
 
-    def bind_blocks(self, layer: NDArray[Any], names: list[str]) -> NDArray[np.int64]:
+    def bind_blocks(self, layer: NDArray[Any], names: list[str], ffn: Ffn) -> NDArray[np.int64]:
         """Where the blocks of an FFN lie, one for each expert, and how they are laid out. Returns their addresses."""
         blocks = np.array([self.address(self.model.bytes_of(name)) for name in names], np.int64)
         layer["experts"] = self.address(blocks)
         gate_up, down = self.model.tensors[names[0]].matrices
         layer["gate_up_scheme"], layer["down_scheme"] = SCHEMES[gate_up.scheme].id, SCHEMES[down.scheme].id
-        layer["expert_width"] = down.cols
+        layer["expert_width"], layer["ffn_bias"], layer["clamped"] = down.cols, ffn.bias, ffn.gated != Gated()
+        layer["gate_alpha"], layer["gate_plus"] = ffn.gated.alpha, ffn.gated.plus
+        layer["gate_limit"] = np.inf if ffn.gated.limit is None else ffn.gated.limit
         return blocks

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.errors import ModelFileError, UnsupportedModelError
+from edge_lfm.formats import mxfp4
 from edge_lfm.formats.checkpoint import HubCheckpoint
 from edge_lfm.kernels.spec.ref import F32
 from edge_lfm.kernels.spec.schemes import Scheme
@@ -24,7 +25,7 @@ HEAD = "lm_head.weight"
 _UNTIED = ", and config.json does not say that the embedding is the head (tie_word_embeddings)"
 _QUANTIZED = (".qweight", ".qzeros", ".scales", ".g_idx", ".absmax", ".weight_packed", ".weight_scale", ".input_scale")
 """How names end that other tools write: GPTQ, AWQ, MLX, bitsandbytes, compressed-tensors, modelopt."""
-_EXPERT = re.compile(r".*\.feed_forward\.experts\.(\d+)\.(w1|w2|w3)\.weight")
+_EXPERT = re.compile(r".*\.feed_forward\.experts\.(\d+)\.(w1|w2|w3)\.(weight|bias)")
 
 
 class CheckpointWeights:
@@ -37,6 +38,7 @@ class CheckpointWeights:
     def __init__(self, checkpoint: HubCheckpoint, shape: Shape, tensors: list[PackedTensor]) -> None:
         self.checkpoint, self.shape = checkpoint, shape
         self._prefixed = any(name.startswith("model.") for name in checkpoint.names)
+        self._in_turn = checkpoint.rows_in_turn
         problems, used = [], set()
         for tensor in tensors:
             for source in tensor.sources:
@@ -61,29 +63,41 @@ class CheckpointWeights:
         stored, expert, part = self._locate(name)
         values = self.checkpoint.read(stored, expert)
         self.checkpoint.forget(stored, expert)  # what is read again comes from the page cache
-        if expert is None:
-            return values
-        return _part_of(values, part)
+        return values if expert is None else self._part_of(values, part, self._by_rows(stored))
 
     def stored(self, name: str) -> NDArray[Any]:
         """A tensor in its canonical shape as it is stored: uint16 (bfloat16), float16 or float32; a view."""
         stored, expert, part = self._locate(name)
         values = self.checkpoint.stored(stored, expert)
-        return values if expert is None else _part_of(values, part)
+        return values if expert is None else self._part_of(values, part, self._by_rows(stored))
 
     def raw(self, name: str) -> NDArray[np.uint8]:
         """The bytes that `stored` is made of."""
-        stored, expert, _ = self._locate(name)
-        return self.checkpoint.raw(stored) if expert is None else self.stored(name).reshape(-1).view(np.uint8)
+        stored, expert, part = self._locate(name)
+        if expert is None:
+            return self.checkpoint.raw(stored)
+        blocked = self.checkpoint.kind(stored) == mxfp4.KIND
+        values = self._blocks_of(stored, expert, part) if blocked else self.stored(name)
+        return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
 
     def exact(self, name: str, scheme: Scheme) -> Any:
         """A matrix as the scheme keeps it, where its stored blocks can be taken over; None: it must be rounded."""
-        stored, expert, _ = self._locate(name)
+        stored, expert, part = self._locate(name)
         kind, shape = self.checkpoint.kind(stored), self.checkpoint.tensor_shape(stored)
-        if expert is not None or kind not in scheme.ggml or shape is None:
+        if kind not in scheme.ggml or shape is None:
             return None
-        rows, cols = int(np.prod(shape[:-1])), shape[-1]
-        return definition(scheme).from_ggml(self.checkpoint.raw(stored), kind, rows, cols)
+        if expert is None:
+            blocks, rows = self.checkpoint.raw(stored), int(np.prod(shape[:-1]))
+        else:
+            blocks = self._blocks_of(stored, expert, part)
+            rows = len(blocks)
+        return definition(scheme).from_ggml(blocks, kind, rows, shape[-1])
+
+    def _blocks_of(self, stored: str, expert: int, part: str) -> NDArray[np.uint8]:
+        """The rows of blocks of one matrix of an expert's part of a fused tensor, uint8 [rows, bytes]."""
+        shape = self.checkpoint.tensor_shape(stored)
+        assert shape is not None
+        return self._part_of(self.checkpoint.raw(stored, expert).reshape(shape[1], -1), part, by_rows=True)
 
     def kind(self, name: str) -> str:
         """How a tensor is stored: BF16, F16, F32, or ggml's name of a quantized type."""
@@ -107,7 +121,7 @@ class CheckpointWeights:
         if match and stored not in self.checkpoint.names:
             expert, part = int(match[1]), match[2]
             base = stored.rpartition(f".{expert}.")[0]
-            fused = f"{base}.{'down_proj' if part == 'w2' else 'gate_up_proj'}"
+            fused = f"{base}.{'down_proj' if part == 'w2' else 'gate_up_proj'}{'_bias' if match[3] == 'bias' else ''}"
             if fused in self.checkpoint.names:
                 return fused, expert, part
         return stored, None, ""
@@ -117,15 +131,22 @@ class CheckpointWeights:
         stored, expert, part = self._locate(name)
         if expert is None:
             return stored, shape
-        rows = shape[0] if part == "w2" else 2 * shape[0]
-        return stored, (self.shape.experts, rows, shape[1])
+        rows, cols = shape[0] if part == "w2" else 2 * shape[0], shape[1:]
+        return stored, (self.shape.experts, *((rows, *cols) if self._by_rows(stored) else (*cols, rows)))
+
+    def _by_rows(self, stored: str) -> bool:
+        """Whether rows come before columns in a tensor; blocks are of rows in any checkpoint."""
+        return not self._in_turn or self.checkpoint.kind(stored) == mxfp4.KIND
+
+    def _part_of(self, fused: NDArray[Any], part: str, by_rows: bool) -> NDArray[Any]:
+        """One matrix, or bias, of an expert's part of a fused tensor: w1 lies over w3 or in turn with it, w2 by
+        itself."""
+        if self._in_turn:
+            rows = fused if by_rows else fused.T
+            return {"w1": rows[0::2], "w3": rows[1::2], "w2": rows}[part]
+        half = len(fused) // 2
+        return {"w1": fused[:half], "w3": fused[half:], "w2": fused}[part]
 
     def _ignored(self, name: str) -> bool:
         """A tied head may be stored as well, and rotary frequencies are computed."""
         return (name == HEAD and self.shape.tied) or name.endswith("rotary_emb.inv_freq")
-
-
-def _part_of(fused: NDArray[Any], part: str) -> NDArray[Any]:
-    """One matrix of an expert's part of a fused tensor: w1 lies over w3, w2 by itself."""
-    half = len(fused) // 2
-    return {"w1": fused[:half], "w3": fused[half:], "w2": fused}[part]

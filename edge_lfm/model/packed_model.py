@@ -22,7 +22,7 @@ from edge_lfm.formats.packed import PackedFile
 from edge_lfm.formats.strict import read_json
 from edge_lfm.kernels.spec.layout import LAYOUT_VERSION
 from edge_lfm.kernels.spec.ref import F32, Quantized
-from edge_lfm.kernels.spec.schemes import SCHEMES, Scheme
+from edge_lfm.kernels.spec.schemes import SCHEMES, TILE_ROWS, Scheme
 from edge_lfm.kernels.spec.tiles import unpack_tiles
 from edge_lfm.model.plan import (
     EXPERT_CLASS,
@@ -165,13 +165,17 @@ class UnpackedWeights:
     def __init__(self, model: PackedModel, integers: bool) -> None:
         self.model, self.integers = model, integers
         self._places: dict[str, tuple[PackedTensor, Matrix | None]] = {}
+        self._biases: dict[str, PackedTensor] = {}
         for tensor in model.tensors.values():
             if tensor.floats is not None:
                 self._places[tensor.floats.name] = (tensor, None)
             for matrix in tensor.matrices:
                 self._places |= {source.name: (tensor, matrix) for source in matrix.sources}
+            self._biases |= {source.name: tensor for source in tensor.biases}
 
     def __call__(self, name: str) -> F32 | Quantized:
+        if name in self._biases:
+            return self._bias(self._biases[name], name)
         tensor, matrix = self._places[name]
         if matrix is None:
             return self.model.floats(tensor.name)
@@ -183,6 +187,15 @@ class UnpackedWeights:
             first += other.nbytes
         values = _unpack(packed, matrix, SCHEMES[matrix.scheme], name)
         return values.values() if isinstance(values, Quantized) and not self.integers else values
+
+    def _bias(self, tensor: PackedTensor, name: str) -> F32:
+        """A bias of a block: those of w1 and w3 stand 16 in turn, that of w2 behind them."""
+        numbers = self.model.bytes_of(tensor.name)[tensor.bias_offset :].view(np.float32)
+        names = [source.name for source in tensor.biases]
+        width = tensor.biases[0].shape[0]
+        in_turn = numbers[: 2 * width].reshape(-1, 2, TILE_ROWS)
+        which = names.index(name)
+        return numbers[2 * width :] if which == 2 else np.ascontiguousarray(in_turn[:, which]).reshape(-1)
 
 
 def _unpack(packed: NDArray[np.uint8], matrix: Matrix, scheme: Scheme, name: str) -> F32 | Quantized:

@@ -69,6 +69,7 @@ class Matrix:
 class PackedTensor:
     """One tensor of the packed file: matrices, one after the other, or one float32 array.
 
+    biases: of a block's w1, w3 and w2, float32; they stand behind its matrices, those of w1 and w3 16 in turn.
     screen: of the head, a copy in fewer bits that stands behind it; a bound on the error of each row follows,
     float32 [rows] (`quantize/screen.py`).
     """
@@ -76,6 +77,7 @@ class PackedTensor:
     name: str
     kind: str  # one of TENSOR_CLASSES, FLOAT_CLASS, ROUTER_CLASS or GATE_CLASS
     matrices: tuple[Matrix, ...] = ()
+    biases: tuple[Source, ...] = ()
     floats: Source | None = None
     aligned: bool = False
     screen: Matrix | None = None
@@ -85,12 +87,19 @@ class PackedTensor:
         if self.floats is not None:
             return 4 * _product(self.floats.shape)
         screen = self.screen.nbytes + 4 * self.screen.rows if self.screen else 0
-        return sum(m.nbytes for m in self.matrices) + screen
+        return self.bias_offset + 4 * sum(_product(bias.shape) for bias in self.biases) + screen
+
+    @property
+    def bias_offset(self) -> int:
+        """Where its biases begin."""
+        return sum(matrix.nbytes for matrix in self.matrices)
 
     @property
     def weights(self) -> int:
         """Number of parameters, padding not counted."""
-        return _product(self.floats.shape) if self.floats else sum(m.rows * m.cols for m in self.matrices)
+        if self.floats is not None:
+            return _product(self.floats.shape)
+        return sum(m.rows * m.cols for m in self.matrices) + sum(_product(bias.shape) for bias in self.biases)
 
     @property
     def layer(self) -> int | None:
@@ -104,7 +113,7 @@ class PackedTensor:
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        return (self.floats,) if self.floats else tuple(s for m in self.matrices for s in m.sources)
+        return (self.floats,) if self.floats else (*(s for m in self.matrices for s in m.sources), *self.biases)
 
 
 @dataclass(frozen=True)
@@ -203,9 +212,12 @@ def _trunk(shape: Shape, schemes: Schemes) -> Iterator[PackedTensor]:
         else:
             yield from _conv(operator, schemes, at, hidden)
         if layer.ffn.shared:
-            yield _block(shared_name(n), "ffn", schemes, f"{at}.feed_forward.shared", hidden, layer.ffn.shared)
+            shared = replace(layer.ffn, width=layer.ffn.shared)
+            yield _block(shared_name(n), "ffn", schemes, f"{at}.feed_forward.shared", hidden, shared)
         if router is not None:
             yield _float_matrix(f"{at}.feed_forward.gate.weight", ROUTER_CLASS, (router.experts, hidden))
+            if router.bias:
+                yield _float(f"{at}.feed_forward.gate.bias", (router.experts,))
             if router.selection_bias:
                 yield _float(f"{at}.feed_forward.expert_bias", (router.experts,))
 
@@ -235,6 +247,10 @@ def _attention(attention: Attention, schemes: Schemes, at: str, hidden: int) -> 
         yield _matrix(f"{at}.self_attn.gate_proj.weight", "attention", schemes, (attention.gates, hidden))
     for part, rows in (("q", q), ("k", kv), ("v", kv)) if attention.bias else ():
         yield _float(f"{at}.self_attn.{part}_proj.bias", (rows,))
+    if attention.out_bias:
+        yield _float(f"{at}.self_attn.out_proj.bias", (hidden,))
+    if attention.sinks:
+        yield _float(f"{at}.self_attn.sinks", (attention.heads,))
     if attention.qk_norm != "none":
         whole = attention.qk_norm == "all"
         yield _float(f"{at}.self_attn.q_layernorm.weight", (q if whole else width,))
@@ -244,18 +260,20 @@ def _attention(attention: Attention, schemes: Schemes, at: str, hidden: int) -> 
 def _ffn_blocks(ffn: Ffn, schemes: Schemes, n: int, hidden: int) -> list[PackedTensor]:
     at = f"model.layers.{n}.feed_forward"
     if ffn.router is None:
-        return [_block(dense_name(n), "ffn", schemes, at, hidden, ffn.width)]
+        return [_block(dense_name(n), "ffn", schemes, at, hidden, ffn)]
     return [
-        _block(expert_name(n, e), EXPERT_CLASS, schemes, f"{at}.experts.{e}", hidden, ffn.width)
+        _block(expert_name(n, e), EXPERT_CLASS, schemes, f"{at}.experts.{e}", hidden, ffn)
         for e in range(ffn.router.experts)
     ]
 
 
-def _block(name: str, kind: str, schemes: Schemes, at: str, hidden: int, width: int) -> PackedTensor:
-    w1, w3 = (Source(f"{at}.{w}.weight", (width, hidden)) for w in ("w1", "w3"))
+def _block(name: str, kind: str, schemes: Schemes, at: str, hidden: int, ffn: Ffn) -> PackedTensor:
+    rows = {"w1": ffn.width, "w3": ffn.width, "w2": hidden}
+    w1, w3 = (Source(f"{at}.{w}.weight", (rows[w], hidden)) for w in ("w1", "w3"))
     gate_up = Matrix((w1, w3), schemes.of(kind), interleave=True)
-    down = Matrix((Source(f"{at}.w2.weight", (hidden, width)),), schemes.of(f"{kind}_down"))
-    return PackedTensor(name, kind, (gate_up, down), aligned=True)
+    down = Matrix((Source(f"{at}.w2.weight", (hidden, ffn.width)),), schemes.of(f"{kind}_down"))
+    biases = tuple(Source(f"{at}.{w}.bias", (count,)) for w, count in rows.items()) if ffn.bias else ()
+    return PackedTensor(name, kind, (gate_up, down), biases, aligned=True)
 
 
 def _matrix(name: str, kind: str, schemes: Schemes, shape: tuple[int, int]) -> PackedTensor:

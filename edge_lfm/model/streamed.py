@@ -99,23 +99,35 @@ class StreamedModel(ReferenceModel):
     def _experts(self, at: str, ffn: Ffn, router: Router, x: F32) -> F32:
         layer = int(at.split(".")[2])
         bias = self._f32(f"{at}.expert_bias") if router.selection_bias else None
-        chosen, weights = route(_product(x, self._f32(f"{at}.gate.weight")), bias, router)
+        logits = _product(x, self._f32(f"{at}.gate.weight"))
+        if router.bias:
+            logits += self._f32(f"{at}.gate.bias")
+        chosen, weights = route(logits, bias, router)
         if self.observer is not None:
             self.observer.routed(layer, x, chosen, weights)
         out = np.zeros_like(x)
         for e in np.unique(chosen):
             token, rank = np.nonzero(chosen == e)
             w1, w3, w2 = (self._f32(f"{at}.experts.{e}.{w}.weight") for w in ("w1", "w3", "w2"))
-            gated = gate(x[token], w1, w3)
+            biases = biases_of(self.weights, f"{at}.experts.{e}", ffn)
+            gated = gate(ffn, biases, x[token], w1, w3)
             if self.observer is not None:
                 self.observer.expert(layer, int(e), x[token], gated, weights[token, rank])
-            out[token] += weights[token, rank, None] * _product(gated, w2)
+            out[token] += weights[token, rank, None] * (_product(gated, w2) + biases[2])
         return out
 
 
-def gate(x: F32, w1: F32, w3: F32) -> F32:
-    """silu(w1 x) * w3 x, [t, I]: the input of an expert's second matrix."""
-    return ref.silu(_product(x, w1)) * _product(x, w3)
+def biases_of(weights: Weights, at: str, ffn: Ffn) -> tuple[F32, F32, F32]:
+    """The biases of an expert's w1, w3 and w2; zeros where it has none."""
+    w1, w3, w2 = (weights(f"{at}.{w}.bias") if ffn.bias else np.zeros(1, np.float32) for w in ("w1", "w3", "w2"))
+    assert not isinstance(w1, Quantized) and not isinstance(w3, Quantized) and not isinstance(w2, Quantized)
+    return w1, w3, w2
+
+
+def gate(ffn: Ffn, biases: tuple[F32, F32, F32], x: F32, w1: F32, w3: F32) -> F32:
+    """gated(w1 x, w3 x), [t, I]: the input of an expert's second matrix."""
+    form = ffn.gated
+    return ref.gated(_product(x, w1) + biases[0], _product(x, w3) + biases[1], form.alpha, form.limit, form.plus)
 
 
 def _product(x: F32, weights: F32) -> F32:

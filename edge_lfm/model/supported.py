@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from edge_lfm.errors import UnsupportedModelError
 from edge_lfm.kernels.spec.layout import GROUP
-from edge_lfm.shape import Attention, Gated, Layer, Shape
+from edge_lfm.shape import Shape
 
 
 def check_supported(shape: Shape) -> None:
@@ -33,18 +33,6 @@ def _problems(shape: Shape) -> Iterator[str]:
         yield from (f"{name} is {value}, not a multiple of {GROUP}" for value in values if value % GROUP)
     turned = {attention.rope.width for attention in shape.attentions.values() if attention.rope is not None}
     yield from (f"{width} values of a head turn, no multiple of {GROUP}" for width in turned if width % GROUP)
-    for n, layer in enumerate(shape.layers):
-        yield from (f"layer {n} has {what}" for what in _beyond(layer))
     for name, kinds in (("short convolution", set(shape.convs.values())), ("router", set(shape.routers.values()))):
         if len(kinds) > 1:
             yield f"the layers have {len(kinds)} kinds of {name}"
-
-
-def _beyond(layer: Layer) -> Iterator[str]:
-    """What a layer has that no kernel computes."""
-    if isinstance(layer.operator, Attention):
-        yield from ["attention sinks"] if layer.operator.sinks else []
-        yield from ["a bias behind attention"] if layer.operator.out_bias else []
-    yield from ["biases of its FFN"] if layer.ffn.bias else []
-    yield from ["another gate than silu"] if layer.ffn.gated != Gated() else []
-    yield from ["biases of its router's logits"] if layer.ffn.router is not None and layer.ffn.router.bias else []

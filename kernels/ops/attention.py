@@ -6,8 +6,9 @@ and position: a key's scale multiplies its score, a value's scale its weight. Po
 a layer that sees a window are rings of whole score blocks, all others have room for every position. Query and key heads
 may be normed (RMSNorm over hd, or over all heads) before RoPE, which turns the pairs (i, i + hd/2). Scores and softmax
 are float32.
-What a head gives may be multiplied by sigmoids: one a head, or one a value.
-(Lfm2MoeAttention, Qwen2Attention, OlmoeAttention and Lfm3Attention of transformers 5.24.)
+What a head gives may be multiplied by sigmoids: one a head, or one a value. A head may have a sink, a logit that takes
+its share of every softmax.
+(Lfm2MoeAttention, Qwen2Attention, OlmoeAttention, Lfm3Attention and GptOssAttention of transformers 5.24.)
 """
 
 from numba import float32, int32, int64
@@ -132,6 +133,7 @@ def prepare_heads(ctx, layer, n):
     rope_width, whole = i64(layer + LAY.rope_width), i64(layer + LAY.norm_all)
     gates = (i64(layer + LAY.gate_rows) + 15) // 16 * 16
     eps, q_norm, k_norm = f32(ctx + CTX.norm_eps), i64(layer + LAY.q_norm), i64(layer + LAY.k_norm)
+    sinks = i64(layer + LAY.sinks)
     while True:
         t = claim(ctx, int64(1))
         if t >= i64(ctx + CTX.tokens):
@@ -146,6 +148,8 @@ def prepare_heads(ctx, layer, n):
             rotate(row + h * hd * 4, rope, rope_width)
         check_below(ctx, row, heads * hd, NO_SCORE_BITS)
         check_below(ctx, i64(ctx + CTX.gates) + t * gates * 4, gates, INFINITY_BITS)
+        if sinks != 0:
+            check_below(ctx, sinks, (heads + 15) // 16 * 16, INFINITY_BITS)
         for h in range(kv):
             key, value = row + (heads + h) * hd * 4, row + (heads + kv + h) * hd * 4
             rotate(key, rope, rope_width)
@@ -167,13 +171,15 @@ def attend_rows(ctx, layer, state, token, g, first, count, scratch):
     """
     hd, heads, kv = i64(layer + LAY.head_dim), i64(layer + LAY.heads), i64(layer + LAY.kv_heads)
     group, capacity, window = heads // kv, i64(state + STA.capacity), i64(layer + LAY.window)
+    sinks = i64(layer + LAY.sinks)
     begin, end = int64(NO_POSITION), int64(0)
     for m in range(count):
         t, h = token + (first + m) // group, g * group + (first + m) % group
         step_row = i64(ctx + CTX.rows) + t * ROW_BYTES
         limit = i64(step_row + RW.position) + 1 + i64(step_row + RW.ahead)
         start = window_start(window, limit)
-        put_query(m, i64(ctx + CTX.wide) + (t * (heads + 2 * kv) + h) * hd * 4, hd, start, limit, scratch)
+        sink = sinks + 4 * h if sinks != 0 else int64(0)
+        put_query(m, i64(ctx + CTX.wide) + (t * (heads + 2 * kv) + h) * hd * 4, hd, start, limit, sink, scratch)
         begin, end = smaller(begin, start), larger(end, limit)
     at, scales = g * capacity * hd, g * capacity * 4
     keys, values = i64(state + STA.keys), i64(state + STA.values)

@@ -16,8 +16,8 @@ from edge_lfm.kernels.lang.register_tiles import (
     zero_small_tile,
     zero_tile,
 )
-from edge_lfm.kernels.lang.simd import inlined, kernel, load_f32
-from edge_lfm.kernels.ops.weights import in_turn, prefetch_group
+from edge_lfm.kernels.lang.simd import inlined, kernel
+from edge_lfm.kernels.ops.weights import factors_of, in_turn, prefetch_group
 from edge_lfm.kernels.spec.layout import ACTIVATION, ACTIVATION_BYTES, GROUP, offsets
 
 SUMS = offsets(ACTIVATION)
@@ -43,8 +43,11 @@ def integer_tile(integers):
     records = columns // GROUP * ACTIVATION_BYTES
     fetch = prefetch_group(nbytes)
 
+    factors = factors_of(scheme, integers.unit)
+    has_factors, factors_at = factors is not None, factors or same
+
     def make(count):
-        zeros, by_rows = zero_tile(count), scale_rows_tile(count) if header else same
+        zeros, by_rows = zero_tile(count), scale_rows_tile(count)
         load, group = integers.load, in_turn(group_steps(integers, count))
 
         @kernel
@@ -58,7 +61,7 @@ def integer_tile(integers):
                 w += nbytes
                 x += columns
                 s += records
-            return by_rows(total, load_f32(first))
+            return by_rows(total, factors_at(first)) if has_factors else total
 
         return tile
 

@@ -23,7 +23,7 @@ from edge_lfm.kernels.lang.register_tiles import (
 )
 from edge_lfm.kernels.lang.simd import inlined, kernel, load_column, load_f32, splat_f32, store_f32, store_i8
 from edge_lfm.kernels.ops.integer_tiles import SUMS, same
-from edge_lfm.kernels.ops.weights import in_turn, prefetch_group
+from edge_lfm.kernels.ops.weights import factors_of, in_turn, prefetch_group
 from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, GROUP, LANE_TOKENS, LANES, offsets
 
 WORK = offsets(LANES)
@@ -169,7 +169,8 @@ def blocks_of(kernels):
 
     packed, out: `operands.Packed`, `operands.Outputs`.
     """
-    lanes, has_row_scales = kernels.lanes, kernels.scheme.header_bytes != 0
+    lanes, factors = kernels.lanes, factors_of(kernels.scheme, kernels.unit)
+    has_factors, factors_at = factors is not None, factors or same
     if lanes is None:
         return skip_blocks
 
@@ -180,8 +181,8 @@ def blocks_of(kernels):
         for m in range(LANE_TOKENS * packed.blocks):
             totals = area + WORK.totals + m // LANE_TOKENS * TOTALS_BYTES + m % LANE_TOKENS * 4
             value = load_column(totals, int64(64))
-            if has_row_scales:
-                value = value * load_f32(w)
+            if has_factors:
+                value = value * factors_at(w)
             if out.add != 0:
                 value = value + load_f32(at)
             store_f32(at, value)

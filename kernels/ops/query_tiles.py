@@ -237,13 +237,16 @@ def _either(attend_few, few, attend_many):
 
 
 @kernel
-def put_query(m, q, hd, start, limit, scratch):
-    """Row m of the tile: the query q, float32 [hd], which attends to positions [start, limit)."""
+def put_query(m, q, hd, start, limit, sink, scratch):
+    """Row m of the tile: the query q, float32 [hd], which attends to positions [start, limit).
+
+    sink: the address of a logit that its softmax begins with, and that no value belongs to; or 0.
+    """
     row = scratch + m * ROW_BYTES
     set_i64(row + ROW.start, start)
     set_i64(row + ROW.limit, limit)
-    set_f32(row + ROW.peak, float32(LOWEST))
-    set_f32(row + ROW.total, float32(0.0))
+    set_f32(row + ROW.peak, f32(sink) if sink != 0 else float32(LOWEST))
+    set_f32(row + ROW.total, float32(1.0) if sink != 0 else float32(0.0))
     for d in range(hd):
         set_f32(scratch + QUERIES_AT + d * (QUERY_ROWS * 4) + m * 4, f32(q + 4 * d))
 

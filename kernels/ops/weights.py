@@ -8,7 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from edge_lfm.kernels.lang.simd import fourth_thirds, inlined, last_fifths, load_i8, prefetch
+from numba import float32
+
+from edge_lfm.kernels.lang.simd import fourth_thirds, inlined, last_fifths, load_f32, load_i8, prefetch, splat_f32
 from edge_lfm.kernels.spec.schemes import Scheme
 
 Kernel = Any
@@ -42,6 +44,8 @@ class Integers:
     """`(w)` -> whatever a group's levels are made of: its vectors; or w, where each is used once."""
     parts: tuple[tuple[Block, ...], ...]
     """A group, 32 columns after the other: one block of 32 columns, or two of 16."""
+    unit: float = 1.0
+    """What a tile's sums are multiplied by at last; scales and offsets are of that much less."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,22 @@ class SchemeKernels:
     """`(w, x, blocks, cols, work)`: a tile times blocks of 16 tokens (`lanes.py`), or None."""
     encode: Kernel | None = None
     """`(plain, x, importance, cols, row_peak, out, scratch, errors)` -> 0 or an error code: one tile (`encode.py`)."""
+    unit: float = 1.0
+    """As of `Integers`."""
+
+
+def factors_of(scheme, unit):
+    """A kernel `(w)` -> what the sums of the tile at w are multiplied by at last, float32 x 16; None: nothing."""
+    if scheme.header_bytes:
+        return load_f32
+    if unit == 1.0:
+        return None
+
+    @inlined
+    def factor(w):
+        return splat_f32(float32(unit))
+
+    return factor
 
 
 def in_turn(steps):

@@ -46,6 +46,7 @@ LAYER = np.dtype(
         ("q_norm", "i8"),  # float32 [hd], or [heads hd] where all heads are normed as one row; or 0
         ("k_norm", "i8"),  # float32 [hd], or [kv hd]; or 0
         ("norm_all", "i8"),  # whether all heads are normed as one row
+        ("sinks", "i8"),  # float32 [heads padded to 16], logits that take a share of each head's softmax; or 0
         ("gate", MATRIX),  # logits of the gates of what attention gives, [heads or heads hd, H]; or no rows
         # the FFN
         ("router", MATRIX),  # float32 scheme [E, H]
@@ -62,7 +63,13 @@ LAYER = np.dtype(
         ("gate_up_scheme", "i8"),  # of w1 and w3
         ("down_scheme", "i8"),  # of w2
         ("expert_width", "i8"),  # I
-    ]
+        ("ffn_bias", "i8"),  # whether float32 [2 I + H] follow a block's matrices: of w1 and w3, 16 in turn, then of w2
+        ("clamped", "i8"),  # 0: silu(g) u; 1: g sigmoid(alpha g) (u + plus), g up to `limit`, u of -limit .. limit
+        ("gate_alpha", "f4"),
+        ("gate_plus", "f4"),
+        ("gate_limit", "f4"),  # infinity: nothing is clamped
+    ],
+    align=True,
 )
 
 STATE = np.dtype(

@@ -91,6 +91,26 @@ class Pairs:
         return self.highest + self.shift * (self.shifts - 1)
 
 
+@dataclass(frozen=True)
+class Microscaled:
+    """A weight is one of 16 levels times 2 ** (e - bias), where e is the byte of its block (OCP's MX formats)."""
+
+    levels: tuple[int, ...]
+    """By the four bits that are stored. As unsigned numbers they have six bits, as those of a codebook."""
+    bias: int
+
+    @property
+    def low(self) -> int:
+        return min(self.levels)
+
+    @property
+    def high(self) -> int:
+        return max(self.levels)
+
+
+MAX_EXPONENT = 254
+"""Of microscaled blocks; 255 is no number."""
+
 MAX_SCALE = 127
 """A codebook block's scale is its row's scale times c - 127, where c is the block's scale byte; its last bits, one for
 2 shifts and two for 4, also say how many shifts the levels are raised by."""
@@ -113,7 +133,7 @@ class Scheme:
     """Of the weights of a group, 16 x `columns`; they come first."""
     scale_bytes: int
     """Of the scales of a group; they come last."""
-    grid: Linear | Codebook | Pairs | None = None
+    grid: Linear | Codebook | Pairs | Microscaled | None = None
     """The values that a weight can have; None: float32, or the family knows."""
     block: int = GROUP
     """Columns that share a scale."""
@@ -164,6 +184,8 @@ _POINTS = (
     (13, 20), (15, -29), (15, 10), (19, -8), (25, 6), (26, 22), (30, -19), (32, -4),
 )  # fmt: skip
 _PAIRS = Pairs(_POINTS, shift=2, shifts=4, candidates=5, step=2.0)
+_E2M1 = Microscaled((0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12), bias=128)
+"""Twice what E2M1 means, so the bias is one more than E8M0's."""
 
 FLOAT32 = Scheme(0, "float32", "floats", 0, 4 * _WEIGHTS, 0, gguf_type="F16")
 INT8_G32 = Scheme(1, "int8_g32", "linear", 0, _WEIGHTS, 2 * TILE_ROWS, _INT8, ggml=("Q8_0",))
@@ -174,9 +196,13 @@ CODEBOOK4_G16 = Scheme(
 )
 CODE3_G32 = Scheme(5, "code3_g32", "codebook", 4 * TILE_ROWS, _WEIGHTS * 3 // 8, TILE_ROWS, _CODEBOOK3)
 PAIR5_G32 = Scheme(6, "pair5_g32", "pairs", 4 * TILE_ROWS, 320, 2 * TILE_ROWS, _PAIRS, columns=2 * GROUP)
+MXFP4_G32 = Scheme(
+    7, "mxfp4_g32", "microscaled", 0, _WEIGHTS // 2, TILE_ROWS, _E2M1, ggml=("MXFP4",), gguf_type="MXFP4"
+)
 
 SCHEMES: dict[str, Scheme] = {
-    scheme.name: scheme for scheme in (FLOAT32, INT8_G32, INT4_G32, CODEBOOK4_G32, CODEBOOK4_G16, CODE3_G32, PAIR5_G32)
+    scheme.name: scheme
+    for scheme in (FLOAT32, INT8_G32, INT4_G32, CODEBOOK4_G32, CODEBOOK4_G16, CODE3_G32, PAIR5_G32, MXFP4_G32)
 }
 """Every scheme by the name that files carry."""
 
