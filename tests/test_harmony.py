@@ -12,11 +12,15 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 
-from edge_lfm import Model, TemplateError
+from edge_lfm import LoadOptions, Model, TemplateError, UsageError
+from edge_lfm.cli.main import main
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.engine.channels import InChannels
 from edge_lfm.engine.grammar import Grammar, GrammarCompiler, json_grammar
+from edge_lfm.server.app import make_app
+from edge_lfm.server.settings import Settings
 from edge_lfm.text.channels import ChannelParser
 from edge_lfm.text.dialects import HARMONY
 from edge_lfm.text.dialects.harmony import CHANNELS
@@ -328,3 +332,39 @@ def test_a_bound_model_answers_in_a_form(model: Model) -> None:
         assert answer.text in ("yes", "no") and answer.finish_reason == "stop", answer
         raw = model.generate("Yes or no?", choices=["yes", "no"], seed=seed, raw=True)
         assert raw.text in ("yes", "no") and not raw.reasoning
+
+
+@pytest.mark.slow
+def test_a_model_is_told_how_much_to_think(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    def prompt(**options: Any) -> str:
+        return TOKENIZER.decode(model.prepare("Hi", **options).token_ids, special=True)
+
+    assert "Reasoning: medium\n" in prompt() and "Reasoning: high\n" in prompt(reasoning_effort="high")
+    same = {"reasoning_effort": "low"}
+    assert prompt(**same) == prompt(chat_template_kwargs=same) == prompt(**same, chat_template_kwargs=same)
+    with pytest.raises(UsageError, match="say another"):
+        prompt(reasoning_effort="high", chat_template_kwargs=same)
+    with pytest.raises(UsageError, match="reasoning_effort"):
+        prompt(reasoning_effort="huge")
+    words = ["run", str(model.folder), "Hi", "-n", "1", "--threads", "1", "--json", "--reasoning-effort"]
+    assert main([*words, "high"]) == 0
+    assert f'"prompt_tokens": {len(model.prepare("Hi", reasoning_effort="high").token_ids)},' in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_server_is_told_how_much_to_think(model: Model) -> None:
+    settings = Settings(load=LoadOptions(model.folder, threads=1, context=512))
+    chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+    counts = {e: len(model.prepare("Hi", reasoning_effort=e).token_ids) for e in ("low", "medium", "high")}
+    assert len(set(counts.values())) > 1, "the words have different numbers of tokens"
+    with TestClient(make_app(settings), base_url="http://127.0.0.1") as client:
+        for effort, count in counts.items():
+            told = client.post("/v1/chat/completions", json=chat | {"reasoning_effort": effort}).json()
+            assert told["usage"]["prompt_tokens"] == count
+            body = {"input": "Hi", "max_output_tokens": 1, "reasoning": {"effort": effort}}
+            assert client.post("/v1/responses", json=body).json()["usage"]["input_tokens"] == count
+            asked = {"messages": chat["messages"], "think": effort, "options": {"num_predict": 1}, "stream": False}
+            assert client.post("/api/chat", json=asked).json()["prompt_eval_count"] == count
+        for effort in ("minimal", "none"):
+            refused = client.post("/v1/chat/completions", json=chat | {"reasoning_effort": effort})
+            assert refused.status_code == 400 and "reasoning_effort" in refused.text

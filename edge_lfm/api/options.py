@@ -20,6 +20,7 @@ Prompt = str | Sequence[int] | NDArray[np.integer[Any]] | Sequence[Message]
 Tools = Sequence[Mapping[str, Any]]
 Examples = Sequence[tuple[str, str]]
 Overflow = Literal["refuse", "drop_oldest"]
+Effort = Literal["low", "medium", "high"]
 
 
 class TurnOptions(SamplingArguments, total=False):
@@ -35,6 +36,8 @@ class TurnOptions(SamplingArguments, total=False):
     tool_choice: "auto", "none", "required", or the name of the tool to be called.
     parallel_tool_calls: whether one answer may have several calls; default True.
     reasoning_budget: the most tokens that a model which thinks first may think.
+    reasoning_effort: how much to think: "low", "medium" or "high", for a model whose chat template can say it; others
+        think as they do, which is "medium".
     chat_template_kwargs: switches of the model's chat template, as {"enable_thinking": False}; one that it does not
         have is refused.
     schema: a JSON schema, True for any JSON object, or a class with `model_json_schema` (Pydantic), that the answer
@@ -61,6 +64,7 @@ class TurnOptions(SamplingArguments, total=False):
     tool_choice: str | Mapping[str, Any] | None
     parallel_tool_calls: bool
     reasoning_budget: int | None
+    reasoning_effort: Effort | None
     chat_template_kwargs: Mapping[str, Any] | None
     schema: Mapping[str, Any] | bool | type | None
     regex: str | None

@@ -38,6 +38,8 @@ HEADROOM = 4
 _MAX_STOPS, _MAX_STOP_TEXT = 16, 500
 _MAX_STOP_IDS, _MAX_BAD_WORDS = 256, 1000
 _MAX_COUNT = 1 << 31
+_EFFORT = "reasoning_effort"
+"""How an option and a template's switch are called."""
 _FORMS = ("schema", "regex", "lark", "choices")
 _DRY_BREAKERS = ("\n", ":", '"', "*")
 
@@ -116,7 +118,7 @@ class Requests:
         """
         raw, cite, system = options.get("raw", False), options.get("cite", False), options.get("system")
         tools = None if options.get("tool_choice") == "none" else options.get("tools")
-        switches = options.get("chat_template_kwargs")
+        switches = self._switches(options)
         examples = options.get("examples") or ()
         with about("documents"):
             documents = read_documents(options.get("documents") or ())
@@ -150,6 +152,19 @@ class Requests:
             ids = fill(messages, documents)  # as long as the context, or refused
         made = self._request(ids, options)
         return replace(made, documents=tuple(documents), trimmed_documents=tuple(trimmed), dropped_messages=dropped)
+
+    def _switches(self, options: AnswerOptions) -> Mapping[str, Any] | None:
+        """The switches of the chat template, with how much to think among them."""
+        switches, effort = options.get("chat_template_kwargs"), options.get(_EFFORT)
+        known = self.template is not None and _EFFORT in self.template.switches
+        if effort is None or (effort == "medium" and not known):
+            return switches
+        if not known or {_EFFORT: effort, **(switches or {})}[_EFFORT] != effort:
+            why = (
+                "chat_template_kwargs say another" if known else "the chat template has no switch for how much to think"
+            )
+            raise UsageError(f"{_EFFORT} is {effort}, and {why}", hint="leave it out", param=_EFFORT)
+        return {**(switches or {}), _EFFORT: effort}
 
     def _request(self, token_ids: Sequence[int], options: AnswerOptions) -> Request:
         """A checked request for a prompt's token ids."""

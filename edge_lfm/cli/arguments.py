@@ -7,11 +7,12 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, fields
-from typing import Any
+from typing import Any, get_args
 
 from tqdm import tqdm
 
 from edge_lfm.api import Generation, LoadOptions, Model, PagingStats, Progress, Reasoning, Text, Timings, ToolCall
+from edge_lfm.api.options import Effort
 from edge_lfm.cli.live import LiveLine
 from edge_lfm.cli.local_models import settle_model
 from edge_lfm.text.tool_calls import Call, write_calls
@@ -35,6 +36,7 @@ _ANSWERING = (
     "seed",
     "lookup",
     "max_drafts",
+    "reasoning_effort",
     "chat_template_kwargs",
 )
 
@@ -143,6 +145,9 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_template_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--reasoning-effort", choices=get_args(Effort), help="how much to think, for models that can be told"
+    )
     parser.add_argument(
         "--chat-template-kwargs",
         type=_json_object,

@@ -145,6 +145,7 @@ def prepare(model: Model, chat: ChatRequest, messages: Sequence[Mapping[str, Any
             tool_choice=chat.choice,
             parallel_tool_calls=chat.parallel_tool_calls is not False,
             reasoning_budget=chat.reasoning_budget,
+            reasoning_effort=chat.reasoning_effort,
             chat_template_kwargs=chat.chat_template_kwargs,
             overflow="drop_oldest" if chat.truncation == "auto" else "refuse",
             max_tokens=chat.limit,

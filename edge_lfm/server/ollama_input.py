@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
+from edge_lfm.api.options import Effort
 from edge_lfm.server.failures import RequestError
 from edge_lfm.server.fields import Body
 from edge_lfm.server.formats import Format, json_schema
@@ -70,7 +71,7 @@ class _Asked(Body, kw_only=True):
     stream: bool | None = None
     format: Json | str | None = None
     options: Options | None = None
-    think: bool | Literal["", "medium"] | None = None
+    think: bool | Literal["", "low", "medium", "high"] | None = None
 
     @property
     def _fields(self) -> Json:
@@ -81,6 +82,10 @@ class _Asked(Body, kw_only=True):
     @property
     def _budget(self) -> int | None:
         return 0 if self.think is False else None
+
+    @property
+    def _effort(self) -> Effort | None:
+        return self.think or None if isinstance(self.think, str) else None
 
     @property
     def _form(self) -> Format | None:
@@ -108,7 +113,10 @@ class OllamaChat(_Asked, kw_only=True):
         if not self.messages:
             return None
         tools, budget = self.tools or None, self._budget
-        return ChatRequest(messages=list(self.messages), tools=tools, reasoning_budget=budget, **self._fields)
+        messages, effort = list[Message](self.messages), self._effort
+        return ChatRequest(
+            messages=messages, tools=tools, reasoning_budget=budget, reasoning_effort=effort, **self._fields
+        )
 
 
 class OllamaGenerate(_Asked, kw_only=True):
@@ -132,7 +140,8 @@ class OllamaGenerate(_Asked, kw_only=True):
             return CompletionRequest(prompt=self.prompt, suffix=self.suffix or None, **self._fields | limit)
         system = [Message("system", self.system)] if self.system else []
         messages = [*system, Message("user", self.prompt)]
-        return ChatRequest(messages=messages, reasoning_budget=self._budget, **self._fields)
+        budget, effort = self._budget, self._effort
+        return ChatRequest(messages=messages, reasoning_budget=budget, reasoning_effort=effort, **self._fields)
 
 
 class OllamaShow(Body):

@@ -190,6 +190,7 @@ def _prepare(model: Model, body: ResponsesRequest, messages: Sequence[Mapping[st
             overflow="drop_oldest" if body.truncation == "auto" else "refuse",
             tool_choice=choice,
             parallel_tool_calls=body.parallel_tool_calls is not False,
+            reasoning_effort=body.reasoning.effort if body.reasoning is not None else None,
             chat_template_kwargs=body.chat_template_kwargs,
             max_tokens=body.max_output_tokens,
             untrusted=True,

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta, Struct, structs
 
 from edge_lfm.api import MAX_TOP_LOGPROBS
+from edge_lfm.api.options import Effort
 from edge_lfm.errors import EdgeLfmError
 from edge_lfm.server.failures import RequestError
 from edge_lfm.server.fields import Body, Nested, check_unknown, kind_of_items, place_of_fault
@@ -59,6 +60,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "max_tokens": ("max_completion_tokens", "max_output_tokens", "max_tokens", "max_new_tokens", "n_predict"),
     "prompt": ("messages", "input", "prompt", "content"),
     "system": ("instructions",),
+    "reasoning_effort": ("reasoning_effort", "reasoning"),
     "cite": ("citations",),
     "logprobs": ("top_logprobs", "logprobs"),
 }
@@ -120,11 +122,11 @@ class Sampling(Bound, kw_only=True):
 
 
 class Reasoning(Nested):
-    """How much to think: as much as the model does. Of how it is told, thoughts are told whole."""
+    """How much to think. Of how it is told, thoughts are told whole."""
 
     harmless: ClassVar[frozenset[str]] = frozenset({"summary", "generate_summary"})
 
-    effort: Literal["medium"] | None = None
+    effort: Effort | None = None
 
 
 class Document(Nested):
@@ -160,6 +162,7 @@ class ChatRequest(Sampling, kw_only=True):
     unknown_tools: UnknownTools | None = None
     parallel_tool_calls: bool | None = None
     reasoning_budget: Annotated[int, Meta(ge=0, le=1 << 31)] | None = None
+    reasoning_effort: Effort | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     n_predict: Limit | None = None
     max_new_tokens: Limit | None = None
