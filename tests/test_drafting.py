@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from test_engine import FLOAT16_STEP, divergence
 from edge_lfm import Completion, Model
 from edge_lfm.cli.main import main
 from edge_lfm.engine.draft_costs import FIRST_PAUSE, StepCosts, StepTook, Switch
+from edge_lfm.engine.draft_model import Block, DraftModel
 from edge_lfm.engine.drafts import decode_with_drafts
 from edge_lfm.engine.generate import Timings
 from edge_lfm.engine.runner import Runner
@@ -25,6 +27,7 @@ from edge_lfm.engine.sequence import TokenSequence
 from edge_lfm.errors import DrafterError, EdgeLfmError, ModelFileError, UsageError
 from edge_lfm.kernels.load.library import load_kernels
 from edge_lfm.kernels.spec.isa import find_isa, runnable_tiers
+from edge_lfm.memory.scratch import blocks_together
 from edge_lfm.model.packed_drafter import PackedDrafter
 from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
 from edge_lfm.model.reference import ReferenceModel
@@ -82,7 +85,7 @@ def test_compiled_drafts_are_those_of_the_reference(
         with Runner(model, load_kernels(find_isa(isa)), 2, 48) as runner:
             runner.use_drafter(packed)
             sequence, drafting = TokenSequence(runner.new_state(96)), runner.drafting
-            cache = sequence.state.draft
+            cache, beside = sequence.state.draft, _read_others(runner)
             assert drafting is not None and cache is not None
             for n in (1, 40, 41, 49, 57):
                 while len(sequence.ids) < n:
@@ -93,8 +96,9 @@ def test_compiled_drafts_are_those_of_the_reference(
                     with pytest.raises(StopIteration):
                         feed.send(runner.run([yielded])[0])
                     sequence.undo(sequence.state.checkpoint_after(before, kept))
-                made, sure = drafting.draft(cache, n, int(ids[n]), packed.drafter.slots, 0.0)
-                found = drafting.step.logit_rows.copy()
+                made, sure, found = _in_company(
+                    drafting.model, Block(cache, n, int(ids[n]), packed.drafter.slots, 0.0), beside
+                )
                 rounds.append((np.array(made), found, np.array(sure), *of_integers(n, made), of_floats(n, made)[0]))
     made, found, sure, expected, expected_sure, floats = (np.concatenate(part) for part in zip(*rounds, strict=True))
     best, effect = np.sort(expected, axis=1), np.abs(floats - expected).max()
@@ -106,6 +110,35 @@ def test_compiled_drafts_are_those_of_the_reference(
     else:
         assert divergence(expected, found).mean() < divergence(floats, expected).mean() / 2
     assert np.abs(sure - expected_sure).max() < (1e-3 if recipe == "float32" else 0.04)
+
+
+def _read_others(runner: Runner) -> list[Block]:
+    """Of sequences of several lengths: what each asks of a drafter. The first tokens of the last were not seen."""
+    blocks, rng = [], np.random.default_rng(4)
+    for n in (3, 17, 30, 31, 20):
+        state = runner.new_state(96)
+        assert state.draft is not None
+        state.draft.wanted = n != 20
+        runner.read(rng.integers(0, 96, n).tolist(), state)
+        if not state.draft.wanted:
+            state.draft.wanted = True
+            runner.read([5, 6, 7], state)
+        blocks.append(Block(state.draft, state.position, n, 1 + n % 9, 0.0))
+    return blocks
+
+
+def _in_company(model: DraftModel, block: Block, beside: list[Block]) -> tuple[list[int], list[float], np.ndarray]:
+    """What is drafted for a block, and its logits: to the bit the same alone and in one pass with others."""
+    alone, logits = model.draft([block])[0], model.step.logit_rows.copy()
+    others = [model.draft([one])[0] for one in beside]
+    assert model.draft([beside[0], block, *beside[1:]]) == [others[0], alone, *others[1:]]
+    model.draft([beside[0], block, *beside[1:4]])
+    slots = len(logits)
+    together = blocks_together(slots)
+    assert len(model.step.logit_rows) == slots * (5 % together or together)
+    model.draft([block, beside[0]])
+    assert np.array_equal(model.step.logit_rows[:slots], logits)
+    return *alone, logits
 
 
 def _reference_logits(
@@ -332,14 +365,55 @@ def test_as_many_drafts_as_pay() -> None:
     costs = StepCosts()
     for rows, seconds in ((1, 1.0), (2, 1.1), (3, 1.2), (9, 1.8)):
         costs.note(rows, seconds)
-    assert costs.best_count([0.9] * 8, 0, 0) == 8
-    assert costs.best_count([0.9, 0.9, 0.01, 0.9], 0, 0) == 2
-    assert costs.best_count([0.05] * 8, 0, 0) == 0
+    assert costs.best_counts([[0.9] * 8], 0, 0, 64) == [8]
+    assert costs.best_counts([[0.9] * 8], 0, 0, 3) == [3]
+    assert costs.best_counts([[0.9, 0.9, 0.01, 0.9]], 0, 0, 64) == [2]
+    assert costs.best_counts([[0.05] * 8], 0, 0, 64) == [0]
+    assert costs.best_counts([], 3, 2, 64) == []
     for rows, seconds in ((2, 2.0), (3, 3.0), (9, 9.0)):
         costs = StepCosts() if rows == 2 else costs
         costs.note(1, 1.0)
         costs.note(rows, seconds)
-    assert costs.best_count([0.9] * 8, 0, 0) == 0
+    assert costs.best_counts([[0.9] * 8], 0, 0, 64) == [0]
+
+
+def test_rows_go_to_the_answers_whose_drafts_are_likeliest() -> None:
+    """Against every choice of counts."""
+    rng, costs = np.random.default_rng(0), StepCosts()
+    for rows, seconds in ((1, 1.0), (2, 1.3), (4, 1.7), (8, 2.2), (12, 3.5)):
+        costs.note(rows, seconds)
+    for _ in range(50):
+        sure = rng.uniform(0.3, 1.0, (3, 4)).tolist()
+        other_rows, others, most = 2, 1, int(rng.integers(0, 13))
+        rates = {}
+        for counts in itertools.product(range(5), repeat=3):
+            tokens = others + sum(1 + np.cumprod(row[:k]).sum() for row, k in zip(sure, counts, strict=True))
+            if sum(counts) <= most:
+                rates[counts] = tokens / costs.of(other_rows + 3 + sum(counts))
+        found = tuple(costs.best_counts(sure, other_rows, others, most))
+        assert rates[found] == pytest.approx(max(rates.values()), rel=1e-12)
+
+
+def test_one_pass_drafts_for_all_answers_of_a_step(pair: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has the drafts that it has alone, by the counters, and the passes are fewer than the rounds."""
+    _, drafting = pair
+    wishes = [(PROMPT[n : n + 20 + n], {"max_tokens": 40, "max_drafts": 3, "ignore_eos": True}) for n in range(6)]
+    alone = [drafting.generate(ids, **way) for ids, way in wishes]
+    blocks, once = list[int](), DraftModel._pass
+    monkeypatch.setattr(DraftModel, "_pass", lambda model, some: blocks.append(len(some)) or once(model, some))
+    queued = threading.Event()
+    holding = threading.Thread(target=lambda: drafting.scheduler.call(queued.wait))
+    holding.start()
+    jobs = [drafting.submit(drafting.prepare(ids, **way)) for ids, way in wishes]
+    queued.set()
+    holding.join()
+    found = [list(job)[-1][-1].completion for job in jobs]
+    assert all(map(same, found, alone))
+    assert [(c.timings.drafted, c.timings.accepted) for c in found] == [
+        (c.timings.drafted, c.timings.accepted) for c in alone
+    ]
+    rounds = [c.timings.drafted // 3 for c in alone]
+    assert sum(blocks) >= sum(rounds) and len(blocks) < sum(rounds) / 3
 
 
 @pytest.mark.parametrize(("gained", "round_s"), [(1, 1.5), (2, 2.5), (1, 1.02)])
@@ -348,8 +422,8 @@ def test_a_drafter_that_loses_is_switched_off(gained: int, round_s: float) -> No
     switch, tokens, seconds = Switch(), 0, 0.0
     while tokens < 100_000:
         switch.costs.note(1, 1.0)
-        if switch.wants():
-            switch.note_round(StepTook(1, 4, round_s - 0.1, 0.0), 3, gained, 0.1)
+        if switch.wants(1):
+            switch.note_round(StepTook(1, 4, round_s - 0.1, 0.0), 1, 3, gained, 0.1)
             tokens, seconds = tokens + gained, seconds + round_s
         else:
             tokens, seconds = tokens + 1, seconds + 1.0
@@ -360,7 +434,7 @@ def test_a_drafter_that_gains_stays_on() -> None:
     switch, drafted = Switch(), 0
     for _ in range(10_000):
         switch.costs.note(1, 1.0)
-        if switch.wants():
-            switch.note_round(StepTook(1, 4, 1.3, 0.0), 3, 2, 0.1)
+        if switch.wants(1):
+            switch.note_round(StepTook(1, 4, 1.3, 0.0), 1, 3, 2, 0.1)
             drafted += 1
     assert drafted > 9_800 and switch.looks_on and FIRST_PAUSE > 0

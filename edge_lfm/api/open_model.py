@@ -53,7 +53,9 @@ class OpenModel:
         self.sampling = SamplingOptions.from_generation_config(generation)
         # Beside a row of each answer, so that all stay within what the memory plan counts.
         room = Room(backend.chunk, max(LOGIT_ROWS // 4, LOGIT_ROWS - loaded.parallel))
-        self.scheduler = Scheduler(loaded.parallel, backend.run, room, loaded.token_wait, lambda: backend.experts)
+        self.scheduler = Scheduler(
+            loaded.parallel, backend.run, room, loaded.token_wait, lambda: backend.experts, backend.draft
+        )
         self.engine = Engine(
             backend,
             SequencePool(self.new_state, loaded.cache_bytes),

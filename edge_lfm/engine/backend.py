@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.engine.draft_costs import StepTook
-from edge_lfm.engine.draft_model import DraftModel
+from edge_lfm.engine.draft_rounds import DraftRounds
 from edge_lfm.engine.expert_use import ExpertUse
-from edge_lfm.engine.feeds import Feed, Logits
+from edge_lfm.engine.feeds import DraftAsk, Drafts, Feed, Logits, no_drafts
 from edge_lfm.errors import UsageError
 from edge_lfm.memory.budget import Budget
 from edge_lfm.memory.paging import ExpertPager
@@ -40,8 +40,8 @@ class Backend(ABC):
     """Brings experts into memory; None: all are there."""
     experts = ExpertUse()
     """Of all steps so far; nothing where the backend cannot tell."""
-    drafting: DraftModel | None = None
-    """A drafter that looks on; None: there is none."""
+    drafting: DraftRounds | None = None
+    """Of a drafter that looks on; None: there is none."""
     took: StepTook = StepTook()
     """What the last step took."""
 
@@ -78,6 +78,13 @@ class Backend(ABC):
             NumericalError: a NaN or an infinity appeared in one of the rows; none of the states must be used further.
             CancelledError: the step was cancelled; every state must go back to a checkpoint.
         """
+
+    def draft(self, asks: Sequence[DraftAsk], beside: Sequence[Feed]) -> list[Drafts]:
+        """Drafts for all who ask before one step, in one pass of the drafter; none where there is no drafter.
+
+        beside: what answers that do not ask will feed in that step.
+        """
+        return no_drafts(asks, beside)
 
     @abstractmethod
     def close(self) -> None:

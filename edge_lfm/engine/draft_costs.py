@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
 
 _NEW = 0.1
 """Weight of a new measurement."""
@@ -62,20 +64,22 @@ class StepCosts:
         share = (rows - below) / (above - below)
         return self._seconds[below] + share * (self._seconds[above] - self._seconds[below])
 
-    def best_count(self, confidences: Sequence[float], other_rows: int, others: int) -> int:
-        """How many drafts give the most tokens a second, beside `others` answers with `other_rows` rows together.
+    def best_counts(self, confidences: Sequence[Sequence[float]], other_rows: int, others: int, most: int) -> list[int]:
+        """How many drafts of each answer give the most tokens a second together, beside `others` answers that have
+        `other_rows` rows.
 
-        confidences: of each draft, that it is right if those before it are.
+        confidences: of each answer's drafts, that one is right if those before it are.
+        most: of all drafts.
         """
-        best, most, chance, expected = 0, 0.0, 1.0, 1.0
-        for count in range(len(confidences) + 1):
-            if count:
-                chance *= confidences[count - 1]
-                expected += chance
-            rate = (others + expected) / max(1e-9, self.of(other_rows + 1 + count))
-            if rate > most:
-                best, most = count, rate
-        return best
+        answers = len(confidences)
+        chances = [
+            (-chance, k, n) for n, row in enumerate(confidences) for k, chance in enumerate(accumulate(row, mul))
+        ]
+        likeliest = sorted(chances)[:most]
+        tokens = accumulate((-chance for chance, _, _ in likeliest), initial=float(others + answers))
+        rates = [expected / max(1e-9, self.of(other_rows + answers + k)) for k, expected in enumerate(tokens)]
+        kept = [n for _, _, n in likeliest[: rates.index(max(rates))]]
+        return [kept.count(n) for n in range(answers)]
 
 
 class Switch:
@@ -92,10 +96,10 @@ class Switch:
         """Whether the drafter is to read what the target reads."""
         return self._left <= WARM_UP
 
-    def wants(self) -> bool:
-        """Whether to draft now; to be asked before every step of an answer."""
+    def wants(self, answers: int) -> bool:
+        """Whether to draft now; to be asked before every step of so many answers."""
         if self._left:
-            self._left -= 1
+            self._left = max(0, self._left - answers)
             return False
         if self._plain < MIN_PLAIN_STEPS or self._rounds % PLAIN_EVERY == PLAIN_EVERY - 1:
             self._plain += 1
@@ -103,12 +107,11 @@ class Switch:
             return False
         return True
 
-    def note_round(self, took: StepTook, drafts: int, gained: int, drafting_s: float) -> None:
-        """Take account of a round: the step in which so many drafts were verified, the tokens that it gave the answer,
-        and the seconds that drafting took."""
+    def note_round(self, took: StepTook, answers: int, drafts: int, gained: int, drafting_s: float) -> None:
+        """Take account of a round of some answers: the step in which so many drafts were verified, the tokens that it
+        gave them, and the seconds that drafting took. Others in that step gained a token each."""
         self._rounds += 1
-        others = took.feeds - 1
-        plain = self.costs.of(took.rows - drafts) * (others + gained) / took.feeds
+        plain = self.costs.of(took.rows - drafts) * (took.feeds - answers + gained) / took.feeds
         self._gained += _NEW * (plain - self._gained)
         self._spent += _NEW * (took.step_s + took.read_s + drafting_s - self._spent)
         if self._rounds % TRIAL_ROUNDS:

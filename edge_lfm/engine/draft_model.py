@@ -1,31 +1,51 @@
 """A drafter on the kernels and the team of its target: what it keeps of each token, and its blocks of drafts.
 
-After a step of the target, `read` makes keys and values of the tapped streams; drafts are one pass of all slots over
-them, and then a small matrix each. Sequences fed together are read together. The network: `reference_drafter.py`.
-Knows streams and caches; does not decide how many drafts are worth a step.
+After a step of the target, `read` makes keys and values of the tapped streams; drafts are one pass of the slots of all
+sequences over them, and then a small matrix for each slot. Rows are bit-equal whatever else is in a pass. The network:
+`reference_drafter.py`. Knows streams and caches; does not decide how many drafts are worth a step.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.engine.draft_costs import Switch
 from edge_lfm.engine.feeds import Feed
 from edge_lfm.engine.step import Step
+from edge_lfm.errors import DoesNotFitError
 from edge_lfm.kernels.load.library import Kernels
 from edge_lfm.kernels.load.team import Team
 from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, EXPERT_SCRATCH_BYTES, GROUP, PRODUCT
 from edge_lfm.memory.faults import MapGuard
-from edge_lfm.memory.scratch import DRAFT_CHUNK
+from edge_lfm.memory.scratch import DRAFT_CHUNK, blocks_together
 from edge_lfm.model import drafter_plan as names
 from edge_lfm.model.binding import Binding
 from edge_lfm.model.drafter_binding import bind_drafter
 from edge_lfm.model.packed_drafter import PackedDrafter
 from edge_lfm.model.state import DraftCache
+
+
+@dataclass(frozen=True)
+class Block:
+    """Drafts that one sequence is to have.
+
+    anchor: its newest token, which stands at `position`. count: drafts at most; they end where the chance that all are
+    right falls below `least`.
+    """
+
+    cache: DraftCache
+    position: int
+    anchor: int
+    count: int
+    least: float
+
+
+Made = tuple[list[int], list[float]]
+"""Drafts, and how likely each is to be right if those before it are."""
 
 
 class DraftModel:
@@ -49,7 +69,6 @@ class DraftModel:
             threads,
         )
         self._parts = bind_drafter(packed, target)
-        self.switch = Switch()
         self._guard = MapGuard(kernels, *packed.span)
         body, taps = self.drafter.body, len(self.drafter.taps)
         self._cols = taps * body.hidden
@@ -61,10 +80,11 @@ class DraftModel:
         self._product = np.zeros(1, PRODUCT)
         self._weight = packed.floats(names.CONFIDENCE)[0]
         self._bias = float(packed.floats(names.CONFIDENCE_BIAS)[0])
+        self._together, rank = blocks_together(self.drafter.slots), self.drafter.rank
         self._markov = (
-            np.zeros((1, self.drafter.rank), np.float32),
-            np.zeros((1, self.drafter.rank), np.int8),
-            np.zeros((1, self.drafter.rank // GROUP * ACTIVATION_BYTES), np.uint8),
+            np.zeros((self._together, rank), np.float32),
+            np.zeros((self._together, rank), np.int8),
+            np.zeros((self._together, rank // GROUP * ACTIVATION_BYTES), np.uint8),
         )
 
     @property
@@ -102,40 +122,82 @@ class DraftModel:
                 for cache, *_ in parts:
                     cache.forget()
 
-    def draft(
-        self, cache: DraftCache, position: int, anchor: int, count: int, least: float
-    ) -> tuple[list[int], list[float]]:
-        """Up to `count` drafts after the newest token, which stands at `position`, and how likely each is to be right
-        if those before it are. It ends where the chance that all are falls below `least`."""
-        slots, state = self.drafter.slots, cache.state
-        state.position = position
-        state.reserve(position + slots)
-        self._reserve([state.capacity])
+    def draft(self, blocks: Sequence[Block]) -> list[Made]:
+        """The drafts of all blocks, each of another sequence, in as few passes as there is room for."""
+        made: dict[int, Made] = {}
+        for some in self._passes(blocks):
+            made |= zip(map(id, some), self._pass(some), strict=True)
+        return [made.get(id(block), ([], [])) for block in blocks]
+
+    def _passes(self, blocks: Sequence[Block]) -> Iterator[list[Block]]:
+        """Those that a pass can make together, where there is memory for their slots. A sequence whose first tokens it
+        has not seen has a window of its own."""
+        whole: list[Block] = []
+        for block in blocks:
+            try:
+                block.cache.state.reserve(block.position + self.drafter.slots)
+            except DoesNotFitError:
+                block.cache.forget()
+                continue
+            if block.cache.first:
+                yield [block]
+            else:
+                whole.append(block)
+        for first in range(0, len(whole), self._together):
+            yield whole[first : first + self._together]
+
+    def _pass(self, blocks: Sequence[Block]) -> list[Made]:
+        """One pass of the slots of these blocks, and what follows from it slot by slot."""
+        slots, feeds = self.drafter.slots, list[Feed]()
+        for block in blocks:
+            state, ids = block.cache.state, [block.anchor] + [self.drafter.mask] * (slots - 1)
+            state.position = block.position
+            feeds.append(Feed(state, ids, "all", block=True))
+        self._reserve([feed.state.capacity for feed in feeds])
         # It sees what it has read, and its own block.
-        self._parts.binding.layers["window"] = position + slots - cache.first if cache.first else 0
-        self.step.begin([Feed(state, [anchor] + [self.drafter.mask] * (slots - 1), "all", block=True)])
+        first = blocks[0].cache.first
+        self._parts.binding.layers["window"] = blocks[0].position + slots - first if first else 0
+        self.step.begin(feeds)
         forward, address, stages = self._kernels.forward, self.step.address, 2 + 3 * len(self.drafter.body.layers)
         self._run(lambda n: forward(address, n, 0, stages))
+        if self.step.failed and len(blocks) > 1:  # it does not tell whose fault it was
+            return [self._pass([block])[0] for block in blocks]
         if self.step.failed:
-            cache.forget()
-            return [], []
-        drafts, confidences, chance = [anchor], list[float](), 1.0
-        while len(confidences) < min(count, slots) and chance >= least:
-            confidences.append(self._confidence_and_logits(len(confidences), drafts[-1]))
-            drafts.append(int(np.argmax(self.step.logit_rows[len(confidences) - 1])))
-            chance *= confidences[-1]
-        return drafts[1:], confidences
+            blocks[0].cache.forget()
+            return [([], [])]
+        return self._follow(blocks)
 
-    def _confidence_and_logits(self, slot: int, last: int) -> float:
-        """Add to a slot's logits what the token before it implies; the slot's confidence."""
-        row, rounded, records = (array.ctypes.data for array in self._markov)
-        self._kernels.unpack_row(self._parts.markov_in.ctypes.data, last, row)
-        self._kernels.round_activations(self.step.address, row, rounded, records, self.drafter.rank)
+    def _follow(self, blocks: Sequence[Block]) -> list[Made]:
+        """The drafts of a pass: of each slot the likeliest token after the draft before it."""
+        made: list[Made] = [([], []) for _ in blocks]
+        last, chances = [block.anchor for block in blocks], [1.0] * len(blocks)
+        for slot in range(self.drafter.slots):
+            going = [
+                n for n, b in enumerate(blocks) if slot < b.count and len(made[n][0]) == slot and chances[n] >= b.least
+            ]
+            if not going:
+                break
+            confidences = self._confidences_and_logits(slot, last)
+            for n in going:
+                last[n] = int(np.argmax(self.step.logit_rows[n * self.drafter.slots + slot]))
+                chances[n] *= confidences[n]
+                made[n][0].append(last[n])
+                made[n][1].append(confidences[n])
+        return made
+
+    def _confidences_and_logits(self, slot: int, last: Sequence[int]) -> list[float]:
+        """Add to the logits of a slot of every block what the token before it implies; the confidences."""
+        slots, (rows, rounded, records) = self.drafter.slots, self._markov
+        for row, token in zip(rows, last, strict=False):
+            self._kernels.unpack_row(self._parts.markov_in.ctypes.data, token, row.ctypes.data)
+        addresses = (rows.ctypes.data, rounded.ctypes.data, records.ctypes.data)
+        self._kernels.round_activations(self.step.address, *addresses, len(last) * self.drafter.rank)
         logits = self.step.logit_rows
-        self._multiply(self._parts.markov_out, self._markov, logits[slot].ctypes.data, logits.strides[0], 1, add=True)
-        seen = np.concatenate((self.step.array("normed", slot + 1)[slot], self._markov[0][0]))
-        logit = float(self._weight @ seen) + self._bias
-        return 1 / (1 + math.exp(-max(logit, -80.0)))
+        out, stride = logits[slot].ctypes.data, slots * logits.strides[0]
+        self._multiply(self._parts.markov_out, self._markov, out, stride, len(last), add=True)
+        normed = self.step.array("normed", slots * len(last))[slot::slots]
+        seen = (np.concatenate(pair) for pair in zip(normed, rows, strict=False))
+        return [_sigmoid(float(self._weight @ row) + self._bias) for row in seen]
 
     def _read_rows(self, streams: NDArray[np.float32]) -> None:
         """Keys and values of the rows of this step, by their streams [T, taps * H]."""
@@ -179,6 +241,10 @@ class DraftModel:
 
     def _reserve(self, capacities: Sequence[int]) -> None:
         self._parts.binding.rotary.reserve(max(capacities))
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-max(x, -80.0)))
 
 
 def _batches(feeds: Sequence[Feed]) -> Iterator[list[tuple[DraftCache, int, int, int]]]:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from edge_lfm.engine.feeds import Logits, Steps
+from edge_lfm.engine.feeds import DraftAsk, Drafts, Logits, Steps
 from edge_lfm.engine.generate import Give, Timings
 from edge_lfm.engine.sampling import Sampler
 from edge_lfm.engine.sequence import TokenSequence
@@ -29,8 +29,8 @@ class Drafter(Protocol):
     def extend(self, token: int) -> None:
         """The answer goes on with a token, which the model has not read yet."""
 
-    def propose(self, count: int) -> list[int]:
-        """At most `count` tokens that may follow the last one."""
+    def propose(self, count: int) -> list[int] | DraftAsk:
+        """At most `count` tokens that may follow the last one; or what a drafter model is to be asked."""
 
 
 def decode_with_drafts(
@@ -71,8 +71,10 @@ def decode_with_drafts(
             drafts, rows = [], (yield from sequence.read_all(unfed))
             continue
         started = time.perf_counter()
-        drafts = drafter.propose(min(max_drafts, state.context - state.position - 1))
-        timings.drafting_s += time.perf_counter() - started
+        proposed = drafter.propose(min(max_drafts, state.context - state.position - 1))
+        made = (yield proposed) if isinstance(proposed, DraftAsk) else Drafts(proposed, time.perf_counter() - started)
+        drafts = made.token_ids
+        timings.drafting_s += made.seconds
         before, rows = yield from sequence.draft([*unfed, *drafts])
 
 

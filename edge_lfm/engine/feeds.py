@@ -1,13 +1,14 @@
 """What a step is made of: feeds, one for each sequence that takes part. Answers are generators that yield them.
 
-Knows states and token ids; does not know who runs a step, nor what its logits are for.
+Before a step, an answer may ask for drafts. Knows states and token ids; does not know who runs a step, nor what its
+logits are for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,22 +59,53 @@ class Feed:
         return replace(self, token_ids=self.token_ids[:count], logits=logits, noted=noted)
 
 
-Steps = Generator[Feed, Logits, T]
-"""What yields feeds and is sent the logits of each, float32 [logit_rows, vocab]; whoever runs it throws the error of a
-step that failed."""
+@dataclass(frozen=True, eq=False)
+class DraftAsk:
+    """What a drafter model is asked for before the next step of one sequence, in one pass with all others that ask.
+
+    anchor: the newest token, which the model has not read yet.
+    count: drafts at most; free: as many of them as pay. Else all, whatever they cost.
+    gained: tokens that the sequence has gained since it asked last.
+    """
+
+    state: State
+    anchor: int
+    count: int
+    free: bool
+    gained: int
 
 
-def run_alone(steps: Steps[T], run: Callable[[Sequence[Feed]], Sequence[Logits]]) -> T:
+@dataclass(frozen=True)
+class Drafts:
+    """What was drafted for one who asked. seconds: that it took, for all who asked together."""
+
+    token_ids: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+Steps = Generator[Feed | DraftAsk, Any, T]
+"""What yields feeds, and is sent the logits of each, float32 [logit_rows, vocab]; or asks for drafts, and is sent them.
+Whoever runs it throws the error of a step that failed."""
+Drafting = Callable[[Sequence[DraftAsk], Sequence[Feed]], Sequence[Drafts]]
+"""`Backend.draft`."""
+
+
+def no_drafts(asks: Sequence[DraftAsk], _beside: Sequence[Feed]) -> list[Drafts]:
+    """For those who ask where nobody drafts."""
+    return [Drafts() for _ in asks]
+
+
+def run_alone(steps: Steps[T], run: Callable[[Sequence[Feed]], Sequence[Logits]], draft: Drafting = no_drafts) -> T:
     """Run all steps one after the other, with nobody else's; what the generator returns."""
     try:
-        feed = next(steps)
+        wanted = next(steps)
         while True:
             try:
-                logits = run([feed])[0]
+                found = run([wanted])[0] if isinstance(wanted, Feed) else draft([wanted], [])[0]
             except BaseException as error:
-                feed = steps.throw(error)
+                wanted = steps.throw(error)
             else:
-                feed = steps.send(logits)
+                wanted = steps.send(found)
     except StopIteration as ended:
         value: T = ended.value
         return value

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from edge_lfm.engine.backend import Backend, Routing
 from edge_lfm.engine.draft_costs import StepTook
 from edge_lfm.engine.draft_model import DraftModel
+from edge_lfm.engine.draft_rounds import DraftRounds
 from edge_lfm.engine.expert_use import ExpertUse
-from edge_lfm.engine.feeds import Feed, Logits
+from edge_lfm.engine.feeds import DraftAsk, Drafts, Feed, Logits
 from edge_lfm.engine.screening import missing_tiles
 from edge_lfm.engine.step import Step
 from edge_lfm.errors import CancelledError, ModelFileError, NumericalError
@@ -71,12 +72,20 @@ class Runner(Backend):
     def new_state(self, context: int, kv_dtype: str = "float16") -> State:
         state = State(self.shape, context, kv_dtype, self.chunk)
         if self.drafting is not None:
-            state.draft = self.drafting.new_cache(context, kv_dtype)
+            state.draft = self.drafting.model.new_cache(context, kv_dtype)
         return state
 
     def use_drafter(self, drafter: PackedDrafter) -> None:
         """Let a drafter look on; before any state is made."""
-        self.drafting = DraftModel(drafter, self.binding, self.kernels, self.team, self.chunk, lambda: self.threads)
+        threads = lambda: self.threads  # noqa: E731
+        model = DraftModel(drafter, self.binding, self.kernels, self.team, self.chunk, threads)
+        self.drafting = DraftRounds(model)
+
+    def draft(self, asks: Sequence[DraftAsk], beside: Sequence[Feed]) -> list[Drafts]:
+        if self.drafting is None:
+            return super().draft(asks, beside)
+        with self.turn:
+            return self.drafting.make(asks, beside, self.took)
 
     def run(
         self,
@@ -101,7 +110,7 @@ class Runner(Backend):
             asked = self.step.tokens * len(self.expert_layers) * self.shape.top_k
             self.experts += ExpertUse(asked, self.step.experts_read)
             if self._tapped and self.drafting is not None:
-                self.drafting.read(feeds)
+                self.drafting.model.read(feeds)
             self._note(feeds, computed - started, time.perf_counter() - computed)
             for feed in feeds:
                 feed.state.position += len(feed.token_ids)
@@ -140,7 +149,7 @@ class Runner(Backend):
             behind = 4 + 3 * n
             if first < behind <= last and self.drafting is not None:
                 self._run_stages(first, behind)
-                self.drafting.take(tap, self.step.stream)
+                self.drafting.model.take(tap, self.step.stream)
                 first = behind
         if first < last:
             self._run_stages(first, last)
@@ -154,7 +163,7 @@ class Runner(Backend):
         """The layers to tap, if somebody drafts for one of the feeds."""
         if self.drafting is None or not any(feed.state.draft and feed.state.draft.wanted for feed in feeds):
             return ()
-        return self.drafting.drafter.taps
+        return self.drafting.model.drafter.taps
 
     def show_routing(self, n: int, routing: Routing) -> None:
         """Call `routing` with the experts that layer n has chosen, and take what it gives instead."""
@@ -170,7 +179,7 @@ class Runner(Backend):
         self.team.close()
         self._guard.close()
         if self.drafting is not None:
-            self.drafting.close()
+            self.drafting.model.close()
 
     def _note(self, feeds: Sequence[Feed], step_s: float, read_s: float) -> None:
         """Take account of what a step took; of prompts it tells nothing about steps of answers."""
@@ -179,7 +188,7 @@ class Runner(Backend):
             self.drafting.switch.costs.note(self.step.tokens, step_s)
 
     def _check_outcome(self) -> None:
-        if self._guard.lost_pages or (self.drafting is not None and self.drafting.lost_pages):
+        if self._guard.lost_pages or (self.drafting is not None and self.drafting.model.lost_pages):
             raise ModelFileError(
                 f"{self.model.folder}: the file was truncated, or its disk failed, while the model was in use",
                 hint="check the file with edge-lfm verify, then load the model again",

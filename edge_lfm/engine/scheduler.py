@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from edge_lfm.engine.expert_use import ExpertUse
-from edge_lfm.engine.feeds import Feed, Logits, Steps
+from edge_lfm.engine.feeds import DraftAsk, Drafting, Drafts, Feed, Logits, Steps, no_drafts
 from edge_lfm.engine.gathering import Pace, Room, gather
 from edge_lfm.errors import BusyError, CancelledError, ShuttingDownError, UsageError
 
@@ -53,7 +53,7 @@ class Job(Generic[T]):
         self._ended = self._cancelled = self._released = False
         self.submitted = time.perf_counter()
         self.steps: Steps[T | None] | None = None
-        self.feed: Feed | None = None
+        self.feed: Feed | DraftAsk | None = None
         """What the job waits for; None before it has begun."""
         self.spent = Spent()
         self.listener: Callable[[], object] | None = None
@@ -163,6 +163,7 @@ class Scheduler:
     room: of a step.
     token_wait: the most seconds that prompts may add to an answer's next token.
     experts: tells those of all steps that were run so far.
+    draft: makes drafts for all who ask before the same step.
     """
 
     def __init__(
@@ -172,8 +173,9 @@ class Scheduler:
         room: Room,
         token_wait: float,
         experts: Callable[[], ExpertUse] = ExpertUse,
+        draft: Drafting = no_drafts,
     ) -> None:
-        self.parallel, self._run, self._room, self._experts = parallel, run, room, experts
+        self.parallel, self._run, self._room, self._experts, self._draft = parallel, run, room, experts, draft
         self._pace = Pace(token_wait, room.rows)
         self.counts = StepCounts()
         self._changed = threading.Condition()
@@ -292,12 +294,14 @@ class Scheduler:
     def _take_turn(self, jobs: Sequence[Job[Any]]) -> None:
         """Run a step, and then the jobs that it has served until each wants the next."""
         started = time.perf_counter()
-        wanting: list[tuple[Job[Any], Feed]] = []
+        going_on: list[Job[Any]] = []
         for job in jobs:
             if job.cancelled():
                 self._end(job, CancelledError("the request was cancelled"))
-            elif (feed := job.feed or self._begin(job)) is not None:
-                wanting.append((job, feed))
+            elif job.feed or self._begin(job):
+                going_on.append(job)
+        self._make_drafts(going_on)
+        wanting = [(job, job.feed) for job in going_on if isinstance(job.feed, Feed)]
         if wanting:
             chosen = gather([feed for _, feed in wanting], self._room, self._pace.tokens)
             served = [(wanting[n][0], feed) for n, feed in chosen]
@@ -305,6 +309,20 @@ class Scheduler:
                 self._go_on(job, outcome)
             self._note(served, time.perf_counter() - started)
         self.last_step = time.monotonic()
+
+    def _make_drafts(self, jobs: Sequence[Job[Any]]) -> None:
+        """One pass for all who ask for drafts; then they want a step, as the others do, or have ended."""
+        asking = [(job, job.feed) for job in jobs if isinstance(job.feed, DraftAsk)]
+        beside = [job.feed for job in jobs if isinstance(job.feed, Feed) and not job.feed.divisible]
+        if not asking:
+            return
+        made: Sequence[Drafts | BaseException]
+        try:
+            made = self._draft([ask for _, ask in asking], beside)
+        except BaseException as error:  # it must not end the engine
+            made = [error] * len(asking)
+        for (job, _), outcome in zip(asking, made, strict=True):
+            self._go_on(job, outcome)
 
     def _run_step(self, served: Sequence[tuple[Job[Any], Feed]]) -> Sequence[Logits | BaseException]:
         """One step for several jobs; the logits of each, or why it has none."""
@@ -329,13 +347,13 @@ class Scheduler:
             for job, _ in served:
                 job.spent.add(rows, seconds, experts)
 
-    def _begin(self, job: Job[Any]) -> Feed | None:
+    def _begin(self, job: Job[Any]) -> Feed | DraftAsk | None:
         """What a new job wants first; None: it has ended."""
         assert job.steps is not None
         return self._advance(job, lambda: next(job.steps))  # type: ignore[arg-type]
 
-    def _go_on(self, job: Job[Any], outcome: Logits | BaseException) -> None:
-        """Give a job what came of its step, until it wants the next."""
+    def _go_on(self, job: Job[Any], outcome: Logits | Drafts | BaseException) -> None:
+        """Give a job what came of its step, or was drafted for it, until it wants the next."""
         steps = job.steps
         assert steps is not None
         if isinstance(outcome, BaseException):
@@ -343,7 +361,7 @@ class Scheduler:
         else:
             self._advance(job, lambda: steps.send(outcome))
 
-    def _advance(self, job: Job[Any], run: Callable[[], Feed]) -> Feed | None:
+    def _advance(self, job: Job[Any], run: Callable[[], Feed | DraftAsk]) -> Feed | DraftAsk | None:
         """Run a job until it wants the next step; None: it has ended."""
         try:
             job.feed = run()

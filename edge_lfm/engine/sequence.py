@@ -71,7 +71,7 @@ class TokenSequence:
 
     def feed(self, token: int, contenders: Contenders | None = None) -> Steps[Logits]:
         """Feed the next token of an answer; its logits [1, vocab]. contenders: as of `Feed`."""
-        rows = yield Feed(self.state, (token,), contenders=contenders)
+        rows: Logits = yield Feed(self.state, (token,), contenders=contenders)
         self.ids.append(token)
         return rows
 

@@ -240,5 +240,5 @@ def _draft_once(backend: Backend, state: State, ids: NDArray[np.int64], depth: i
     decoding = decode_with_drafts(
         sequence, logits, sampler, (), tokens, Timings(), lambda *_: True, drafter, MAX_DRAFTS
     )
-    run_alone(decoding, backend.run)
+    run_alone(decoding, backend.run, backend.draft)
     return time.perf_counter() - started

@@ -13,7 +13,7 @@ from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, GROUP
 from edge_lfm.memory.budget import Budget
 from edge_lfm.memory.caches import CacheSizes
 from edge_lfm.memory.reader import READ_ALIGNMENT
-from edge_lfm.memory.scratch import CHUNK, DRAFT_CHUNK, plan_scratch
+from edge_lfm.memory.scratch import CHUNK, DRAFT_CHUNK, blocks_together, plan_scratch
 from edge_lfm.shape import Drafter, Shape
 
 PROCESS_BYTES = 128 << 20
@@ -166,11 +166,12 @@ def overhead_bytes(shape: Shape, wishes: Wishes) -> int:
 
 
 def _drafter_bytes(drafter: Drafter, wishes: Wishes) -> int:
-    """A drafter's file, the streams that it reads, what it computes in, and its logits."""
+    """A drafter's file, the streams that it reads, what it computes in, and the logits of all who draft together."""
     body, cols = drafter.body, len(drafter.taps) * drafter.body.hidden
     scratch = plan_scratch(body, max(DRAFT_CHUNK, drafter.slots), wishes.threads, cols)
     rounded = DRAFT_CHUNK * (cols + cols // GROUP * ACTIVATION_BYTES)
-    return wishes.drafter_bytes + 4 * wishes.chunk * cols + rounded + scratch.nbytes + 4 * drafter.slots * body.vocab
+    logit_rows = drafter.slots * min(blocks_together(drafter.slots), wishes.parallel or MAX_PARALLEL)
+    return wishes.drafter_bytes + 4 * wishes.chunk * cols + rounded + scratch.nbytes + 4 * logit_rows * body.vocab
 
 
 def _longest_context(shape: Shape, context: int, nbytes: int, wishes: Wishes) -> int:

@@ -50,6 +50,11 @@ class Scratch:
         return sum(buffer.nbytes + CACHE_LINE for buffer in self.buffers)
 
 
+def blocks_together(slots: int) -> int:
+    """Blocks of so many drafts, of a sequence each, that a drafter makes in one pass."""
+    return max(1, DRAFT_CHUNK // slots)
+
+
 def plan_scratch(shape: Shape, chunk: int, threads: int, cols: int = 0) -> Scratch:
     """The buffers of steps of up to `chunk` tokens on `threads` threads; `cols`: of the widest matrix beside them."""
     ffn_width = max(max(layer.ffn.width, layer.ffn.shared) for layer in shape.layers)
