@@ -17,6 +17,8 @@ from test_engine import FLOAT16_STEP, divergence
 
 from edge_lfm import Completion, Model
 from edge_lfm.cli.main import main
+from edge_lfm.demo import packed_demo_drafter
+from edge_lfm.engine import session_file
 from edge_lfm.engine.draft_costs import FIRST_PAUSE, StepCosts, StepTook, Switch
 from edge_lfm.engine.draft_model import Block, DraftModel
 from edge_lfm.engine.drafts import decode_with_drafts
@@ -24,7 +26,7 @@ from edge_lfm.engine.generate import Timings
 from edge_lfm.engine.runner import Runner
 from edge_lfm.engine.sampling import Sampler, SamplingOptions
 from edge_lfm.engine.sequence import TokenSequence
-from edge_lfm.errors import DrafterError, EdgeLfmError, ModelFileError, UsageError
+from edge_lfm.errors import DrafterError, EdgeLfmError, ModelFileError, SessionFileError, UsageError
 from edge_lfm.kernels.load.library import load_kernels
 from edge_lfm.kernels.spec.isa import find_isa, runnable_tiers
 from edge_lfm.memory.scratch import blocks_together
@@ -38,6 +40,7 @@ from edge_lfm.quantize.recipe import find_recipe
 
 TIERS = [tier.name for tier in runnable_tiers()]
 PROMPT = list(range(5, 40))
+LONG = "The cat sat on the mat. Dogs bark, and the sun sets in the west. " * 4 + "What is the capital of France?"
 WAYS: tuple[dict[str, Any], ...] = (
     {"temperature": 0.0},
     {"temperature": 1.1, "seed": 7, "top_k": 30},
@@ -118,12 +121,12 @@ def _read_others(runner: Runner) -> list[Block]:
     for n in (3, 17, 30, 31, 20):
         state = runner.new_state(96)
         assert state.draft is not None
-        state.draft.wanted = n != 20
+        cache, state.draft = state.draft, state.draft if n != 20 else None
         runner.read(rng.integers(0, 96, n).tolist(), state)
-        if not state.draft.wanted:
-            state.draft.wanted = True
+        if state.draft is None:
+            state.draft = cache
             runner.read([5, 6, 7], state)
-        blocks.append(Block(state.draft, state.position, n, 1 + n % 9, 0.0))
+        blocks.append(Block(cache, state.position, n, 1 + n % 9, 0.0))
     return blocks
 
 
@@ -213,7 +216,7 @@ def test_the_state_after_each_round_is_that_of_plain_feeding(
         while feed is not None:
             for token in sequence.ids[followed.position :]:
                 runner.read([token], followed)
-            assert equal_states(sequence.state, followed)
+            assert equal_states(runner, sequence.state, followed)
             rounds += 1
             try:
                 feed = steps.send(runner.run([feed])[0])
@@ -231,9 +234,11 @@ def plain_answer(runner: Runner, kv_dtype: str) -> list[int]:
     return answer
 
 
-def equal_states(a: State, b: State) -> bool:
-    """Whether two states that stand at one place hold the same."""
-    assert a.position == b.position and a.draft is not None and b.draft is not None
+def equal_states(runner: Runner, a: State, b: State) -> bool:
+    """Whether two states that stand at one place hold the same, once the drafter has read what it has seen."""
+    assert a.position == b.position and a.draft is not None and b.draft is not None and runner.drafting is not None
+    a.draft.cut(a.position)
+    runner.drafting.model.catch_up([a.draft, b.draft])
     assert a.draft.first == b.draft.first == 0 and b.draft.end == b.position <= a.draft.end
     conv = all(np.array_equal(a.conv[n], b.conv[n]) for n in a.conv)
     return conv and equal_caches(a, b, a.position) and equal_caches(a.draft.state, b.draft.state, a.position)
@@ -269,6 +274,84 @@ def test_answers_in_company_are_those_alone(pair: tuple[Model, Model], max_draft
     for thread in threads:
         thread.join()
     assert all(same(found[n], expected[n]) for n in range(6))
+
+
+def turn(model: Model, folder: Path) -> Completion:
+    session = model.session()
+    session.send(LONG, max_drafts=0, max_tokens=20)
+    return session.send("And in other words?", max_drafts=4, max_tokens=30)
+
+
+def fork(model: Model, folder: Path) -> Completion:
+    session = model.session()
+    session.send(LONG, lookup=3, max_tokens=20)
+    session.send("And in other words?", max_drafts=0, max_tokens=20)
+    session.undo()
+    return session.fork().send("And in other words?", max_drafts=4, max_tokens=30)
+
+
+def file(model: Model, folder: Path) -> Completion:
+    session = model.session()
+    session.send(LONG, max_drafts=0, max_tokens=20)
+    session.save(folder / "session")
+    return model.restore(folder / "session").send("And in other words?", max_drafts=4, max_tokens=30)
+
+
+def pool(model: Model, folder: Path) -> Completion:
+    model.generate(LONG, schema={"type": "integer"}, max_tokens=5)
+    model.generate(LONG, max_drafts=0, max_tokens=5, lookup=2)
+    return model.generate(LONG, max_drafts=4, max_tokens=30)
+
+
+@pytest.fixture(scope="module", params=["float16", "int8"])
+def anew_and_reusing(request: pytest.FixtureRequest, demo: dict[str, Path]) -> Iterator[tuple[Model, Model]]:
+    """With the demo model's own drafter, which is often right; the first keeps nothing of earlier prompts."""
+    load: dict[str, Any] = {"draft": packed_demo_drafter(), "context": 512, "threads": 1, "kv_dtype": request.param}
+    with Model.load(demo["int4"], cache=1, **load) as anew, Model.load(demo["int4"], **load) as reusing:
+        yield anew, reusing
+
+
+@pytest.mark.parametrize("way", [turn, fork, file, pool])
+def test_what_was_read_without_drafts_is_drafted_from_all_the_same(
+    anew_and_reusing: tuple[Model, Model], way: Callable[[Model, Path], Completion], tmp_path: Path
+) -> None:
+    """By the counters: as many drafts are right as where the whole prompt is read for this answer."""
+    (anew, reusing), told = anew_and_reusing, []
+    for model in (anew, reusing):
+        answer = way(model, tmp_path)
+        told.append((answer.token_ids, answer.timings.steps, answer.timings.drafted, answer.timings.accepted))
+        assert (answer.timings.cached_tokens > 64) == (model is reusing or way is file)
+    assert told[0] == told[1] and told[0][3] > 0
+
+
+def test_a_file_of_another_drafter_or_of_none_is_read_on_without(
+    demo: dict[str, Path], drafter: Path, tmp_path: Path
+) -> None:
+    load: dict[str, Any] = {"context": 512, "threads": 1}
+    answers = []
+    for draft in (packed_demo_drafter(), drafter, None):
+        with Model.load(demo["int4"], draft=draft, **load) as model:
+            session = model.session()
+            session.send(LONG, max_tokens=20)
+            session.save(tmp_path / "session")
+        with Model.load(demo["int4"], draft=packed_demo_drafter(), **load) as model:
+            answers.append(model.restore(tmp_path / "session").send("And in other words?", max_drafts=4, max_tokens=30))
+            assert answers[-1].timings.cached_tokens > 64
+    assert same(answers[1], answers[0]) and same(answers[2], answers[0])
+    assert answers[2].timings.drafted > 0
+
+
+@pytest.mark.parametrize("change", [{"first": -1}, {"read": 10**9}, {"first": 10**9}, {"read": 0}, {"read": "1"}])
+def test_a_file_that_lies_about_a_drafter_is_refused(
+    demo: dict[str, Path], change: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Model.load(demo["int4"], draft=packed_demo_drafter(), context=512, threads=1) as model:
+        session, describe = model.session(), session_file._describe_draft
+        session.send(LONG, max_tokens=20)
+        monkeypatch.setattr(session_file, "_describe_draft", lambda sequence: (describe(sequence) or {}) | change)
+        session.save(tmp_path / "session")
+        with pytest.raises(SessionFileError, match="not a session file"):
+            model.restore(tmp_path / "session")
 
 
 def test_grammars_stops_and_turns(pair: tuple[Model, Model]) -> None:
@@ -437,4 +520,4 @@ def test_a_drafter_that_gains_stays_on() -> None:
         if switch.wants(1):
             switch.note_round(StepTook(1, 4, 1.3, 0.0), 1, 3, 2, 0.1)
             drafted += 1
-    assert drafted > 9_800 and switch.looks_on and FIRST_PAUSE > 0
+    assert drafted > 9_800 and FIRST_PAUSE > 0

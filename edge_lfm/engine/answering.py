@@ -20,7 +20,7 @@ from edge_lfm.engine.feeds import Logits, Steps
 from edge_lfm.engine.generate import Timings, check_length, decode, prefill
 from edge_lfm.engine.grammar import Compiled, GrammarCompiler
 from edge_lfm.engine.lookup import Lookup
-from edge_lfm.engine.model_drafter import begin_drafting, model_drafter
+from edge_lfm.engine.model_drafter import model_drafter
 from edge_lfm.engine.pool import SequencePool
 from edge_lfm.engine.sampling import Sampler, SamplingOptions, TokenLogprobs, token_logprobs
 from edge_lfm.engine.scheduler import Job
@@ -123,7 +123,6 @@ def answer(
     timings = Timings(prompt_tokens=len(ids), queued_s=time.perf_counter() - job.submitted)
     sampler = Sampler(request.sampling, engine.vocab, ids, request.breakers, _constraint(engine, request))
     sequence = engine.pool.take(() if request.prompt_logprobs else ids, holder)
-    begin_drafting(engine.runner, sequence, _max_drafts(request))
     try:
         reading = _read_with_logprobs if request.prompt_logprobs else _read
         logits, prompt_logprobs = yield from reading(engine, request, sequence, timings, job)

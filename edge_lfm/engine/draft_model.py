@@ -1,8 +1,9 @@
 """A drafter on the kernels and the team of its target: what it keeps of each token, and its blocks of drafts.
 
-After a step of the target, `read` makes keys and values of the tapped streams; drafts are one pass of the slots of all
-sequences over them, and then a small matrix for each slot. Rows are bit-equal whatever else is in a pass. The network:
-`reference_drafter.py`. Knows streams and caches; does not decide how many drafts are worth a step.
+It looks on at every step of the target. Keys and values of the tapped streams are made when drafts are asked for, or
+when a sequence has a pass full of them; drafts are one pass of the slots of all sequences over them, and then a small
+matrix for each slot. Rows are bit-equal whatever else is in a pass. The network: `reference_drafter.py`. Knows streams
+and caches; does not decide how many drafts are worth a step.
 """
 
 from __future__ import annotations
@@ -99,52 +100,78 @@ class DraftModel:
 
     def new_cache(self, context: int, kv_dtype: str) -> DraftCache:
         """The cache of a new sequence."""
-        return DraftCache(self.drafter.body, context + self.drafter.slots, kv_dtype)
+        fingerprint = self.packed.fingerprint
+        return DraftCache(self.drafter.body, context + self.drafter.slots, kv_dtype, fingerprint, self._cols)
 
     def take(self, tap: int, stream: NDArray[np.float32]) -> None:
         """Note the target's residual stream [T, H] after the layer of this tap."""
         hidden = stream.shape[1]
         self.streams[: len(stream), tap * hidden : (tap + 1) * hidden] = stream
 
-    def read(self, feeds: Sequence[Feed]) -> None:
-        """Keep what the step under way has shown of its feeds' tokens; their states still stand before them."""
-        for parts in _batches(feeds):
-            rows = np.concatenate([self.streams[first:last] for _, _, first, last in parts])
-            made = []
-            for cache, position, first, last in parts:
-                cache.extend(position, last - first)
-                cache.state.position = position
-                made.append(Feed(cache.state, np.zeros(last - first, np.int64), "none"))
-            self._reserve([feed.state.capacity for feed in made])
-            self.step.begin(made)
-            self._read_rows(rows)
+    def look_on(self, feeds: Sequence[Feed]) -> None:
+        """Take what the step under way has shown of its feeds' tokens; their states still stand before them."""
+        row = 0
+        for feed in feeds:
+            position, cache, end = feed.state.position, feed.state.draft, row + len(feed.token_ids)
+            while cache is not None and row < end:
+                part = self.streams[row : min(end, row + DRAFT_CHUNK)]
+                cache.see(position, part)
+                position, row = position + len(part), row + len(part)
+                if len(cache.unread) >= DRAFT_CHUNK:
+                    self._read([(cache, DRAFT_CHUNK)])
+            row = end
+
+    def catch_up(self, caches: Sequence[DraftCache]) -> None:
+        """Read all that they have seen, in as few passes as there is room for."""
+        together: list[tuple[DraftCache, int]] = []
+        for cache in caches:
+            if sum(count for _, count in together) + len(cache.unread) > DRAFT_CHUNK:
+                self._read(together)
+                together = []
+            together.append((cache, len(cache.unread)))
+        self._read(together)
+
+    def _read(self, parts: Sequence[tuple[DraftCache, int]]) -> None:
+        """Make keys and values of the first so many unread tokens of each, of DRAFT_CHUNK together at most."""
+        parts = [(cache, count) for cache, count in parts if count and _has_room(cache, cache.read + count)]
+        if not parts:
+            return
+        for cache, _ in parts:
+            cache.state.position = cache.read
+        self._reserve([cache.state.capacity for cache, _ in parts])
+        self.step.begin([Feed(cache.state, np.zeros(count, np.int64), "none") for cache, count in parts])
+        self._read_rows(np.concatenate([cache.unread[:count] for cache, count in parts]))
+        if self.step.failed and len(parts) > 1:  # it does not tell whose fault it was
+            for part in parts:
+                self._read([part])
+            return
+        for cache, count in parts:
             if self.step.failed:
-                for cache, *_ in parts:
-                    cache.forget()
+                cache.forget()
+            else:
+                cache.note_read(count)
 
     def draft(self, blocks: Sequence[Block]) -> list[Made]:
         """The drafts of all blocks, each of another sequence, in as few passes as there is room for."""
+        for block in blocks:
+            block.cache.cut(block.position)
+        self.catch_up([block.cache for block in blocks])
+        ready = [block for block in blocks if self._is_ready(block)]
         made: dict[int, Made] = {}
-        for some in self._passes(blocks):
+        for some in self._passes(ready):
             made |= zip(map(id, some), self._pass(some), strict=True)
         return [made.get(id(block), ([], [])) for block in blocks]
 
+    def _is_ready(self, block: Block) -> bool:
+        """Whether its tokens were read, and there is memory for its slots."""
+        return block.cache.holds(block.position) and _has_room(block.cache, block.position + self.drafter.slots)
+
     def _passes(self, blocks: Sequence[Block]) -> Iterator[list[Block]]:
-        """Those that a pass can make together, where there is memory for their slots. A sequence whose first tokens it
-        has not seen has a window of its own."""
-        whole: list[Block] = []
-        for block in blocks:
-            try:
-                block.cache.state.reserve(block.position + self.drafter.slots)
-            except DoesNotFitError:
-                block.cache.forget()
-                continue
-            if block.cache.first:
-                yield [block]
-            else:
-                whole.append(block)
+        """Those that a pass can make together. A sequence whose first tokens were not seen has a window of its own."""
+        whole = [block for block in blocks if not block.cache.first]
         for first in range(0, len(whole), self._together):
             yield whole[first : first + self._together]
+        yield from ([block] for block in blocks if block.cache.first)
 
     def _pass(self, blocks: Sequence[Block]) -> list[Made]:
         """One pass of the slots of these blocks, and what follows from it slot by slot."""
@@ -247,19 +274,11 @@ def _sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-max(x, -80.0)))
 
 
-def _batches(feeds: Sequence[Feed]) -> Iterator[list[tuple[DraftCache, int, int, int]]]:
-    """Rows to read together, at most DRAFT_CHUNK: cache, first position, first row, row behind."""
-    batch: list[tuple[DraftCache, int, int, int]] = []
-    room, row = DRAFT_CHUNK, 0
-    for feed in feeds:
-        end, position, cache = row + len(feed.token_ids), feed.state.position, feed.state.draft
-        while cache is not None and cache.wanted and row < end:
-            last = min(end, row + room)
-            batch.append((cache, position, row, last))
-            position, room, row = position + last - row, room - (last - row), last
-            if not room:  # the next part may be of the same sequence
-                yield batch
-                batch, room = [], DRAFT_CHUNK
-        row = end
-    if batch:
-        yield batch
+def _has_room(cache: DraftCache, positions: int) -> bool:
+    """Whether there is memory for the keys and values of so many positions; if not, it keeps nothing."""
+    try:
+        cache.state.reserve(positions)
+    except DoesNotFitError:
+        cache.forget()
+        return False
+    return True

@@ -34,8 +34,6 @@ class DraftRounds:
         started = time.perf_counter()
         free = [ask for ask in asks if ask.free]
         wanted = bool(free) and self.switch.wants(len(free))
-        for ask in free:
-            _cache_of(ask).wanted = self.switch.looks_on
         going = [ask for ask in asks if (wanted or not ask.free) and _cache_of(ask).holds(ask.state.position)]
         found = dict(zip(map(id, going), self.model.draft([_block_of(ask) for ask in going]), strict=True))
         made = {id(ask): found.get(id(ask), ([], [])) for ask in asks}

@@ -27,15 +27,6 @@ class ModelDrafter:
         return DraftAsk(self._sequence.state, self._anchor, count, free, gained)
 
 
-def begin_drafting(runner: Backend, sequence: TokenSequence, max_drafts: int | None) -> None:
-    """Before an answer: decide whether a drafter looks on at its prompt. max_drafts: as of `ModelDrafter`."""
-    cache, rounds = sequence.state.draft, runner.drafting
-    if cache is None or rounds is None:
-        return
-    paged = runner.pager is not None
-    cache.wanted = max_drafts > 0 if max_drafts is not None else not paged and rounds.switch.looks_on
-
-
 def model_drafter(runner: Backend, sequence: TokenSequence, max_drafts: int | None) -> ModelDrafter | None:
     """A drafter for an answer, where there is one and it was not left off; by itself it is not where experts are paged,
     as every draft brings experts of its own."""

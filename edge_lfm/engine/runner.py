@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,7 +111,7 @@ class Runner(Backend):
             asked = self.step.tokens * len(self.expert_layers) * self.shape.top_k
             self.experts += ExpertUse(asked, self.step.experts_read)
             if self._tapped and self.drafting is not None:
-                self.drafting.model.read(feeds)
+                self.drafting.model.look_on(feeds)
             self._note(feeds, computed - started, time.perf_counter() - computed)
             for feed in feeds:
                 feed.state.position += len(feed.token_ids)
@@ -138,30 +139,32 @@ class Runner(Backend):
         asked = [feed.contenders for feed in feeds if feed.logit_rows and feed.contenders is not None]
         for tiles in missing_tiles(self.step.logit_rows, self.step.input_norms, self.binding.screen.bounds, asked):
             self.step.ask_exact(tiles)
-            self._run_stages(self.stages, self.stages + 1)
+            self.run_stages(self.stages, self.stages + 1)
             self.exact_tiles += len(tiles)
         self._check_outcome()
 
     def run_stages(self, first: int, last: int) -> None:
-        """Stages [first, last) of the step, by as many threads as pay for it: the bits are the same with any number. A
-        tapped layer's stream is taken when it is whole."""
-        for tap, n in enumerate(self._tapped):
-            behind = 4 + 3 * n
-            if first < behind <= last and self.drafting is not None:
-                self._run_stages(first, behind)
-                self.drafting.model.take(tap, self.step.stream)
-                first = behind
-        if first < last:
-            self._run_stages(first, last)
+        """Stages [first, last) of the step, by as many threads as pay for it: the bits are the same with any number.
 
-    def _run_stages(self, first: int, last: int) -> None:
+        A tapped layer's stream is taken when it is whole, by the first thread: none changes it before this one has come
+        to the next barrier.
+        """
         address, forward, threads = self.step.address, self.kernels.forward, self._threads_for(self.step.tokens)
+        taps = {4 + 3 * n: tap for tap, n in enumerate(self._tapped) if first < 4 + 3 * n <= last}
+        parts = list(pairwise(sorted({first, *taps, last})))
+
+        def work(thread: int) -> None:
+            for start, end in parts:
+                forward(address, thread, start, end)
+                if thread == 0 and end in taps and self.drafting is not None:
+                    self.drafting.model.take(taps[end], self.step.stream)
+
         self.step.run_on(threads)
-        self.team.run(lambda n: forward(address, n, first, last), threads)
+        self.team.run(work, threads)
 
     def _taps_of(self, feeds: Sequence[Feed]) -> tuple[int, ...]:
-        """The layers to tap, if somebody drafts for one of the feeds."""
-        if self.drafting is None or not any(feed.state.draft and feed.state.draft.wanted for feed in feeds):
+        """The layers to tap, if a drafter looks on at one of the feeds."""
+        if self.drafting is None or all(feed.state.draft is None for feed in feeds):
             return ()
         return self.drafting.model.drafter.taps
 

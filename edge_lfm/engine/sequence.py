@@ -146,7 +146,7 @@ def nbytes_at(state: State, positions: int) -> int:
     """Memory that a state takes when it holds so many positions; of large caches, those beyond are not touched."""
     conv = sum(array.nbytes for array in state.conv.values())
     if state.draft is not None:
-        conv += nbytes_at(state.draft.state, positions)
+        conv += nbytes_at(state.draft.state, positions) + state.draft.unread.nbytes
     return conv + sum(_touched_bytes(array, positions, state.room(n)) for (n, _), array in state.caches.items())
 
 

@@ -1,5 +1,7 @@
 """A sequence on disk: tokens, keys and values, conv states, and the places to go back to, in one safetensors file.
 
+What a drafter keeps of the tokens is in it too, for the same drafter.
+
 Of sliding layers that keep a ring it has the window before the end and before every place. Files of states that kept
 all keys and values have those instead; where a state has rings, the windows are taken from them. Written aside and
 renamed, every tensor with a checksum; read only for the model, the layout and the dtype that it was written for.
@@ -23,8 +25,9 @@ from edge_lfm.engine.sequence import TokenSequence
 from edge_lfm.errors import ModelFileError, OutputError, SessionFileError
 from edge_lfm.formats.packed import PackedFile, PackedWriter, TensorSpec, sync_folder
 from edge_lfm.kernels.spec.layout import LAYOUT_VERSION
+from edge_lfm.memory.scratch import DRAFT_CHUNK
 from edge_lfm.model.kv_cache import places
-from edge_lfm.model.state import Checkpoint, State
+from edge_lfm.model.state import Checkpoint, DraftCache, State
 
 _KEY = "edge_lfm_session"
 _MAX_POSITIONS = 1 << 24
@@ -38,7 +41,10 @@ def save_sequence(path: Path, sequence: TokenSequence | None, model: str, extra:
     """
     if path.is_dir():
         raise OutputError(f"{path} is a folder", hint="name a file")
+    draft = _describe_draft(sequence)
     arrays = dict(_arrays(sequence)) if sequence is not None else {}
+    if sequence is not None and sequence.state.draft is not None and draft is not None:
+        arrays |= _draft_arrays(sequence.state.draft)
     header = {
         "model": model,
         "layout": LAYOUT_VERSION,
@@ -46,6 +52,7 @@ def save_sequence(path: Path, sequence: TokenSequence | None, model: str, extra:
         "tokens": len(sequence.ids) if sequence is not None else 0,
         "rings": sequence is not None and sequence.state.ring > 0,
         "checkpoints": sorted(sequence.checkpoints) if sequence is not None else [],
+        "draft": draft,
         "extra": extra,
     }
     specs = [TensorSpec(name, "U8", (values.nbytes,)) for name, values in arrays.items()] or [
@@ -114,7 +121,24 @@ def _read(file: PackedFile, path: Path, state: State, model: str, vocab: int) ->
             raise ValueError("it has a checkpoint that is none")
         sequence.remember(_read_checkpoint(file, position, count, state, f"checkpoint.{position}"))
     state.go_back(_read_checkpoint(file, count, count, state, "conv"))
+    _read_draft(file, header.get("draft"), count, state.draft)
     return sequence, header["extra"]
+
+
+def _read_draft(file: PackedFile, header: Any, count: int, draft: DraftCache | None) -> None:
+    """What a drafter has kept of a sequence of `count` tokens, if it is the same one."""
+    if draft is None or not header or header["drafter"] != draft.drafter:
+        return
+    first, read, unread, cols = header["first"], header["read"], count - header["read"], draft.unread.shape[1]
+    if not 0 <= first <= read <= count or not 0 <= unread < DRAFT_CHUNK:
+        raise ValueError("what it has for a drafter is of other tokens")
+    draft.state.reserve(read)
+    for name, target in draft.state.cache_views(read) if read else ():
+        target[...] = file.tensor(f"draft.{name}", "U8", target.nbytes).view(target.dtype).reshape(target.shape)
+    draft.first, draft.read = first, read
+    if unread:
+        streams = file.tensor("draft.unread", "U8", 4 * unread * cols).view(np.float32)
+        draft.unread = streams.reshape(unread, cols).copy()
 
 
 def _read_checkpoint(file: PackedFile, position: int, count: int, state: State, name: str) -> Checkpoint:
@@ -142,6 +166,23 @@ def _read_window(file: PackedFile, key: tuple[int, str], position: int, count: i
     every = file.tensor(whole, "U8", math.prod(shape) * cache.itemsize).view(cache.dtype).reshape(shape)
     kept: NDArray[Any] = every[places(field, window)]
     return kept
+
+
+def _describe_draft(sequence: TokenSequence | None) -> dict[str, Any] | None:
+    """Of what a drafter keeps of a sequence: whose it is, and of which tokens. Those behind the end are forgotten."""
+    draft = sequence.state.draft if sequence is not None else None
+    if sequence is None or draft is None or not draft.holds(len(sequence.ids)):
+        return None
+    draft.cut(len(sequence.ids))
+    return {"drafter": draft.drafter, "first": draft.first, "read": draft.read}
+
+
+def _draft_arrays(draft: DraftCache) -> Iterator[tuple[str, NDArray[Any]]]:
+    for name, view in draft.state.cache_views(draft.read):
+        if view.size:
+            yield f"draft.{name}", np.ascontiguousarray(view)
+    if len(draft.unread):
+        yield "draft.unread", np.ascontiguousarray(draft.unread)
 
 
 def _arrays(sequence: TokenSequence) -> Iterator[tuple[str, NDArray[Any]]]:

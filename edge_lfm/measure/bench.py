@@ -213,10 +213,16 @@ def int8_peak(runner: Working) -> float:
 
 def _run_once(backend: Backend, state: State, ids: NDArray[np.int64], depth: int, kind: str) -> float:
     state.reset()
-    if state.draft is not None:
-        state.draft.wanted = kind == "draft"
     if kind == "draft":
         return _draft_once(backend, state, ids, depth)
+    looking_on, state.draft = state.draft, None
+    try:
+        return _run_plain(backend, state, ids, depth, kind)
+    finally:
+        state.draft = looking_on
+
+
+def _run_plain(backend: Backend, state: State, ids: NDArray[np.int64], depth: int, kind: str) -> float:
     if depth:
         backend.read(ids[:depth].tolist(), state)
     started = time.perf_counter()

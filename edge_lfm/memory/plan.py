@@ -183,6 +183,9 @@ def _longest_context(shape: Shape, context: int, nbytes: int, wishes: Wishes) ->
 
 
 def _conversation_bytes(shape: Shape, context: int, wishes: Wishes) -> int:
-    """Keys and values of one conversation of so many tokens, a drafter's included."""
-    bodies = [shape] if wishes.drafter is None else [shape, wishes.drafter.body]
-    return sum(CacheSizes(body, context, wishes.kv_dtype, wishes.chunk).nbytes for body in bodies)
+    """Keys and values of one conversation of so many tokens, a drafter's included, and the streams it has not read."""
+    bodies, unread_bytes = [shape], 0
+    if wishes.drafter is not None:
+        bodies.append(wishes.drafter.body)
+        unread_bytes = 4 * DRAFT_CHUNK * len(wishes.drafter.taps) * shape.hidden
+    return unread_bytes + sum(CacheSizes(body, context, wishes.kv_dtype, wishes.chunk).nbytes for body in bodies)

@@ -79,7 +79,7 @@ class State:
     def nbytes(self) -> int:
         """Bytes of all arrays."""
         own = sum(array.nbytes for array in (*self.conv.values(), *self.caches.values()))
-        return own + (self.draft.state.nbytes if self.draft is not None else 0)
+        return own + (self.draft.state.nbytes + self.draft.unread.nbytes if self.draft is not None else 0)
 
     @property
     def conv_width(self) -> int:
@@ -279,37 +279,54 @@ class State:
 
 
 class DraftCache:
-    """What a drafter keeps of one sequence: keys and values of the tokens [first, end).
+    """What a drafter keeps of the tokens [first, end) of one sequence, which it has seen: keys and values of those
+    before `read`, and of those behind the streams that these will be made of. It need not have seen earlier tokens.
 
-    They are of the tokens that the target has read while the drafter looked on. It need not have seen those before.
-    wanted: whether it is to look on.
+    unread: float32 [end - read, cols].
+    drafter: tells which one it belongs to.
     """
 
-    def __init__(self, shape: Shape, context: int, kv_dtype: str) -> None:
-        self.state = State(shape, context, kv_dtype)
-        self.first = self.end = 0
-        self.wanted = True
+    def __init__(self, shape: Shape, context: int, kv_dtype: str, drafter: str, cols: int) -> None:
+        self.state, self.drafter = State(shape, context, kv_dtype), drafter
+        self.first = self.read = 0
+        self.unread = np.zeros((0, cols), np.float32)
 
-    def extend(self, position: int, count: int) -> None:
-        """Make room for `count` tokens from `position` on. What stood there is forgotten, and where they do not follow
-        what is kept, all of it."""
-        if not self.first <= position <= self.end:
-            self.first = position
-        self.end = position + count
-        self.state.reserve(self.end)
+    @property
+    def end(self) -> int:
+        return self.read + len(self.unread)
 
     def holds(self, position: int) -> bool:
         """Whether it has seen the token before `position`."""
         return self.first < position <= self.end
 
+    def see(self, position: int, streams: NDArray[np.float32]) -> None:
+        """Take the streams [T, cols] of the tokens from `position` on. What stood there is forgotten, and where they do
+        not follow what is kept, all of it."""
+        if not self.first <= position <= self.end:
+            self.first = self.read = position
+        self.cut(position)
+        self.unread = np.concatenate((self.unread, streams))
+
+    def cut(self, position: int) -> None:
+        """Forget what lies from `position` on."""
+        self.unread = self.unread[: max(0, position - self.read)]
+        self.read = min(self.read, position)
+
     def forget(self) -> None:
         """Keep nothing."""
-        self.first = self.end = 0
+        self.first = 0
+        self.cut(0)
+
+    def note_read(self, count: int) -> None:
+        """Its state holds the keys and values of so many more tokens."""
+        self.read, self.unread = self.read + count, self.unread[count:].copy()
 
     def copy_from(self, other: DraftCache, positions: int) -> None:
         """Take over what another one keeps of its first positions."""
-        self.first, self.end = other.first, min(other.end, positions)
+        self.first, self.read, self.unread = other.first, other.read, other.unread
+        self.cut(positions)
+        self.unread = self.unread.copy()
         if self.first < self.end:
-            self.state.copy_from(other.state, self.end)
+            self.state.copy_from(other.state, self.read)
         else:
             self.forget()
