@@ -1,11 +1,12 @@
 """Decoding with a drafter of the published shape beside plain decoding, on random weights in true shapes.
 
-    edge-lfm synth lfm2-8b-a1b -o MODEL
+    edge-lfm synth lfm2.5-2.6b -o MODEL
     python benchmarks/drafting.py MODEL [--right 0.7] [--drafts 1,2,3,4,7] [--tokens 64] [--repeat 3]
 
 A random drafter is nearly never right. So its passes are really run, and their outcome is replaced: each draft is the
-token that plain decoding gave, with the chance `--right`, and another one otherwise. Runs are interleaved. Random
-routers spread the rows of a step over more experts than trained ones do.
+token that plain decoding gave, with the chance `--right`, and another one otherwise. Runs are interleaved, medians are
+told. "-" is the model without a drafter, 0 with one that looks on and drafts nothing. Random routers spread the rows of
+a step over more experts than trained ones do.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ import argparse
 import statistics
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_lfm import Completion, Model
-from edge_lfm.engine import answering
-from edge_lfm.engine.backend import Backend
-from edge_lfm.engine.model_drafter import ModelDrafter
-from edge_lfm.engine.sequence import TokenSequence
+from edge_lfm.engine.feeds import DraftAsk, Drafts, Feed
+from edge_lfm.engine.runner import Runner
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.quantize.recipe import find_recipe
 from edge_lfm.quantize.synth import synthesize
@@ -39,20 +40,26 @@ SHAPE: dict[str, Any] = {
 
 
 class Forced:
-    """The drafter's own passes, and drafts that are right with a chance."""
+    """Takes the place of `Runner.draft`: the drafter's own passes, and drafts that are right with a chance."""
 
-    def __init__(self, drafter: ModelDrafter, answer: Sequence[int], right: float, vocab: int) -> None:
-        self._drafter, self._answer, self._right, self._vocab, self._done = drafter, answer, right, vocab, 0
-        self._draws = np.random.default_rng(1)
+    def __init__(self, right: float) -> None:
+        self._draft, self._right = Runner.draft, right
+        self._answer: list[int] = []
+        self._is_right: NDArray[np.bool_] = np.zeros(0, bool)
 
-    def extend(self, token: int) -> None:
-        self._done += 1
-        self._drafter.extend(token)
+    def know(self, answer: Sequence[int]) -> None:
+        """What plain decoding says; which of its tokens are drafted rightly is drawn once for all runs."""
+        self._answer = list(answer)
+        self._is_right = np.random.default_rng(1).random(len(answer)) < self._right
 
-    def propose(self, count: int) -> list[int]:
-        made = self._drafter.propose(count)
-        known = self._answer[self._done : self._done + len(made)]
-        return [token if self._draws.random() < self._right else (token + 1) % self._vocab for token in known]
+    def __call__(self, runner: Runner, asks: Sequence[DraftAsk], beside: Sequence[Feed]) -> list[Drafts]:
+        made = self._draft(runner, asks, beside)
+        return [self._forced(ask, drafts, runner.shape.vocab) for ask, drafts in zip(asks, made, strict=True)]
+
+    def _forced(self, ask: DraftAsk, made: Drafts, vocab: int) -> Drafts:
+        first = ask.state.position - PROMPT_TOKENS + 1
+        known = list(zip(self._answer, self._is_right, strict=True))[first : first + len(made.token_ids)]
+        return replace(made, token_ids=[token if right else (token + 1) % vocab for token, right in known])
 
 
 def synthetic_drafter(folder: Path, target: Path) -> Path:
@@ -60,33 +67,29 @@ def synthetic_drafter(folder: Path, target: Path) -> Path:
     with PackedModel(target) as model:
         shape = model.shape
     layers = len(shape.layers)
-    taps = [round(2 + n * (layers - 5) / 4) for n in range(5)]
+    taps = np.linspace(layers // 10, layers - 1 - layers // 10, 5).round().astype(int).tolist()
     section = {"mask_token_id": 3, "target_layer_ids": taps, "num_target_layers": layers}
     config = SHAPE | {"hidden_size": shape.hidden, "vocab_size": shape.vocab, "dflash_config": section}
     synthesize(config, folder / "drafter", find_recipe("balanced"), target=target)
     return folder / "drafter"
 
 
-def measure(model: Model, counts: Sequence[int], right: float, tokens: int, repeat: int) -> dict[int, list[Completion]]:
-    """Answers by the number of drafts; 0: plain."""
+def measure(
+    bare: Model, model: Model, forced: Forced, counts: Sequence[int], tokens: int, repeat: int
+) -> dict[str, list[Completion]]:
+    """Answers by the number of drafts; "-": of the model without a drafter."""
     prompt = np.random.default_rng(0).integers(10, model.shape.vocab, PROMPT_TOKENS).tolist()
     options: dict[str, Any] = {"max_tokens": tokens, "temperature": 0, "ignore_eos": True}
-    plain = model.generate(prompt, max_drafts=0, **options).token_ids
-    make = answering.model_drafter
-
-    def forced(runner: Backend, sequence: TokenSequence, max_drafts: int | None) -> Any:
-        made = make(runner, sequence, max_drafts)
-        return None if made is None else Forced(made, plain, right, model.shape.vocab)
-
-    answering.model_drafter = forced  # type: ignore[assignment]
-    answers: dict[int, list[Completion]] = {count: [] for count in (0, *counts)}
+    plain = bare.generate(prompt, **options).token_ids
+    forced.know(plain)
+    answers: dict[str, list[Completion]] = {"-": [], **{str(count): [] for count in (0, *counts)}}
     for n in range(repeat + 1):
         for count, made in answers.items():
-            answer = model.generate(prompt, max_drafts=count, **options)
+            used = bare.generate(prompt, **options) if count == "-" else None
+            answer = used or model.generate(prompt, max_drafts=int(count), **options)
             assert answer.token_ids == plain
             if n:
                 made.append(answer)
-    answering.model_drafter = make
     return answers
 
 
@@ -99,18 +102,24 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     args = parser.parse_args()
     counts = [int(count) for count in args.drafts.split(",")]
+    forced = Forced(args.right)
+    Runner.draft = lambda *asked: forced(*asked)  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         drafter = synthetic_drafter(Path(folder), args.model)
-        with Model.load(args.model, draft=drafter, context=1024, parallel=1) as model:
-            answers = measure(model, counts, args.right, args.tokens, args.repeat)
+        load: dict[str, Any] = {"context": 1024, "parallel": 1}
+        with Model.load(args.model, **load) as bare, Model.load(args.model, draft=drafter, **load) as model:
+            answers = measure(bare, model, forced, counts, args.tokens, args.repeat)
             print(f"{model.threads} threads, {args.right:.0%} of drafts right\n")
-    print("| drafts | tokens a step | tok/s | ratio to none | ms of drafting a round |\n|---|---|---|---|---|")
-    plain = statistics.median(a.timings.decode_tps for a in answers[0])
+    print("| drafts | tokens a step | accepted | tok/s | ratio to none | ms of drafting a round |")
+    print("|---|---|---|---|---|---|")
+    plain = statistics.median(a.timings.decode_tps for a in answers["-"])
     for count, made in answers.items():
         t = made[0].timings
         rate = statistics.median(a.timings.decode_tps for a in made)
         drafting = 1e3 * statistics.median(a.timings.drafting_s / a.timings.steps for a in made)
-        print(f"| {count} | {(args.tokens - 1) / t.steps:.2f} | {rate:.1f} | {rate / plain:.2f} | {drafting:.1f} |")
+        share = f"{t.accepted / t.drafted:.0%}" if t.drafted else "-"
+        gained = (args.tokens - 1) / t.steps
+        print(f"| {count} | {gained:.2f} | {share} | {rate:.1f} | {rate / plain:.2f} | {drafting:.1f} |")
 
 
 if __name__ == "__main__":

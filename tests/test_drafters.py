@@ -12,9 +12,13 @@ from conftest import DATA
 from drafting import tool, write_drafter
 
 from edge_lfm.architectures.dspark import read_drafter
+from edge_lfm.demo import demo_checkpoint, demo_drafter
 from edge_lfm.errors import UnsupportedModelError
 from edge_lfm.formats.open_checkpoint import open_checkpoint
+from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.drafter_plan import DrafterWeights, plan_drafter
+from edge_lfm.model.plan import plan_tensors
+from edge_lfm.model.reference import ReferenceModel
 from edge_lfm.model.reference_drafter import ReferenceDrafter
 from edge_lfm.quantize.recipe import find_recipe
 
@@ -35,6 +39,25 @@ def test_the_reference_drafts_what_the_published_form_says(case: str, tmp_path: 
             drafts, confidences = reference.draft(int(ids[n]))
             assert drafts == golden["drafts"]
             assert np.abs(confidences - golden["confidences"]).max() < 1e-5
+
+
+def test_drafts_are_those_of_llama_cpp() -> None:
+    """Of the demo model's drafter in float32, slot by slot in every round (`tools/make_llama_draft_goldens.py`)."""
+    goldens = json.loads((DATA / "llama_draft_goldens.json").read_text("utf-8"))
+    with open_checkpoint(demo_checkpoint()) as files, open_checkpoint(demo_drafter()) as checkpoint:
+        drafter, shape = read_drafter(checkpoint.raw_config, "config.json"), files.describe()
+        weights = DrafterWeights(checkpoint, drafter, plan_drafter(drafter, find_recipe("float32").schemes))
+        target = CheckpointWeights(files, shape, plan_tensors(shape, find_recipe("float32").schemes))
+        table = target("model.embed_tokens.weight")
+        for golden in goldens.values():
+            streams = list[np.ndarray]()
+            ReferenceModel(shape, target).logits(np.array(golden["ids"]), streams=streams)
+            tapped = np.concatenate([streams[n] for n in drafter.taps], 1)
+            reference = ReferenceDrafter(drafter, weights, table, table)
+            assert len(golden["rounds"]) > 3
+            for made in golden["rounds"]:
+                reference.read(tapped[reference.position : made["read"]])
+                assert reference.draft(golden["ids"][made["read"]])[0] == made["drafts"]
 
 
 @pytest.mark.parametrize(
