@@ -127,8 +127,8 @@ def main() -> None:
         write_drafter(folder / "drafter")
         for key, prompt in prompts.items():
             command = [sys.executable, __file__, name, json.dumps(prompt["prompt_ids"])]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            goldens[key] = rounds_of(done.stderr, prompt["prompt_ids"])
+            done = subprocess.run(command, capture_output=True, check=True)
+            goldens[key] = rounds_of(done.stderr.decode(errors="replace"), prompt["prompt_ids"])
     text = json.dumps(goldens).replace("}, {", "},\n{")
     (DATA / "llama_draft_goldens.json").write_text(text + "\n", encoding="utf-8")
 
