@@ -51,7 +51,7 @@ WAYS: tuple[dict[str, Any], ...] = (
 
 @pytest.fixture(autouse=True)
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine a step's rows may take longer to sample than others are made to wait: rounds are then shorter."""
+    """On a busy machine the rows of a step may take longer to sample than others wait for: rounds are then shorter."""
     monkeypatch.setattr("edge_lfm.engine.drafts.MAX_SAMPLING_S", 60.0)
 
 
@@ -285,7 +285,7 @@ def test_answers_in_company_are_those_alone(pair: tuple[Model, Model], max_draft
 def turn(model: Model, folder: Path) -> Completion:
     session = model.session()
     session.send(LONG, max_drafts=0, max_tokens=20)
-    return session.send("And in other words?", max_drafts=4, max_tokens=30)
+    return session.send("And in other words?", max_drafts=4, max_tokens=40, ignore_eos=True)
 
 
 def fork(model: Model, folder: Path) -> Completion:
@@ -293,20 +293,20 @@ def fork(model: Model, folder: Path) -> Completion:
     session.send(LONG, lookup=3, max_tokens=20)
     session.send("And in other words?", max_drafts=0, max_tokens=20)
     session.undo()
-    return session.fork().send("And in other words?", max_drafts=4, max_tokens=30)
+    return session.fork().send("And in other words?", max_drafts=4, max_tokens=40, ignore_eos=True)
 
 
 def file(model: Model, folder: Path) -> Completion:
     session = model.session()
     session.send(LONG, max_drafts=0, max_tokens=20)
     session.save(folder / "session")
-    return model.restore(folder / "session").send("And in other words?", max_drafts=4, max_tokens=30)
+    return model.restore(folder / "session").send("And in other words?", max_drafts=4, max_tokens=40, ignore_eos=True)
 
 
 def pool(model: Model, folder: Path) -> Completion:
     model.generate(LONG, schema={"type": "integer"}, max_tokens=5)
     model.generate(LONG, max_drafts=0, max_tokens=5, lookup=2)
-    return model.generate(LONG, max_drafts=4, max_tokens=30)
+    return model.generate(LONG, max_drafts=4, max_tokens=40, ignore_eos=True)
 
 
 @pytest.fixture(scope="module", params=["float16", "int8"])
@@ -341,7 +341,11 @@ def test_a_file_of_another_drafter_or_of_none_is_read_on_without(
             session.send(LONG, max_tokens=20)
             session.save(tmp_path / "session")
         with Model.load(demo["int4"], draft=packed_demo_drafter(), **load) as model:
-            answers.append(model.restore(tmp_path / "session").send("And in other words?", max_drafts=4, max_tokens=30))
+            answers.append(
+                model.restore(tmp_path / "session").send(
+                    "And in other words?", max_drafts=4, max_tokens=40, ignore_eos=True
+                )
+            )
             assert answers[-1].timings.cached_tokens > 64
     assert same(answers[1], answers[0]) and same(answers[2], answers[0])
     assert answers[2].timings.drafted > 0
