@@ -25,7 +25,8 @@ from edge_lfm.measure.tasks import compare
 from edge_lfm.model.plan import plan_tensors
 from edge_lfm.model.sizes import measure_sizes
 from edge_lfm.quantize.families import family_config
-from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe
+from edge_lfm.quantize.recipe import find_recipe
+from edge_lfm.quantize.recipe_files import DEFAULT_RECIPE
 
 RECIPES = "balanced,quality,compact,tiny,small,int4,int8,q4_0"
 CALIBRATED = ("balanced-cal", "quality-cal", "compact-cal", "tiny-cal")

@@ -26,7 +26,8 @@ from edge_lfm.model.packed_drafter import PackedDrafter
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.paths import cache_folder
 from edge_lfm.quantize.convert import convert
-from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe
+from edge_lfm.quantize.recipe import find_recipe
+from edge_lfm.quantize.recipe_files import DEFAULT_RECIPE
 
 DRAFTER = "demo"
 """The name of the demo model's drafter."""

@@ -29,7 +29,8 @@ from edge_lfm.memory.policy import FORECAST_FILE
 from edge_lfm.model.plan import PackedTensor, plan_tensors
 from edge_lfm.quantize.moments import input_name, moments_shape
 from edge_lfm.quantize.observed import HEAD, inputs_path, layer_name, layer_path
-from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe
+from edge_lfm.quantize.recipe import find_recipe
+from edge_lfm.quantize.recipe_files import DEFAULT_RECIPE
 from edge_lfm.shape import Shape
 
 STATISTICS = "statistics.safetensors"

@@ -30,7 +30,8 @@ from edge_lfm.quantize.forecast import fit_forecast
 from edge_lfm.quantize.journal import Journal, Unit
 from edge_lfm.quantize.observed import HEAD, InputsFile, Observed, inputs_path, layer_path, save, writing
 from edge_lfm.quantize.output import JOURNAL
-from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe
+from edge_lfm.quantize.recipe import find_recipe
+from edge_lfm.quantize.recipe_files import DEFAULT_RECIPE
 from edge_lfm.shape import Shape
 
 FEW_TOKENS = 64

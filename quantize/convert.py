@@ -40,7 +40,8 @@ from edge_lfm.quantize.feedback import FeedbackPacker
 from edge_lfm.quantize.journal import Journal, Unit
 from edge_lfm.quantize.output import JOURNAL, check_output, staged_folder
 from edge_lfm.quantize.pack import Packed, pack_tensor
-from edge_lfm.quantize.recipe import DEFAULT_RECIPE, Recipe, find_recipe, recipe_like
+from edge_lfm.quantize.recipe import Recipe, find_recipe, recipe_like
+from edge_lfm.quantize.recipe_files import DEFAULT_RECIPE
 from edge_lfm.quantize.report import ConversionReport, make_report, write_metadata
 from edge_lfm.quantize.screen import with_screen
 from edge_lfm.shape import Shape

@@ -21,7 +21,8 @@ from edge_lfm.quantize.calibration import Calibration
 from edge_lfm.quantize.feedback import HELD_OUT, LEAST_TOKENS, can_feed_back
 from edge_lfm.quantize.moments import input_name, moments_shape, piece_columns
 from edge_lfm.quantize.pack import encode
-from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe
+from edge_lfm.quantize.recipe import find_recipe
+from edge_lfm.quantize.recipe_files import DEFAULT_RECIPE
 from edge_lfm.quantize.rounding import curvatures_of, round_by_output
 from edge_lfm.shape import Shape
 

@@ -11,7 +11,8 @@ from edge_lfm.memory.plan import MemoryPlan, Wishes, plan_memory
 from edge_lfm.model.demand import demand_of
 from edge_lfm.model.plan import Schemes, plan_tensors
 from edge_lfm.quantize.families import SMALLER, family_config
-from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe, recipes_for
+from edge_lfm.quantize.recipe import find_recipe, recipes_for
+from edge_lfm.quantize.recipe_files import DEFAULT_RECIPE
 from edge_lfm.shape import Shape
 
 

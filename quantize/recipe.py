@@ -23,10 +23,9 @@ from edge_lfm.formats.strict import read_toml
 from edge_lfm.kernels.spec.schemes import INT8_G32, SCHEMES, scheme_like
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.plan import OPTIONAL_CLASSES, TENSOR_CLASSES, PackedTensor, Schemes, plan_tensors
+from edge_lfm.quantize.recipe_files import DEFAULT_RECIPE, recipe_names, recipe_path
 from edge_lfm.shape import Shape
 
-DEFAULT_RECIPE = "balanced"
-_FOLDER = Path(__file__).parent / "recipes"
 _LARGE_KINDS = ("Q8", "Q6", "Q5")
 _ROUNDING = ("plain", "feedback")  # the latter in recipes of earlier versions: every calibration is fed back now
 
@@ -48,12 +47,6 @@ class Recipe:
         return decides
 
 
-def recipe_names() -> tuple[str, ...]:
-    """The built-in recipes, the default first."""
-    names = sorted(path.stem for path in _FOLDER.glob("*.toml"))
-    return (DEFAULT_RECIPE, *(name for name in names if name != DEFAULT_RECIPE))
-
-
 def recipes_for(shape: Shape) -> tuple[str, ...]:
     """The built-in recipes whose schemes can hold the matrices of a model, the default first."""
     return tuple(name for name in recipe_names() if _can_hold(shape, find_recipe(name).schemes))
@@ -73,7 +66,7 @@ def find_recipe(name: str) -> Recipe:
     Raises:
         UsageError: there is none, or it names an unknown class or scheme.
     """
-    path = Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
+    path = Path(name) if name.endswith(".toml") else recipe_path(name)
     if not name.endswith(".toml") and name not in recipe_names():
         raise UsageError(f"unknown recipe '{name}'", hint=f"choose one of {', '.join(recipe_names())}, or a .toml file")
     try:

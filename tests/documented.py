@@ -12,7 +12,7 @@ from drafting import tool as drafters
 from drafting import write_drafter
 
 from edge_lfm.cli.main import main
-from edge_lfm.cli.parsing import VERBS, verb_module
+from edge_lfm.cli.parsing import VERBS, verb_parser
 from edge_lfm.demo import demo_checkpoint
 
 _DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "edge_lfm/demo_model/README.md")
@@ -75,7 +75,7 @@ def _texts() -> list[str]:
 
 def documented_lines() -> list[str]:
     """Every command line of edge-lfm once: in --help, in blocks of code, and in running text if it has arguments."""
-    lines = [verb_module(name).EXAMPLE for name in VERBS]
+    lines = [verb_parser(name).EXAMPLE for name in VERBS]
     for text in _texts():
         lines += re.findall(r"^ {4,}(?:\$ )?((?:[A-Z_]+=\S+ )?edge-lfm .*)$", text, re.MULTILINE)
         lines += re.findall(r"`(edge-lfm \w+ [^`]+)`", text)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from edge_lfm.architectures import read_shape
-from edge_lfm.cli.fit_recipes import MAX_LOSS, Choice, best_recipe
+from edge_lfm.cli.fit_recipes import Choice, best_recipe
+from edge_lfm.cli.parsers.fit import MAX_LOSS
 from edge_lfm.devices.estimate import Demand, Fit, Machine, does_not_fit, estimate
 from edge_lfm.devices.profiles import find_device, profiles, read_profile
 from edge_lfm.devices.targets import find_target
@@ -25,7 +26,8 @@ from edge_lfm.memory.plan import Wishes, plan_memory
 from edge_lfm.model.demand import demand_of
 from edge_lfm.model.plan import plan_tensors
 from edge_lfm.quantize.families import family_config
-from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe
+from edge_lfm.quantize.recipe import find_recipe
+from edge_lfm.quantize.recipe_files import DEFAULT_RECIPE
 
 pytestmark = pytest.mark.slow
 

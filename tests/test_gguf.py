@@ -27,8 +27,9 @@ from edge_lfm.architectures.lfm2_gguf import GGUF
 from edge_lfm.cli.main import main
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import EdgeLfmError, MissingExtraError, ModelFileError, UnsupportedModelError
-from edge_lfm.export.gguf import TYPES, write_gguf
+from edge_lfm.export.gguf import write_gguf
 from edge_lfm.export.source import open_source
+from edge_lfm.export.types import TYPES
 from edge_lfm.formats.checkpoint import FolderCheckpoint
 from edge_lfm.formats.gguf import GgufFile
 from edge_lfm.formats.gguf_checkpoint import GgufCheckpoint

@@ -229,7 +229,7 @@ def test_models_are_found_by_name_listed_and_removed(
 
 
 def test_a_name_of_two_models_is_refused(
-    tmp_path: Path, demo: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, demo: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("EDGE_LFM_MODELS", str(tmp_path))
     for owner in ("a", "b"):
@@ -237,6 +237,9 @@ def test_a_name_of_two_models_is_refused(
         (tmp_path / owner / "m").symlink_to(demo["int4"])
     with pytest.raises(UsageError, match=r"several models are called m .*a/m or b/m"):
         local_models.find_model("m")
+    with pytest.raises(SystemExit, match="2"):
+        main(["inspect", "m"])
+    assert "several models are called m (say a/m or b/m)" in capsys.readouterr().err
     assert local_models.find_model("b/m") == str(tmp_path / "b/m")
     assert local_models.find_model("other") == "other"
 

@@ -22,7 +22,8 @@ from edge_lfm.model.plan import TENSOR_CLASSES, Schemes, plan_tensors
 from edge_lfm.model.sizes import measure_sizes
 from edge_lfm.quantize.convert import convert, plan_conversion
 from edge_lfm.quantize.families import family_config
-from edge_lfm.quantize.recipe import Recipe, find_recipe, recipe_names, recipes_for
+from edge_lfm.quantize.recipe import Recipe, find_recipe, recipes_for
+from edge_lfm.quantize.recipe_files import recipe_names
 from edge_lfm.quantize.synth import synthesize
 
 

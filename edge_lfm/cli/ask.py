@@ -12,10 +12,6 @@ from typing import Any
 
 from edge_lfm.api import Completion
 from edge_lfm.cli.arguments import (
-    add_model_arguments,
-    add_model_option,
-    add_sampling_arguments,
-    add_template_argument,
     open_model,
     print_json,
     sampling_of,
@@ -25,23 +21,6 @@ from edge_lfm.cli.in_order import in_order, read_lines
 from edge_lfm.cli.run import read_prompt
 from edge_lfm.cli.text_files import read_text
 from edge_lfm.errors import UsageError
-
-EXAMPLE = 'edge-lfm ask --doc manual.txt --doc notes.txt "How do I reset it?"'
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("question", nargs="?", help="the question (default: standard input)")
-    add_model_option(parser)
-    parser.add_argument("--doc", action="append", required=True, metavar="FILE", help="a text; may be repeated")
-    parser.add_argument(
-        "--questions", metavar="FILE", help="a question on each line (-: standard input); a line of JSON for each"
-    )
-    parser.add_argument("--no-cite", action="store_true", help="do not demand citations")
-    parser.add_argument("--trim", action="store_true", help="cut documents that do not fit, and say so")
-    add_model_arguments(parser)
-    add_sampling_arguments(parser)
-    add_template_argument(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object at the end instead of the text")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -12,25 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from edge_lfm.cli.arguments import add_model, add_model_arguments, load_options_of, print_json
+from edge_lfm.cli.arguments import load_options_of, print_json
 from edge_lfm.cli.local_models import find_model, obtain
 from edge_lfm.errors import CheckError, MissingExtraError
 from edge_lfm.pull.hub import is_repository
 
 if TYPE_CHECKING:
     from edge_lfm.server.settings import Settings
-
-EXAMPLE = "edge-lfm batch requests.jsonl -o answers.jsonl"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("requests", type=Path, metavar="FILE", help="requests, one a line: custom_id, url, body")
-    add_model(parser)
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="answers, one a line")
-    parser.add_argument("--name", help="the model's name in the requests (default: the folder's)")
-    parser.add_argument("--ray", metavar="ADDRESS", help="answer on every machine of a Ray cluster: auto, or HOST:PORT")
-    add_model_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print the counts as JSON")
 
 
 def run(args: argparse.Namespace) -> None:

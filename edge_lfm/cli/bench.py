@@ -5,34 +5,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-from pathlib import Path
 from typing import Any
 
 from edge_lfm.api import Model
-from edge_lfm.cli.arguments import add_backend_argument, add_model, print_json
-from edge_lfm.cli.local_models import find_model
+from edge_lfm.cli.arguments import print_json
 from edge_lfm.errors import UsageError
 from edge_lfm.measure.bench import BenchReport, measure
 from edge_lfm.model.packed_model import PackedModel
-
-EXAMPLE = "edge-lfm bench lfm2-24b-int4 -p 512 -n 128 -t 1,2 --md"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model(parser, find_model)
-    parser.add_argument("-p", "--prompt", default="512", metavar="N,...", help="tokens of the prefill tests")
-    parser.add_argument("-n", "--generate", default="64", metavar="N,...", help="tokens of the decode tests")
-    parser.add_argument("-d", "--depth", default="0", metavar="N,...", help="tokens of context before each test")
-    parser.add_argument("-t", "--threads", default="", metavar="N,...", help="default: the cores of this machine")
-    parser.add_argument("-r", "--repeat", type=int, default=5, metavar="N", help="runs of each test")
-    parser.add_argument("--ram", default="all", metavar="SIZE,...", help="budgets to try, like 4G,8G,all (default all)")
-    parser.add_argument("--paging", default="auto", metavar="HOW", help="of a budget: read, map or auto (= read)")
-    parser.add_argument("--draft", metavar="FOLDER", help="a drafter: tests decode with its drafts as well")
-    add_backend_argument(parser)
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw a roofline, or hits by layer when paged")
-    style = parser.add_mutually_exclusive_group()
-    style.add_argument("--json", action="store_true", help="print JSON")
-    style.add_argument("--md", action="store_true", help="print a Markdown table")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_lfm.api import Model
-from edge_lfm.cli.arguments import add_model, gigabytes, print_json, progress_bar
-from edge_lfm.cli.local_models import model_path
+from edge_lfm.cli.arguments import gigabytes, print_json, progress_bar
 from edge_lfm.devices.bundle import make_bundle
 from edge_lfm.devices.profiles import find_device, profiles
 from edge_lfm.devices.targets import find_target
@@ -20,7 +19,6 @@ from edge_lfm.memory.plan import Wishes, plan_memory
 from edge_lfm.model.demand import demand_of
 from edge_lfm.model.packed_model import PackedModel
 
-EXAMPLE = "edge-lfm bundle lfm2-24b --target rpi5-8g -o lfm2-24b-rpi5.tar"
 _PROMPTS = (
     "What is the capital of France?",
     "Tell me a story about a dog.",
@@ -28,19 +26,6 @@ _PROMPTS = (
 )
 _MAX_TOKENS, _NEAR_TIE = 64, 0.3
 _CONTEXT = 2048
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model(parser, model_path, "folder of a packed model (default: no model)")
-    parser.add_argument("--target", required=True, metavar="NAME", help="a device, a processor or an ISA tier")
-    parser.add_argument("-o", "--output", required=True, type=Path, metavar="PATH", help="a folder, or a file.tar")
-    parser.add_argument(
-        "--python",
-        default="3.11",
-        metavar="VERSION",
-        help="the board's Python (default 3.11, of Debian 12; 13 has 3.13)",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -12,10 +12,6 @@ from typing import Any
 
 from edge_lfm.api import Completion, Generation, Model, Session
 from edge_lfm.cli.arguments import (
-    add_model,
-    add_model_arguments,
-    add_sampling_arguments,
-    add_template_argument,
     describe_paging,
     describe_timings,
     open_model,
@@ -27,20 +23,8 @@ from edge_lfm.cli.arguments import (
 from edge_lfm.cli.line_editing import line_editing
 from edge_lfm.errors import EdgeLfmError, UsageError
 
-EXAMPLE = "edge-lfm chat lfm2-24b-int4"
 _ALIASES = {"/?": "/help", "/clear": "/reset", "/quit": "/exit", "/bye": "/exit"}
 """Other programs' names for commands."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model(parser)
-    add_model_arguments(parser)
-    add_sampling_arguments(parser)
-    add_template_argument(parser)
-    parser.add_argument("--system", help="a system message")
-    parser.add_argument("--load", metavar="FILE", help="go on with a conversation that /save has written")
-    parser.add_argument("--echo", action="store_true", help="show piped lines before their answers")
-    parser.add_argument("--json", action="store_true", help="print one JSON object per answer")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -5,22 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
 from edge_lfm.cli.arguments import gigabytes, print_json
+from edge_lfm.cli.parsers.compile import EXAMPLE
 from edge_lfm.devices.prebuild import prebuild
 from edge_lfm.devices.targets import TARGETS, find_target
 from edge_lfm.errors import UsageError
 from edge_lfm.kernels.spec.isa import TIERS
-
-EXAMPLE = "edge-lfm compile --target rpi5 -o kernels"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--target", nargs="+", default=[], metavar="NAME", help="devices, processors or ISA tiers")
-    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="where to write them")
-    parser.add_argument("--list", action="store_true", help="list the targets")
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> None:

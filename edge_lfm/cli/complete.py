@@ -7,9 +7,6 @@ import re
 from pathlib import Path
 
 from edge_lfm.cli.arguments import (
-    add_model_arguments,
-    add_model_option,
-    add_sampling_arguments,
     open_model,
     print_json,
     sampling_of,
@@ -20,21 +17,6 @@ from edge_lfm.formats.strict import read_text
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+")
 """As editors, compilers and grep count: LF, CR LF or CR end a line; form feeds, U+2028 and the like do not."""
 _MAX_DIGITS = 12
-EXAMPLE = "edge-lfm complete program.py:12"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("place", metavar="FILE:LINE", help="the end of this line; FILE alone is the end of the file")
-    add_model_option(parser)
-    parser.add_argument(
-        "--lines",
-        choices=("one", "block", "all"),
-        default="block",
-        help="stop at the end of the line, at a blank line (default), or where the model ends",
-    )
-    add_model_arguments(parser)
-    add_sampling_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -7,12 +7,6 @@ import argparse
 from edge_lfm.cli.parsing import make_parser
 from edge_lfm.errors import MissingExtraError
 
-EXAMPLE = "edge-lfm completion bash"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shell", choices=("bash", "zsh"), help='as in: eval "$(edge-lfm completion bash)"')
-
 
 def run(args: argparse.Namespace) -> None:
     try:

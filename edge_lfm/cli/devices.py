@@ -19,13 +19,6 @@ from edge_lfm.machine.thermal import temperatures
 from edge_lfm.measure.hardware import measure_machine
 from edge_lfm.paths import cache_folder
 
-EXAMPLE = "edge-lfm devices --detect"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--detect", action="store_true", help="look at this machine and measure it")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
 
 def run(args: argparse.Namespace) -> None:
     if not args.detect:

@@ -21,7 +21,6 @@ from edge_lfm.machine.processors import choose_threads, cpu_quota, physical_core
 from edge_lfm.paths import cache_folder
 from edge_lfm.version import VERSION
 
-EXAMPLE = "edge-lfm doctor"
 _EXTRAS = {"server": ("starlette", "uvicorn", "msgspec", "prometheus_client", "websockets"), "grammar": ("llguidance",)}
 _LITTLE_MEMORY = 1 << 30
 
@@ -34,10 +33,6 @@ class Finding:
     state: str
     value: str
     remedy: str = ""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> None:

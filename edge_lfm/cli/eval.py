@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from edge_lfm.api import Model
-from edge_lfm.cli.arguments import add_model, print_json, progress_bar
+from edge_lfm.cli.arguments import print_json, progress_bar
 from edge_lfm.cli.eval_report import describe, write_report
 from edge_lfm.cli.in_order import in_order
-from edge_lfm.cli.local_models import find_model
+from edge_lfm.cli.parsers.eval import DEMO_TASKS
 from edge_lfm.cli.text_files import read_text
 from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import OutputError, UsageError
@@ -40,33 +40,7 @@ from edge_lfm.quantize.card import CARD, model_card
 from edge_lfm.quantize.recipe import find_recipe
 from edge_lfm.text.windows import windows_of
 
-EXAMPLE = "edge-lfm eval lfm2-24b --against LFM2-24B-A2B --text wiki.test.raw --report eval.html"
 GREEDY_PROMPTS, GREEDY_PROMPT_TOKENS, GREEDY_TOKENS = 50, 32, 64
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model(parser, find_model)
-    parser.add_argument("--against", type=Path, metavar="REF", help="packed model or checkpoint to compare with")
-    parser.add_argument("--text", type=Path, action="append", default=[], metavar="FILE", help="UTF-8 text; repeatable")
-    parser.add_argument("--windows", type=int, default=64, metavar="N", help="windows of each text (default 64)")
-    parser.add_argument("--window", type=int, default=512, metavar="N", help="tokens of a window (default 512)")
-    parser.add_argument(
-        "--tasks",
-        type=Path,
-        nargs="?",
-        const=demo_checkpoint() / "tasks.jsonl",
-        metavar="FILE",
-        help="also answer task samples and check them (default: those of the demo model)",
-    )
-    parser.add_argument(
-        "--run-code",
-        action="store_true",
-        help="judge tasks with code too: run what the model wrote, in a process that the kernel lets do nothing else",
-    )
-    parser.add_argument("--report", type=Path, metavar="FILE.html", help="write a page with tables and plots")
-    parser.add_argument("--card", action="store_true", help="put the figures into the model's README.md")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads (default: the cores of this machine)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -140,8 +114,9 @@ def _evaluate(
     }
 
 
-def _tasks_of(path: Path, run_code: bool) -> list[Task]:
+def _tasks_of(asked: Path | str, run_code: bool) -> list[Task]:
     """The samples of a file; what cannot be judged is told before the model answers for minutes."""
+    path = demo_checkpoint() / "tasks.jsonl" if asked == DEMO_TASKS else Path(asked)
     tasks = read_tasks(path)
     if run_code:
         check_sandbox()

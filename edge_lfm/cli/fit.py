@@ -9,8 +9,7 @@ from pathlib import Path
 
 from edge_lfm.architectures import read_shape
 from edge_lfm.cli.arguments import gigabytes, print_json
-from edge_lfm.cli.fit_recipes import MAX_LOSS, Choice, best_recipe, lines_of, weigh_recipes
-from edge_lfm.cli.local_models import find_model
+from edge_lfm.cli.fit_recipes import Choice, best_recipe, lines_of, weigh_recipes
 from edge_lfm.devices.estimate import Demand, Fit, Machine, does_not_fit, estimate
 from edge_lfm.devices.profiles import find_device
 from edge_lfm.devices.targets import find_target
@@ -26,39 +25,16 @@ from edge_lfm.model.demand import demand_of
 from edge_lfm.model.packed_model import PackedModel, is_packed
 from edge_lfm.model.plan import Schemes, plan_tensors
 from edge_lfm.paths import cache_folder
-from edge_lfm.quantize.families import PUBLISHED, SMALLER, family_config
+from edge_lfm.quantize.families import SMALLER, family_config
 from edge_lfm.quantize.fitting import what_fits
 from edge_lfm.quantize.recipe import find_recipe
 from edge_lfm.shape import Shape
 
-EXAMPLE = "edge-lfm fit lfm2-24b-a2b --device rpi5-8g"
 DEPTHS = (8192, 32768)
 """Tokens of conversations whose decode speed is told."""
 PREFILL_SHARE = 0.35
 """Of the int8 peak: what a prefill of 512 tokens reaches: 37 % for the 8B's shape, 31 for the 24B's (two cores,
 AVX-512)."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "model",
-        type=find_model,
-        help=f"a packed model's folder, a checkpoint's folder, or one of {', '.join(PUBLISHED)}",
-    )
-    parser.add_argument("--device", metavar="ID", help="one of `edge-lfm devices`, as rpi5-8g (default: this machine)")
-    parser.add_argument("--recipe", help="how it will be quantized (default: the fastest within --loss)")
-    parser.add_argument(
-        "--loss",
-        type=float,
-        default=MAX_LOSS,
-        metavar="X",
-        help=f"the most KL divergence that a recipe may have, Q4_0's being 1 (default: {MAX_LOSS})",
-    )
-    parser.add_argument("--ram", metavar="SIZE", help="memory that the model may take (default: what the device has)")
-    parser.add_argument("--context", type=int, metavar="N", help="tokens of a conversation (default: as when loaded)")
-    parser.add_argument("--storage", metavar="NAME", help="one of the device's kinds of storage")
-    parser.add_argument("--uniform", action="store_true", help="reckon with random routing, as of synthetic models")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,10 @@ from edge_lfm.devices.estimate import Fit
 from edge_lfm.kernels.spec.isa import find_isa
 from edge_lfm.model.plan import Schemes, plan_tensors
 from edge_lfm.model.sizes import measure_sizes
-from edge_lfm.quantize.recipe import DEFAULT_RECIPE, Recipe, find_recipe, recipes_for
+from edge_lfm.quantize.recipe import Recipe, find_recipe, recipes_for
+from edge_lfm.quantize.recipe_files import DEFAULT_RECIPE
 from edge_lfm.shape import Shape
 
-MAX_LOSS = 0.6
-"""The default limit: what `balanced` loses without a calibration."""
 AS_FAST = 0.98
 """Recipes of at least this share of the best speed count as equal: the one with the least loss wins."""
 

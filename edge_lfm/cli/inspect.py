@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from edge_lfm.cli.arguments import add_model, print_json
-from edge_lfm.cli.local_models import model_path
+from edge_lfm.cli.arguments import print_json
 from edge_lfm.cli.quantize import describe_sizes
 from edge_lfm.demo import packed_demo
 from edge_lfm.formats.gguf import is_gguf
@@ -18,15 +17,9 @@ from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.packed_model import PackedModel, is_packed
 from edge_lfm.model.plan import plan_tensors
 from edge_lfm.model.sizes import measure_sizes
-from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe, recipe_like
+from edge_lfm.quantize.recipe import find_recipe, recipe_like
+from edge_lfm.quantize.recipe_files import DEFAULT_RECIPE
 from edge_lfm.shape import Shape
-
-EXAMPLE = "edge-lfm inspect lfm2-24b"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model(parser, model_path, "folder or GGUF file (default: the demo model)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -10,12 +10,6 @@ from edge_lfm.cli.arguments import gigabytes, print_json
 from edge_lfm.cli.local_models import local_models
 from edge_lfm.paths import models_folder
 
-EXAMPLE = "edge-lfm list"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
 
 def run(args: argparse.Namespace) -> None:
     models = list(local_models())

@@ -21,7 +21,8 @@ from edge_lfm.pull import pull_quantized
 from edge_lfm.pull.files import NOTES
 from edge_lfm.pull.hub import is_repository
 from edge_lfm.quantize.convert import Progress
-from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe
+from edge_lfm.quantize.recipe import find_recipe
+from edge_lfm.quantize.recipe_files import DEFAULT_RECIPE
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,6 @@ def find_model(text: str) -> str:
     if len(named) > 1:
         raise UsageError(f"several models are called {text}", hint=f"say {' or '.join(m.name for m in named)}")
     return str(named[0].folder) if named else text
-
-
-def model_path(text: str) -> Path:
-    """`find_model` as a path."""
-    return Path(find_model(text))
 
 
 def settle_model(text: str | None, progress: Callable[[int], Progress]) -> str | None:

@@ -1,7 +1,7 @@
 """The parser of the command `edge-lfm`: its verbs, and what is said of a command line that is none.
 
-A verb's module (`EXAMPLE`, `add_arguments`, `run`) is imported when its arguments are needed: `--help` of all takes no
-longer than Python's start.
+What a verb is told lies in `parsers/`, and is imported when its arguments are needed; what it does, and all that this
+needs, is imported when it runs: a help page takes little longer than Python's start.
 """
 
 from __future__ import annotations
@@ -44,8 +44,13 @@ VERBS = {
 
 
 def verb_module(name: str) -> ModuleType:
-    """The module of a verb."""
+    """What a verb does: its `run`."""
     return import_module(f"edge_lfm.cli.{name}")
+
+
+def verb_parser(name: str) -> ModuleType:
+    """What a verb is told: its `EXAMPLE`, and its `add_arguments`."""
+    return import_module(f"edge_lfm.cli.parsers.{name}")
 
 
 class Parser(argparse.ArgumentParser):
@@ -81,9 +86,9 @@ def make_parser(filled: Collection[str] = tuple(VERBS)) -> Parser:
     for name, text in VERBS.items():
         verb = verbs.add_parser(name, help=text, description=text)
         if name in filled:
-            module = verb_module(name)
-            verb.epilog = f"example: {module.EXAMPLE}"
-            module.add_arguments(verb)
+            told = verb_parser(name)
+            verb.epilog = f"example: {told.EXAMPLE}"
+            told.add_arguments(verb)
     return parser
 
 

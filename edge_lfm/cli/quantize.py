@@ -11,30 +11,8 @@ from edge_lfm.cli.arguments import gigabytes, print_json, progress_bar, whole_ti
 from edge_lfm.model.sizes import SizeReport
 from edge_lfm.quantize.convert import convert, plan_conversion
 from edge_lfm.quantize.output import JOURNAL, stage_of
-from edge_lfm.quantize.recipe import DEFAULT_RECIPE, find_recipe, recipe_names
+from edge_lfm.quantize.recipe import find_recipe
 from edge_lfm.quantize.report import ConversionReport
-
-EXAMPLE = "edge-lfm quantize LFM2-24B-A2B -o lfm2-24b --recipe balanced"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "source", type=Path, help="folder of the checkpoint (config.json and safetensors), or GGUF file"
-    )
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to make")
-    add_recipe_argument(parser, None, "; default: balanced, or nearest to how the source is quantized")
-    parser.add_argument("--calibration", type=Path, metavar="FOLDER", help="what edge-lfm calibrate made")
-    parser.add_argument("--target", type=Path, metavar="MODEL", help="of a drafter: the packed model that it is for")
-    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
-    parser.add_argument("--force", action="store_true", help="replace the output if it is a model")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads (default: the cores of this machine)")
-    parser.add_argument("--dry-run", action="store_true", help="check the checkpoint and print sizes only")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
-
-
-def add_recipe_argument(parser: argparse.ArgumentParser, default: str | None = DEFAULT_RECIPE, more: str = "") -> None:
-    recipes = "; ".join(f"{name}: {find_recipe(name).summary}" for name in recipe_names())
-    parser.add_argument("--recipe", default=default, metavar="NAME", help=f"a .toml file, or {recipes}{more}")
 
 
 def run(args: argparse.Namespace) -> None:

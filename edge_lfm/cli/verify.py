@@ -5,22 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from edge_lfm.cli.arguments import add_model, gigabytes, print_json, progress_bar
-from edge_lfm.cli.local_models import model_path
+from edge_lfm.cli.arguments import gigabytes, print_json, progress_bar
 from edge_lfm.demo import packed_demo
 from edge_lfm.errors import ModelFileError, OutputError
 from edge_lfm.formats.file_list import EARLIER_FILES, changed_files, read_list, write_list
 from edge_lfm.model.packed_model import PackedModel
-
-EXAMPLE = "edge-lfm verify lfm2-24b"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model(parser, model_path, "folder of a packed model (default: the demo model)")
-    parser.add_argument(
-        "--accept", action="store_true", help="take config, tokenizer and template as they are now for right"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> None:

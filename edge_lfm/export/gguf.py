@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from edge_lfm.architectures import GgufSpelling, family_of
 from edge_lfm.errors import OutputError, UnsupportedModelError, UsageError
 from edge_lfm.export.source import ExportSource
+from edge_lfm.export.types import TYPES
 from edge_lfm.formats.gguf import MAGIC, gguf_package
 from edge_lfm.formats.gguf_names import gguf_tensors
 from edge_lfm.formats.gguf_tokenizer import gguf_metadata
@@ -33,7 +34,6 @@ from edge_lfm.quantize.convert import check_room
 from edge_lfm.quantize.output import working_folder
 from edge_lfm.quantize.pack import ErrorSum
 
-TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 _FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32, "mxfp4": 38}
 _QUANTIZATION_VERSION = 2
 

@@ -18,14 +18,12 @@ from edge_lfm.export.onnx_data import ExternalData
 from edge_lfm.export.onnx_graph import ROPE_POSITIONS, ModelGraph
 from edge_lfm.export.onnx_nodes import onnx_package
 from edge_lfm.export.source import ExportSource
+from edge_lfm.export.types import ACTIVATIONS
 from edge_lfm.model.onnx_model import GRAPH
 from edge_lfm.model.plan import EXPERT_CLASS
 from edge_lfm.quantize.convert import check_room
 from edge_lfm.quantize.output import check_output, staged_folder, write_json
 from edge_lfm.shape import Attention, Gated, Layer, Shape
-
-ACTIVATIONS = {"float32": 0, "int8": 4}
-"""MatMulNBits's accuracy_level: float32 is exact; int8 rounds activations, as this project's own kernels do: faster."""
 
 _PAST_NAMES = {"key": "past_key_values.%d.key", "value": "past_key_values.%d.value", "conv": "past_conv.%d"}
 _PRESENT_NAMES = {"key": "present.%d.key", "value": "present.%d.value", "conv": "present_conv.%d"}

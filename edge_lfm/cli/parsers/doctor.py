@@ -1,0 +1,11 @@
+"""What `edge-lfm doctor` is told."""
+
+from __future__ import annotations
+
+import argparse
+
+EXAMPLE = "edge-lfm doctor"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
