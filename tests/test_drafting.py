@@ -330,6 +330,25 @@ def test_what_was_read_without_drafts_is_drafted_from_all_the_same(
     assert told[0] == told[1] and told[0][3] > 0
 
 
+def test_a_drafter_that_is_off_sees_only_answers_that_ask_for_drafts(
+    demo: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"max_tokens": 30, "ignore_eos": True}
+    with Model.load(demo["int4"], draft=packed_demo_drafter(), context=512, threads=1) as model:
+        on = model.generate(LONG, max_drafts=4, **options)
+    monkeypatch.setattr(Switch, "looks_on", False)
+    with Model.load(demo["int4"], draft=packed_demo_drafter(), context=512, threads=1) as model:
+        asked = model.generate(LONG, max_drafts=4, **options)
+        assert same(asked, on) and asked.timings.accepted == on.timings.accepted
+        seen, look_on = list[int](), DraftModel.look_on
+        monkeypatch.setattr(DraftModel, "look_on", lambda *asked: seen.append(1) or look_on(*asked))
+        other = "Dogs bark. " * 20
+        plain = model.generate(other, max_drafts=0, **options)
+        assert not seen
+        late = model.generate(other, max_drafts=4, **options)  # the prefix was not seen
+        assert same(late, plain) and late.timings.cached_tokens > 64 and seen
+
+
 def test_a_file_of_another_drafter_or_of_none_is_read_on_without(
     demo: dict[str, Path], drafter: Path, tmp_path: Path
 ) -> None:
@@ -530,4 +549,4 @@ def test_a_drafter_that_gains_stays_on() -> None:
         if switch.wants(1):
             switch.note_round(StepTook(1, 4, 1.3, 0.0), 1, 3, 2, 0.1)
             drafted += 1
-    assert drafted > 9_800 and FIRST_PAUSE > 0
+    assert drafted > 9_800 and switch.looks_on and FIRST_PAUSE > 0

@@ -123,6 +123,8 @@ def answer(
     timings = Timings(prompt_tokens=len(ids), queued_s=time.perf_counter() - job.submitted)
     sampler = Sampler(request.sampling, engine.vocab, ids, request.breakers, _constraint(engine, request))
     sequence = engine.pool.take(() if request.prompt_logprobs else ids, holder)
+    if sequence.state.draft is not None:
+        sequence.state.draft.wanted = bool(_max_drafts(request))
     try:
         reading = _read_with_logprobs if request.prompt_logprobs else _read
         logits, prompt_logprobs = yield from reading(engine, request, sequence, timings, job)

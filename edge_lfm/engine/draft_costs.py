@@ -23,6 +23,8 @@ TRIAL_ROUNDS = 8
 FIRST_PAUSE, MAX_PAUSE = 256, 16384
 """Tokens without drafts after a trial that lost; twice as many after each further one. A trial of 8 rounds at half the
 speed takes 3 % of 256 tokens, and less and less."""
+WARM_UP = 32
+"""Tokens that the drafter looks on at before it drafts again."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,11 @@ class Switch:
         self._plain = self._rounds = self._pause = 0
         self._left = 0  # tokens until drafting is tried again
         self._gained = self._spent = 0.0  # seconds of plain steps that the rounds saved the need of, and their own
+
+    @property
+    def looks_on(self) -> bool:
+        """Whether the drafter is to see what the target reads."""
+        return self._left <= WARM_UP
 
     def wants(self, answers: int) -> bool:
         """Whether to draft now; to be asked before every step of so many answers."""

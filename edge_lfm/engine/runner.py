@@ -163,10 +163,11 @@ class Runner(Backend):
         self.team.run(work, threads)
 
     def _taps_of(self, feeds: Sequence[Feed]) -> tuple[int, ...]:
-        """The layers to tap, if a drafter looks on at one of the feeds."""
-        if self.drafting is None or all(feed.state.draft is None for feed in feeds):
+        """The layers to tap, if a drafter looks on at one of the feeds: always, unless drafting is off, as it lost."""
+        drafting, caches = self.drafting, [feed.state.draft for feed in feeds if feed.state.draft is not None]
+        if drafting is None or not any(drafting.switch.looks_on or cache.wanted for cache in caches):
             return ()
-        return self.drafting.model.drafter.taps
+        return drafting.model.drafter.taps
 
     def show_routing(self, n: int, routing: Routing) -> None:
         """Call `routing` with the experts that layer n has chosen, and take what it gives instead."""

@@ -284,11 +284,13 @@ class DraftCache:
 
     unread: float32 [end - read, cols].
     drafter: tells which one it belongs to.
+    wanted: an answer has asked for drafts, whether they pay or not.
     """
 
     def __init__(self, shape: Shape, context: int, kv_dtype: str, drafter: str, cols: int) -> None:
         self.state, self.drafter = State(shape, context, kv_dtype), drafter
         self.first = self.read = 0
+        self.wanted = False
         self.unread = np.zeros((0, cols), np.float32)
 
     @property
