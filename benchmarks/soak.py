@@ -314,8 +314,8 @@ def main() -> int:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout
         address = json.loads(server.stdout.readline())["address"]
-        until = time.monotonic() + 60 * args.minutes
         made = make_clients(address, args.clients, tally, args.crowd)
+        until = time.monotonic() + 60 * args.minutes
         clients = [threading.Thread(target=client.run, args=(until,)) for client in made]
         for thread in clients:
             thread.start()
