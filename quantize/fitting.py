@@ -8,8 +8,8 @@ from __future__ import annotations
 from edge_lfm.architectures import read_shape
 from edge_lfm.memory.budget import Budget
 from edge_lfm.memory.plan import MemoryPlan, Wishes, plan_memory
-from edge_lfm.model.demand import demand_of
-from edge_lfm.model.plan import Schemes, plan_tensors
+from edge_lfm.model.demand import planned_demand
+from edge_lfm.model.plan import Schemes
 from edge_lfm.quantize.families import SMALLER, family_config
 from edge_lfm.quantize.recipe import find_recipe, recipes_for
 from edge_lfm.quantize.recipe_files import DEFAULT_RECIPE
@@ -43,4 +43,4 @@ def model_that_fits(budget: Budget, wishes: Wishes) -> str | None:
 
 
 def _plan(shape: Shape, schemes: Schemes, budget: Budget, wishes: Wishes) -> MemoryPlan:
-    return plan_memory(shape, demand_of(shape, plan_tensors(shape, schemes)), budget, wishes)
+    return plan_memory(shape, planned_demand(shape, schemes), budget, wishes)

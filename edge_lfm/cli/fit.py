@@ -21,9 +21,9 @@ from edge_lfm.measure.hardware import Measured, measure_machine
 from edge_lfm.memory.budget import Budget, parse_size, unit_of
 from edge_lfm.memory.caches import kv_read_bytes
 from edge_lfm.memory.plan import MemoryPlan, Wishes, plan_memory
-from edge_lfm.model.demand import demand_of
+from edge_lfm.model.demand import planned_demand
 from edge_lfm.model.packed_model import PackedModel, is_packed
-from edge_lfm.model.plan import Schemes, plan_tensors
+from edge_lfm.model.plan import Schemes
 from edge_lfm.paths import cache_folder
 from edge_lfm.quantize.families import SMALLER, family_config
 from edge_lfm.quantize.fitting import what_fits
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     if schemes is None:
         choices = weigh_recipes(shape, lambda other: outcome(args, shape, other, place), place.isa, args.loss)
         schemes = find_recipe(best_recipe(choices)).schemes
-    demand = demand_of(shape, plan_tensors(shape, schemes))
+    demand = planned_demand(shape, schemes)
     plan = plan_for(shape, demand, place, args.context)
     speed = speed_of(demand, plan, place, args.uniform)
     depths = speed_after(args, shape, demand, place)
@@ -100,7 +100,7 @@ def speed_after(args: argparse.Namespace, shape: Shape, demand: Demand, place: P
 
 def outcome(args: argparse.Namespace, shape: Shape, schemes: Schemes, place: Place) -> tuple[int, Fit]:
     """File size and speed in a place of a model that is quantized so."""
-    demand = demand_of(shape, plan_tensors(shape, schemes))
+    demand = planned_demand(shape, schemes)
     return demand.file_bytes, speed_of(demand, plan_for(shape, demand, place, args.context), place, args.uniform)
 
 
@@ -195,7 +195,7 @@ def advice(args: argparse.Namespace, shape: Shape, demand: Demand, place: Place,
     if not verdict.fits or verdict.decode_tps < 3:
         for name in SMALLER:
             other, schemes = read_shape(family_config(name)), find_recipe("balanced").schemes
-            needs = demand_of(other, plan_tensors(other, schemes))
+            needs = planned_demand(other, schemes)
             smaller = speed_of(needs, plan_for(other, needs, place, None), place, False)
             if smaller.fits and smaller.decode_tps >= max(3.0, 1.5 * verdict.decode_tps):
                 lines.append(f"{name} would do about {smaller.decode_tps:.1f} tok/s here")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edge_lfm.cli.arguments import gigabytes
+from edge_lfm.cli.arguments import gigabytes, progress_bar
 from edge_lfm.devices.estimate import Fit
 from edge_lfm.kernels.spec.isa import find_isa
-from edge_lfm.model.plan import Schemes, plan_tensors
-from edge_lfm.model.sizes import measure_sizes
+from edge_lfm.model.demand import planned_demand
+from edge_lfm.model.plan import Schemes
 from edge_lfm.quantize.recipe import Recipe, find_recipe, recipes_for
 from edge_lfm.quantize.recipe_files import DEFAULT_RECIPE
 from edge_lfm.shape import Shape
@@ -38,9 +38,10 @@ def weigh_recipes(shape: Shape, speed: Callable[[Schemes], tuple[int, Fit]], isa
     speed: of schemes the file size, and what to expect on the device; isa: the device's tier.
     """
     choices = []
-    for loss, recipe in measured_recipes(shape):
-        if recipe.plain:
-            continue
+    recipes = [(loss, recipe) for loss, recipe in measured_recipes(shape) if not recipe.plain]
+    advance = progress_bar("weighing recipes", "recipe")(len(recipes))  # MiniMax-M2: two seconds each
+    for loss, recipe in recipes:
+        advance(1)
         file_bytes, fit = speed(recipe.schemes)
         refused = too_slow(recipe.schemes, isa) or (f"loses more than {max_loss:g}" if loss > max_loss else "")
         choices.append(Choice(recipe.name, loss, file_bytes, fit.decode_tps, fit.prefill_tps, fit.fits, refused))
@@ -58,7 +59,7 @@ def measured_recipes(shape: Shape) -> list[tuple[float, Recipe]]:
 def frontier(shape: Shape) -> dict[str, tuple[int, float]]:
     """Of each of them what a token reads of a model, in bytes, and the loss."""
     return {
-        recipe.name: (measure_sizes(shape, plan_tensors(shape, recipe.schemes)).bytes_per_token, loss)
+        recipe.name: (planned_demand(shape, recipe.schemes).bytes_per_token, loss)
         for loss, recipe in measured_recipes(shape)
     }
 

@@ -155,14 +155,10 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def packed_size(specs: Sequence[TensorSpec]) -> int:
-    """Bytes of the finished file."""
-    return _layout(specs, {})[2]
-
-
-def packed_offsets(specs: Sequence[TensorSpec]) -> list[int]:
-    """Where each tensor begins in the finished file."""
-    return _layout(specs, {})[1]
+def packed_layout(specs: Sequence[TensorSpec]) -> tuple[list[int], int]:
+    """Where each tensor begins in the finished file, and the bytes of the file."""
+    _, offsets, size = _layout(specs, {})
+    return offsets, size
 
 
 def _layout(specs: Sequence[TensorSpec], metadata: dict[str, str]) -> tuple[bytes, list[int], int]:

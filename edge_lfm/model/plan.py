@@ -7,7 +7,8 @@ sizes that are printed before any work. Knows names and shapes, no weights and n
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from edge_lfm.errors import UnsupportedModelError
 from edge_lfm.kernels.spec.layout import GROUP, LAYOUT_VERSION
@@ -60,7 +61,7 @@ class Matrix:
     def cols(self) -> int:
         return self.sources[0].shape[1]
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         return SCHEMES[self.scheme].matrix_bytes(self.rows, self.cols)
 
@@ -82,7 +83,7 @@ class PackedTensor:
     aligned: bool = False
     screen: Matrix | None = None
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         if self.floats is not None:
             return 4 * _product(self.floats.shape)
@@ -121,7 +122,7 @@ class Schemes:
     """The scheme of each tensor class, and the name of the recipe that chose them."""
 
     recipe: str
-    by_class: Mapping[str, str]  # of TENSOR_CLASSES, and what a recipe names of OPTIONAL_CLASSES
+    by_class: Mapping[str, str] = field(hash=False)  # of TENSOR_CLASSES, and what a recipe names of OPTIONAL_CLASSES
 
     def of(self, kind: str) -> str:
         """The name of a class's scheme; of a class of w2 that has none, that of w1 and w3."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge_lfm.formats.packed import TensorSpec, packed_size
+from edge_lfm.formats.packed import TensorSpec, packed_layout
 from edge_lfm.kernels.spec.schemes import SCHEMES, TILE_ROWS
 from edge_lfm.model.plan import BLOCK_ALIGNMENT, EXPERT_CLASS, PackedTensor
 from edge_lfm.shape import Shape
@@ -12,11 +12,13 @@ from edge_lfm.shape import Shape
 
 @dataclass(frozen=True)
 class SizeReport:
-    """What a packed model will weigh. Bytes per token: what one decode step reads at most."""
+    """What a packed model will weigh. Trunk: all before the first expert. Bytes per token: what one decode step reads
+    at most."""
 
     parameters: int
     active_parameters: int
     file_bytes: int
+    trunk_bytes: int
     bytes_per_token: int
     bits_per_weight: float
     bytes_by_class: dict[str, int]
@@ -45,6 +47,9 @@ def measure_sizes(shape: Shape, tensors: list[PackedTensor]) -> SizeReport:
             active += round(tensor.weights * share)
             per_token += round(tensor.nbytes * share)
     parameters = sum(tensor.weights for tensor in tensors)
-    file_bytes = packed_size([spec_of(tensor) for tensor in tensors])
+    offsets, file_bytes = packed_layout([spec_of(tensor) for tensor in tensors])
+    first = (at for at, tensor in zip(offsets, tensors, strict=True) if tensor.kind == EXPERT_CLASS)
+    trunk_bytes = next(first, file_bytes)
     bits = {kind: 8 * count / weights[kind] for kind, count in by_class.items()}
-    return SizeReport(parameters, active, file_bytes, per_token, 8 * file_bytes / parameters, by_class, bits)
+    per_weight = 8 * file_bytes / parameters
+    return SizeReport(parameters, active, file_bytes, trunk_bytes, per_token, per_weight, by_class, bits)
