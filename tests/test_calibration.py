@@ -152,7 +152,7 @@ def correlated(rng: np.random.Generator, tokens: int, cols: int) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("scheme", [s for s in SCHEMES.values() if s.quantized], ids=lambda s: s.name)
+@pytest.mark.parametrize("scheme", [s for s in SCHEMES.values() if feedback.can_feed_back(s)], ids=lambda s: s.name)
 def test_feedback_lowers_the_output_error_of_tokens_it_never_saw(scheme: Scheme) -> None:
     """Strongly correlated inputs, 16 tokens a column: GPTQ's published advantage is a third and more."""
     rng = np.random.default_rng(0)
@@ -183,7 +183,9 @@ def test_the_time_that_is_told_counts_what_rounding_multiplies(
 
         return call
 
-    monkeypatch.setattr(feedback, "gate", counting(feedback.gate, lambda x, w1, w3: len(x) * (w1.size + w3.size)))
+    monkeypatch.setattr(
+        feedback, "gate", counting(feedback.gate, lambda _, biases, x, *both: len(x) * 2 * both[0].size)
+    )
     monkeypatch.setattr(feedback, "moments_of", counting(moments_of, lambda x, *_: x.size * x.shape[1]))
     monkeypatch.setattr(cost, "_products_per_second", lambda: 1.0)
     monkeypatch.setattr(cost, "_rounding_second", lambda scheme, kernels: 0.0)

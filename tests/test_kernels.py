@@ -272,6 +272,11 @@ def test_tiles_round_trip(scheme: Scheme) -> None:
         for name in ("index", "codes", "row_scale"):
             assert np.array_equal(getattr(stored, name), getattr(weights, name))
         assert np.array_equal(back.values(), weights.quantized().values())
+    elif isinstance(weights, Scaled):
+        stored = definition(scheme).unpack(pack_tiles(weights, scheme), scheme, 33, 64)
+        for name in ("index", "exponents"):
+            assert np.array_equal(getattr(stored, name), getattr(weights, name))
+        assert np.array_equal(back.values(), weights.values())
     else:
         assert np.array_equal(back.q, weights.q)
         assert np.array_equal(back.scale, weights.scale)

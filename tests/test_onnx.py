@@ -144,7 +144,19 @@ def test_heads_of_which_a_part_turns_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("case", [case for case in GOLDEN_CASES if turns_whole_heads(case)])
+def has_sinks(case: str) -> bool:
+    return any(attention.sinks for attention in read_shape(GOLDEN_CASES[case]).attentions.values())
+
+
+@pytest.mark.parametrize("case", [case for case in GOLDEN_CASES if has_sinks(case)])
+def test_sinks_are_refused(packed_cases: dict[str, dict[str, Path]], case: str, tmp_path: Path) -> None:
+    refused = pytest.raises(UnsupportedModelError, match="layer 0 has attention sinks")
+    with open_source(packed_cases["int8"][case]) as source, refused:
+        write_onnx(source, tmp_path / "g", "float32")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("case", [case for case in GOLDEN_CASES if turns_whole_heads(case) and not has_sinks(case)])
 def test_every_variant_of_the_family(
     packed_cases: dict[str, dict[str, Path]], golden_logits: dict[str, np.ndarray], case: str, tmp_path: Path
 ) -> None:
