@@ -509,7 +509,9 @@ def test_rows_go_to_the_answers_whose_drafts_are_likeliest() -> None:
 def test_one_pass_drafts_for_all_answers_of_a_step(pair: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has the drafts that it has alone, by the counters, and the passes are fewer than the rounds."""
     _, drafting = pair
-    wishes = [(PROMPT[n : n + 20 + n], {"max_tokens": 40, "max_drafts": 3, "ignore_eos": True}) for n in range(6)]
+    # Prompts of their own: one that an answer before has read without drafts is drafted for in a pass of its own.
+    prompts = [np.random.default_rng(n).integers(96, 4000, 20 + n).tolist() for n in range(6)]
+    wishes = [(ids, {"max_tokens": 40, "max_drafts": 3, "ignore_eos": True}) for ids in prompts]
     alone = [drafting.generate(ids, **way) for ids, way in wishes]
     blocks, once = list[int](), DraftModel._pass
     monkeypatch.setattr(DraftModel, "_pass", lambda model, some: blocks.append(len(some)) or once(model, some))

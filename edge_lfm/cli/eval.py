@@ -114,9 +114,9 @@ def _evaluate(
     }
 
 
-def _tasks_of(asked: Path | str, run_code: bool) -> list[Task]:
+def _tasks_of(asked: Path, run_code: bool) -> list[Task]:
     """The samples of a file; what cannot be judged is told before the model answers for minutes."""
-    path = demo_checkpoint() / "tasks.jsonl" if asked == DEMO_TASKS else Path(asked)
+    path = demo_checkpoint() / "tasks.jsonl" if asked is DEMO_TASKS else asked
     tasks = read_tasks(path)
     if run_code:
         check_sandbox()

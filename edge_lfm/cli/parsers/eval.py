@@ -7,8 +7,8 @@ from pathlib import Path
 
 from edge_lfm.cli.parsers.options import add_model, find_model
 
-DEMO_TASKS = "demo"
-"""`--tasks` without a file: those of the demo model."""
+DEMO_TASKS = Path("demo")
+"""`--tasks` without a file: those of the demo model. Told by identity, as a file may have any name."""
 EXAMPLE = "edge-lfm eval lfm2-24b --against LFM2-24B-A2B --text wiki.test.raw --report eval.html"
 
 
