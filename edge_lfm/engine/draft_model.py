@@ -176,10 +176,11 @@ class DraftModel:
     def _pass(self, blocks: Sequence[Block]) -> list[Made]:
         """One pass of the slots of these blocks, and what follows from it slot by slot."""
         slots, feeds = self.drafter.slots, list[Feed]()
+        asked = min(slots, max(block.count for block in blocks))
         for block in blocks:
             state, ids = block.cache.state, [block.anchor] + [self.drafter.mask] * (slots - 1)
             state.position = block.position
-            feeds.append(Feed(state, ids, "all", block=True))
+            feeds.append(Feed(state, ids, asked, block=True))
         self._reserve([feed.state.capacity for feed in feeds])
         # It sees what it has read, and its own block.
         first = blocks[0].cache.first
@@ -192,37 +193,38 @@ class DraftModel:
         if self.step.failed:
             blocks[0].cache.forget()
             return [([], [])]
-        return self._follow(blocks)
+        return self._follow(blocks, asked)
 
-    def _follow(self, blocks: Sequence[Block]) -> list[Made]:
-        """The drafts of a pass: of each slot the likeliest token after the draft before it."""
+    def _follow(self, blocks: Sequence[Block], asked: int) -> list[Made]:
+        """The drafts of a pass: of each slot the likeliest token after the draft before it. asked: slots of each block
+        that have logits."""
         made: list[Made] = [([], []) for _ in blocks]
         last, chances = [block.anchor for block in blocks], [1.0] * len(blocks)
-        for slot in range(self.drafter.slots):
+        for slot in range(asked):
             going = [
                 n for n, b in enumerate(blocks) if slot < b.count and len(made[n][0]) == slot and chances[n] >= b.least
             ]
             if not going:
                 break
-            confidences = self._confidences_and_logits(slot, last)
+            confidences = self._confidences_and_logits(slot, last, asked)
             for n in going:
-                last[n] = int(np.argmax(self.step.logit_rows[n * self.drafter.slots + slot]))
+                last[n] = int(np.argmax(self.step.logit_rows[n * asked + slot]))
                 chances[n] *= confidences[n]
                 made[n][0].append(last[n])
                 made[n][1].append(confidences[n])
         return made
 
-    def _confidences_and_logits(self, slot: int, last: Sequence[int]) -> list[float]:
+    def _confidences_and_logits(self, slot: int, last: Sequence[int], asked: int) -> list[float]:
         """Add to the logits of a slot of every block what the token before it implies; the confidences."""
-        slots, (rows, rounded, records) = self.drafter.slots, self._markov
+        rows, rounded, records = self._markov
         for row, token in zip(rows, last, strict=False):
             self._kernels.unpack_row(self._parts.markov_in.ctypes.data, token, row.ctypes.data)
         addresses = (rows.ctypes.data, rounded.ctypes.data, records.ctypes.data)
         self._kernels.round_activations(self.step.address, *addresses, len(last) * self.drafter.rank)
         logits = self.step.logit_rows
-        out, stride = logits[slot].ctypes.data, slots * logits.strides[0]
+        out, stride = logits[slot].ctypes.data, asked * logits.strides[0]
         self._multiply(self._parts.markov_out, self._markov, out, stride, len(last), add=True)
-        normed = self.step.array("normed", slots * len(last))[slot::slots]
+        normed = self.step.array("normed", asked * len(last))[slot::asked]
         seen = (np.concatenate(pair) for pair in zip(normed, rows, strict=False))
         return [_sigmoid(float(self._weight @ row) + self._bias) for row in seen]
 

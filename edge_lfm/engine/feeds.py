@@ -26,7 +26,7 @@ class Feed:
     """The next tokens of one sequence.
 
     token_ids: at least one.
-    logits: which tokens' logits are wanted.
+    logits: which tokens' logits are wanted; a number: the first so many.
     noted: the tokens (0 is the first of these) after which `State.checkpoint_after` will be asked for, each with those
         before it that the convolution sees.
     cancellable: whoever made this feed has a checkpoint, and goes back to it when the step is cancelled.
@@ -38,7 +38,7 @@ class Feed:
 
     state: State
     token_ids: Sequence[int] | NDArray[np.int64]
-    logits: Literal["none", "last", "all"] = "last"
+    logits: Literal["none", "last", "all"] | int = "last"
     noted: Sequence[int] = ()
     cancellable: bool = False
     divisible: bool = False
@@ -46,9 +46,17 @@ class Feed:
     contenders: Contenders | None = None
 
     @property
+    def asked(self) -> range:
+        """The tokens whose logits are wanted, 0 is the first of these."""
+        count = len(self.token_ids)
+        if isinstance(self.logits, int):
+            return range(min(self.logits, count))
+        return range({"none": count, "last": count - 1, "all": 0}[self.logits], count)
+
+    @property
     def logit_rows(self) -> int:
         """Rows of logits that the step gives this feed."""
-        return len(self.token_ids) if self.logits == "all" else int(self.logits == "last")
+        return len(self.asked)
 
     def first(self, count: int) -> Feed:
         """The feed of the first `count` tokens: all of them, or without the logits of the last."""

@@ -45,15 +45,15 @@ class Step:
         """Describe a step. Its states have room for it, and know what they are to note."""
         rows, first, asked = self._rows, 0, 0
         for feed in feeds:
-            state, last, logit_rows = feed.state, first + len(feed.token_ids), feed.logit_rows
+            state, last, wanted = feed.state, first + len(feed.token_ids), feed.asked
             rows["token_id"][first:last] = feed.token_ids
             rows["position"][first:last] = np.arange(state.position, state.position + last - first)
             rows["ahead"][first:last] = np.arange(last - first)[::-1] if feed.block else 0
             rows["states"][first:last] = state.address
             rows["noted"][first:last] = state.noted if state.noted.size else -1
-            rows["logits"][first : last - logit_rows] = -1
-            rows["logits"][last - logit_rows : last] = np.arange(asked, asked + logit_rows)
-            first, asked = last, asked + logit_rows
+            rows["logits"][first:last] = -1
+            rows["logits"][first + wanted.start : first + wanted.stop] = np.arange(asked, asked + len(wanted))
+            first, asked = last, asked + len(wanted)
         self.screened = self._screens and all(feed.contenders is not None for feed in feeds if feed.logit_rows)
         self._context["screened"] = self.screened
         if len(self._logits) < asked:
