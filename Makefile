@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Empty: install a built wheel in place of the checkout, as a user would.
 EDITABLE ?= --editable
 
-.PHONY: soak crowd demo fuzz test test-quick test-mixes test-resume test-pythons test-javascript test-arm needed needed-kernels needed-clients needed-pythons needed-arm check wheel goldens llama-goldens tables demo-model bench clean
+.PHONY: soak crowd demo fuzz test test-quick test-mixes test-resume test-pythons test-javascript test-arm needed needed-kernels needed-clients needed-pythons needed-arm check wheel release rehearsal goldens llama-goldens tables demo-model bench clean
 
 # Quantize the embedded demo model to int4 and chat with it; its drafter makes several tokens a step.
 demo: $(VENV)/.runtime
@@ -90,6 +90,15 @@ wheel: $(VENV)/.installed
 	EDGE_LFM_CACHE=build/cache $(BIN)/edge-lfm compile -o kernels/prebuilt --target portable ssse3 avx2 avxvnni avx512vnni neon dotprod i8mm
 	$(BIN)/python -m build --wheel
 	rm -rf kernels/prebuilt build/lib
+
+# All that must hold before a version is tagged, tests included, and what is published, in dist/ (docs/releasing.md). KEY, a
+# private key of OpenSSH, signs the checksums.
+release: $(VENV)/.installed
+	PYTHONPATH=tools $(BIN)/python -m release $(if $(KEY),--key $(KEY))
+
+# The same without the tests, which take most of the time.
+rehearsal: $(VENV)/.installed
+	PYTHONPATH=tools $(BIN)/python -m release --rehearsal $(if $(KEY),--key $(KEY))
 
 # Remake the golden logits with transformers, in an environment of its own.
 goldens:

@@ -1,6 +1,6 @@
 """A bundle: a folder or a tar file with all that a board needs, installed there by `sh install.sh` without a network.
 
-    install.sh  SHA256SUMS  edge-lfm.service  selftest.py  expected.json
+    install.sh  SHA256SUMS  LICENSES.txt  edge-lfm.service  selftest.py  expected.json
     kernels/    the shared object, its manifest, the C header
     wheels/     edge-lfm, NumPy, tokenizers and what the server needs
     model/      a packed model, if one was named
@@ -21,6 +21,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import IO, Any
 
+from edge_lfm.devices.licences import licence_list
 from edge_lfm.devices.prebuild import prebuild
 from edge_lfm.devices.targets import Target
 from edge_lfm.devices.wheels import check_python, download_wheels, pack_own_wheel
@@ -98,6 +99,7 @@ def _write_parts(
     say(f"fetching packages for Python {python} on {target.isa.machine} ...")
     download_wheels(target.isa.machine, python, wheels)
     pack_own_wheel(wheels)
+    (stage / "LICENSES.txt").write_text(licence_list(sorted(wheels.glob("*.whl"))), encoding="utf-8")
     say(f"compiling the kernels for {target.name} ...")
     prebuild(target, stage / "kernels")
     for name in _BOARD_FILES:

@@ -99,6 +99,8 @@ def pack_own_wheel(folder: Path) -> Path:
         for name, file in names.items():
             wheel.write(file, name)
         wheel.writestr(f"{info}/METADATA", own.read_text("METADATA") or "")
+        if licence := own.read_text("licenses/LICENSE"):
+            wheel.writestr(f"{info}/licenses/LICENSE", licence)
         wheel.writestr(
             f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: edge-lfm\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )

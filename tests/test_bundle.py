@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tarfile
@@ -61,6 +62,14 @@ def test_a_bundle_installs_and_answers(bundle: Path, tmp_path: Path) -> None:
     files = [f for part in ("lib", "kernels") for f in (to / part).rglob("*") if f.is_file()]
     size = sum(f.stat().st_blocks * 512 for f in files if not {"demo_model", "demo_drafter"} & {*f.parts})
     assert size < 100e6
+
+
+def test_a_bundle_lists_the_licences_of_its_wheels(bundle: Path) -> None:
+    told = (bundle / "LICENSES.txt").read_text(encoding="utf-8")
+    packages = [line for line in told.splitlines() if not line.startswith(" ")]
+    assert len(packages) == len(list((bundle / "wheels").iterdir()))
+    assert not [line for line in packages if line.endswith("no licence stated")]
+    assert re.search(r"^edge-lfm \S+: Apache-2.0\n    edge_lfm-\S+/licenses/LICENSE$", told, re.MULTILINE)
 
 
 def test_a_bundle_for_another_machine_or_python_is_refused(bundle: Path, tmp_path: Path) -> None:
