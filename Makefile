@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Empty: install a built wheel in place of the checkout, as a user would.
 EDITABLE ?= --editable
 
-.PHONY: soak crowd demo fuzz test test-quick test-mixes test-resume test-pythons test-javascript test-arm needed needed-kernels needed-clients needed-pythons needed-arm check wheel release rehearsal goldens llama-goldens tables demo-model bench clean
+.PHONY: soak crowd demo fuzz test test-quick coverage nightly test-mixes test-resume test-pythons test-javascript test-arm needed needed-kernels needed-clients needed-pythons needed-arm check wheel release rehearsal goldens llama-goldens tables demo-model bench clean
 
 # Quantize the embedded demo model to int4 and chat with it; its drafter makes several tokens a step.
 demo: $(VENV)/.runtime
@@ -22,6 +22,17 @@ test: $(VENV)/.installed
 # The tests that take no seconds.
 test-quick: $(VENV)/.installed
 	$(BIN)/pytest -q $(WORKERS) -m "not slow"
+
+# Which lines of Python the tests reach (compiled kernels are not traced): a table, and pages in build/coverage. TESTS is
+# what pytest is told: TESTS="-m 'not slow'" takes a tenth of the time.
+coverage: $(VENV)/.installed
+	rm -rf build/coverage
+	$(BIN)/pytest -q $(WORKERS) --cov --cov-report=term:skip-covered --cov-report=html:build/coverage $(TESTS)
+
+# What is too long for every change, one after the other, also after one that failed: some hours. Root: the emulated board.
+nightly: $(VENV)/.installed
+	$(MAKE) --keep-going --jobs=1 coverage fuzz test-mixes test-resume test-pythons test-javascript test-arm soak crowd \
+	    FUZZ_SECONDS=$(or $(FUZZ),600) MINUTES=30 MIXES=300
 
 # Every reader of files from outside, fuzzed by coverage for FUZZ_SECONDS each, one on each core (atheris: Python below
 # 3.14). What reached new code is kept in build/fuzz.

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edge_lfm.architectures import read_shape
+from edge_lfm.cli import doctor_facts
 from edge_lfm.cli.fit_recipes import Choice, best_recipe
 from edge_lfm.cli.parsers.fit import MAX_LOSS
 from edge_lfm.devices.estimate import Demand, Fit, Machine, does_not_fit, estimate
@@ -19,6 +21,7 @@ from edge_lfm.devices.profiles import find_device, profiles, read_profile
 from edge_lfm.devices.targets import find_target
 from edge_lfm.errors import UsageError
 from edge_lfm.kernels.spec.isa import TIERS
+from edge_lfm.kernels.spec.layout import LAYOUT_VERSION
 from edge_lfm.machine.thermal import temperatures
 from edge_lfm.memory.budget import Budget
 from edge_lfm.memory.caches import kv_read_bytes
@@ -161,14 +164,30 @@ def test_devices_and_the_doctor() -> None:
     assert found["threads"] >= 1 and found["read_gbps"] > 0.5 and found["int8_gops"] > 1
     done = edge_lfm("doctor", "--json")
     lines = json.loads(done.stdout)
-    assert done.returncode == 0 and {line["what"] for line in lines} >= {
-        "version",
-        "kernels",
-        "cache",
-        "threads",
-        "memory",
-    }
+    told = {line["what"]: line["value"] for line in lines}
+    wanted = "version system processor kernels sources cache folders threads memory limits environment packages"
+    assert done.returncode == 0 and told.keys() >= set(wanted.split())
+    assert f"packed layout {LAYOUT_VERSION}," in told["sources"] and f"numpy {version('numpy')}" in told["packages"]
     assert all(line["state"] == "ok" or line["remedy"] for line in lines)
+
+
+def test_the_doctor_tells_settings_and_no_secrets() -> None:
+    variables = {"EDGE_LFM_ISA": "avx2", "EDGE_LFM_API_KEY": "swordfish", "EDGE_LFM_THREADS": "2", "HOME": "/root"}
+    told = doctor_facts.environment(variables)
+    assert told == "EDGE_LFM_API_KEY=(hidden) EDGE_LFM_ISA=avx2 EDGE_LFM_THREADS=2"
+    assert doctor_facts.environment({}) == "no variables set"
+
+
+def test_the_doctor_tells_the_control_groups_that_limit(tmp_path: Path) -> None:
+    group = tmp_path / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 8000000 kB\n", encoding="ascii")
+    for file, words in (("memory.max", "2000000000"), ("memory.high", "max"), ("cpu.max", "150000 100000")):
+        (group / file).write_text(f"{words}\n", encoding="ascii")
+    first, *files = doctor_facts.limits(tmp_path).split("; ")
+    assert first == f"2.00 GB by the memory limit of the control group {group}"
+    assert files == [f"{group}/memory.max: 2000000000", f"{group}/cpu.max: 150000 100000"]
 
 
 def test_temperatures(tmp_path: Path) -> None:

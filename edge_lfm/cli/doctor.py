@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from edge_lfm.cli import doctor_facts as facts
 from edge_lfm.cli.arguments import gigabytes, print_json
 from edge_lfm.errors import EdgeLfmError, install_line
 from edge_lfm.kernels.load.library import kernels_are_ready, load_kernels
@@ -58,10 +59,16 @@ def examine() -> Iterator[Finding]:
         yield Finding("system", "error", "a 32-bit Python", "install a 64-bit operating system")
     else:
         yield Finding("system", "ok", f"{platform.system()} {platform.release()}, {platform.machine()}")
+    yield Finding("processor", "ok", facts.processor())
     yield _kernels()
+    yield Finding("sources", "ok", facts.sources())
     yield _cache()
+    yield Finding("folders", "ok", facts.folders())
     yield _threads()
     yield _memory()
+    yield Finding("limits", "ok", facts.limits())
+    yield Finding("environment", "ok", facts.environment(os.environ))
+    yield Finding("packages", "ok", facts.packages())
     for extra, modules in _EXTRAS.items():
         missing = [name for name in modules if importlib.util.find_spec(name) is None]
         if missing:
