@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Empty: install a built wheel in place of the checkout, as a user would.
 EDITABLE ?= --editable
 
-.PHONY: soak crowd demo fuzz test test-quick coverage nightly test-mixes test-resume test-pythons test-javascript test-arm needed needed-kernels needed-clients needed-pythons needed-arm check wheel release rehearsal goldens llama-goldens tables demo-model bench clean
+.PHONY: soak crowd demo fuzz test test-quick coverage nightly test-mixes test-resume test-pythons test-javascript test-arm needed needed-kernels needed-clients needed-pythons needed-arm check wheel release rehearsal goldens llama-goldens tables demo-model bench proof clean
 
 # Quantize the embedded demo model to int4 and chat with it; its drafter makes several tokens a step.
 demo: $(VENV)/.runtime
@@ -158,6 +158,11 @@ crowd: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/pip install --quiet gguf cmake ninja
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python benchmarks/llama_cpp.py
+
+# A page about this machine, in under 15 minutes: edge-lfm beside llama.cpp on a shape that fits it (needs a C++ compiler).
+proof: $(VENV)/.installed
+	$(BIN)/pip install --quiet gguf cmake ninja
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python benchmarks/proof.py
 
 # All that development needs.
 $(VENV)/.installed: $(VENV)/.runtime
