@@ -70,6 +70,53 @@ class Attention:
         """Rows of the gate's projection."""
         return {"none": 0, "head": self.heads, "value": self.heads * self.width}[self.gate]
 
+    @property
+    def key_width(self) -> int:
+        """Values of a key that are kept."""
+        return self.width
+
+    @property
+    def value_width(self) -> int:
+        """Values of a value that are kept."""
+        return self.width
+
+
+@dataclass(frozen=True)
+class LatentAttention:
+    """Causal attention whose keys and values are made of one vector for each position (MLA, arXiv 2405.04434).
+
+    A position keeps c, its normed latent, and r, a key that is turned and that all heads share. Head h has the key
+    (K_h c, r) and the value V_h c; its query is (p, t), of which t is turned. Absorbed: p K_h c = (K_h' p) c.
+    """
+
+    heads: int
+    query_rank: int | None
+    """Values of the normed vector that queries are made of; None: they are made of the layer's input."""
+    rank: int
+    """Values of a latent."""
+    plain: int
+    """Values of a query and of a key that carry no position."""
+    value: int
+    """Values that a head gives."""
+    rope: Rope
+    """Of the values that are turned."""
+    eps: float
+    """Of the norms of latents."""
+    scale: float
+    """What scores are multiplied by."""
+    interleaved: bool
+    """Whether a checkpoint's rows turn in pairs (2i, 2i + 1); canonical tensors' do in pairs (i, i + width / 2)."""
+
+    @property
+    def key_width(self) -> int:
+        """Values of a key that are kept: those that are turned."""
+        return self.rope.width
+
+    @property
+    def value_width(self) -> int:
+        """Values of a value that are kept: the latent."""
+        return self.rank
+
 
 @dataclass(frozen=True)
 class ShortConv:
@@ -98,6 +145,10 @@ class Router:
     """What the weights are multiplied by."""
     bias: bool = False
     """Whether a stored number for each expert is added to its logit."""
+    groups: int = 1
+    """Of as many neighbouring experts each; a group's worth is that of its two best together."""
+    kept_groups: int = 1
+    """Groups of a token, the best ones, that it chooses its experts from."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +180,7 @@ class Ffn:
 class Layer:
     """h = h + operator(norm(h)); h = h + ffn(norm(h))."""
 
-    operator: Attention | ShortConv
+    operator: Attention | LatentAttention | ShortConv
     ffn: Ffn
     post_norms: bool = False
     """Whether what the operator and the FFN give is normed, each by a norm of its own, before it is added."""
@@ -157,6 +208,11 @@ class Shape:
     def attentions(self) -> dict[int, Attention]:
         """The layers that attend, by their number."""
         return {n: layer.operator for n, layer in enumerate(self.layers) if isinstance(layer.operator, Attention)}
+
+    @cached_property
+    def latents(self) -> dict[int, LatentAttention]:
+        """The layers that attend to latents, by their number."""
+        return {n: layer.operator for n, layer in enumerate(self.layers) if isinstance(layer.operator, LatentAttention)}
 
     @cached_property
     def window(self) -> int:

@@ -145,6 +145,38 @@ GPT_OSS = PLAIN | {
     "attention_bias": True,
     "rope_parameters": _YARN | {"rope_theta": 150000.0, "factor": 32.0, "truncate": False},
 }
+GLM = {key: value for key, value in PLAIN.items() if key != "num_key_value_heads"} | {
+    "model_type": "glm4_moe_lite",
+    "rms_norm_eps": 1e-5,
+    "moe_intermediate_size": 32,
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 3,
+    "routed_scaling_factor": 1.8,
+    "norm_topk_prob": True,
+    "n_group": 1,
+    "topk_group": 1,
+    "num_key_value_heads": 2,
+    "q_lora_rank": 96,
+    "kv_lora_rank": 64,
+    "qk_nope_head_dim": 64,
+    "qk_rope_head_dim": 32,
+    "v_head_dim": 96,
+    "rope_interleave": True,
+    "attention_bias": False,
+}
+DEEPSEEK = GLM | {
+    "model_type": "deepseek_v3",
+    "rms_norm_eps": 1e-6,
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 32,
+    "num_experts_per_tok": 4,
+    "n_group": 8,
+    "topk_group": 3,
+    "routed_scaling_factor": 2.5,
+    "v_head_dim": 64,
+    "rope_parameters": _YARN | {"rope_theta": 1e4, "factor": 40.0, "mscale": 1.0, "mscale_all_dim": 1.0},
+}
 CASES = {
     "dense": DENSE,
     "dense-adjusted-width": DENSE
@@ -235,6 +267,18 @@ CASES = {
     | {"hidden_size": 96, "num_attention_heads": 3, "num_key_value_heads": 1, "num_experts_per_tok": 1},
     "gpt_oss-window-beyond-the-prompt": GPT_OSS | {"sliding_window": 64, "swiglu_limit": 7.0},
 }
+REFERENCE_CASES = {
+    "glm4_moe_lite": GLM,
+    "glm4_moe_lite-one-head": GLM | {"num_attention_heads": 1, "num_key_value_heads": 1, "n_shared_experts": 2},
+    "glm4_moe_lite-20-heads": GLM | {"num_attention_heads": 20, "num_key_value_heads": 20, "num_hidden_layers": 2},
+    "glm4_moe_lite-no-query-rank": GLM
+    | {"q_lora_rank": None, "mlp_layer_types": ["sparse", "dense"], "num_hidden_layers": 2, "v_head_dim": 32},
+    "deepseek_v3": DEEPSEEK,
+    "deepseek_v3-halves": DEEPSEEK | {"rope_interleave": False, "first_k_dense_replace": 2, "norm_topk_prob": False},
+    "deepseek_v3-256-experts": DEEPSEEK
+    | {"num_hidden_layers": 2, "n_routed_experts": 256, "num_experts_per_tok": 8, "topk_group": 4},
+}
+"""Of families that only the reference computes yet."""
 LLAMA_CASES = {
     "gpt_oss-whole-pairs": GPT_OSS
     | {"swiglu_limit": 7.0, "rope_parameters": GPT_OSS["rope_parameters"] | {"rope_theta": 237694.0}},
@@ -268,7 +312,13 @@ _OF_AN_EXPERT = re.compile(r"(.*\.mlp\.experts)\.(\d+)\.(gate|up|down)_proj\.(we
 
 
 def stored_shapes(config: dict, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """The shapes of a checkpoint's tensors, from those of each expert's: gpt-oss stores all of a layer's together."""
+    """The shapes of a checkpoint's tensors, from those of each canonical one.
+
+    gpt-oss stores all experts of a layer together, and latent attention what makes plain keys and values."""
+    if config["model_type"] in ("glm4_moe_lite", "deepseek_v3"):
+        rows = config["num_attention_heads"] * (config["qk_nope_head_dim"] + config["v_head_dim"])
+        both = (rows, config["kv_lora_rank"])
+        return {name: both if name.endswith("kv_b_proj.weight") else shape for name, shape in shapes.items()}
     if config["model_type"] != "gpt_oss":
         return shapes
     stored, experts = {}, config.get("num_experts", config["num_local_experts"])
@@ -321,9 +371,10 @@ def _weights_in_memory(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
-    arrays = {case: logits_of(config, token_ids(case)) for case, config in CASES.items()}
+    arrays = {case: logits_of(config, token_ids(case)) for case, config in (CASES | REFERENCE_CASES).items()}
     np.savez_compressed(OUT / "goldens.npz", **arrays)
-    (OUT / "goldens.json").write_text(json.dumps(CASES, indent=1) + "\n", encoding="utf-8")
+    for name, cases in (("goldens", CASES), ("reference_goldens", REFERENCE_CASES)):
+        (OUT / f"{name}.json").write_text(json.dumps(cases, indent=1) + "\n", encoding="utf-8")
     long = {case: logits_of(CASES[case], token_ids(case, LONG_TOKENS))[LONG_ROWS] for case in LONG_CASES}
     np.savez_compressed(OUT / "long_goldens.npz", **long)
     for case, logits in arrays.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edge_lfm.architectures import afmoe, gpt_oss, lfm2, lfm3, minimax, olmoe, qwen
+from edge_lfm.architectures import afmoe, deepseek_v3, glm4_moe_lite, gpt_oss, lfm2, lfm3, minimax, olmoe, qwen
 from edge_lfm.architectures.family import Family, GgufKeys, GgufSpelling
 from edge_lfm.architectures.reader import ConfigReader
 from edge_lfm.errors import UnsupportedModelError
@@ -19,7 +19,17 @@ __all__ = ["Family", "GgufKeys", "GgufSpelling", "family_of", "gguf_spelling", "
 
 _FAMILIES = {
     model_type: family
-    for family in (lfm2.FAMILY, lfm3.FAMILY, qwen.FAMILY, olmoe.FAMILY, afmoe.FAMILY, minimax.FAMILY, gpt_oss.FAMILY)
+    for family in (
+        lfm2.FAMILY,
+        lfm3.FAMILY,
+        qwen.FAMILY,
+        olmoe.FAMILY,
+        afmoe.FAMILY,
+        minimax.FAMILY,
+        gpt_oss.FAMILY,
+        glm4_moe_lite.FAMILY,
+        deepseek_v3.FAMILY,
+    )
     for model_type in family.model_types
 }
 _GGUF = {name: family.gguf for family in _FAMILIES.values() for name in family.gguf.model_types}

@@ -99,6 +99,8 @@ class Family:
     rows_in_turn: bool = False
     """Whether checkpoints hold all experts of a layer in one tensor, inputs first, with rows of w1 and w3 in turn.
     Where transformers fuses experts of other families, inputs come last, and w1 before w3."""
+    drafting_layers: str = ""
+    """The config's key for how many layers behind the last a checkpoint has, which draft and are left out."""
 
     def hub_name(self, name: str) -> str:
         """What the hub's checkpoints call a tensor."""

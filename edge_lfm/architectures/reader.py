@@ -27,6 +27,17 @@ MAX_VALUES = {  # far above any published model; keeps a hostile file from askin
     "num_experts_per_tok": 1 << 12,
     "num_dense_layers": 1 << 10,
     "num_shared_experts": 1 << 8,
+    "n_routed_experts": 1 << 12,
+    "n_shared_experts": 1 << 8,
+    "n_group": 1 << 6,  # kernels keep the groups of a token in the bits of one number
+    "topk_group": 1 << 6,
+    "first_k_dense_replace": 1 << 10,
+    "q_lora_rank": 1 << 14,
+    "kv_lora_rank": 1 << 10,  # as head_dim
+    "qk_nope_head_dim": 1 << 10,
+    "qk_rope_head_dim": 1 << 10,
+    "v_head_dim": 1 << 10,
+    "num_nextn_predict_layers": 1 << 6,
     "global_attn_every_n_layers": 1 << 10,
 }
 

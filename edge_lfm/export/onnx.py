@@ -23,7 +23,7 @@ from edge_lfm.model.onnx_model import GRAPH
 from edge_lfm.model.plan import EXPERT_CLASS
 from edge_lfm.quantize.convert import check_room
 from edge_lfm.quantize.output import check_output, staged_folder, write_json
-from edge_lfm.shape import Attention, Gated, Layer, Shape
+from edge_lfm.shape import Attention, Gated, LatentAttention, Layer, Shape
 
 _PAST_NAMES = {"key": "past_key_values.%d.key", "value": "past_key_values.%d.value", "conv": "past_conv.%d"}
 _PRESENT_NAMES = {"key": "present.%d.key", "value": "present.%d.value", "conv": "present_conv.%d"}
@@ -111,6 +111,8 @@ def _beyond(layer: Layer) -> Iterator[str]:
     if isinstance(layer.operator, Attention):
         yield from ["attention sinks"] if layer.operator.sinks else []
         yield from ["a bias behind attention"] if layer.operator.out_bias else []
+    yield from ["latent attention"] if isinstance(layer.operator, LatentAttention) else []
+    yield from ["groups of experts"] if layer.ffn.router is not None and layer.ffn.router.groups > 1 else []
     yield from ["biases of its FFN"] if layer.ffn.bias else []
     yield from ["another gate than silu"] if layer.ffn.gated != Gated() else []
     yield from ["biases of its router's logits"] if layer.ffn.router is not None and layer.ffn.router.bias else []

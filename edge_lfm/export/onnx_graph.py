@@ -44,6 +44,7 @@ class ModelGraph(GraphNodes):
             if isinstance(operator, Attention):
                 mixed = self.attention(n, operator, normed)
             else:
+                assert isinstance(operator, ShortConv)
                 mixed = self.conv(n, operator, normed)
             h = self.add(h, mixed, f"{at}.post_operator_norm.weight" if layer.post_norms else "")
             normed = self.norm(h, f"{at}.ffn_norm.weight")

@@ -73,6 +73,10 @@ class HubCheckpoint(ABC):
         """As of `Family`."""
         return False
 
+    def drafting_layers(self, count: int) -> tuple[str, ...]:
+        """What the names of tensors begin with that belong to layers behind the model's `count`, which draft."""
+        return ()
+
     @abstractmethod
     def tensor_shape(self, name: str) -> tuple[int, ...] | None:
         """The shape of a tensor, or None if there is none of that name."""
@@ -214,6 +218,10 @@ class FolderCheckpoint(HubCheckpoint):
     @property
     def rows_in_turn(self) -> bool:
         return family_of(self.raw_config, self.config_source).rows_in_turn
+
+    def drafting_layers(self, count: int) -> tuple[str, ...]:
+        more = self.raw_config.get(family_of(self.raw_config, self.config_source).drafting_layers)
+        return tuple(f"model.layers.{count + n}." for n in range(more if isinstance(more, int) else 0))
 
     def kind(self, name: str) -> str:
         return mxfp4.KIND if name in self._blocks else self._place(name).info.dtype

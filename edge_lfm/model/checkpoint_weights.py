@@ -18,6 +18,7 @@ from edge_lfm.formats.checkpoint import HubCheckpoint
 from edge_lfm.kernels.spec.ref import F32
 from edge_lfm.kernels.spec.schemes import Scheme
 from edge_lfm.kernels.spec.tiles import definition
+from edge_lfm.model.latent_weights import cuts_of
 from edge_lfm.model.plan import PackedTensor
 from edge_lfm.shape import Shape
 
@@ -38,7 +39,9 @@ class CheckpointWeights:
     def __init__(self, checkpoint: HubCheckpoint, shape: Shape, tensors: list[PackedTensor]) -> None:
         self.checkpoint, self.shape = checkpoint, shape
         self._prefixed = any(name.startswith("model.") for name in checkpoint.names)
-        self._in_turn = checkpoint.rows_in_turn
+        self._in_turn, self._cuts = checkpoint.rows_in_turn, cuts_of(shape)
+        drafting = checkpoint.drafting_layers(len(shape.layers))
+        self._drafting = drafting if self._prefixed else tuple(at.removeprefix("model.") for at in drafting)
         problems, used = [], set()
         for tensor in tensors:
             for source in tensor.sources:
@@ -63,13 +66,14 @@ class CheckpointWeights:
         stored, expert, part = self._locate(name)
         values = self.checkpoint.read(stored, expert)
         self.checkpoint.forget(stored, expert)  # what is read again comes from the page cache
-        return values if expert is None else self._part_of(values, part, self._by_rows(stored))
+        own: F32 = self._canonical(name, values, expert, part)
+        return own
 
     def stored(self, name: str) -> NDArray[Any]:
         """A tensor in its canonical shape as it is stored: uint16 (bfloat16), float16 or float32; a view."""
         stored, expert, part = self._locate(name)
-        values = self.checkpoint.stored(stored, expert)
-        return values if expert is None else self._part_of(values, part, self._by_rows(stored))
+        own: NDArray[Any] = self._canonical(name, self.checkpoint.stored(stored, expert), expert, part)
+        return own
 
     def raw(self, name: str) -> NDArray[np.uint8]:
         """The bytes that `stored` is made of."""
@@ -84,10 +88,14 @@ class CheckpointWeights:
         """A matrix as the scheme keeps it, where its stored blocks can be taken over; None: it must be rounded."""
         stored, expert, part = self._locate(name)
         kind, shape = self.checkpoint.kind(stored), self.checkpoint.tensor_shape(stored)
-        if kind not in scheme.ggml or shape is None:
+        cut = self._cuts.get(name)
+        if kind not in scheme.ggml or shape is None or (cut is not None and not cut.whole_rows):
             return None
         if expert is None:
             blocks, rows = self.checkpoint.raw(stored), int(np.prod(shape[:-1]))
+            if cut is not None:
+                blocks = cut.take(blocks.reshape(rows, -1))
+                rows, blocks = len(blocks), blocks.reshape(-1)
         else:
             blocks = self._blocks_of(stored, expert, part)
             rows = len(blocks)
@@ -130,9 +138,15 @@ class CheckpointWeights:
         """The stored name of a canonical tensor, and the shape that it must have there."""
         stored, expert, part = self._locate(name)
         if expert is None:
-            return stored, shape
+            return stored, self._cuts[name].shape if name in self._cuts else shape
         rows, cols = shape[0] if part == "w2" else 2 * shape[0], shape[1:]
         return stored, (self.shape.experts, *((rows, *cols) if self._by_rows(stored) else (*cols, rows)))
+
+    def _canonical(self, name: str, values: Any, expert: int | None, part: str) -> Any:
+        """What was read of a stored tensor, as its canonical name means it."""
+        if expert is not None:
+            return self._part_of(values, part, self._by_rows(self._locate(name)[0]))
+        return self._cuts[name].take(values) if name in self._cuts else values
 
     def _by_rows(self, stored: str) -> bool:
         """Whether rows come before columns in a tensor; blocks are of rows in any checkpoint."""
@@ -148,5 +162,9 @@ class CheckpointWeights:
         return {"w1": fused[:half], "w3": fused[half:], "w2": fused}[part]
 
     def _ignored(self, name: str) -> bool:
-        """A tied head may be stored as well, and rotary frequencies are computed."""
-        return (name == HEAD and self.shape.tied) or name.endswith("rotary_emb.inv_freq")
+        """A tied head may be stored as well, rotary frequencies are computed, and layers that draft are left out."""
+        return (
+            (name == HEAD and self.shape.tied)
+            or name.endswith("rotary_emb.inv_freq")
+            or name.startswith(self._drafting)
+        )

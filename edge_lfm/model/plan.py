@@ -14,7 +14,7 @@ from edge_lfm.errors import UnsupportedModelError
 from edge_lfm.kernels.spec.layout import GROUP, LAYOUT_VERSION
 from edge_lfm.kernels.spec.schemes import SCHEMES
 from edge_lfm.model.supported import check_supported
-from edge_lfm.shape import Attention, Ffn, Shape, ShortConv
+from edge_lfm.shape import Attention, Ffn, LatentAttention, Shape, ShortConv
 
 TENSOR_CLASSES = ("experts", "ffn", "conv", "attention", "embedding")
 """The classes of quantized tensors; a scheme is chosen for each. All others stay float32."""
@@ -210,6 +210,8 @@ def _trunk(shape: Shape, schemes: Schemes) -> Iterator[PackedTensor]:
             yield _float(f"{at}.post_ffn_norm.weight", (hidden,))
         if isinstance(operator, Attention):
             yield from _attention(operator, schemes, at, hidden)
+        elif isinstance(operator, LatentAttention):
+            yield from _latent_attention(operator, schemes, at, hidden)
         else:
             yield from _conv(operator, schemes, at, hidden)
         if layer.ffn.shared:
@@ -256,6 +258,24 @@ def _attention(attention: Attention, schemes: Schemes, at: str, hidden: int) -> 
         whole = attention.qk_norm == "all"
         yield _float(f"{at}.self_attn.q_layernorm.weight", (q if whole else width,))
         yield _float(f"{at}.self_attn.k_layernorm.weight", (kv if whole else width,))
+
+
+def _latent_attention(latent: LatentAttention, schemes: Schemes, at: str, hidden: int) -> Iterator[PackedTensor]:
+    """First what reads the layer's input, the queries' rows before the latent's."""
+    at, q_rows, rank = f"{at}.self_attn", latent.heads * (latent.plain + latent.rope.width), latent.query_rank
+    queries = Source(f"{at}.q_proj.weight", (q_rows, hidden))
+    if rank is not None:
+        queries = Source(f"{at}.q_a_proj.weight", (rank, hidden))
+    latents = Source(f"{at}.kv_a_proj.weight", (latent.rank + latent.rope.width, hidden))
+    in_proj = Matrix((queries, latents), schemes.of("attention"))
+    yield PackedTensor(f"{at}.in_proj.weight", "attention", (in_proj,))
+    if rank is not None:
+        yield _float(f"{at}.q_a_layernorm.weight", (rank,))
+        yield _matrix(f"{at}.q_b_proj.weight", "attention", schemes, (q_rows, rank))
+    yield _float(f"{at}.kv_a_layernorm.weight", (latent.rank,))
+    yield _matrix(f"{at}.k_b_proj.weight", "attention", schemes, (latent.heads * latent.rank, latent.plain))
+    yield _matrix(f"{at}.v_b_proj.weight", "attention", schemes, (latent.heads * latent.value, latent.rank))
+    yield _matrix(f"{at}.out_proj.weight", "attention", schemes, (hidden, latent.heads * latent.value))
 
 
 def _ffn_blocks(ffn: Ffn, schemes: Schemes, n: int, hidden: int) -> list[PackedTensor]:

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from edge_lfm.kernels.spec import ref
 from edge_lfm.kernels.spec.ref import F32, Quantized
+from edge_lfm.kernels.spec.ref_latent import latent_attention
 from edge_lfm.kernels.spec.routing import route
 from edge_lfm.model.rotary import rope_table
-from edge_lfm.shape import Attention, Ffn, Router, Shape, ShortConv
+from edge_lfm.shape import Attention, Ffn, LatentAttention, Router, Shape, ShortConv
 
 Weights = Callable[[str], "F32 | Quantized"]
 
@@ -88,6 +89,8 @@ class ReferenceModel:
         operator = self.shape.layers[n].operator
         if isinstance(operator, Attention):
             return self._attention(n, operator, x, state)
+        if isinstance(operator, LatentAttention):
+            return self._latent_attention(n, operator, x, state)
         return self._conv(n, operator, x, state)
 
     def _ffn(self, n: int, x: F32) -> F32:
@@ -144,6 +147,37 @@ class ReferenceModel:
         if attention.gate != "none":
             mixed = ref.gate_heads(mixed, self._linear(f"{at}.gate_proj", x))
         return self._biased(f"{at}.out_proj", attention.out_bias, mixed)
+
+    def _latent_attention(self, n: int, latent: LatentAttention, x: F32, state: ReferenceState) -> F32:
+        """As kernels do: what makes a key of a latent is moved to the query, and what makes a value to the end."""
+        at, eps = f"model.layers.{n}.self_attn", latent.eps
+        if latent.query_rank is None:
+            q = self._linear(f"{at}.q_proj", x)
+        else:
+            q = ref.rms_norm(self._linear(f"{at}.q_a_proj", x), self._f32(f"{at}.q_a_layernorm.weight"), eps)
+            q = self._linear(f"{at}.q_b_proj", q)
+        plain, turned = np.split(q.reshape(len(x), latent.heads, -1), [latent.plain], axis=2)
+        c, key = np.split(self._linear(f"{at}.kv_a_proj", x)[:, None], [latent.rank], axis=2)
+        rope = rope_table(latent.rope, state.position + np.arange(len(x)))
+        c = ref.rms_norm(c, self._f32(f"{at}.kv_a_layernorm.weight"), eps)
+        c, key = self._as_cached(n, "values", c), self._as_cached(n, "keys", ref.rotate(key, rope))
+        state.keys[n] = np.concatenate([state.keys.get(n, key[:0]), key])
+        state.values[n] = np.concatenate([state.values.get(n, c[:0]), c])
+        low, turned = self._each_head(f"{at}.k_b_proj", plain), ref.rotate(turned, rope)
+        taken = latent_attention(low, turned, state.values[n][:, 0], state.keys[n][:, 0], state.position, latent.scale)
+        return self._linear(f"{at}.out_proj", self._each_head(f"{at}.v_b_proj", taken).reshape(len(x), -1))
+
+    def _each_head(self, name: str, x: F32) -> F32:
+        """Each head's rows of a matrix [heads N, K] times what that head has: x [T, heads, K] -> [T, heads, N]."""
+        matrix, heads = self.weights(f"{name}.weight"), x.shape[1]
+        if isinstance(matrix, Quantized):
+            rows = len(matrix.q) // heads
+            parts = [
+                Quantized(matrix.q[i : i + rows], matrix.scale[i : i + rows]) for i in range(0, heads * rows, rows)
+            ]
+            return np.stack([ref.multiply(part, x[:, h]) for h, part in enumerate(parts)], axis=1)
+        split = np.split(matrix, heads)
+        return np.stack([ref.multiply(part, x[:, h]) for h, part in enumerate(split)], axis=1)
 
     def _as_cached(self, n: int, field: str, x: F32) -> F32:
         """Keys or values [T, kv, hd] as layer n's cache gives them back."""

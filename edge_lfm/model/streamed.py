@@ -86,6 +86,14 @@ class StreamedModel(ReferenceModel):
             self.observer.matrix(f"{name}.weight", x)
         return _product(x, self._matrix(f"{name}.weight"))
 
+    def _each_head(self, name: str, x: F32) -> F32:
+        """An observer is shown the inputs of all heads together, [T heads, K]."""
+        heads, matrix = x.shape[1], self._matrix(f"{name}.weight")
+        if self.observer is not None:
+            self.observer.matrix(f"{name}.weight", x.reshape(-1, x.shape[2]))
+        out: F32 = np.einsum("thk,hnk->thn", x, matrix.reshape(heads, -1, x.shape[2]), optimize=True)
+        return out
+
     def _matrix(self, name: str) -> F32:
         """A matrix of the trunk or a dense FFN, kept until the next layer."""
         if name not in self._kept:

@@ -33,6 +33,10 @@ def _problems(shape: Shape) -> Iterator[str]:
         yield from (f"{name} is {value}, not a multiple of {GROUP}" for value in values if value % GROUP)
     turned = {attention.rope.width for attention in shape.attentions.values() if attention.rope is not None}
     yield from (f"{width} values of a head turn, no multiple of {GROUP}" for width in turned if width % GROUP)
+    if shape.latents:
+        yield "attention keeps latents"
+    if any(router.groups > 1 for router in shape.routers.values()):
+        yield "experts are chosen by groups"
     for name, kinds in (("short convolution", set(shape.convs.values())), ("router", set(shape.routers.values()))):
         if len(kinds) > 1:
             yield f"the layers have {len(kinds)} kinds of {name}"

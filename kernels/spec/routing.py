@@ -27,6 +27,10 @@ class RouterRule(Protocol):
     def guard(self) -> float: ...
     @property
     def scale(self) -> float: ...
+    @property
+    def groups(self) -> int: ...
+    @property
+    def kept_groups(self) -> int: ...
 
 
 def scores_of(logits: F32, rule: RouterRule) -> F32:
@@ -39,7 +43,17 @@ def scores_of(logits: F32, rule: RouterRule) -> F32:
 
 
 def select(worth: F32, rule: RouterRule) -> I64:
-    """The top k of each token [T, k], best first, ties to the lower number. worth [T, E]: score plus bias."""
+    """The top k of each token [T, k], best first, ties to the lower number. worth [T, E]: score plus bias.
+
+    Of groups of experts only those are looked at whose two best have the greatest sums.
+    """
+    if rule.groups > rule.kept_groups:
+        grouped = worth.reshape(*worth.shape[:-1], rule.groups, -1)
+        sums = np.sort(grouped, axis=-1)[..., -2:].sum(-1)
+        kept = np.argsort(-sums, axis=-1, kind="stable")[..., : rule.kept_groups]
+        dropped = np.ones(sums.shape, bool)
+        np.put_along_axis(dropped, kept, values=False, axis=-1)
+        worth = np.where(dropped[..., None], np.float32(-np.inf), grouped).reshape(worth.shape)
     return np.argsort(-worth, axis=-1, kind="stable")[..., : rule.top_k].astype(np.int64)
 
 
