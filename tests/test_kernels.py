@@ -800,3 +800,6 @@ def test_measuring_kernels(kernels: Kernels) -> None:
     lines = np.ones(256, np.uint8)
     products = 16 * kernels.isa.peak_tile * 16
     assert kernels.dot_many(lines.ctypes.data, 3) == 3 * products
+    floats = np.ones(64 + 16 * kernels.isa.peak_tile, np.float32)
+    assert kernels.fma_many(floats.ctypes.data, 5) == 5 * 16 * kernels.isa.peak_tile
+    assert np.all(floats[64:] == 5)

@@ -1,11 +1,21 @@
-"""What the hardware can do, measured with the instructions that the kernels use: read bandwidth, int8 peak."""
+"""What the hardware can do, measured with the instructions that the kernels use: read bandwidth, peaks of int8 and
+float32."""
 
 from numba import int64
 
 from edge_lfm.kernels.lang.lowering import ISA
-from edge_lfm.kernels.lang.register_tiles import dot_tile, sum_tile, zero_int_tile
+from edge_lfm.kernels.lang.register_tiles import (
+    dot_tile,
+    fma_tile,
+    store_tile,
+    sum_tile,
+    zero_int_tile,
+    zero_tile,
+)
 from edge_lfm.kernels.lang.simd import bits_of, kernel, load_f32, load_i8, sum_i32, zero_i32
 
+SUMS = 16 * ISA.peak_tile
+float_zeros, multiply_add, store = zero_tile(ISA.peak_tile), fma_tile(ISA.peak_tile), store_tile(ISA.peak_tile)
 zeros, dot, total = zero_int_tile(ISA.peak_tile), dot_tile(ISA.peak_tile, signed=False), sum_tile(ISA.peak_tile)
 
 
@@ -30,3 +40,17 @@ def dot_many(address, rounds):
         w = load_i8(line)
         acc = dot(acc, w, w, w, w, line, int64(4))
     return total(acc)
+
+
+@kernel
+def fma_many(address, rounds):
+    """`rounds` times ISA.peak_tile x 16 multiply-adds of float32 from 4 cache lines; returns their number.
+
+    The sums [ISA.peak_tile, 16] are written behind the lines.
+    """
+    acc = float_zeros()
+    for n in range(rounds):
+        line = address + 64 * (n % 4)
+        acc = multiply_add(acc, load_f32(line), line, int64(4))
+    store(address + 256, acc, int64(64))
+    return rounds * int64(SUMS)

@@ -25,6 +25,7 @@ from edge_lfm.kernels.lang.simd import (
     largest_f32,
     load_f32,
     max_f32,
+    prefetch,
     set_f32,
     set_i64,
     smaller,
@@ -52,20 +53,28 @@ def weighed_at(hd):
 def score_of(rows, vectors, in_int8):
     """The kernel that scores `rows` queries against `vectors` x 16 positions at a time."""
     kept_bytes, lanes = 1 if in_int8 else 2, SCORE_BLOCK // 16
+    columns = 4 // kept_bytes  # of 16 keys, in a cache line
     zeros, load_keys = zero_tile(rows * vectors), load_kept_tile(vectors, in_int8)
     step, store = outer_tile(rows, vectors, 4), store_outer_tile(rows, vectors, (lanes * VECTOR_BYTES, VECTOR_BYTES))
 
     @kernel
-    def score(keys, hd, begin, length, scratch):
+    def score(keys, hd, begin, length, values, scratch):
         """Dot products with positions [begin, length) of a block whose keys are at `keys`; in whole tiles of positions.
 
-        Returns the first position that is left.
+        On the way, their values and the keys of the next tile are called into the cache: tiles are short, and what the
+        processor fetches ahead by itself comes too late. Returns the first position that is left.
         """
         while length - begin > 16 * (vectors - 1):
             acc, at = zeros(), keys + begin * hd * kept_bytes
-            for d in range(hd):
-                x = scratch + QUERIES_AT + d * (QUERY_ROWS * 4)
-                acc = step(acc, load_keys(at + d * 16 * kept_bytes, hd * 16 * kept_bytes), x)
+            next_keys, these_values = at + vectors * 16 * hd * kept_bytes, values + begin * hd * kept_bytes
+            for first in range(0, hd, columns):
+                for line in range(vectors):
+                    ahead = (first // columns * vectors + line) * VECTOR_BYTES
+                    prefetch(next_keys + ahead)
+                    prefetch(these_values + ahead)
+                for d in range(first, first + columns):
+                    x = scratch + QUERIES_AT + d * (QUERY_ROWS * 4)
+                    acc = step(acc, load_keys(at + d * 16 * kept_bytes, hd * 16 * kept_bytes), x)
             store(scratch + SCORES_AT + begin * 4, acc)
             begin += 16 * vectors
         return begin
@@ -202,16 +211,15 @@ def attend_tile_of(rows, vectors, in_int8):
         for block in range(start // SCORE_BLOCK * SCORE_BLOCK, limit, SCORE_BLOCK):
             begin, length = larger(start - block, int64(0)), smaller(limit - block, int64(SCORE_BLOCK))
             place = block % capacity
-            these = keys + place * hd * kept_bytes
-            left = score(these, hd, begin // 16 * 16, length, scratch)
-            score_rest(these, hd, left, length, scratch)
+            these, those = keys + place * hd * kept_bytes, values + place * hd * kept_bytes
+            left = score(these, hd, begin // 16 * 16, length, those, scratch)
+            score_rest(these, hd, left, length, those, scratch)
             multiply_scores(count, scale, key_scales + 4 * place if in_int8 else int64(0), begin, length, scratch)
             soften_rows(count, block, begin, length, hd, scratch)
             if in_int8:
                 multiply_scores(count, float32(1.0), value_scales + 4 * place, begin, length, scratch)
-            these = values + place * hd * kept_bytes
-            left = weigh(these, hd, int64(0), begin, length, scratch)
-            weigh_rest(these, hd, left, begin, length, scratch)
+            left = weigh(those, hd, int64(0), begin, length, scratch)
+            weigh_rest(those, hd, left, begin, length, scratch)
 
     return attend_tile
 

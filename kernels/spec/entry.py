@@ -49,4 +49,5 @@ ENTRIES: tuple[Entry, ...] = (
     # What the hardware can do:
     _entry("read_bytes", "measure", "address count"),
     _entry("dot_many", "measure", "address rounds"),
+    _entry("fma_many", "measure", "address rounds"),
 )
