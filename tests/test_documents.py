@@ -1,7 +1,12 @@
-"""Every command line of the documents and of --help runs, in this Python and those that `make test-pythons` finds."""
+"""Every command line of the documents and of --help runs.
+
+In the Pythons that `make test-pythons` finds one line of each verb runs, as they share all code behind the parser, and
+the parser reads every line, as that is what differs.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -22,6 +27,11 @@ pytestmark = pytest.mark.slow
 
 PYTHONS = [sys.executable, *os.environ.get("EDGE_LFM_PYTHONS", "").split()]
 RUNNABLE = [line for line in documented_lines() if not line.startswith(tuple(CANNOT_RUN))]
+ONE_OF_EACH_VERB = list({line.partition("edge-lfm ")[2].split()[0]: line for line in reversed(RUNNABLE)}.values())
+RUNS = [
+    *((sys.executable, line) for line in RUNNABLE),
+    *((python, line) for python in PYTHONS[1:] for line in ONE_OF_EACH_VERB),
+]
 ORDERS = [
     ["run", "M", "--ram", "4G", "P"],
     ["run", "M", "P", "--ram", "4G"],
@@ -31,7 +41,12 @@ ORDERS = [
 ]
 
 
-@pytest.fixture(scope="module", params=PYTHONS, ids=lambda python: Path(python).parts[-3])
+def _name_of(value: str) -> str:
+    """Of a Python its environment's folder, of a line the line."""
+    return Path(value).parts[-3] if value in PYTHONS else value
+
+
+@pytest.fixture(scope="module", params=PYTHONS, ids=_name_of)
 def environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """`edge-lfm` on the path runs in one of the Pythons; those that are not this one compile their own kernels."""
     folder = tmp_path_factory.mktemp("python")
@@ -53,7 +68,7 @@ def hub() -> Iterator[Hub]:
         yield hub
 
 
-@pytest.mark.parametrize("line", RUNNABLE)
+@pytest.mark.parametrize(("environment", "line"), RUNS, indirect=["environment"], ids=_name_of)
 def test_documented_lines_run(
     line: str, environment: dict[str, str], originals: dict[str, Path], hub: Hub, tmp_path: Path
 ) -> None:
@@ -87,6 +102,19 @@ def test_options_stand_anywhere(words: list[str], environment: dict[str, str]) -
     command = [environment["PYTHON"], "-P", "-c", code, *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert done.stdout == "M P 4G\n", done.stderr
+
+
+def test_documented_lines_are_understood(environment: dict[str, str]) -> None:
+    commands = [re.split(r"[|<>;&]", with_stand_ins(line).partition("edge-lfm ")[2])[0] for line in RUNNABLE]
+    lines = [shlex.split(command) for command in commands if "--help" not in command]
+    code = (
+        "import json, sys; from edge_lfm.cli.parsing import parse; [print(parse(w).verb) for w in json.load(sys.stdin)]"
+    )
+    command = [environment["PYTHON"], "-P", "-c", code]
+    done = subprocess.run(
+        command, env=environment, input=json.dumps(lines), capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.split() == [words[0] for words in lines], done.stderr
 
 
 @pytest.mark.parametrize("beginning", CANNOT_RUN)
