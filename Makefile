@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Empty: install a built wheel in place of the checkout, as a user would.
 EDITABLE ?= --editable
 
-.PHONY: soak crowd demo fuzz test test-quick coverage nightly test-mixes test-resume test-pythons test-javascript test-arm needed needed-kernels needed-clients needed-pythons needed-arm check wheel release rehearsal goldens llama-goldens tables demo-model bench proof clean
+.PHONY: soak crowd demo fuzz test test-quick coverage nightly test-mixes test-resume test-pythons test-javascript test-arm needed needed-kernels needed-clients needed-pythons needed-arm check wheel release rehearsal goldens llama-goldens tables demo-model bench proof site clean
 
 # Quantize the embedded demo model to int4 and chat with it; its drafter makes several tokens a step.
 demo: $(VENV)/.runtime
@@ -163,6 +163,10 @@ bench: $(VENV)/.installed
 proof: $(VENV)/.installed
 	$(BIN)/pip install --quiet gguf cmake ninja
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python benchmarks/proof.py
+
+# The documentation as pages that can be read offline, from build/site/index.html; a dead link is an error.
+site: $(VENV)/.installed
+	$(BIN)/python tools/documentation.py
 
 # All that development needs.
 $(VENV)/.installed: $(VENV)/.runtime

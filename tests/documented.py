@@ -15,7 +15,13 @@ from edge_lfm.cli.main import main
 from edge_lfm.cli.parsing import VERBS, verb_parser
 from edge_lfm.demo import demo_checkpoint
 
-_DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "edge_lfm/demo_model/README.md")
+TUTORIALS = sorted((ROOT / "docs/tutorials").glob("*.md"))
+_DOCUMENTS = (
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *TUTORIALS,
+    ROOT / "edge_lfm/demo_model/README.md",
+)
 _TEXT = "The museum is old. It has seventy rooms, and the garden is open in summer. " * 40
 _SCHEMA = '{"type": "object", "properties": {"item": {"type": "string"}}, "required": ["item"]}'
 _FILES = {

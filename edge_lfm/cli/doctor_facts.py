@@ -40,7 +40,9 @@ def sources() -> str:
 
 def packages() -> str:
     """Every installed package that edge-lfm can use, less those of its developers."""
-    lines = [line for line in requires("edge-lfm") or [] if not re.search(r"extra == ['\"](dev|golden)['\"]", line)]
+    lines = [
+        line for line in requires("edge-lfm") or [] if not re.search(r"extra == ['\"](dev|golden|site)['\"]", line)
+    ]
     names = sorted({re.split(r"[^A-Za-z0-9._-]", line)[0] for line in lines} - {"edge-lfm"})
     return ", ".join(f"{name} {found}" for name in names if (found := _version(name)))
 
