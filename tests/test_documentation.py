@@ -75,3 +75,13 @@ def test_programs_of_tutorials_run(page: str, program: str, demo: dict[str, Path
             command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=False, timeout=120
         )
     assert done.returncode == 0 and done.stdout.strip(), done.stderr
+
+
+def test_the_picture_shows_the_table_s_figures() -> None:
+    tool = load_tool("speed_picture")
+    assert set(tool.speeds()) >= {"pp512", "tg48"}
+    assert tool.PICTURE.read_text(encoding="utf-8") == tool.picture(), "remake it: python tools/speed_picture.py"
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120

@@ -11,13 +11,25 @@ HEAD = """# The command line
 Made from the parsers by `python tools/cli_reference.py > docs/cli.md`. `edge-lfm VERB --help` says the same.
 """
 
+TAIL = """## Environment
+
+| variable | meaning |
+|---|---|
+| `EDGE_LFM_ISA` | force an instruction-set tier: `avx512vnni`, `avxvnni`, `avx2`, `ssse3`, `portable`, `i8mm`, `dotprod`, `neon` |
+| `EDGE_LFM_KERNELS` | a folder or shared object of `edge-lfm compile`, to be used instead of compiling |
+| `EDGE_LFM_THREADS` | the most threads, instead of the physical cores that the process may use |
+| `EDGE_LFM_API_KEY` | the key that `edge-lfm serve` asks clients for |
+| `EDGE_LFM_MODELS` | where pulled models are kept (default `~/.local/share/edge-lfm/models`) |
+| `EDGE_LFM_CACHE` | where compiled kernels, the packed demo model and the use of paged experts are kept (default `~/.cache/edge-lfm`) |
+"""
+
 
 def reference() -> str:
     """The whole document."""
     verbs = next(a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction))
     index = "\n".join(f"| [`{name}`](#{name}) | {text} |" for name, text in VERBS.items())
     sections = [_section(name, parser) for name, parser in verbs.choices.items()]
-    return "\n".join([HEAD, "| verb | |", "|---|---|", index, "", *sections])
+    return "\n".join([HEAD, "| verb | |", "|---|---|", index, "", *sections, TAIL])
 
 
 def _section(name: str, parser: argparse.ArgumentParser) -> str:
