@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -36,7 +35,8 @@ HELD = (
 def test_sentences_are_told_apart() -> None:
     text = (
         "# A title. Not counted as two\n\nOne fact here (see [the page](a.md)). Another `x. Y`, by C. elegans!\n"
-        "goes on. \n\n- A point\n- Two points. Three\n\n| a table | is. No |\n\n    edge-lfm run. Code\n\n```\nMore. Code\n```\n"
+        "goes on. \n\n- A point\n- Two points. Three\n\n| a table | is. No |\n\n"
+        "    edge-lfm run. Code\n\n```\nMore. Code\n```\n"
     )
     assert sentences(text) == [
         "One fact here (see the page).", "Another `x`, by C elegans! goes on.", "A point", "Two points.", "Three",

@@ -15,12 +15,12 @@ TAIL = """## Environment
 
 | variable | meaning |
 |---|---|
-| `EDGE_LFM_ISA` | force an instruction-set tier: `avx512vnni`, `avxvnni`, `avx2`, `ssse3`, `portable`, `i8mm`, `dotprod`, `neon` |
+| `EDGE_LFM_ISA` | force a tier: `avx512vnni`, `avxvnni`, `avx2`, `ssse3`, `portable`, `i8mm`, `dotprod`, `neon` |
 | `EDGE_LFM_KERNELS` | a folder or shared object of `edge-lfm compile`, to be used instead of compiling |
 | `EDGE_LFM_THREADS` | the most threads, instead of the physical cores that the process may use |
 | `EDGE_LFM_API_KEY` | the key that `edge-lfm serve` asks clients for |
 | `EDGE_LFM_MODELS` | where pulled models are kept (default `~/.local/share/edge-lfm/models`) |
-| `EDGE_LFM_CACHE` | where compiled kernels, the packed demo model and the use of paged experts are kept (default `~/.cache/edge-lfm`) |
+| `EDGE_LFM_CACHE` | where compiled kernels, the demo model and paged experts' use are kept (`~/.cache/edge-lfm`) |
 """
 
 
