@@ -52,7 +52,7 @@ class Attention:
     rope: Rope | None
     """None: queries and keys carry no position."""
     qk_norm: Literal["none", "head", "all"]
-    """RMSNorm of queries and keys before RoPE: none, of each head, or of all heads together."""
+    """RMSNorm of queries and keys: none, of each head, or of all heads together."""
     window: int | None = None
     """A token sees this many newest positions, its own included; None: all."""
     bias: bool = False
@@ -64,6 +64,8 @@ class Attention:
     """Whether the projection behind attention adds a bias."""
     sinks: bool = False
     """Whether each head has a stored logit that takes its share of every softmax, and carries no value."""
+    norm_after_rope: bool = False
+    """Whether RoPE turns queries and keys before they are normed."""
 
     @property
     def gates(self) -> int:

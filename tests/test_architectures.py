@@ -58,6 +58,7 @@ BROKEN_CONFIGS = {
 }
 
 YARN = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 64}
+ALPHA = {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 1000.0}
 KINDS_OF_ATTENTION = ("full_attention", "sliding_attention")
 OTHER_BROKEN_CONFIGS = [
     ("moe", {"architectures": ["Lfm2Model"]}, "architectures"),
@@ -144,6 +145,23 @@ OTHER_BROKEN_CONFIGS = [
     ("minimax_m2", {"sliding_window": 64}, "sliding_window 64"),
     ("minimax_m2", {"rotary_dim": 65}, "rotary_dim is 65"),
     ("minimax_m2", {"rotary_dim": 48}, "partial_rotary_factor 0.5 is not implemented, only 0.75"),
+    ("hunyuan", {"use_cla": True}, "use_cla true"),
+    ("hunyuan", {"attention_bias": True}, "attention_bias true"),
+    ("hunyuan", {"use_qk_norm": False}, "use_qk_norm False"),
+    ("hunyuan", {"use_mixed_mlp_moe": False}, "use_mixed_mlp_moe False"),
+    ("hunyuan", {"norm_topk_prob": False}, "norm_topk_prob False"),
+    ("hunyuan", {"moe_layer_num_skipped": 1}, "moe_layer_num_skipped 1"),
+    ("hunyuan", {"num_shared_expert": [1, 0]}, "num_shared_expert is 0"),
+    ("hunyuan", {"moe_topk": [3]}, "moe_topk must be a number or a list of num_hidden_layers = 2"),
+    ("hunyuan", {"moe_topk": [3, 9]}, "moe_topk 9 is more than num_experts 8 in layer 1"),
+    ("hunyuan", {"moe_intermediate_size": [32, "x"]}, "moe_intermediate_size is 'x'"),
+    ("hunyuan", {"attention_head_dim": 32}, "head_dim 64 is not attention_head_dim 32"),
+    ("hunyuan", {"rope_parameters": {"rope_theta": 1e4, "rope_type": "dynamic"}}, "without alpha"),
+    ("hunyuan", {"rope_parameters": ALPHA | {"factor": 2.0}}, "factor 2.0 beside alpha"),
+    ("hunyuan", {"rope_parameters": ALPHA | {"alpha": 0}}, "alpha is 0"),
+    ("hunyuan", {"rope_parameters": ALPHA | {"alpha": 1e300}}, r"alpha 1e\+300"),
+    ("hunyuan", {"rope_parameters": ALPHA | {"rope_theta": None}}, "rope_theta is missing"),
+    ("hunyuan", {"architectures": ["HunYuanMoEV1Model"]}, "HunYuanMoEV1Model"),
     ("olmoe", {"clip_qkv": 8.0}, "clip_qkv 8.0"),
     ("olmoe", {"attention_bias": True}, "attention_bias true"),
 ]
@@ -178,7 +196,7 @@ def test_dense_widths_are_refused_by_name(change: dict, word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", ["moe", "lfm3", "qwen2", "qwen3", "qwen3_moe", "olmoe", "afmoe", "minimax_m2", "gpt_oss"]
+    "case", ["moe", "lfm3", "qwen2", "qwen3", "qwen3_moe", "olmoe", "afmoe", "minimax_m2", "gpt_oss", "hunyuan"]
 )
 @pytest.mark.parametrize("value", [0, -1, 2**31, 1e300, None, "x", [], {}, True], ids=str)
 def test_no_config_value_ends_in_a_traceback(case: str, value: object) -> None:
@@ -186,12 +204,14 @@ def test_no_config_value_ends_in_a_traceback(case: str, value: object) -> None:
         read_or_refuse(GOLDEN_CASES[case] | {field: value})
 
 
-@pytest.mark.parametrize("field", ["rope_type", "rope_theta", "partial_rotary_factor", "factor"])
+@pytest.mark.parametrize("field", ["rope_type", "rope_theta", "partial_rotary_factor", "factor", "alpha"])
 @pytest.mark.parametrize("value", [0, -1, 2**31, 1e300, "x", [], {}, True], ids=str)
 def test_no_rotary_parameter_ends_in_a_traceback(field: str, value: object) -> None:
     nested = {kind: GOLDEN_CASES["lfm3"]["rope_parameters"][kind] | {field: value} for kind in KINDS_OF_ATTENTION}
     read_or_refuse(GOLDEN_CASES["lfm3"] | {"rope_parameters": nested})
     read_or_refuse(GOLDEN_CASES["qwen2"] | {"rope_parameters": YARN | {field: value}})
+    for width in (2, 64):
+        read_or_refuse(GOLDEN_CASES["hunyuan"] | {"head_dim": width, "rope_parameters": ALPHA | {field: value}})
 
 
 def read_or_refuse(raw: dict) -> None:
@@ -302,8 +322,24 @@ def test_other_families_in_full() -> None:
     minimax = read_shape(family_config("minimax-m2"))
     router = replace(router, experts=256, guard=0.0, scale=1.0)
     assert set(minimax.layers) == {Layer(Attention(48, 8, 128, Rope(5e6, 64), "all"), Ffn(1536, router))}
+    hunyuan = read_shape(family_config("hunyuan-a13b"))
+    rope = Rope(1e4 * 1000 ** (128 / 126), 128)
+    attention = Attention(32, 8, 128, rope, "head", norm_after_rope=True)
+    assert set(hunyuan.layers) == {Layer(attention, Ffn(3072, replace(softmax, experts=64), shared=3072))}
+    assert round(rope.theta) == 11_158_840  # what llama.cpp's converter writes
+    assert hunyuan.tied
     between = read_shape(GOLDEN_CASES["qwen3_moe-dense-between"])
     assert [layer.ffn.width for layer in between.layers] == [96, 32, 96, 96, 96]
+
+
+def test_what_differs_between_layers_is_read_of_each() -> None:
+    lists = {"moe_intermediate_size": [64, 32], "num_shared_expert": [1, 2], "moe_topk": [2, 3]}
+    shape = read_shape(GOLDEN_CASES["hunyuan"] | lists)
+    assert [layer.ffn.width for layer in shape.layers] == [64, 32]
+    assert [layer.ffn.shared for layer in shape.layers] == [32, 64]
+    assert [router.top_k for router in shape.routers.values()] == [2, 3]
+    with pytest.raises(UnsupportedModelError, match="2 kinds of router"):
+        check_supported(shape)
 
 
 def test_several_tokens_end_an_answer() -> None:
@@ -398,8 +434,10 @@ def test_the_routers_rule() -> None:
 
 # Nobody else knows the families
 
-_FAMILY = re.compile(r"(?<![\w-])(lfm\d(_?moe)?|qwen\d(_moe)?|olmoe|gpt_oss|afmoe|minimax_m\d|deepseek_v\d)(?![\w-])")
-_IN_A_NAME = re.compile(r"lfm\d|qwen|olmoe|afmoe|minimax|gpt_?oss", re.IGNORECASE)
+_FAMILY = re.compile(
+    r"(?<![\w-])(lfm\d(_?moe)?|qwen\d(_moe)?|olmoe|gpt_oss|afmoe|minimax_m\d|deepseek_v\d|hunyuan_v\d_moe)(?![\w-])"
+)
+_IN_A_NAME = re.compile(r"lfm\d|qwen|olmoe|afmoe|minimax|gpt_?oss|hunyuan", re.IGNORECASE)
 _MARKER = re.compile(r"<\|[a-z_]+\|>|</?(think|tool_call|tool_response)>")
 _MAY_KNOW = ("edge_lfm/architectures/", "edge_lfm/text/dialects/", "quantize/families/")
 

@@ -242,6 +242,7 @@ OTHERS = {
     "afmoe": "afmoe",
     "afmoe-two-shared-group3": "afmoe",
     "minimax_m2": "minimax-m2",
+    "hunyuan": "hunyuan-moe",
 }
 
 

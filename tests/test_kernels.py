@@ -427,6 +427,15 @@ def test_attention_with_another_norm_of_heads(
     check_attention(kernels, heads, kv, width, 20, kept, norm=norm)
 
 
+@pytest.mark.parametrize("kept", ["float16", "int8"])
+@pytest.mark.parametrize("norm", ["head", "all"])
+@pytest.mark.parametrize(("heads", "kv", "width"), [(4, 4, 32), (3, 1, 96), (32, 8, 128)])
+def test_attention_with_a_norm_behind_the_turn(
+    kernels: Kernels, heads: int, kv: int, width: int, norm: str, kept: str
+) -> None:
+    check_attention(kernels, heads, kv, width, 20, kept, norm=norm, norm_last=True)
+
+
 @pytest.mark.parametrize("gate", ["head", "value"])
 @pytest.mark.parametrize(("heads", "kv", "width"), [(16, 4, 128), (3, 1, 96), (18, 6, 32)])
 def test_attention_with_gates(kernels: Kernels, heads: int, kv: int, width: int, gate: str) -> None:
@@ -485,6 +494,7 @@ def check_attention(
     gate: str = "none",
     block: bool = False,
     sinks: bool = False,
+    norm_last: bool = False,
 ) -> None:
     """Norm, RoPE, cache, softmax with sinks and gates, after `position` tokens; keys and values as the cache has them.
 
@@ -507,8 +517,11 @@ def check_attention(
         rows = x.reshape(tokens, -1, weight.size)
         return (rows if norm == "none" else ref.rms_norm(rows, weight, 1e-5)).reshape(x.shape)
 
-    turned_q = ref.rotate(normed(q, q_norm), rope[position : position + tokens])
-    turned_k = ref.rotate(normed(k, k_norm), rope[position : position + tokens])
+    def prepared(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        angles = rope[position : position + tokens]
+        return normed(ref.rotate(x, angles), weight) if norm_last else ref.rotate(normed(x, weight), angles)
+
+    turned_q, turned_k = prepared(q, q_norm), prepared(k, k_norm)
     all_k, all_v = rounded(np.concatenate([past_k, turned_k])), rounded(np.concatenate([past_v, v]))
     sink = 3 * rng.standard_normal(heads).astype(np.float32) if sinks else None
     if sink is not None:
@@ -547,6 +560,7 @@ def check_attention(
     layer["rope"], layer["rope_width"] = rope.ctypes.data, rope_width
     if norm != "none":
         layer["q_norm"], layer["k_norm"], layer["norm_all"] = q_norm.ctypes.data, k_norm.ctypes.data, norm == "all"
+        layer["norm_last"] = norm_last
     state["keys"], state["values"] = keys.ctypes.data, values.ctypes.data
     state["key_scales"], state["value_scales"] = key_scales.ctypes.data, value_scales.ctypes.data
     mixed, mixed_q = np.zeros((tokens, heads * width), np.float32), np.zeros((tokens, heads * width), np.int8)

@@ -177,6 +177,22 @@ DEEPSEEK = GLM | {
     "v_head_dim": 64,
     "rope_parameters": _YARN | {"rope_theta": 1e4, "factor": 40.0, "mscale": 1.0, "mscale_all_dim": 1.0},
 }
+HUNYUAN = PLAIN | {
+    "model_type": "hunyuan_v1_moe",
+    "num_hidden_layers": 2,
+    "head_dim": 64,
+    "rms_norm_eps": 1e-5,
+    "intermediate_size": 32,
+    "moe_intermediate_size": [32, 32],
+    "num_experts": 8,
+    "moe_topk": [3, 3],
+    "num_shared_expert": [1, 1],
+    "use_qk_norm": True,
+    "use_mixed_mlp_moe": True,
+    "use_cla": False,
+    "tie_word_embeddings": True,
+    "rope_parameters": {"rope_theta": 1e4, "rope_type": "dynamic", "alpha": 1000.0, "factor": 1.0},
+}
 CASES = {
     "dense": DENSE,
     "dense-adjusted-width": DENSE
@@ -265,6 +281,16 @@ CASES = {
     "gpt_oss": GPT_OSS,
     "gpt_oss-group3-top1": GPT_OSS
     | {"hidden_size": 96, "num_attention_heads": 3, "num_key_value_heads": 1, "num_experts_per_tok": 1},
+    "hunyuan": HUNYUAN,
+    "hunyuan-group3-untied": HUNYUAN
+    | {
+        "hidden_size": 96,
+        "num_attention_heads": 3,
+        "tie_word_embeddings": False,
+        "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"},
+    },
+    "hunyuan-64-experts": HUNYUAN
+    | {"num_key_value_heads": 2, "head_dim": 32, "num_experts": 64, "moe_topk": 8, "moe_intermediate_size": 32},
     "gpt_oss-window-beyond-the-prompt": GPT_OSS | {"sliding_window": 64, "swiglu_limit": 7.0},
 }
 REFERENCE_CASES = {
@@ -301,7 +327,7 @@ def random_weights(name: str, shape: tuple[int, ...]) -> np.ndarray:
         return np.float32(0.3) * values
     if name.endswith(("gate.weight", "gate_proj.weight")) and "self_attn" in name:
         return 2 * values * np.float32(shape[-1] ** -0.5)
-    if name.endswith("gate.weight"):
+    if name.endswith(("gate.weight", "gate.wg.weight")):
         return np.float32(0.5) * values
     if name.endswith("sinks"):
         return 3 * values  # some dominate

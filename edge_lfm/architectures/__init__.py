@@ -9,7 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edge_lfm.architectures import afmoe, deepseek_v3, glm4_moe_lite, gpt_oss, lfm2, lfm3, minimax, olmoe, qwen
+from edge_lfm.architectures import (
+    afmoe,
+    deepseek_v3,
+    glm4_moe_lite,
+    gpt_oss,
+    hunyuan,
+    lfm2,
+    lfm3,
+    minimax,
+    olmoe,
+    qwen,
+)
 from edge_lfm.architectures.family import Family, GgufKeys, GgufSpelling
 from edge_lfm.architectures.reader import ConfigReader
 from edge_lfm.errors import UnsupportedModelError
@@ -29,6 +40,7 @@ _FAMILIES = {
         gpt_oss.FAMILY,
         glm4_moe_lite.FAMILY,
         deepseek_v3.FAMILY,
+        hunyuan.FAMILY,
     )
     for model_type in family.model_types
 }
@@ -77,8 +89,8 @@ def read_shape(raw: Mapping[str, Any], where: str = "config.json") -> Shape:
     raw = text_part(raw)
     config, family = ConfigReader(raw, where, _hint()), family_of(raw, where)
     classes = raw.get("architectures") or []
-    its_class = f"{raw['model_type'].replace('_', '')}{_HAS_HEAD}".lower()
-    if not isinstance(classes, list) or not all(str(name).lower() == its_class for name in classes):
+    its_class = family.class_name or f"{raw['model_type'].replace('_', '')}{_HAS_HEAD}"
+    if not isinstance(classes, list) or not all(str(name).lower() == its_class.lower() for name in classes):
         what = f"model_type {raw['model_type']}, only language models of that type (…{_HAS_HEAD})"
         raise config.refuse(f"architectures {classes!r:.80} is not implemented for {what}")
     return family.read(config)

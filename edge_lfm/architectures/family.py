@@ -101,6 +101,8 @@ class Family:
     Where transformers fuses experts of other families, inputs come last, and w1 before w3."""
     drafting_layers: str = ""
     """The config's key for how many layers behind the last a checkpoint has, which draft and are left out."""
+    class_name: str | None = None
+    """What transformers calls its class, where that is not the type without "_"."""
 
     def hub_name(self, name: str) -> str:
         """What the hub's checkpoints call a tensor."""

@@ -38,6 +38,9 @@ MAX_VALUES = {  # far above any published model; keeps a hostile file from askin
     "qk_rope_head_dim": 1 << 10,
     "v_head_dim": 1 << 10,
     "num_nextn_predict_layers": 1 << 6,
+    "num_shared_expert": 1 << 8,
+    "moe_topk": 1 << 12,
+    "attention_head_dim": 1 << 10,
     "global_attn_every_n_layers": 1 << 10,
 }
 

@@ -110,6 +110,7 @@ def _beyond(layer: Layer) -> Iterator[str]:
     """What a layer has that the graph has no nodes for."""
     if isinstance(layer.operator, Attention):
         yield from ["attention sinks"] if layer.operator.sinks else []
+        yield from ["queries and keys normed after they are turned"] if layer.operator.norm_after_rope else []
         yield from ["a bias behind attention"] if layer.operator.out_bias else []
     yield from ["latent attention"] if isinstance(layer.operator, LatentAttention) else []
     yield from ["groups of experts"] if layer.ffn.router is not None and layer.ffn.router.groups > 1 else []

@@ -117,7 +117,7 @@ class Binder:
             layer["heads"], layer["kv_heads"], layer["head_dim"] = operator.heads, operator.kv_heads, operator.width
             layer["rope_width"] = operator.rope.width if operator.rope else 0
             layer["window"] = operator.window or 0
-            layer["norm_all"] = operator.qk_norm == "all"
+            layer["norm_all"], layer["norm_last"] = operator.qk_norm == "all", operator.norm_after_rope
             layer["in_proj"] = self.matrix(f"{at}.self_attn.qkv_proj.weight")
             if operator.bias:
                 biases = np.concatenate([self.model.floats(f"{at}.self_attn.{p}_proj.bias") for p in "qkv"])

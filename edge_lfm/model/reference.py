@@ -133,10 +133,8 @@ class ReferenceModel:
     def _attention(self, n: int, attention: Attention, x: F32, state: ReferenceState) -> F32:
         at, width = f"model.layers.{n}.self_attn", attention.width
         q, k, v = (self._biased(f"{at}.{p}_proj", attention.bias, x) for p in "qkv")
-        q, k = (self._head_norm(f"{at}.{p}_layernorm.weight", attention, y) for p, y in (("q", q), ("k", k)))
-        if attention.rope is not None:
-            rope = rope_table(attention.rope, state.position + np.arange(len(x)))
-            q, k = ref.rotate(q, rope), ref.rotate(k, rope)
+        positions = state.position + np.arange(len(x))
+        q, k = (self._prepared(f"{at}.{p}_layernorm.weight", attention, y, positions) for p, y in (("q", q), ("k", k)))
         v = v.reshape(len(x), -1, width)
         nothing = np.zeros((0, attention.kv_heads, width), np.float32)
         k, v = self._as_cached(n, "keys", k), self._as_cached(n, "values", v)
@@ -183,11 +181,18 @@ class ReferenceModel:
         """Keys or values [T, kv, hd] as layer n's cache gives them back."""
         return x.astype(self.kv_dtype).astype(np.float32)
 
-    def _head_norm(self, name: str, attention: Attention, x: F32) -> F32:
-        """Queries or keys [T, heads * hd], normed as the model does -> [T, heads, hd]."""
-        eps, heads = self.shape.eps, x.reshape(len(x), -1, attention.width)
+    def _prepared(self, name: str, attention: Attention, x: F32, positions: NDArray[np.int64]) -> F32:
+        """Queries or keys [T, heads * hd], normed and turned as the model does -> [T, heads, hd]."""
+        heads = x.reshape(len(x), -1, attention.width)
+        if not attention.norm_after_rope:
+            heads = self._head_norm(name, attention, heads)
+        if attention.rope is not None:
+            heads = ref.rotate(heads, rope_table(attention.rope, positions))
+        return self._head_norm(name, attention, heads) if attention.norm_after_rope else heads
+
+    def _head_norm(self, name: str, attention: Attention, heads: F32) -> F32:
+        """Queries or keys [T, heads, hd], normed as the model does."""
         if attention.qk_norm == "none":
             return heads
-        if attention.qk_norm == "head":
-            return ref.rms_norm(heads, self._f32(name), eps)
-        return ref.rms_norm(x, self._f32(name), eps).reshape(heads.shape)
+        rows = heads if attention.qk_norm == "head" else heads.reshape(len(heads), -1)
+        return ref.rms_norm(rows, self._f32(name), self.shape.eps).reshape(heads.shape)

@@ -4,11 +4,12 @@ Keys lie transposed in blocks of 16 positions, [kv, C/16, hd, 16], so that 16 sc
 multiply-adds without a horizontal sum; values lie as [kv, C, hd]. An int8 cache has one scale per head
 and position: a key's scale multiplies its score, a value's scale its weight. Position p lies at p modulo C: caches of
 a layer that sees a window are rings of whole score blocks, all others have room for every position. Query and key heads
-may be normed (RMSNorm over hd, or over all heads) before RoPE, which turns the pairs (i, i + hd/2). Scores and softmax
-are float32.
+may be normed (RMSNorm over hd, or over all heads) before or after RoPE, which turns the pairs (i, i + hd/2). Scores and
+softmax are float32.
 What a head gives may be multiplied by sigmoids: one a head, or one a value. A head may have a sink, a logit that takes
 its share of every softmax.
-(Lfm2MoeAttention, Qwen2Attention, OlmoeAttention, Lfm3Attention and GptOssAttention of transformers 5.24.)
+(Lfm2MoeAttention, Qwen2Attention, OlmoeAttention, Lfm3Attention, GptOssAttention and HunYuanMoEV1Attention of
+transformers 5.24.)
 """
 
 from numba import float32, int32, int64
@@ -130,7 +131,7 @@ def prepare_heads(ctx, layer, n):
     `n`: the layer's number, in the states of each row's sequence.
     """
     hd, heads, kv = i64(layer + LAY.head_dim), i64(layer + LAY.heads), i64(layer + LAY.kv_heads)
-    rope_width, whole = i64(layer + LAY.rope_width), i64(layer + LAY.norm_all)
+    rope_width, whole, last = i64(layer + LAY.rope_width), i64(layer + LAY.norm_all), i64(layer + LAY.norm_last)
     gates = (i64(layer + LAY.gate_rows) + 15) // 16 * 16
     eps, q_norm, k_norm = f32(ctx + CTX.norm_eps), i64(layer + LAY.q_norm), i64(layer + LAY.k_norm)
     sinks = i64(layer + LAY.sinks)
@@ -142,18 +143,21 @@ def prepare_heads(ctx, layer, n):
         position, state = i64(step_row + RW.position), i64(step_row + RW.states) + n * STATE_BYTES
         rope = i64(layer + LAY.rope) + position * rope_width * 4
         row = i64(ctx + CTX.wide) + t * (heads + 2 * kv) * hd * 4
-        norm_heads(row, q_norm, heads, hd, whole, eps)
-        norm_heads(row + heads * hd * 4, k_norm, kv, hd, whole, eps)
-        for h in range(heads):
+        keys = row + heads * hd * 4
+        if last == 0:
+            norm_heads(row, q_norm, heads, hd, whole, eps)
+            norm_heads(keys, k_norm, kv, hd, whole, eps)
+        for h in range(heads + kv):
             rotate(row + h * hd * 4, rope, rope_width)
-        check_below(ctx, row, heads * hd, NO_SCORE_BITS)
+        if last != 0:
+            norm_heads(row, q_norm, heads, hd, whole, eps)
+            norm_heads(keys, k_norm, kv, hd, whole, eps)
+        check_below(ctx, row, (heads + kv) * hd, NO_SCORE_BITS)
         check_below(ctx, i64(ctx + CTX.gates) + t * gates * 4, gates, INFINITY_BITS)
         if sinks != 0:
             check_below(ctx, sinks, (heads + 15) // 16 * 16, INFINITY_BITS)
         for h in range(kv):
-            key, value = row + (heads + h) * hd * 4, row + (heads + kv + h) * hd * 4
-            rotate(key, rope, rope_width)
-            check_below(ctx, key, hd, NO_SCORE_BITS)
+            key, value = keys + h * hd * 4, keys + (kv + h) * hd * 4
             keep(ctx, key, value, state, h, position, hd)
 
 

@@ -46,6 +46,7 @@ LAYER = np.dtype(
         ("q_norm", "i8"),  # float32 [hd], or [heads hd] where all heads are normed as one row; or 0
         ("k_norm", "i8"),  # float32 [hd], or [kv hd]; or 0
         ("norm_all", "i8"),  # whether all heads are normed as one row
+        ("norm_last", "i8"),  # whether queries and keys are normed after they are turned
         ("sinks", "i8"),  # float32 [heads padded to 16], logits that take a share of each head's softmax; or 0
         ("gate", MATRIX),  # logits of the gates of what attention gives, [heads or heads hd, H]; or no rows
         # the FFN
