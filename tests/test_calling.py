@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from edge_lfm import Model, UsageError
-from edge_lfm.text.dialects import DEEPSEEK, HERMES, MINIMAX_XML, QWEN_XML
+from edge_lfm.text.dialects import DEEPSEEK, HERMES, HUNYUAN, MINIMAX_XML, QWEN_XML
 
 pytestmark = pytest.mark.slow
 
@@ -35,11 +35,12 @@ TOOLS: list[dict[str, Any]] = [
     {"name": "stop", "parameters": {"type": "object", "additionalProperties": False}},
 ]
 SCHEMAS = {tool["name"]: tool["parameters"] for tool in TOOLS}
-FORMS = {"hermes": HERMES, "tags": QWEN_XML, "invokes": MINIMAX_XML, "distill": DEEPSEEK}
+FORMS = {"hermes": HERMES, "tags": QWEN_XML, "invokes": MINIMAX_XML, "distill": DEEPSEEK, "list": HUNYUAN}
 FORMS_BEGIN = {
     "Hermes": '<tool_call>\n{"name": "get_weather", "arguments": {"city": ',
     "QwenXml": "<tool_call>\n<function=get_weather>\n<parameter=city>\n",
     "MiniMaxXml": '<minimax:tool_call>\n<invoke name="get_weather">\n<parameter name="city">',
+    "Hunyuan": '<tool_calls>[{"name": "get_weather", "arguments": {"city": ',
     "DeepSeek": '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n{"city": ',
 }
 
@@ -127,6 +128,6 @@ def test_a_grammar_holds_after_the_reasoning(model: Model) -> None:
 
 
 def test_a_limit_of_reasoning_needs_a_token_or_a_prompt_that_begins_it(model: Model) -> None:
-    if model.template is not None and model.template.dialect is HERMES:
+    if model.template is not None and model.template.dialect in (HERMES, HUNYUAN):
         with pytest.raises(UsageError, match="<think>"):
             model.generate("Why?", reasoning_budget=5)

@@ -29,6 +29,7 @@ from edge_lfm.text.dialects import (
     DIALECTS,
     HARMONY,
     HERMES,
+    HUNYUAN,
     MINIMAX_XML,
     PYTHONIC,
     QWEN_XML,
@@ -354,6 +355,7 @@ NO_CALLS = {
                 "<function=f></function>x", "<function=f>\n<parameter=a>\nx</parameter>\n</function>",
                 "<function=f>\nx</function>"],
     "Hermes": ["", "{", '{"name": "f", "arguments": {', '{"arguments": {}}', '{"name": "f"} {"a": 3}', "x" * 200_000],
+    "Hunyuan": ["", "[", '[{"name": "f", "arguments": {', '[{"arguments": {}}]', '[{"name": "f"}] x', "x" * 200_000],
     "Harmony": ["", "x", "{}", "commentary to=functions.f", "commentary<|message|>{}", "x" * 200_000,
                 "commentary to=functions.<|message|>{}", "commentary to=functions.f<|message|>[]",
                 "commentary to=functions.f<|message|>{", "to=f" + " x" * 2000 + "<|message|>{}"],
@@ -362,7 +364,9 @@ NO_CALLS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("dialect", [HERMES, QWEN_XML, MINIMAX_XML, DEEPSEEK, HARMONY], ids=lambda d: type(d).__name__)
+@pytest.mark.parametrize(
+    "dialect", [HERMES, HUNYUAN, QWEN_XML, MINIMAX_XML, DEEPSEEK, HARMONY], ids=lambda d: type(d).__name__
+)
 def test_what_is_no_call_in_a_form_is_an_error(dialect: Dialect) -> None:
     for text in NO_CALLS[type(dialect).__name__]:
         with pytest.raises(ToolCallError):
@@ -409,6 +413,9 @@ def test_a_dialect_is_chosen_by_marks() -> None:
     assert dialect_of("<tool_call>{{ '<function=' + call.name }}{{ '<parameter=' + name }}") is QWEN_XML
     assert dialect_of("{{ '<｜tool▁calls▁begin｜>' + '```json' }}") is DEEPSEEK
     assert dialect_of("{{ '<|start|>assistant<|channel|>final<|message|>' }}") is HARMONY
+    assert dialect_of("{{ '<tool_calls>[{' }}") is HUNYUAN
+    assert dialect_of("{{ '<|extra_4|>' }}{{ m.content + '<|extra_0|>' }}") is HUNYUAN  # tells of no calls
+    assert dialect_of("<|extra_4|><|extra_0|><tool_calls>\n<tool_call>f\n```json") is PYTHONIC  # of its successors
     assert dialect_of("<minimax:tool_call>{{ '<invoke name=\"' + name }}<parameter name=\"") is MINIMAX_XML
 
 

@@ -45,7 +45,7 @@ from edge_lfm.model.plan import plan_tensors
 from edge_lfm.model.reference import ReferenceModel
 from edge_lfm.quantize.convert import convert
 from edge_lfm.quantize.recipe import find_recipe, recipe_like
-from edge_lfm.shape import Ffn, Router, Shape
+from edge_lfm.shape import Attention, Layer, Router, Shape
 from edge_lfm.text.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.slow
@@ -282,13 +282,17 @@ def test_other_families_out_and_in(case: str, case_checkpoints: dict[str, Path],
 
 def _in_float32(shape: Shape) -> Shape:
     """A shape with its numbers as GGUF keeps them."""
-    layers = [
-        replace(layer, ffn=replace(layer.ffn, router=replace(router, scale=float(np.float32(router.scale)))))
-        if (router := layer.ffn.router)
-        else layer
-        for layer in shape.layers
-    ]
-    return replace(shape, eps=float(np.float32(shape.eps)), layers=tuple(layers))
+    return replace(shape, eps=float(np.float32(shape.eps)), layers=tuple(map(_layer_in_float32, shape.layers)))
+
+
+def _layer_in_float32(layer: Layer) -> Layer:
+    operator, ffn = layer.operator, layer.ffn
+    if isinstance(operator, Attention) and operator.rope is not None:
+        rope = replace(operator.rope, theta=float(np.float32(operator.rope.theta)))
+        operator = replace(operator, rope=rope)
+    if ffn.router is not None:
+        ffn = replace(ffn, router=replace(ffn.router, scale=float(np.float32(ffn.router.scale))))
+    return replace(layer, operator=operator, ffn=ffn)
 
 
 def _by_number(name: str) -> list[int]:

@@ -334,6 +334,40 @@ TEMPLATES = {
     {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- "]~b]ai\\n<think>\\n" }}{%- endif %}""",
+    # turns have no names; a JSON list of calls; a switch in front of the question; no mark of thoughts or answers
+    "list": """{%- set ns = namespace(system="") %}
+{%- if messages[0].role == "system" %}
+    {%- set ns.system = messages[0].content %}{%- set messages = messages[1:] %}
+{%- endif %}
+{%- if tools %}
+    {%- set ns.system = ns.system ~ "\\nWrite <tool_calls>[{\\"name\\": \\"f\\", " %}
+    {%- set ns.system = ns.system ~ "\\"arguments\\": {}}]</tool_calls>.\\n" %}
+    {%- set ns.system = ns.system ~ (tools | tojson) %}
+{%- endif %}
+{{- "<|startoftext|>" }}
+{%- if ns.system %}{{- ns.system ~ "<|extra_4|>" }}{%- endif %}
+{%- for m in messages %}
+    {%- if m.role == "user" %}
+        {%- if not loop.first %}{{- "<|startoftext|>" }}{%- endif %}
+        {%- if loop.last and enable_thinking is defined and not enable_thinking %}{{- "/no_think" }}{%- endif %}
+        {{- m.content ~ "<|extra_0|>" }}
+    {%- elif m.role == "assistant" %}
+        {{- m.content if m.content is string else "" }}
+        {%- if m.tool_calls %}
+            {{- "<tool_calls>[" }}
+            {%- for call in m.tool_calls %}
+                {%- set call = call.function or call %}
+                {{- "{\\"name\\": \\"" ~ call.name ~ "\\", \\"arguments\\": " }}
+                {{- call.arguments if call.arguments is string else call.arguments | tojson(ensure_ascii=False) }}
+                {{- "}" ~ ("" if loop.last else ", ") }}
+            {%- endfor %}
+            {{- "]</tool_calls>" }}
+        {%- endif %}
+        {{- "<|eos|>" }}
+    {%- elif m.role == "tool" %}
+        {{- "<tool_response>" ~ m.content ~ "</tool_response><|extra_0|>" }}
+    {%- endif %}
+{%- endfor %}""",
     # no tools are told; calls of turns whose content is null, with arguments as text; marks that are no tokens
     "distill": """{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}
 {%- set ns = namespace(first=true, results=false, more=false, system="") %}
@@ -444,6 +478,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "preserves": {"preserve_thinking": True},
     "hermes": {"enable_thinking": False},
     "channels": {"reasoning_effort": "high"},
+    "list": {"enable_thinking": False},
 }
 CALL = {
     "type": "function",

@@ -87,6 +87,15 @@ class GgufSpelling:
 
 
 @dataclass(frozen=True)
+class TiktokenFile:
+    """A vocabulary of the package tiktoken in a checkpoint; texts are split and composed as GGUF's spelling says."""
+
+    name: str
+    specials: tuple[str, ...]
+    """Control tokens, whose ids follow the file's."""
+
+
+@dataclass(frozen=True)
 class Family:
     """One family of models."""
 
@@ -103,6 +112,8 @@ class Family:
     """The config's key for how many layers behind the last a checkpoint has, which draft and are left out."""
     class_name: str | None = None
     """What transformers calls its class, where that is not the type without "_"."""
+    tiktoken: TiktokenFile | None = None
+    """What stands in the place of `tokenizer.json` in some of its checkpoints."""
 
     def hub_name(self, name: str) -> str:
         """What the hub's checkpoints call a tensor."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from edge_lfm.architectures import decoder
-from edge_lfm.architectures.family import Family
+from edge_lfm.architectures.family import Family, TiktokenFile
 from edge_lfm.architectures.hunyuan_gguf import CLASS, GGUF, MODEL_TYPE
 from edge_lfm.architectures.reader import ConfigReader
 from edge_lfm.shape import Attention, Ffn, Layer, Rope, Router, Shape
@@ -43,6 +43,8 @@ _MAX_ALPHA = 1e6
 """Far above any published one, and far below what a power of it may overflow."""
 _UNUSED = {"factor": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0}
 """Keys beside `alpha` that transformers does not read, and the only values that published files give them."""
+_NAMED = ("endoftext", "startoftext", "bos", "eos", "pad")
+_TIKTOKEN = TiktokenFile("hy.tiktoken", tuple(f"<|{name}|>" for name in (*_NAMED, *(f"extra_{n}" for n in range(205)))))
 
 
 def read(config: ConfigReader) -> Shape:
@@ -117,4 +119,4 @@ def _each(config: ConfigReader, name: str, count: int, default: int | None = Non
     return [ConfigReader({name: value}, config.where, config.hint).number(name) for value in values]
 
 
-FAMILY = Family(model_types=(MODEL_TYPE,), read=read, gguf=GGUF, names=NAMES, class_name=CLASS)
+FAMILY = Family(model_types=(MODEL_TYPE,), read=read, gguf=GGUF, names=NAMES, class_name=CLASS, tiktoken=_TIKTOKEN)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edge_lfm.architectures import family_of, read_shape, text_part
 from edge_lfm.errors import ModelFileError
-from edge_lfm.formats import float8, mxfp4
+from edge_lfm.formats import float8, mxfp4, tiktoken
 from edge_lfm.formats.safetensors import SafetensorsFile, TensorInfo
 from edge_lfm.formats.strict import read_bytes, read_json
 from edge_lfm.shape import Shape
@@ -190,7 +190,7 @@ class FolderCheckpoint(HubCheckpoint):
         whole = read_json(folder / "config.json")
         part = text_part(whole)
         self.raw_config = dict(part)
-        self.text_files = read_text_files(folder)
+        self.text_files = self._read_text_files()
         self._float8_block = float8.block_of(self.raw_config, self.config_source)
         self._files: list[SafetensorsFile] = []
         try:
@@ -277,6 +277,19 @@ class FolderCheckpoint(HubCheckpoint):
     def close(self) -> None:
         for file in self._files:
             file.close()
+
+    def _read_text_files(self) -> dict[str, bytes]:
+        """Those of the folder; a vocabulary of tiktoken becomes the `tokenizer.json` that is missing."""
+        files = read_text_files(self.path)
+        if TOKENIZER_FILES[0] in files or not any(self.path.glob("*.tiktoken")):
+            return files
+        family = family_of(self.raw_config, self.config_source)
+        if family.tiktoken is None or not (self.path / family.tiktoken.name).exists():
+            return files
+        path, spelling = self.path / family.tiktoken.name, family.gguf
+        names = family.tiktoken.specials
+        made = tiktoken.tokenizer_json(read_bytes(path), names, spelling.split, spelling.composes, str(path))
+        return {TOKENIZER_FILES[0]: made} | files
 
     def _open(self) -> dict[str, _Place]:
         index = self.path / "model.safetensors.index.json"

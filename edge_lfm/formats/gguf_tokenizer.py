@@ -13,12 +13,12 @@ from typing import Any
 from edge_lfm.architectures import GgufSpelling
 from edge_lfm.architectures.reader import as_ids
 from edge_lfm.errors import UnsupportedModelError
+from edge_lfm.formats.byte_level import COMPOSES, added_token, byte_level_tokenizer
 from edge_lfm.formats.splitting import splits_alike
 from edge_lfm.formats.strict import json_object, refusing
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 _KEY = "tokenizer.ggml."
-_COMPOSES = {"type": "NFC"}
 _BYTE_LEVEL_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """What the package tokenizers' ByteLevel has built in (`use_regex`)."""
 _IDS = {"bos_token": "bos_token_id", "eos_token": "eos_token_id", "pad_token": "padding_token_id"}
@@ -74,21 +74,8 @@ def _are_texts(value: Any) -> bool:
 def _tokenizer_json(
     tokens: list[str], types: list[int], merges: list[str], bos: str | None, spelling: GgufSpelling
 ) -> dict[str, Any]:
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     used = [(n, token, kind) for n, (token, kind) in enumerate(zip(tokens, types, strict=True)) if kind != UNUSED]
-    added = [
-        {
-            "id": n,
-            "content": token,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": kind == CONTROL,
-        }
-        for n, token, kind in used
-        if kind in (CONTROL, USER_DEFINED)
-    ]
+    added = [added_token(n, token, kind == CONTROL) for n, token, kind in used if kind in (CONTROL, USER_DEFINED)]
     start = None
     if bos is not None:
         piece = {"SpecialToken": {"id": bos, "type_id": 0}}
@@ -99,37 +86,9 @@ def _tokenizer_json(
             "pair": [piece, text[0], piece, text[1]],
             "special_tokens": {bos: {"id": bos, "ids": [tokens.index(bos)], "tokens": [bos]}},
         }
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": added,
-        "normalizer": _COMPOSES if spelling.composes else None,
-        "pre_tokenizer": {
-            "type": "Sequence",
-            "pretokenizers": [
-                *(
-                    {"type": "Split", "pattern": {"Regex": split}, "behavior": "Isolated", "invert": False}
-                    for split in spelling.split
-                ),
-                level,
-            ],
-        },
-        "post_processor": start,
-        "decoder": level | {"use_regex": True},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": {token: n for n, token, _ in used},
-            "merges": [merge.split(" ") for merge in merges],
-        },
-    }
+    vocab = {token: n for n, token, _ in used}
+    pairs = [merge.split(" ") for merge in merges]
+    return byte_level_tokenizer(vocab, pairs, added, spelling.split, spelling.composes, start)
 
 
 def gguf_metadata(
@@ -166,7 +125,7 @@ def _metadata(files: Mapping[str, bytes], vocab_size: int, spelling: GgufSpellin
             f"{where}: tokenizer.json splits texts another way than its family", hint="GGUF has no name for it"
         )
     normalizer = tokenizer.get("normalizer")
-    if normalizer is not None and not (spelling.composes and normalizer == _COMPOSES):
+    if normalizer is not None and not (spelling.composes and normalizer == COMPOSES):
         raise UnsupportedModelError(
             f"{where}: tokenizer.json changes texts before it splits them: {json.dumps(normalizer):.80}",
             hint="GGUF has no name for it",

@@ -40,7 +40,7 @@ class AnswerParser:
         self._tokenizer, self._decoder, self._min_tokens = tokenizer, Decoder(tokenizer), min_tokens
         self._shown = Shown(stops)
         self._dialect, self._spelled, self._search = dialect, frozenset(spelled if markers else ()), SpelledMarks()
-        marks = (dialect.call_start, dialect.call_end, dialect.think_start, dialect.think_end)
+        marks = (dialect.call_start, dialect.call_end, dialect.think_start, dialect.think_end, *dialect.frames)
         self._marks = {tokenizer.special_id(mark): mark for mark in marks if markers}
         self._marks.pop(None, None)
         self._kind: Kind = "text"
@@ -98,15 +98,16 @@ class AnswerParser:
 
     def _cross(self, mark: str) -> list[Part]:
         """What a mark ends. While the model reasons, only the end of that is one."""
-        parts = self._end_bare(closed=mark == self._dialect.call_end)
+        parts = self._end_bare(closed=mark in (self._dialect.call_end, *self._dialect.frames[1:]))
         if self._kind == "call" and self._call.text:
             parts.append(self._call if mark == self._dialect.call_end else replace(self._call, kind="text"))
         self._call = Part("call", "")
         kinds: dict[str, Kind] = {self._dialect.call_start: "call", self._dialect.think_start: "reasoning"}
         self._kind = kinds.get(mark, "text")
-        self._trim = mark in (self._dialect.think_start, self._dialect.think_end)
+        begins = (self._dialect.think_end, *self._dialect.frames)
+        self._trim = mark in (self._dialect.think_start, *begins)
         self._gap = [] if mark == self._dialect.call_end else None
-        self._bare = [] if mark == self._dialect.think_end and self._openings else None
+        self._bare = [] if mark in begins and self._openings else None
         return parts
 
     def _sort(self, text: str, tokens: tuple[int, ...]) -> list[Part]:

@@ -11,9 +11,10 @@ from edge_lfm.text.tokenizer import Tokenizer
 
 
 def spelled_marks(dialect: Dialect, template: str, tokenizer: Tokenizer) -> tuple[str, ...]:
-    """The marks that a chat template writes and the vocabulary has no tokens for."""
-    marks = (dialect.call_start, dialect.call_end, dialect.think_start, dialect.think_end, *dialect.inner_marks)
-    return tuple(mark for mark in marks if mark in template and tokenizer.special_id(mark) is None)
+    """The marks that a chat template writes, or a form of texts has, and the vocabulary has no tokens for."""
+    marks = [dialect.call_start, dialect.call_end, dialect.think_start, dialect.think_end]
+    told = [mark for mark in (*marks, *dialect.inner_marks) if dialect.frames or mark in template]
+    return tuple(mark for mark in (*told, *dialect.frames) if tokenizer.special_id(mark) is None)
 
 
 class SpelledMarks:

@@ -18,18 +18,11 @@ from tokenizers import Tokenizer as HfTokenizer
 
 from edge_lfm.architectures.reader import as_ids
 from edge_lfm.errors import ContextOverflowError, ModelFileError, UsageError
+from edge_lfm.formats.byte_level import CHARACTERS
 from edge_lfm.formats.strict import read_bytes, read_json
 from edge_lfm.text.dialects.marks import GAP_MARKS
 
-
-def _byte_of_character() -> dict[str, int]:
-    """GPT-2's printable stand-ins for bytes, which byte-level BPE vocabularies are written in."""
-    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [b for b in range(256) if b not in plain]
-    return {chr(b): b for b in plain} | {chr(256 + n): b for n, b in enumerate(others)}
-
-
-_BYTES = _byte_of_character()
+_BYTES = {character: byte for byte, character in enumerate(CHARACTERS)}
 TOKEN_NAMES = tuple(f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 """How transformers names control tokens, for settings and for templates."""
 _WORD = re.compile(r"[^\W_\s]+|\s+")

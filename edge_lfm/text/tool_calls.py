@@ -41,14 +41,39 @@ def answer_grammar(
     """The Lark grammar of a whole answer with calls, for a vocabulary in which what begins them is a text.
 
     parallel: several calls may come. required: the answer is calls, and nothing else; if not, it is any text between.
+    Of a form with frames, thoughts may come first, in which nothing is a call.
     """
     rules = _rules(dialect, tools, tokenizer, parallel)
+    if dialect.frames:
+        return f"{_framed(dialect, parallel, required)}\n{rules}"
     if required:
         return f"start: {quoted(dialect.call_start)} calls\n{rules}"
-    begun = re.escape(dialect.call_start).replace("/", r"\/")
+    begun = _escaped(dialect.call_start)
     times = "*" if parallel else "?"
     texts = f"lead[lazy]: /(?s:.*){begun}/\nTAIL: /(?s:.*)/ & ~/(?s:.*){begun}(?s:.*)/"
     return f"start: (lead calls){times} TAIL\n{texts}\n{rules}"
+
+
+def _framed(dialect: Dialect, parallel: bool, required: bool) -> str:
+    """The rules of an answer that may begin with thoughts, up to those of its calls."""
+    begun, opens, closes = map(_escaped, (dialect.call_start, dialect.frames[0], dialect.frames[-1]))
+    think, thought = map(_escaped, (dialect.think_start, dialect.think_end))
+    thoughts = rf"thoughts[lazy]: /\s*{think}(?s:.*){thought}/"
+    if required:
+        around = rf"OPEN: /\s{{0,2}}({opens}\s{{0,2}})?/" + "\n" + rf"CLOSE: /\s{{0,2}}({closes})?/"
+        return f"start: thoughts? OPEN {quoted(dialect.call_start)} calls CLOSE\n{around}\n{thoughts}"
+    unthought = rf"& ~/\s*{think}(?s:.*)/"
+    texts = (
+        f"FIRST: /(?s:.*){begun}/ {unthought}\nfirst[lazy]: FIRST\nlead[lazy]: /(?s:.*){begun}/\n"
+        f"TAIL: /(?s:.*)/ & ~/(?s:.*){begun}(?s:.*)/\nPLAIN: /(?s:.*)/ & ~/(?s:.*){begun}(?s:.*)/ {unthought}"
+    )
+    more = "(thoughts | first calls) (lead calls)*" if parallel else "(thoughts (lead calls)? | first calls)"
+    return f"start: {more} TAIL | PLAIN\n{texts}\n{thoughts}"
+
+
+def _escaped(text: str) -> str:
+    """A text as a regular expression of a Lark grammar has it."""
+    return re.escape(text).replace("/", r"\/")
 
 
 def message_grammar(

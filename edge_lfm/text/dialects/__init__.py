@@ -4,11 +4,12 @@ from edge_lfm.text.dialects.deepseek import DEEPSEEK
 from edge_lfm.text.dialects.dialect import Call, Channels, Dialect, Parameters
 from edge_lfm.text.dialects.harmony import HARMONY
 from edge_lfm.text.dialects.hermes import HERMES
+from edge_lfm.text.dialects.hunyuan import HUNYUAN
 from edge_lfm.text.dialects.minimax_xml import MINIMAX_XML
 from edge_lfm.text.dialects.pythonic import PYTHONIC
 from edge_lfm.text.dialects.qwen_xml import QWEN_XML
 
-DIALECTS: tuple[Dialect, ...] = (HARMONY, DEEPSEEK, MINIMAX_XML, QWEN_XML, HERMES, PYTHONIC)
+DIALECTS: tuple[Dialect, ...] = (HARMONY, DEEPSEEK, MINIMAX_XML, QWEN_XML, HUNYUAN, HERMES, PYTHONIC)
 """In the order of trying: a template of Qwen-Coder has the marks of Hermes too."""
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "DIALECTS",
     "HARMONY",
     "HERMES",
+    "HUNYUAN",
     "MINIMAX_XML",
     "PYTHONIC",
     "QWEN_XML",

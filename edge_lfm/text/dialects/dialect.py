@@ -68,6 +68,13 @@ class Dialect(Protocol):
         """Further marks of the form, which no content may forge where they are texts."""
 
     @property
+    def frames(self) -> tuple[str, ...]:
+        """Marks around the text of an answer, which are none of it: the first opens, the last closes.
+
+        A form that has them is one of texts: its models write all its marks, whether or not a template shows them.
+        """
+
+    @property
     def channels(self) -> Channels | None:
         """The marks of its messages, if an answer is such; None: it is text with marks in it."""
 

@@ -70,6 +70,7 @@ class Harmony:
     think_start: str = CHANNELS.channel
     think_end: str = CHANNELS.end
     inner_marks: tuple[str, ...] = (CHANNELS.start, CHANNELS.message, _CONSTRAIN, *CHANNELS.ends)
+    frames: tuple[str, ...] = ()
     channels: Channels | None = CHANNELS
 
     def fits(self, template: str) -> bool:

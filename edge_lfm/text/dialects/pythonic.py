@@ -40,6 +40,7 @@ class Pythonic:
     think_start: str = "<think>"
     think_end: str = "</think>"
     inner_marks: tuple[str, ...] = ()
+    frames: tuple[str, ...] = ()
     channels: Channels | None = None
 
     def fits(self, template: str) -> bool:

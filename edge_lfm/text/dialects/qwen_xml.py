@@ -22,6 +22,7 @@ class QwenXml:
     think_start: str = "<think>"
     think_end: str = "</think>"
     inner_marks: tuple[str, ...] = ()
+    frames: tuple[str, ...] = ()
     channels: Channels | None = None
     form: TagForm = _FORM
 
