@@ -45,7 +45,7 @@ from edge_lfm.model.plan import plan_tensors
 from edge_lfm.model.reference import ReferenceModel
 from edge_lfm.quantize.convert import convert
 from edge_lfm.quantize.recipe import find_recipe, recipe_like
-from edge_lfm.shape import Attention, Layer, Router, Shape
+from edge_lfm.shape import Attention, Ffn, Layer, Router, Shape
 from edge_lfm.text.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.slow
