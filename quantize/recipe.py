@@ -15,6 +15,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class Recipe:
         return decides
 
 
+@lru_cache(maxsize=64)
 def recipes_for(shape: Shape) -> tuple[str, ...]:
     """The built-in recipes whose schemes can hold the matrices of a model, the default first."""
     return tuple(name for name in recipe_names() if _can_hold(shape, find_recipe(name).schemes))
