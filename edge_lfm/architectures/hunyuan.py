@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from edge_lfm.architectures import decoder
 from edge_lfm.architectures.family import Family, TiktokenFile
-from edge_lfm.architectures.hunyuan_gguf import CLASS, GGUF, MODEL_TYPE
+from edge_lfm.architectures.hunyuan_gguf import CLASS, FIRST_TYPE, GGUF, MODEL_TYPE
 from edge_lfm.architectures.reader import ConfigReader
 from edge_lfm.shape import Attention, Ffn, Layer, Rope, Router, Shape
 
@@ -119,4 +119,6 @@ def _each(config: ConfigReader, name: str, count: int, default: int | None = Non
     return [ConfigReader({name: value}, config.where, config.hint).number(name) for value in values]
 
 
-FAMILY = Family(model_types=(MODEL_TYPE,), read=read, gguf=GGUF, names=NAMES, class_name=CLASS, tiktoken=_TIKTOKEN)
+FAMILY = Family(
+    model_types=(MODEL_TYPE, FIRST_TYPE), read=read, gguf=GGUF, names=NAMES, class_name=CLASS, tiktoken=_TIKTOKEN
+)

@@ -14,6 +14,8 @@ from edge_lfm.architectures.family import GgufKeys, GgufSpelling
 from edge_lfm.shape import Shape
 
 MODEL_TYPE, CLASS = "hunyuan_v1_moe", "HunYuanMoEV1ForCausalLM"
+FIRST_TYPE = "hunyuan"
+"""What the checkpoint was first published with, before transformers had the family."""
 
 
 def read(file: GgufKeys) -> dict[str, Any]:
