@@ -28,7 +28,7 @@ def model_card(report: Mapping[str, Any], evaluation: Mapping[str, Any] | None =
         "---",
         f"# {name}, packed for edge-lfm as `{recipe['name']}`",
         "",
-        f"{recipe['summary']}. The licence of the source model applies.",
+        f"{recipe['summary']}. {_licence(provenance.get('licence'))}",
         "",
         f"    edge-lfm chat MODEL --draft FOLDER    (MODEL: a packed {provenance['target']['name']})"
         if "target" in provenance
@@ -54,6 +54,12 @@ def model_card(report: Mapping[str, Any], evaluation: Mapping[str, Any] | None =
     if evaluation is not None:
         lines += _measured(evaluation)
     return "\n".join(lines) + "\n"
+
+
+def _licence(title: str | None) -> str:
+    if title is None:
+        return "The licence of the source model applies; no file of it came with the checkpoint."
+    return f"The licence of the source model applies, and may limit who may use it, where and for what: {title}."
 
 
 def _shown(value: Any) -> str:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_lfm.formats.checkpoint import HubCheckpoint
+from edge_lfm.formats.checkpoint import HubCheckpoint, licence_title
 from edge_lfm.model.drafter_plan import Target
 from edge_lfm.model.plan import PackedTensor
 from edge_lfm.model.sizes import SizeReport
@@ -73,6 +73,9 @@ def make_report(
         "edge_lfm_version": VERSION,
         "calibration": calibration.provenance if calibration else None,
     }
+    licence = licence_title(checkpoint.text_files)
+    if licence is not None:
+        provenance["licence"] = licence
     if target is not None:
         provenance["target"] = target.to_json()
     kept = [decision for unit in units for decision in unit.feedback]

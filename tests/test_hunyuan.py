@@ -105,6 +105,8 @@ def accepts(text: str, parallel: bool = True, required: bool = False) -> bool:
         (f"<tool_calls>{CALL}</tool_calls>", True, True, True),
         (f"<think>\n<tool_calls>?</think>\n<answer>\n<tool_calls>{CALL}</tool_calls>\n</answer>", True, True, True),
         ("<think>\nHm.\n</think>\n<answer>\nText.\n</answer>", True, True, False),
+        (f" <tool_calls>{CALL}</tool_calls>", True, True, False),
+        (f"<answer>\n<tool_calls>{CALL}</tool_calls></answer>", True, True, True),
         ('<tool_calls>[{"name": "g", "arguments": {}}]</tool_calls>', True, True, False),
     ],
 )

@@ -64,6 +64,22 @@ def test_only_what_is_needed_comes(repository: Path, tmp_path: Path) -> None:
         assert not hub.fetched  # it is all there
 
 
+def test_a_vocabulary_and_a_licence_come_too(repository: Path, tmp_path: Path) -> None:
+    for name in ("hy.tiktoken", "License.txt", "onnx/other.tiktoken"):
+        (repository / name).write_text(name)
+    with Hub({REPO: repository}) as hub:
+        pulled = pull(REPO, tmp_path / "out", endpoint=hub.endpoint, quiet=True)
+    assert {"hy.tiktoken", "License.txt"} < set(pulled.files) and "onnx/other.tiktoken" not in pulled.files
+
+
+def test_weights_of_pytorch_alone_are_refused_with_a_way(repository: Path, tmp_path: Path) -> None:
+    (repository / "model.safetensors").unlink()
+    with Hub({REPO: repository}) as hub, pytest.raises(DownloadError, match=r"pytorch_model\.bin only") as caught:
+        pull(REPO, tmp_path / "out", endpoint=hub.endpoint, quiet=True)
+    assert "--revision refs/pr/N" in caught.value.hint
+    assert not (tmp_path / "out").exists()
+
+
 def test_shards_come_with_their_index(repository: Path, tmp_path: Path) -> None:
     (repository / "model.safetensors").rename(repository / "model-00001-of-00001.safetensors")
     (repository / "model.safetensors.index.json").write_text('{"weight_map": {}}')

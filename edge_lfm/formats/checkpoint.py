@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +35,10 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
 )
 """Files that a packed model takes over unchanged; the first is needed to turn text into tokens."""
+LICENCE_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "License.txt")
+"""Taken over as well: many licences ask that they go with what is made of the weights."""
+_LICENCE_TITLE = 120
+"""Characters of a licence's first line that are told."""
 
 
 _TEXT = re.compile(r"model\.language_model\.|language_model\.model\.")
@@ -50,7 +54,7 @@ class HubCheckpoint(ABC):
     path: Path
     raw_config: dict[str, Any]
     text_files: dict[str, bytes]
-    """Contents of those of `TOKENIZER_FILES` that it has."""
+    """Contents of those of `TOKENIZER_FILES` and `LICENCE_FILES` that it has."""
     left_out = ""
     """A sentence about parts of the model that are not read; empty: there are none."""
 
@@ -299,7 +303,8 @@ class FolderCheckpoint(HubCheckpoint):
             for other in sorted(path.name for path in self.path.iterdir() if path.suffix in _OTHER_WEIGHTS):
                 raise ModelFileError(
                     f"{self.path} has no model.safetensors, and {other} is not read in its place",
-                    hint="save the weights as safetensors; a GGUF file is given by its own path",
+                    hint="save the weights as safetensors (transformers: model.save_pretrained(FOLDER)); "
+                    "a GGUF file is given by its own path",
                 )
         for shard, expected in names.items():
             file = self._open_shard(shard)
@@ -389,9 +394,17 @@ class FolderCheckpoint(HubCheckpoint):
 
 
 def read_text_files(folder: Path) -> dict[str, bytes]:
-    """Contents of those of `TOKENIZER_FILES` that a folder has.
+    """Contents of those of `TOKENIZER_FILES` and `LICENCE_FILES` that a folder has.
 
     Raises:
         ModelFileError: one cannot be read.
     """
-    return {name: read_bytes(folder / name) for name in TOKENIZER_FILES if (folder / name).exists()}
+    known = (*TOKENIZER_FILES, *LICENCE_FILES)
+    return {name: read_bytes(folder / name) for name in known if (folder / name).is_file()}
+
+
+def licence_title(files: Mapping[str, bytes]) -> str | None:
+    """How the licence among a checkpoint's files begins: its first line that is not empty; None: there is none."""
+    lines = (line for name in LICENCE_FILES for line in files.get(name, b"").decode(errors="replace").splitlines())
+    title = next((line.strip(" #\t") for line in lines if line.strip(" #\t")), None)
+    return title and title[:_LICENCE_TITLE]

@@ -18,7 +18,7 @@ from typing import Any
 from edge_lfm.architectures import read_shape
 from edge_lfm.errors import DownloadError, ModelFileError, OutputError, UsageError
 from edge_lfm.formats import float8
-from edge_lfm.formats.checkpoint import TOKENIZER_FILES
+from edge_lfm.formats.checkpoint import LICENCE_FILES, TOKENIZER_FILES
 from edge_lfm.formats.strict import read_json
 from edge_lfm.locks import alone_in
 from edge_lfm.model.packed_model import is_packed
@@ -29,7 +29,9 @@ from edge_lfm.quantize.output import write_json
 NOTES, _PARTIAL = ".edge-lfm-pull.json", ".partial"
 _SHA256, _GIT = re.compile("[0-9a-f]{64}"), re.compile("[0-9a-f]{40}")
 _CONFIG = "config.json"
-_WANTED = (_CONFIG, *TOKENIZER_FILES, "LICENSE", "LICENSE.md", "model.safetensors.index.json")
+_WANTED = (_CONFIG, *TOKENIZER_FILES, *LICENCE_FILES, "model.safetensors.index.json")
+_VOCABULARY = ".tiktoken"
+"""How files end that stand in the place of `tokenizer.json`."""
 
 
 @dataclass(frozen=True)
@@ -209,9 +211,14 @@ def choose_files(repo: str, sizes: dict[str, int], file: str | None) -> list[str
     weights = sorted(name for name in sizes if name.endswith(".safetensors") and "/" not in name)
     if not weights and ggufs:
         raise UsageError(f"{repo} has GGUF files only", hint=f"choose one with --file: {_some(ggufs)}")
+    pickles = sorted(name for name in sizes if name.endswith(".bin") and "/" not in name)
+    if not weights and pickles and _CONFIG in sizes:
+        hint = "safetensors may lie in a pull request of the repository: --revision refs/pr/N; else convert them"
+        raise DownloadError(f"{repo} has its weights as {_some(pickles)} only, which are not read", hint=hint)
     if not weights or _CONFIG not in sizes:
         raise DownloadError(f"{repo} holds no checkpoint", hint="it needs config.json and safetensors files")
-    return [name for name in _WANTED if name in sizes] + weights
+    vocabularies = sorted(name for name in sizes if name.endswith(_VOCABULARY) and "/" not in name)
+    return [name for name in _WANTED if name in sizes] + vocabularies + weights
 
 
 def _some(names: list[str]) -> str:

@@ -58,10 +58,11 @@ def _framed(dialect: Dialect, parallel: bool, required: bool) -> str:
     """The rules of an answer that may begin with thoughts, up to those of its calls."""
     begun, opens, closes = map(_escaped, (dialect.call_start, dialect.frames[0], dialect.frames[-1]))
     think, thought = map(_escaped, (dialect.think_start, dialect.think_end))
+    if required:  # no text at all, be it white space: what stands around marks is none
+        around = "\n".join([r"GAP: /\s{1,2}/", rf"OPEN: /{opens}\s{{0,2}}/", rf"CLOSE: /\s{{0,2}}{closes}/"])
+        thoughts = f"thoughts[lazy]: /{think}(?s:.*){thought}/"
+        return f"start: (thoughts GAP?)? OPEN? {quoted(dialect.call_start)} calls CLOSE?\n{around}\n{thoughts}"
     thoughts = rf"thoughts[lazy]: /\s*{think}(?s:.*){thought}/"
-    if required:
-        around = rf"OPEN: /\s{{0,2}}({opens}\s{{0,2}})?/" + "\n" + rf"CLOSE: /\s{{0,2}}({closes})?/"
-        return f"start: thoughts? OPEN {quoted(dialect.call_start)} calls CLOSE\n{around}\n{thoughts}"
     unthought = rf"& ~/\s*{think}(?s:.*)/"
     texts = (
         f"FIRST: /(?s:.*){begun}/ {unthought}\nfirst[lazy]: FIRST\nlead[lazy]: /(?s:.*){begun}/\n"
