@@ -332,6 +332,13 @@ def test_other_families_in_full() -> None:
     assert [layer.ffn.width for layer in between.layers] == [96, 32, 96, 96, 96]
 
 
+def test_a_family_may_have_been_published_under_another_type() -> None:
+    raw = GOLDEN_CASES["hunyuan"] | {"architectures": ["HunYuanMoEV1ForCausalLM"]}
+    assert read_shape(raw | {"model_type": "hunyuan"}) == read_shape(raw)
+    with pytest.raises(UnsupportedModelError, match="HunYuanForCausalLM"):
+        read_shape(raw | {"model_type": "hunyuan", "architectures": ["HunYuanForCausalLM"]})  # its dense relatives
+
+
 def test_what_differs_between_layers_is_read_of_each() -> None:
     lists = {"moe_intermediate_size": [64, 32], "num_shared_expert": [1, 2], "moe_topk": [2, 3]}
     shape = read_shape(GOLDEN_CASES["hunyuan"] | lists)
