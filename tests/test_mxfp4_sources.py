@@ -1,18 +1,23 @@
-"""Experts of MXFP4 where not one run reads a whole checkpoint: interrupted and resumed, and from a hub."""
+"""Checkpoints with experts of MXFP4: beside transformers, interrupted and resumed, and from a hub."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from conftest import GOLDEN_CASES
+from conftest import DATA, FLOAT_SCHEMES, GOLDEN_CASES, goldens_tool, load_tool
 from hub import Hub
 from test_gpt_oss import mxfp4_tensors, write_mxfp4
 
+from edge_lfm.architectures import family_of, read_shape
 from edge_lfm.errors import OutputError
+from edge_lfm.formats.checkpoint import FolderCheckpoint
+from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.packed_model import PackedModel
-from edge_lfm.model.plan import expert_name
+from edge_lfm.model.plan import expert_name, plan_tensors
+from edge_lfm.model.reference import ReferenceModel
 from edge_lfm.pull import pull_quantized
 from edge_lfm.quantize import convert as convert_module
 from edge_lfm.quantize import journal
@@ -70,3 +75,26 @@ def test_what_is_packed_as_it_comes_from_a_hub_is_what_is_packed_of_the_whole(so
         assert len(hub.ranges) > 20  # never a whole file
     convert(source, tmp_path / "whole", recipe)
     assert content(tmp_path / "pulled") == content(tmp_path / "whole")
+
+
+coded_tool = load_tool("make_mxfp4_goldens")
+
+
+@pytest.mark.parametrize("case", coded_tool.CASES)
+def test_the_reference_computes_what_transformers_computes(case: str, tmp_path: Path) -> None:
+    raw = GOLDEN_CASES[case]
+    shape, family = read_shape(raw), family_of(raw)
+    plan = plan_tensors(shape, FLOAT_SCHEMES)
+    shapes = {family.hub_name(source.name): source.shape for tensor in plan for source in tensor.sources}
+    tensors: dict[str, np.ndarray] = {}
+    for name, stored in goldens_tool.stored_shapes(raw, shapes).items():
+        if name.endswith(coded_tool.EXPERTS):
+            tensors[f"{name}_blocks"], tensors[f"{name}_scales"] = coded_tool.random_blocks(name, stored)
+        else:
+            tensors[name] = goldens_tool.random_weights(name, stored)
+    with FolderCheckpoint(write_mxfp4(tmp_path / "coded", raw, tensors)) as checkpoint:
+        weights = CheckpointWeights(checkpoint, shape, plan)
+        logits = ReferenceModel(shape, weights).logits(goldens_tool.token_ids(case))
+    with np.load(DATA / "mxfp4_goldens.npz") as goldens:
+        golden = goldens[case]
+    assert np.abs(logits - golden).max() < 1e-4 * np.abs(golden).max()
