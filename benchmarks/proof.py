@@ -93,6 +93,7 @@ def run_rounds(bench: Path, ours: Path, theirs: Path, threads: int, end: float) 
 
 def prove(work: Path) -> Proof:
     """Everything but the page."""
+    load = os.getloadavg()[0] / len(os.sched_getaffinity(0))
     begin = time.monotonic()
     end = begin + LIMIT_S - RESERVE_S
     bench = build_peer(work / "peer")
@@ -124,6 +125,7 @@ def prove(work: Path) -> Proof:
         commit=_commit(),
         day=time.strftime("%Y-%m-%d", time.gmtime()),
         seconds=time.monotonic() - begin,
+        load=load,
         machine={finding.what: finding.value for finding in examine() if finding.what in _TOLD},
     )
 

@@ -28,6 +28,7 @@ class Proof:
     commit: str
     day: str
     seconds: float
+    load: float  # running programs for each processor, as an average of the minute before the first step
     machine: Mapping[str, str]
 
 
@@ -53,8 +54,8 @@ def facts_table(proof: Proof) -> Table:
         ("shape", f"{proof.shape}, random weights"),
         ("edge-lfm", f"recipe {proof.formats[0]}, {sizes[0]}, commit {proof.commit}"),
         ("llama.cpp", f"{proof.formats[1]}, {sizes[1]}, from {proof.peer}, -march=native"),
-        ("threads", str(proof.threads)),
         *proof.machine.items(),
+        ("load before the start", f"{proof.load:.2f} programs for each processor"),
         ("command", f"{COMMAND}, {proof.day}, {proof.seconds / 60:.1f} minutes in all"),
     ]
 
@@ -66,13 +67,28 @@ NOTES = (
 )
 
 
+_BUSY = 0.3
+
+
+def warnings(proof: Proof) -> list[str]:
+    """Why the figures should not be posted as they are."""
+    found = []
+    if proof.load > _BUSY:
+        found.append(
+            "Other programs kept this machine busy, which costs the engines unequally: end them, and measure again."
+        )
+    if min(map(len, proof.speeds.values())) == 1:
+        found.append("There was time for one round only, which shows no spread.")
+    return found
+
+
 def markdown(proof: Proof) -> str:
     """The page as Markdown; the picture is proof.png beside it."""
     tables = []
     for rows in (speeds_table(proof), facts_table(proof)):
         lines = [f"| {' | '.join(row)} |" for row in rows]
         tables.append("\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]))
-    notes = "\n".join(f"- {note}" for note in NOTES)
+    notes = "\n".join(f"- {note}" for note in (*warnings(proof), *NOTES))
     return f"# {_title(proof)}\n\n{tables[0]}\n\n![speeds](proof.png)\n\n{tables[1]}\n\n{notes}\n"
 
 
@@ -80,7 +96,7 @@ def page(proof: Proof) -> str:
     """The page as HTML, with the picture inside."""
     tables = ["".join(f"<tr>{_cells(row, 'td' if n else 'th')}</tr>" for n, row in enumerate(rows))
               for rows in (speeds_table(proof), facts_table(proof))]  # fmt: skip
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in NOTES)
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in (*warnings(proof), *NOTES))
     title = html.escape(_title(proof))
     picture = io.StringIO()
     draw(proof).savefig(picture, format="svg")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "benchmarks"))
 pytest.importorskip("matplotlib", reason="needs matplotlib")
 import proof as proving
-from proof_page import Proof, page, speeds_table, write_page
+from proof_page import Proof, markdown, page, speeds_table, warnings, write_page
 
 GB = 10**9
 LARGE = proving.Expected("large", True, 13 * GB, 100.0, 20.0)
@@ -20,7 +21,7 @@ SMALL = proving.Expected("small", True, GB, 200.0, 100.0)
 PROOF = Proof(
     "lfm2-350m", ("balanced", "Q4_0"), (2 * GB, 3 * GB), 2,
     {"prefill of 512 tokens": [(300.0, 100.0), (200.0, 100.0), (400.0, 80.0)], "decode of 64 tokens": [(30.0, 20.0)]},
-    "llama-cpp-python==0.3.36", "abc1234", "2026-12-01", 600.0, {"processor": "<A & B>, 2 of 2 processors"},
+    "llama-cpp-python==0.3.36", "abc1234", "2026-12-01", 600.0, 0.1, {"processor": "<A & B>, 2 of 2 processors"},
 )  # fmt: skip
 
 
@@ -53,6 +54,14 @@ def test_ratios_are_those_of_rounds() -> None:
     rows = speeds_table(PROOF)
     assert rows[1] == ("prefill of 512 tokens", "300.0", "100.0", "3.00", "2.00 to 5.00", "3")
     assert rows[2] == ("decode of 64 tokens", "30.0", "20.0", "1.50", "1.50 to 1.50", "1")
+
+
+def test_a_busy_machine_and_a_single_round_are_told() -> None:
+    quiet = replace(PROOF, speeds={"decode of 64 tokens": [(30.0, 20.0), (31.0, 20.0)]})
+    assert warnings(quiet) == []
+    (busy,) = warnings(replace(quiet, load=4.0))
+    assert "kept this machine busy" in busy and busy in markdown(replace(quiet, load=4.0))
+    assert ["one round only" in told for told in warnings(PROOF)] == [True]
 
 
 def test_a_page_in_one_file_and_the_same_in_markdown(tmp_path: Path) -> None:
