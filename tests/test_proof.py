@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(ROOT / "benchmarks"))  # for these imports only: files there and here share names
 pytest.importorskip("matplotlib", reason="needs matplotlib")
 import proof as proving
 from proof_page import Proof, markdown, page, speeds_table, warnings, write_page
+
+sys.path.remove(str(ROOT / "benchmarks"))
 
 GB = 10**9
 LARGE = proving.Expected("large", True, 13 * GB, 100.0, 20.0)

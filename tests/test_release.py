@@ -18,6 +18,8 @@ from release import tree
 from release.build import checksums, write_sums
 from release.checklist import ReleaseError, Step, go_through, table
 
+sys.path.remove(str(ROOT / "tools"))
+
 ENTRY = """# Changelog
 
 ## [1.2.0] - 2026-12-01
