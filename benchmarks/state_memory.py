@@ -59,7 +59,7 @@ def main() -> None:
     for kv_dtype in ("float16", "int8"):
         sizes = CacheSizes(shape, args.context, kv_dtype, CHUNK)
         found, kept, places_kept = measure(State(shape, args.context, kv_dtype))
-        every = args.context * sum(position_bytes(a, kv_dtype) for a in shape.attentions.values())
+        every = args.context * sum(position_bytes(a, kv_dtype) for a in shape.keeping.values())
         print(
             f"{args.model} {kv_dtype:8} {sizes.token_bytes:6,} B a token; planned {sizes.nbytes / MIB:.1f} MiB, with "
             f"all keys of all layers {every / MIB:.1f}; resident {found / MIB:.1f} MiB, of them {kept / MIB:.1f} in "

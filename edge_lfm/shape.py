@@ -110,6 +110,16 @@ class LatentAttention:
     """Whether a checkpoint's rows turn in pairs (2i, 2i + 1); canonical tensors' do in pairs (i, i + width / 2)."""
 
     @property
+    def kv_heads(self) -> int:
+        """All heads share what is kept."""
+        return 1
+
+    @property
+    def window(self) -> None:
+        """A token sees all positions."""
+        return None
+
+    @property
     def key_width(self) -> int:
         """Values of a key that are kept: those that are turned."""
         return self.rope.width
@@ -215,6 +225,12 @@ class Shape:
     def latents(self) -> dict[int, LatentAttention]:
         """The layers that attend to latents, by their number."""
         return {n: layer.operator for n, layer in enumerate(self.layers) if isinstance(layer.operator, LatentAttention)}
+
+    @cached_property
+    def keeping(self) -> dict[int, Attention | LatentAttention]:
+        """The layers that keep something of every position, by their number."""
+        kinds = (Attention, LatentAttention)
+        return {n: layer.operator for n, layer in enumerate(self.layers) if isinstance(layer.operator, kinds)}
 
     @cached_property
     def window(self) -> int:

@@ -196,7 +196,21 @@ def test_dense_widths_are_refused_by_name(change: dict, word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", ["moe", "lfm3", "qwen2", "qwen3", "qwen3_moe", "olmoe", "afmoe", "minimax_m2", "gpt_oss", "hunyuan"]
+    "case",
+    [
+        "moe",
+        "lfm3",
+        "qwen2",
+        "qwen3",
+        "qwen3_moe",
+        "olmoe",
+        "afmoe",
+        "minimax_m2",
+        "gpt_oss",
+        "hunyuan",
+        "glm4_moe_lite",
+        "deepseek_v3",
+    ],
 )
 @pytest.mark.parametrize("value", [0, -1, 2**31, 1e300, None, "x", [], {}, True], ids=str)
 def test_no_config_value_ends_in_a_traceback(case: str, value: object) -> None:
@@ -442,9 +456,9 @@ def test_the_routers_rule() -> None:
 # Nobody else knows the families
 
 _FAMILY = re.compile(
-    r"(?<![\w-])(lfm\d(_?moe)?|qwen\d(_moe)?|olmoe|gpt_oss|afmoe|minimax_m\d|deepseek_v\d|hunyuan_v\d_moe)(?![\w-])"
+    r"(?<![\w-])(lfm\d(_?moe)?|qwen\d(_moe)?|olmoe|gpt_oss|afmoe|minimax_m\d|deepseek_v\d|hunyuan_v\d_moe|glm4_moe_lite)(?![\w-])"
 )
-_IN_A_NAME = re.compile(r"lfm\d|qwen|olmoe|afmoe|minimax|gpt_?oss|hunyuan", re.IGNORECASE)
+_IN_A_NAME = re.compile(r"lfm\d|qwen|olmoe|afmoe|minimax|gpt_?oss|hunyuan|glm\d", re.IGNORECASE)
 _MARKER = re.compile(r"<\|[a-z_]+\|>|</?(think|tool_call|tool_response)>")
 _MAY_KNOW = ("edge_lfm/architectures/", "edge_lfm/text/dialects/", "quantize/families/")
 

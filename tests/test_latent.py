@@ -1,120 +1,44 @@
-"""Latent attention so far: configs of both families, and the reference beside transformers. The kernels refuse it."""
+"""What families with latent attention alone have: their configs, cuts of their tensors, caches of latents, groups."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DATA, FLOAT_SCHEMES, goldens_tool, write_checkpoint
+from conftest import FLOAT_SCHEMES, GOLDEN_CASES, goldens_tool, write_checkpoint
+from stepping import all_rows
+from test_engine import TIERS, engine_logits, reference_logits
+from test_formats import write_float8
+from test_kernels import Step
 
 from edge_lfm.architectures import read_shape
+from edge_lfm.engine.runner import Runner
 from edge_lfm.errors import UnsupportedModelError
 from edge_lfm.formats.checkpoint import FolderCheckpoint
+from edge_lfm.kernels.load.library import Kernels, load_kernels
+from edge_lfm.kernels.spec import ref
+from edge_lfm.kernels.spec.isa import find_isa
+from edge_lfm.kernels.spec.layout import LAYER
 from edge_lfm.kernels.spec.ref_latent import latent_attention
-from edge_lfm.kernels.spec.routing import route
-from edge_lfm.model import plan
+from edge_lfm.kernels.spec.routing import route, scores_of
+from edge_lfm.memory.caches import CacheSizes
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
+from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
 from edge_lfm.model.plan import plan_tensors
-from edge_lfm.model.reference import ReferenceModel, ReferenceState
+from edge_lfm.model.reference import ReferenceModel
+from edge_lfm.model.state import State
+from edge_lfm.quantize.families import family_config
 from edge_lfm.shape import Ffn, LatentAttention, Layer, Rope, Router, Yarn
 
-CASES: dict[str, dict] = json.loads((DATA / "reference_goldens.json").read_text(encoding="utf-8"))
-GLM_FLASH = {
-    "architectures": ["Glm4MoeLiteForCausalLM"],
-    "model_type": "glm4_moe_lite",
-    "vocab_size": 154880,
-    "hidden_size": 2048,
-    "intermediate_size": 10240,
-    "moe_intermediate_size": 1536,
-    "num_hidden_layers": 47,
-    "num_nextn_predict_layers": 1,
-    "num_attention_heads": 20,
-    "num_key_value_heads": 20,
-    "n_shared_experts": 1,
-    "n_routed_experts": 64,
-    "routed_scaling_factor": 1.8,
-    "kv_lora_rank": 512,
-    "q_lora_rank": 768,
-    "qk_rope_head_dim": 64,
-    "v_head_dim": 256,
-    "qk_nope_head_dim": 192,
-    "n_group": 1,
-    "topk_group": 1,
-    "num_experts_per_tok": 4,
-    "norm_topk_prob": True,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 1000000,
-    "max_position_embeddings": 202752,
-    "eos_token_id": [154820, 154827, 154829],
-}
-DEEPSEEK = {
-    "architectures": ["DeepseekV3ForCausalLM"],
-    "model_type": "deepseek_v3",
-    "vocab_size": 129280,
-    "hidden_size": 7168,
-    "intermediate_size": 18432,
-    "moe_intermediate_size": 2048,
-    "num_hidden_layers": 61,
-    "num_nextn_predict_layers": 1,
-    "first_k_dense_replace": 3,
-    "num_attention_heads": 128,
-    "num_key_value_heads": 128,
-    "n_shared_experts": 1,
-    "n_routed_experts": 256,
-    "routed_scaling_factor": 2.5,
-    "kv_lora_rank": 512,
-    "q_lora_rank": 1536,
-    "qk_rope_head_dim": 64,
-    "v_head_dim": 128,
-    "qk_nope_head_dim": 128,
-    "n_group": 8,
-    "topk_group": 4,
-    "topk_method": "noaux_tc",
-    "scoring_func": "sigmoid",
-    "num_experts_per_tok": 8,
-    "norm_topk_prob": True,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 10000,
-    "rope_scaling": {
-        "type": "yarn",
-        "factor": 40,
-        "original_max_position_embeddings": 4096,
-        "beta_fast": 32,
-        "beta_slow": 1,
-        "mscale": 1.0,
-        "mscale_all_dim": 1.0,
-    },
-    "max_position_embeddings": 163840,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-}
+CASES = [case for case in GOLDEN_CASES if case.startswith(("glm4_moe_lite", "deepseek_v3"))]
+GLM_FLASH, DEEPSEEK = family_config("glm-4.7-flash"), family_config("deepseek-v3")
 
 
-def reference_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ReferenceModel:
-    monkeypatch.setattr(plan, "check_supported", lambda _shape: None)
-    checkpoint = FolderCheckpoint(folder)
-    shape = read_shape(checkpoint.raw_config)
-    return ReferenceModel(shape, CheckpointWeights(checkpoint, shape, plan_tensors(shape, FLOAT_SCHEMES)))
-
-
-@pytest.mark.parametrize("splits", [[], [5, 6, 20]], ids=["whole", "uneven"])
-@pytest.mark.parametrize("case", CASES)
-def test_the_reference_equals_transformers(
-    case: str,
-    splits: list[int],
-    golden_logits: dict[str, np.ndarray],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
-    monkeypatch.setattr(plan, "check_supported", lambda _shape: None)
-    folder = write_checkpoint(tmp_path / "checkpoint", CASES[case])
-    model, state = reference_of(folder, monkeypatch), ReferenceState()
-    logits = np.concatenate([model.logits(part, state) for part in np.split(goldens_tool.token_ids(case), splits)])
-    expected = golden_logits[case]
-    assert np.abs(logits - expected).max() <= 1e-4 * np.abs(expected).max()
+@pytest.fixture(scope="module", params=TIERS)
+def kernels(request: pytest.FixtureRequest) -> Kernels:
+    return load_kernels(find_isa(request.param))
 
 
 def test_absorbed_equals_unabsorbed_in_float64() -> None:
@@ -178,10 +102,10 @@ def test_a_rank_of_queries_is_said_and_layers_agree() -> None:
         read_shape({key: value for key, value in GLM_FLASH.items() if key != "q_lora_rank"})
     types = ["dense", "dense", *["sparse"] * 45]
     with pytest.raises(UnsupportedModelError, match="other layers than first_k_dense_replace 1"):
-        read_shape(GLM_FLASH | {"mlp_layer_types": types, "first_k_dense_replace": 1})
+        read_shape(GLM_FLASH | {"mlp_layer_types": types})
     with pytest.raises(UnsupportedModelError, match="num_hidden_layers = 47"):
         read_shape(GLM_FLASH | {"mlp_layer_types": types[1:]})
-    assert len(read_shape(GLM_FLASH | {"mlp_layer_types": types}).routers) == 45
+    assert len(read_shape(GLM_FLASH | {"mlp_layer_types": types, "first_k_dense_replace": None}).routers) == 45
 
 
 def test_groups_keep_their_best_experts_only() -> None:
@@ -192,23 +116,106 @@ def test_groups_keep_their_best_experts_only() -> None:
     assert chosen.tolist() == [[2, 3]]
 
 
-def test_layers_that_draft_are_left_out_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(plan, "check_supported", lambda _shape: None)
-    raw, shape = CASES["glm4_moe_lite"], read_shape(CASES["glm4_moe_lite"])
-    folder = write_checkpoint(tmp_path / "a", raw)
-    with FolderCheckpoint(folder) as checkpoint:
+def test_layers_that_draft_are_left_out_by_name(case_checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    raw, shape = GOLDEN_CASES["glm4_moe_lite"], read_shape(GOLDEN_CASES["glm4_moe_lite"])
+    with FolderCheckpoint(case_checkpoints["glm4_moe_lite"]) as checkpoint:
         tensors = {name: checkpoint.read(name).copy() for name in checkpoint.names}
     tensors["model.layers.3.eh_proj.weight"] = np.zeros((4, 4), np.float32)
-    for more, behind in ((1, True), (None, False)):
-        folder = write_checkpoint(tmp_path / str(behind), raw | {"num_nextn_predict_layers": more}, tensors)
-        with FolderCheckpoint(folder) as checkpoint:
-            if behind:
-                CheckpointWeights(checkpoint, shape, plan_tensors(shape, FLOAT_SCHEMES))
-                continue
-            with pytest.raises(UnsupportedModelError, match=r"eh_proj\.weight is unknown"):
-                CheckpointWeights(checkpoint, shape, plan_tensors(shape, FLOAT_SCHEMES))
+    folder = write_checkpoint(tmp_path / "told", raw | {"num_nextn_predict_layers": 1}, tensors)
+    with FolderCheckpoint(folder) as checkpoint:
+        CheckpointWeights(checkpoint, shape, plan_tensors(shape, FLOAT_SCHEMES))
+    folder = write_checkpoint(tmp_path / "untold", raw, tensors)
+    with (
+        FolderCheckpoint(folder) as checkpoint,
+        pytest.raises(UnsupportedModelError, match=r"eh_proj\.weight is unknown"),
+    ):
+        CheckpointWeights(checkpoint, shape, plan_tensors(shape, FLOAT_SCHEMES))
 
 
-def test_no_kernel_computes_it() -> None:
-    with pytest.raises(UnsupportedModelError, match="attention keeps latents, which the kernels cannot do"):
-        plan_tensors(read_shape(GLM_FLASH), FLOAT_SCHEMES)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("kv_dtype", ["float16", "int8"])
+def test_a_state_keeps_latents_and_goes_back(
+    case: str, kv_dtype: str, packed_cases: dict[str, dict[str, Path]], kernels: Kernels
+) -> None:
+    """Fed again from a checkpoint, or by a copy, the same tokens give the same bits; caches have the plan's sizes."""
+    ids = goldens_tool.token_ids(case)
+    with PackedModel(packed_cases["int8"][case]) as model, Runner(model, kernels, 1, 64) as runner:
+        latent = model.shape.latents[0]
+        state, other = (State(model.shape, 64, kv_dtype) for _ in range(2))
+        whole = all_rows(runner, ids[:20], state)
+        before = state.checkpoint()
+        rest = all_rows(runner, ids[20:], state)
+        other.copy_from(state, before.position)
+        other.go_back(before)
+        state.go_back(before)
+        assert np.array_equal(all_rows(runner, ids[20:], state), rest)
+        assert np.array_equal(all_rows(runner, ids[20:], other), rest)
+        value_bytes, scale_bytes = (1, 4) if kv_dtype == "int8" else (2, 0)
+        each = (latent.rank + latent.rope.width) * value_bytes + 2 * scale_bytes
+        assert state.nbytes == len(model.shape.layers) * state.capacity * each
+        assert CacheSizes(model.shape, state.capacity, kv_dtype, 64).nbytes == state.nbytes
+        assert whole.shape == (20, model.shape.vocab)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_int8_cache_stays_close(case: str, packed_cases: dict[str, dict[str, Path]], kernels: Kernels) -> None:
+    """The reference with latents and keys rounded as `ref.round_heads` says."""
+    ids, folder = goldens_tool.token_ids(case), packed_cases["float32"][case]
+    with PackedModel(folder) as model, Runner(model, kernels, 1, 64) as runner:
+        logits = all_rows(runner, ids, State(model.shape, len(ids), "int8"))
+        reference = RoundedReference(model.shape, UnpackedWeights(model, integers=False))
+        expected, exact = reference.logits(ids), reference_logits(folder, ids, integers=False)
+    # A value next to a rounding boundary may fall to the other side: far less than what rounding itself does.
+    assert np.abs(logits - expected).max() < 0.5 * np.abs(exact - expected).max()
+
+
+class RoundedReference(ReferenceModel):
+    def _as_cached(self, n: int, field: str, x: np.ndarray) -> np.ndarray:
+        return ref.round_heads(x)
+
+
+@pytest.mark.parametrize(("kept", "groups"), [(1, 4), (3, 8), (4, 8), (7, 8), (1, 2)])
+def test_kernels_choose_by_groups(kept: int, groups: int, kernels: Kernels) -> None:
+    rng, experts, top_k, tokens = np.random.default_rng(kept + groups), 32, 3, 9
+    rule = Router(experts, top_k, "sigmoid", True, True, 1e-20, 2.5, groups=groups, kept_groups=kept)
+    logits = rng.standard_normal((tokens, experts)).astype(np.float32)
+    logits[3:5] = rng.integers(-1, 1, (2, experts))  # ties between groups, and within them
+    bias = rng.standard_normal(experts).astype(np.float32)
+    chosen, weights = route(logits, bias, rule)
+    arrays = {
+        "router_logits": logits.copy(),
+        "chosen": np.zeros((tokens, top_k), np.int64),
+        "chosen_weight": np.zeros((tokens, top_k), np.float32),
+        "segments": np.zeros(experts + 1, np.int64),
+        "pair_token": np.zeros(tokens * top_k, np.int64),
+        "pair_weight": np.zeros(tokens * top_k, np.float32),
+    }
+    step, layer = Step(tokens=tokens, experts=experts, top_k=top_k, **arrays), np.zeros(1, LAYER)
+    layer["is_moe"], layer["router_bias"], layer["normalize"] = 1, bias.ctypes.data, 1
+    layer["guard"], layer["route_scale"] = rule.guard, rule.scale
+    layer["groups"], layer["kept_groups"] = groups, kept
+    kernels.route(step.address, layer.ctypes.data)
+    assert np.array_equal(arrays["chosen"], chosen)
+    assert np.abs(arrays["chosen_weight"] - weights).max() < 1e-6
+    assert np.abs(arrays["router_logits"] - scores_of(logits, rule)).max() < 1e-6
+
+
+def test_threads_share_out_heads(packed_cases: dict[str, dict[str, Path]]) -> None:
+    """One token's heads are dealt out by the number of threads, and no bit depends on it."""
+    case = "glm4_moe_lite-20-heads"
+    ids, folder = goldens_tool.token_ids(case), packed_cases["balanced"][case]
+    alone = engine_logits(folder, ids, [30, *range(31, 37)])
+    for threads in (2, 3, 7):
+        assert np.array_equal(engine_logits(folder, ids, [30, *range(31, 37)], threads), alone)
+
+
+def test_float8_sources_are_cut(tmp_path: Path) -> None:
+    """Both matrices that kv_b_proj stands for are cut from its values, whose blocks of scales cross heads."""
+    raw = GOLDEN_CASES["deepseek_v3"]
+    shape = read_shape(raw)
+    tensors = plan_tensors(shape, FLOAT_SCHEMES)
+    coded_folder, plain_folder = write_float8(tmp_path, raw, (48, 32))
+    with FolderCheckpoint(coded_folder) as coded, FolderCheckpoint(plain_folder) as plain:
+        found, expected = (CheckpointWeights(checkpoint, shape, tensors) for checkpoint in (coded, plain))
+        for name in (source.name for tensor in tensors for source in tensor.sources if "self_attn" in source.name):
+            assert np.array_equal(found(name), expected(name)), name

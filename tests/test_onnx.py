@@ -164,9 +164,22 @@ def test_attention_beyond_the_graph_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "case", [case for case in GOLDEN_CASES if turns_whole_heads(case) and not beyond_the_graph(case)]
-)
+def has_latents(case: str) -> bool:
+    return bool(read_shape(GOLDEN_CASES[case]).latents)
+
+
+@pytest.mark.parametrize("case", [case for case in GOLDEN_CASES if has_latents(case)])
+def test_latents_are_refused(packed_cases: dict[str, dict[str, Path]], case: str, tmp_path: Path) -> None:
+    refused = pytest.raises(UnsupportedModelError, match="layer 0 has latent attention")
+    with open_source(packed_cases["int8"][case]) as source, refused:
+        write_onnx(source, tmp_path / "g", "float32")
+    assert list(tmp_path.iterdir()) == []
+
+
+DRAWN = [c for c in GOLDEN_CASES if turns_whole_heads(c) and not beyond_the_graph(c) and not has_latents(c)]
+
+
+@pytest.mark.parametrize("case", DRAWN)
 def test_every_variant_of_the_family(
     packed_cases: dict[str, dict[str, Path]], golden_logits: dict[str, np.ndarray], case: str, tmp_path: Path
 ) -> None:

@@ -89,7 +89,12 @@ def test_every_budget_gives_the_same_numbers(
 
 @pytest.mark.parametrize("scheme", ["float32", "compact"])
 @pytest.mark.parametrize(
-    "case", [name for name, raw in GOLDEN_CASES.items() if raw.get("num_experts", raw.get("num_local_experts"))]
+    "case",
+    [
+        name
+        for name, raw in GOLDEN_CASES.items()
+        if raw.get("num_experts", raw.get("num_local_experts", raw.get("n_routed_experts")))
+    ],
 )
 def test_paged_models_of_every_shape_equal_resident_ones(
     case: str, scheme: str, packed_cases: dict[str, dict[str, Path]]

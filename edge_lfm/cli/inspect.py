@@ -72,11 +72,13 @@ def _inspect_checkpoint(path: Path, as_json: bool) -> None:
 
 
 def _describe(shape: Shape) -> Iterator[str]:
-    heads = sorted({(attention.heads, attention.kv_heads) for attention in shape.attentions.values()})
+    heads = sorted({(attention.heads, attention.kv_heads) for attention in shape.keeping.values()})
     yield (
-        f"{len(shape.layers)} layers ({len(shape.convs)} short conv, {len(shape.attentions)} attention), "
+        f"{len(shape.layers)} layers ({len(shape.convs)} short conv, {len(shape.keeping)} attention), "
         f"hidden {shape.hidden}, {' or '.join(f'{q} heads on {kv}' for q, kv in heads)}, vocabulary {shape.vocab}"
     )
+    for latent in set(shape.latents.values()):
+        yield f"attention keeps a latent of {latent.rank} values and a key of {latent.key_width} of every position"
     windows = Counter(attention.window for attention in shape.attentions.values() if attention.window is not None)
     for window, count in sorted(windows.items()):
         yield f"{count} of the attention layers see the newest {window} positions"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edge_lfm.kernels.spec.layout import SCORE_BLOCK
-from edge_lfm.shape import Attention, Shape
+from edge_lfm.shape import Attention, LatentAttention, Shape
 
 MAX_CHECKPOINTS, MIN_CHECKPOINTS = 64, 4
 MAX_CHECKPOINT_BYTES = 64 << 20
@@ -50,7 +50,7 @@ class CacheSizes:
     @property
     def token_bytes(self) -> int:
         """Keys and values of a position in the layers that keep all."""
-        every = sum(position_bytes(a, self.kv_dtype) for a in self.shape.attentions.values())
+        every = sum(position_bytes(a, self.kv_dtype) for a in self.shape.keeping.values())
         return every - self._sliding_bytes if self.ring else every
 
     @property
@@ -76,15 +76,16 @@ class CacheSizes:
 
     @property
     def _sliding_bytes(self) -> int:
-        return sum(position_bytes(a, self.kv_dtype) for a in self.shape.attentions.values() if a.window is not None)
+        return sum(position_bytes(a, self.kv_dtype) for a in self.shape.keeping.values() if a.window is not None)
 
 
 def kv_read_bytes(shape: Shape, depth: int, kv_dtype: str) -> int:
     """Keys and values that the token behind `depth` others reads."""
-    return sum(min(depth, a.window or depth) * position_bytes(a, kv_dtype) for a in shape.attentions.values())
+    return sum(min(depth, a.window or depth) * position_bytes(a, kv_dtype) for a in shape.keeping.values())
 
 
-def position_bytes(attention: Attention, kv_dtype: str) -> int:
-    """One key and one value of every kv head."""
+def position_bytes(attention: Attention | LatentAttention, kv_dtype: str) -> int:
+    """One key and one value of every kv head; of latents, what stands for them."""
     value_bytes, scale_bytes = _VALUE_AND_SCALE_BYTES[kv_dtype]
-    return 2 * attention.kv_heads * (attention.width * value_bytes + scale_bytes)
+    values = attention.key_width + attention.value_width
+    return attention.kv_heads * (values * value_bytes + 2 * scale_bytes)

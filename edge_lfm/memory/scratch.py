@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, GROUP, attention_scratch_bytes, scratch_bytes
-from edge_lfm.shape import Ffn, Shape
+from edge_lfm.shape import Ffn, LatentAttention, Shape
 
 CHUNK = 512
 """Tokens of a prefill step. 512 give a 64-expert layer 32 tokens per expert, enough for its kernels to
@@ -58,8 +58,8 @@ def blocks_together(slots: int) -> int:
 def plan_scratch(shape: Shape, chunk: int, threads: int, cols: int = 0) -> Scratch:
     """The buffers of steps of up to `chunk` tokens on `threads` threads; `cols`: of the widest matrix beside them."""
     ffn_width = max(max(layer.ffn.width, layer.ffn.shared) for layer in shape.layers)
-    head_width = max((a.width for a in shape.attentions.values()), default=0)
-    matrices = scratch_bytes(max(cols, shape.hidden, _widest_mixed(shape), ffn_width))
+    head_width = max((a.value_width for a in shape.keeping.values()), default=0)
+    matrices = scratch_bytes(max(cols, shape.hidden, _widest_mixed(shape), ffn_width, _widest_latent(shape)))
     thread_bytes = max(matrices, attention_scratch_bytes(head_width))
     activations = tuple(_activations(shape, chunk))
     return Scratch((*activations, Buffer("scratch", threads * thread_bytes, np.uint8)), thread_bytes)
@@ -77,6 +77,8 @@ def _activations(shape: Shape, chunk: int) -> Iterator[Buffer]:
         yield Buffer("gates", chunk * -(-gates // 16) * 16, np.float32)
     yield Buffer("wide", chunk * _widest_in_proj(shape), np.float32)
     yield from _quantized("mixed", chunk * _widest_mixed(shape))
+    for latent in set(shape.latents.values()):
+        yield from _latents(latent, chunk)
     yield Buffer("router_logits", chunk * -(-experts // 16) * 16, np.float32)
     yield Buffer("chosen", pairs, np.int64)
     yield Buffer("chosen_weight", pairs, np.float32)
@@ -86,6 +88,20 @@ def _activations(shape: Shape, chunk: int) -> Iterator[Buffer]:
     yield Buffer("pair_weight", pairs, np.float32)
     yield from _quantized("pairs", pairs * hidden)
     yield from _quantized("gated", chunk * max(_gated(layer.ffn) for layer in shape.layers))
+
+
+def _latents(latent: LatentAttention, chunk: int) -> Iterator[Buffer]:
+    """What attention to latents computes between its first matrix and its last."""
+    if latent.query_rank is not None:
+        yield from _quantized("low", chunk * latent.query_rank)
+        yield Buffer("queries", chunk * _query_rows(latent), np.float32)
+    yield from _quantized("plain", chunk * latent.heads * latent.plain)
+    yield Buffer("low_queries", chunk * latent.heads * latent.rank, np.float32)
+    yield from _quantized("taken", chunk * latent.heads * latent.rank)
+
+
+def _query_rows(latent: LatentAttention) -> int:
+    return latent.heads * (latent.plain + latent.rope.width)
 
 
 def _gated(ffn: Ffn) -> int:
@@ -103,9 +119,17 @@ def _quantized(field: str, values: int) -> Iterator[Buffer]:
 def _widest_in_proj(shape: Shape) -> int:
     """Rows of the widest matrix before an operator: q, k and v, or the three parts of a short convolution."""
     attentions = [(a.heads + 2 * a.kv_heads) * a.width for a in shape.attentions.values()]
-    return max(attentions + [3 * shape.hidden for _ in shape.convs])
+    latents = [(a.query_rank or _query_rows(a)) + a.rank + a.rope.width for a in shape.latents.values()]
+    return max(attentions + latents + [3 * shape.hidden for _ in shape.convs])
 
 
 def _widest_mixed(shape: Shape) -> int:
     """Columns of the widest matrix after an operator: all heads, or the channels of a short convolution."""
-    return max([a.heads * a.width for a in shape.attentions.values()] + [shape.hidden for _ in shape.convs])
+    attentions = [a.heads * a.width for a in shape.attentions.values()]
+    latents = [a.heads * a.value for a in shape.latents.values()]
+    return max(attentions + latents + [shape.hidden for _ in shape.convs])
+
+
+def _widest_latent(shape: Shape) -> int:
+    """Columns of the widest matrix between those of attention to latents."""
+    return max([max(a.query_rank or 0, a.rank, a.plain) for a in shape.latents.values()], default=0)

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from edge_lfm.kernels.spec.layout import LAYER, MATRIX
 from edge_lfm.kernels.spec.schemes import FLOAT32, SCHEMES
+from edge_lfm.model.latent_binding import latent_record
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.plan import dense_name, expert_name, head_name, shared_name
 from edge_lfm.model.rotary import RotaryTables
-from edge_lfm.shape import Attention, Ffn, Gated
+from edge_lfm.shape import Attention, Ffn, Gated, LatentAttention
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def bind(model: PackedModel) -> Binding:
     embedding = binder.matrix("model.embed_tokens.weight")
     head = binder.matrix(head_name(model.shape))
     final_norm = model.floats("model.embedding_norm.weight")
-    ropes = {n: attention.rope for n, attention in model.shape.attentions.items() if attention.rope is not None}
+    ropes = {n: attention.rope for n, attention in model.shape.keeping.items() if attention.rope is not None}
     rotary, screen = RotaryTables(layers, ropes), binder.screen(head_name(model.shape))
     return Binding(layers, embedding, head, final_norm, binder.keep, binder.tables, rotary, screen)
 
@@ -129,6 +130,12 @@ class Binder:
                 layer["gate"] = self.matrix(f"{at}.self_attn.gate_proj.weight")
             layer["q_norm"] = self.floats(f"{at}.self_attn.q_layernorm.weight")
             layer["k_norm"] = self.floats(f"{at}.self_attn.k_layernorm.weight")
+        elif isinstance(operator, LatentAttention):
+            layer["rope_width"] = operator.rope.width
+            layer["in_proj"] = self.matrix(f"{at}.self_attn.in_proj.weight")
+            layer["out_proj"] = self.matrix(f"{at}.self_attn.out_proj.weight")
+            record = latent_record(operator, f"{at}.self_attn", self.matrix, self.floats)
+            layer["latent"] = self.address(record)
         else:
             layer["in_proj"] = self.matrix(f"{at}.conv.in_proj.weight", f"{at}.conv.in_proj.bias")
             layer["out_proj"] = self.matrix(f"{at}.conv.out_proj.weight", f"{at}.conv.out_proj.bias")
@@ -151,6 +158,7 @@ class Binder:
             if router.selection_bias:
                 layer["router_bias"] = self.padded(f"{at}.expert_bias")
             layer["softmax"], layer["normalize"] = router.score == "softmax", router.normalize
+            layer["groups"], layer["kept_groups"] = router.groups, router.kept_groups
             layer["guard"], layer["route_scale"] = router.guard, router.scale
         if ffn.shared:
             layer["shared"] = self.address(self.shared(layer, n))

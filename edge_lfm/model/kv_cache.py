@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.errors import UsageError
-from edge_lfm.shape import Attention
+from edge_lfm.shape import Attention, LatentAttention
 
 KV_DTYPES = ("float16", "int8")
 MAPPED_BYTES = 64 << 10
@@ -32,13 +32,16 @@ def check_kv_dtype(name: str) -> str:
     return name
 
 
-def make_caches(attention: Attention, capacity: int, kv_dtype: str) -> dict[str, NDArray[Any]]:
-    """Empty caches of one layer by the fields of its record, with room for `capacity` positions, a multiple of 16."""
-    kv, width = attention.kv_heads, attention.width
+def make_caches(attention: Attention | LatentAttention, capacity: int, kv_dtype: str) -> dict[str, NDArray[Any]]:
+    """Empty caches of one layer by the fields of its record, with room for `capacity` positions, a multiple of 16.
+
+    Latents lie as values do, and the keys that are turned beside them as keys.
+    """
+    kv = attention.kv_heads
     kept = np.int8 if kv_dtype == "int8" else np.float16
     caches = {
-        "keys": _zeros((kv, capacity // 16, width, 16), kept),
-        "values": _zeros((kv, capacity, width), kept),
+        "keys": _zeros((kv, capacity // 16, attention.key_width, 16), kept),
+        "values": _zeros((kv, capacity, attention.value_width), kept),
     }
     if kv_dtype == "int8":
         caches |= {field: _zeros((kv, capacity), np.float32) for field in ("key_scales", "value_scales")}

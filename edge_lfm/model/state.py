@@ -99,7 +99,7 @@ class State:
         enough = min(max(positions, 2 * self.capacity), self.context)
         capacity = -(-enough // 16) * 16
         try:
-            for n in self.shape.attentions:
+            for n in self.shape.keeping:
                 self._grow(n, min(capacity, self.ring) if self._is_ring(n) else capacity)
         except MemoryError:
             raise DoesNotFitError(
@@ -238,7 +238,7 @@ class State:
         return min(self.capacity, self.ring) if self._is_ring(n) else self.capacity
 
     def _is_ring(self, n: int) -> bool:
-        return self.ring > 0 and self.shape.attentions[n].window is not None
+        return self.ring > 0 and self.shape.keeping[n].window is not None
 
     def _check_held(self, position: int) -> range:
         """The window before a position, if the rings hold it.
@@ -269,7 +269,7 @@ class State:
 
     def _grow(self, n: int, capacity: int) -> None:
         """Larger caches for layer n, with what the old ones hold."""
-        for name, new in make_caches(self.shape.attentions[n], capacity, self.kv_dtype).items():
+        for name, new in make_caches(self.shape.keeping[n], capacity, self.kv_dtype).items():
             old = self.caches.get((n, name))
             if old is not None:
                 new[:, : old.shape[1]] = old

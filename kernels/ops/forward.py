@@ -17,6 +17,7 @@ from edge_lfm.kernels.lang.sync import barrier, claim_run
 from edge_lfm.kernels.ops.attention import attend_tokens, prepare_heads
 from edge_lfm.kernels.ops.embedding import embed_tokens
 from edge_lfm.kernels.ops.experts import down, gate_up, gather_pairs
+from edge_lfm.kernels.ops.latent import apply_latents
 from edge_lfm.kernels.ops.matmul import multiply_matrix, multiply_rows
 from edge_lfm.kernels.ops.norm import branch_sum, norm_asked, norm_tokens
 from edge_lfm.kernels.ops.operands import Inputs, Outputs, from_token
@@ -49,7 +50,9 @@ def apply_operator(ctx, layer, n, scratch):
     wide = Outputs(i64(ctx + CTX.wide), i64(layer + LAY.in_proj_rows) * 4, int64(0))
     multiply_matrix(ctx, layer + LAY.in_proj, normed_inputs(ctx), wide, tokens, area)
     barrier(ctx)
-    if i64(layer + LAY.is_attention) != 0:
+    if i64(layer + LAY.latent) != 0:
+        apply_latents(ctx, layer, n, scratch)
+    elif i64(layer + LAY.is_attention) != 0:
         if i64(layer + LAY.gate_rows) != 0:
             gates = Outputs(i64(ctx + CTX.gates), (i64(layer + LAY.gate_rows) + 15) // 16 * 64, int64(0))
             multiply_matrix(ctx, layer + LAY.gate, normed_inputs(ctx), gates, tokens, area)

@@ -85,6 +85,43 @@ def find_best(scores, bias, experts):
 
 
 @kernel
+def worth_of(scores, bias, e):
+    """The score of an expert and its bias, float32; bias: 0 if there are none."""
+    return f32(scores + 4 * e) + f32(bias + 4 * e) if bias != 0 else f32(scores + 4 * e)
+
+
+@kernel
+def best_groups(scores, bias, size, groups, kept):
+    """The bits of `kept` groups of `size` experts, whose two best have the greatest sums; of equal ones the first."""
+    bits = int64(0)
+    for _k in range(kept):
+        best, most = int64(-1), float32(NOTHING)
+        for g in range(groups):
+            first, second = float32(NOTHING), float32(NOTHING)
+            for e in range(g * size, (g + 1) * size):
+                worth = worth_of(scores, bias, e)
+                if worth > first:
+                    first, second = worth, first
+                elif worth > second:
+                    second = worth
+            if (bits >> g) & 1 == 0 and (best < 0 or first + second > most):
+                best, most = int64(g), first + second
+        bits |= int64(1) << best
+    return bits
+
+
+@kernel
+def find_best_of(scores, bias, experts, size, bits):
+    """As `find_best`, of experts whose group of `size` has its bit."""
+    best, most = int64(-1), float32(NOTHING)
+    for e in range(experts):
+        worth = worth_of(scores, bias, e)
+        if (bits >> (e // size)) & 1 != 0 and worth > most:
+            best, most = int64(e), worth
+    return best
+
+
+@kernel
 def choose(ctx, layer, logits, experts, top_k, chosen, weights):
     """One token: logits float32 [experts padded to 16], which become scores -> chosen int64, weights float32 [top_k].
 
@@ -98,9 +135,14 @@ def choose(ctx, layer, logits, experts, top_k, chosen, weights):
     else:
         for i in range(0, experts, 16):
             store_f32(logits + 4 * i, sigmoid(load_f32(logits + 4 * i)))
-    total = float32(0.0)
+    groups, bits, total = i64(layer + LAY.groups), int64(0), float32(0.0)
+    if i64(layer + LAY.kept_groups) < groups:
+        bits = best_groups(logits, bias, experts // groups, groups, i64(layer + LAY.kept_groups))
     for k in range(top_k):
-        best = find_best(logits, bias, experts)
+        if bits != 0:
+            best = find_best_of(logits, bias, experts, experts // groups, bits)
+        else:
+            best = find_best(logits, bias, experts)
         score = f32(logits + 4 * best)
         set_i64(chosen + 8 * k, best)
         set_f32(weights + 4 * k, score)

@@ -48,6 +48,7 @@ LAYER = np.dtype(
         ("norm_all", "i8"),  # whether all heads are normed as one row
         ("norm_last", "i8"),  # whether queries and keys are normed after they are turned
         ("sinks", "i8"),  # float32 [heads padded to 16], logits that take a share of each head's softmax; or 0
+        ("latent", "i8"),  # LATENT record of attention to latents, whose in_proj is of queries, latent and key; or 0
         ("gate", MATRIX),  # logits of the gates of what attention gives, [heads or heads hd, H]; or no rows
         # the FFN
         ("router", MATRIX),  # float32 scheme [E, H]
@@ -56,6 +57,8 @@ LAYER = np.dtype(
         ("normalize", "i8"),  # whether the weights of the chosen are divided by their sum plus `guard`
         ("guard", "f4"),
         ("route_scale", "f4"),  # times that
+        ("groups", "i8"),  # of as many neighbouring experts each, at most 64
+        ("kept_groups", "i8"),  # of a token, the best ones, which it chooses from
         ("experts", "i8"),  # int64 [E]: address of each expert's block; a dense FFN is one expert
         (
             "shared",
@@ -72,6 +75,22 @@ LAYER = np.dtype(
     ],
     align=True,
 )
+
+LATENT = np.dtype(
+    [
+        ("heads", "i8"),
+        ("rank", "i8"),  # R, values of a latent, a multiple of 32
+        ("eps", "f4"),  # of both norms
+        ("scale", "f4"),  # of scores
+        ("q_norm", "i8"),  # float32 [cols of q_b]
+        ("q_b", MATRIX),  # the queries of all heads from their normed latent; or no rows
+        ("c_norm", "i8"),  # float32 [R]
+        ("k_b", MATRIX),  # each head's plain query to R values [heads R, plain]
+        ("v_b", MATRIX),  # each head's R values to its own [heads value, R]
+    ],
+    align=True,
+)
+"""What attention to latents has beside its LAYER. A head's query is `plain` values, then `rope_width` that turn."""
 
 STATE = np.dtype(
     [
@@ -136,6 +155,17 @@ CONTEXT = np.dtype(
         ("mixed", "i8"),
         ("mixed_q", "i8"),
         ("mixed_s", "i8"),  # [T, cols of out_proj]
+        ("low", "i8"),
+        ("low_q", "i8"),
+        ("low_s", "i8"),  # [T, cols of q_b], latents of queries
+        ("queries", "i8"),  # float32 [T, rows of q_b]
+        ("plain", "i8"),
+        ("plain_q", "i8"),
+        ("plain_s", "i8"),  # [heads, T, cols of k_b]
+        ("low_queries", "i8"),  # float32 [T, rows of k_b]
+        ("taken", "i8"),
+        ("taken_q", "i8"),
+        ("taken_s", "i8"),  # [heads, T, R], what heads take of the latents
         ("router_logits", "i8"),  # float32 [T, E padded to 16]
         ("chosen", "i8"),
         ("chosen_weight", "i8"),  # int64 and float32 [T, top_k]

@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from edge_lfm.errors import UsageError
-from edge_lfm.quantize.families import afmoe, gpt_oss, hunyuan, lfm2, lfm3, minimax, olmoe, qwen
+from edge_lfm.quantize.families import afmoe, gpt_oss, hunyuan, latent, lfm2, lfm3, minimax, olmoe, qwen
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     name: config
-    for family in (lfm2, lfm3, qwen, olmoe, afmoe, minimax, gpt_oss, hunyuan)
+    for family in (lfm2, lfm3, qwen, olmoe, afmoe, minimax, gpt_oss, hunyuan, latent)
     for name, config in family.MODELS.items()
 }
 """`config.json` by the model's name."""
