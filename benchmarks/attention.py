@@ -15,7 +15,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,29 +23,21 @@ from numpy.typing import NDArray
 
 from edge_lfm.kernels.load.library import load_kernels
 from edge_lfm.kernels.load.team import Team
-from edge_lfm.kernels.spec.layout import CONTEXT, LAYER, ROW, STATE, SYNC_BYTES, attention_scratch_bytes
+from edge_lfm.kernels.spec.layout import CONTEXT, LAYER, ROW, STATE, SYNC_BYTES, attention_scratch_bytes, scratch_bytes
 from edge_lfm.model.kv_cache import make_caches
+from edge_lfm.shape import Attention
 
 _PEAK_ROUNDS, _STREAM_BYTES = 400_000, 256 << 20
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Heads of one attention layer, and how its caches keep keys and values."""
-
-    heads: int
-    kv_heads: int
-    width: int
-    kv_dtype: str
-
-
-class Attention:
+class Work:
     """`tokens` tokens after `depth` positions, in caches of `layers` layers; the step's arrays."""
 
-    def __init__(self, shape: Shape, tokens: int, depth: int, layers: int, threads: int) -> None:
+    def __init__(self, shape: Attention, kv_dtype: str, tokens: int, depth: int, layers: int, threads: int) -> None:
         rng, mixed = np.random.default_rng(0), shape.heads * shape.width
-        self.shape, self.tokens, self.threads = shape, tokens, threads
-        self.kernels, self.team, self.kept = load_kernels(), Team(threads), []
+        self.shape, self.kv_dtype, self.tokens = shape, kv_dtype, tokens
+        self.kernels, self.team = load_kernels(), Team(threads)
+        self.kept: list[dict[str, NDArray[Any]]] = []
         self.states = np.zeros(layers, STATE)
         for n in range(layers):
             self._fill(n, rng, -(-(depth + tokens) // 256) * 256)
@@ -59,37 +51,38 @@ class Attention:
             "mixed": np.zeros((tokens, mixed), np.float32), "mixed_q": np.zeros((tokens, mixed), np.int8),
             "mixed_s": np.zeros((tokens, mixed // 8), np.float32),
         }  # fmt: skip
-        self.scratch_bytes = -(-attention_scratch_bytes(shape.width) // 64) * 64
+        self.scratch_bytes = max(attention_scratch_bytes(shape.width), scratch_bytes(mixed)) + 63 & -64
         self.scratch = np.zeros(threads * self.scratch_bytes + 64, np.uint8)
+        self.area = self.scratch.ctypes.data + -self.scratch.ctypes.data % 64
         self.context = np.zeros(1, CONTEXT)
+        self.context["scratch"], self.context["scratch_bytes"] = self.area, self.scratch_bytes
         self.context["tokens"], self.context["threads"] = tokens, threads
         for field, array in arrays.items():
             self.context[field] = array.ctypes.data
         self.kept.append(arrays)
 
     def _fill(self, n: int, rng: np.random.Generator, capacity: int) -> None:
-        caches = make_caches(self.shape, capacity, self.shape.kv_dtype)
+        caches = make_caches(self.shape, capacity, self.kv_dtype)
         for field, array in caches.items():
             if array.dtype == np.int8:
                 array[:] = rng.integers(-127, 128, array.shape, np.int8)
             else:
                 array[:] = rng.random(array.shape, np.float32) / (64 if "scales" in field else 1)
             self.states[n][field] = array.ctypes.data
-        self.states[n]["capacity"], self.states[n]["is_int8"] = capacity, self.shape.kv_dtype == "int8"
+        self.states[n]["capacity"], self.states[n]["is_int8"] = capacity, self.kv_dtype == "int8"
         self.kept.append(caches)
 
     def run(self) -> float:
         """Seconds of all layers."""
-        area = self.scratch.ctypes.data + -self.scratch.ctypes.data % 64
         started = time.perf_counter()
         for n in range(len(self.states)):
             self.sync[:] = 0
-            self.team.run(
-                lambda thread, n=n: self.kernels.attend_tokens(
-                    self.context.ctypes.data, self.layer.ctypes.data, n, area + thread * self.scratch_bytes
-                )
-            )
+            self.team.run(partial(self._attend, n))
         return time.perf_counter() - started
+
+    def _attend(self, layer: int, thread: int) -> None:
+        area = self.area + thread * self.scratch_bytes
+        self.kernels.attend_tokens(self.context.ctypes.data, self.layer.ctypes.data, layer, area)
 
     @property
     def flops(self) -> int:
@@ -100,9 +93,8 @@ class Attention:
     @property
     def read_bytes(self) -> int:
         """Of keys, values and scales up to the last token, read once."""
-        per_position = self.shape.kv_heads * (2 * self.shape.width * (1 if self.shape.kv_dtype == "int8" else 2))
-        per_position += 8 * self.shape.kv_heads if self.shape.kv_dtype == "int8" else 0
-        return (int(self.kept[-1]["rows"]["position"][-1]) + 1) * per_position * len(self.states)
+        each = 2 * self.shape.width + 8 if self.kv_dtype == "int8" else 4 * self.shape.width
+        return (int(self.kept[-1]["rows"]["position"][-1]) + 1) * self.shape.kv_heads * each * len(self.states)
 
 
 def rate_of(work: Callable[[int], object], amount: int, team: Team) -> float:
@@ -112,7 +104,7 @@ def rate_of(work: Callable[[int], object], amount: int, team: Team) -> float:
     return amount * team.count / (time.perf_counter() - started)
 
 
-def measure(attention: Attention, rounds: int, stream: NDArray[np.uint8]) -> tuple[float, float]:
+def measure(attention: Work, rounds: int, stream: NDArray[np.uint8]) -> tuple[float, float]:
     """Medians of seconds, and of the share of what bounds it."""
     kernels, team = attention.kernels, attention.team
     lines, share = np.ones((team.count, 512), np.float32), len(stream) // team.count // 256 * 256
@@ -144,14 +136,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
     stream = np.ones(_STREAM_BYTES, np.uint8)
+    heads, kv, width = (int(n) for n in args.heads.split(","))
+    shape = Attention(heads, kv, width, None, "none")
     limit = "bandwidth" if args.tokens == 1 else "peak"
     print(f"| cache | depth | tokens | threads | ms | share of the {limit} |\n|---|---|---|---|---|---|")
     for threads in (int(n) for n in args.threads.split(",")):
         for depth in (int(n) for n in args.depth.split(",")):
             for kept in args.kv_dtype.split(","):
-                shape = Shape(*(int(n) for n in args.heads.split(",")), kept)
-                attention = Attention(shape, args.tokens, depth, args.layers, threads)
-                seconds, share = measure(attention, args.rounds, stream)
+                work = Work(shape, kept, args.tokens, depth, args.layers, threads)
+                seconds, share = measure(work, args.rounds, stream)
                 print(
                     f"| {kept} | {depth} | {args.tokens} | {threads} | {seconds * 1e3:.2f} | {share:.0%} |", flush=True
                 )

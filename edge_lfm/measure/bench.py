@@ -26,11 +26,12 @@ from edge_lfm.engine.sequence import TokenSequence
 from edge_lfm.kernels.load.library import Kernels
 from edge_lfm.kernels.load.team import Team
 from edge_lfm.memory.budget import peak_memory_bytes
+from edge_lfm.memory.caches import kv_read_bytes
 from edge_lfm.memory.paging import ExpertPager, PagingStats
 from edge_lfm.model.onnx_model import OnnxModel
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.sizes import measure_sizes
-from edge_lfm.model.state import State
+from edge_lfm.model.state import Checkpoint, State
 
 _STREAM_BYTES = 512 << 20  # far beyond any last-level cache
 _PROBE_SLOTS = 8
@@ -48,6 +49,7 @@ class TestResult:
     tokens: int
     read_gbps: float  # 0: not measured
     int8_gops: float
+    kv_bytes: int = 0  # keys and values that a token of a decode reads, on the average
     paging: PagingStats | None = None  # of the runs that count
 
 
@@ -102,8 +104,8 @@ class BenchReport:
             return {"bound": None}
         hardware = {"read_gbps": result.read_gbps, "int8_gops": result.int8_gops}
         if not result.test.startswith("pp"):
-            share = rate * self.bytes_per_token / 1e9 / result.read_gbps
-            return hardware | {"bound": "bandwidth", "share_of_limit": share}
+            share = rate * (self.bytes_per_token + result.kv_bytes) / 1e9 / result.read_gbps
+            return hardware | {"bound": "bandwidth", "kv_bytes_per_token": result.kv_bytes, "share_of_limit": share}
         share = rate * self.ops_per_token / 1e9 / result.int8_gops
         return hardware | {"bound": "compute", "share_of_limit": share}
 
@@ -118,7 +120,7 @@ def measure(
     announce: Callable[[str], object],
     ram: str = "all",
 ) -> BenchReport:
-    """Run every test `repeat` times, after one run that does not count."""
+    """Run every test `repeat` times, after one run that does not count. The context before a test is read once."""
     rng, pager = np.random.default_rng(0), backend.pager
     own = backend if isinstance(backend, Runner) and pager is None else None  # a budget has no room for the stream
     stream = np.ones(_STREAM_BYTES if own else 0, np.uint8)
@@ -135,11 +137,11 @@ def measure(
             ids = rng.integers(0, limit, depth + tokens)
             state = backend.new_state(depth + tokens + 1)
             seconds, bandwidth, peak = [], [], []
-            before = None
+            before, start = None, _read_context(backend, state, ids[:depth])
             for n in range(repeat + 1):
                 if n == 1 and pager is not None:
                     before = pager.stats.copy()
-                elapsed = _run_once(backend, state, ids, depth, kind)
+                elapsed = _run_once(backend, state, start, ids, kind)
                 if n:
                     seconds.append(elapsed)
                     bandwidth.append(read_bandwidth(own, stream) if own else 0.0)
@@ -152,6 +154,7 @@ def measure(
                     tokens,
                     statistics.median(bandwidth),
                     statistics.median(peak),
+                    0 if kind == "pp" else kv_read_bytes(shape, depth + tokens // 2, state.kv_dtype),
                     pager.stats.since(before) if pager is not None and before is not None else None,
                 )
             )
@@ -211,26 +214,37 @@ def int8_peak(runner: Working) -> float:
     return runner.team.count * _PEAK_ROUNDS * operations / (time.perf_counter() - started) / 1e9
 
 
-def _run_once(backend: Backend, state: State, ids: NDArray[np.int64], depth: int, kind: str) -> float:
-    state.reset()
-    if kind == "draft":
-        return _draft_once(backend, state, ids, depth)
+def _read_context(backend: Backend, state: State, ids: NDArray[np.int64]) -> Checkpoint:
+    """Read `ids` without a drafter; gives the place behind them."""
     looking_on, state.draft = state.draft, None
     try:
-        return _run_plain(backend, state, ids, depth, kind)
+        if len(ids):
+            backend.read(ids.tolist(), state)
+    finally:
+        state.draft = looking_on
+    return state.with_window(state.checkpoint())
+
+
+def _run_once(backend: Backend, state: State, start: Checkpoint, ids: NDArray[np.int64], kind: str) -> float:
+    depth = start.position
+    if kind == "draft":
+        state.reset()  # a drafter looks on from the first token
+        return _draft_once(backend, state, ids, depth)
+    state.go_back(start)
+    looking_on, state.draft = state.draft, None
+    try:
+        return _run_plain(backend, state, ids[depth:], kind)
     finally:
         state.draft = looking_on
 
 
-def _run_plain(backend: Backend, state: State, ids: NDArray[np.int64], depth: int, kind: str) -> float:
-    if depth:
-        backend.read(ids[:depth].tolist(), state)
+def _run_plain(backend: Backend, state: State, ids: NDArray[np.int64], kind: str) -> float:
     started = time.perf_counter()
     if kind == "tg":
-        for token in ids[depth:]:
+        for token in ids:
             backend.run([Feed(state, (token,))])
     else:
-        backend.read(ids[depth:].tolist(), state)
+        backend.read(ids.tolist(), state)
     return time.perf_counter() - started
 
 

@@ -36,12 +36,13 @@ from edge_lfm.kernels.lang.simd import (
     store_f32,
     store_i32_as_i8,
 )
-from edge_lfm.kernels.lang.sync import claim, raise_error
+from edge_lfm.kernels.lang.sync import barrier, claim, raise_error
 from edge_lfm.kernels.ops.activations import INFINITY_BITS, NOT_FINITE, check_below, round_activations
 from edge_lfm.kernels.ops.maths import sigmoid
 from edge_lfm.kernels.ops.norm import rms_norm
 from edge_lfm.kernels.ops.query_tiles import attend_float16, attend_int8, put_query, take_mixed
-from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, CONTEXT, GROUP, LAYER, ROW, STATE, offsets
+from edge_lfm.kernels.ops.spans import keep_part, merge_parts, spans_apart
+from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, CONTEXT, GROUP, LAYER, ROW, SPAN, STATE, offsets
 
 CTX, LAY, STA, RW = offsets(CONTEXT), offsets(LAYER), offsets(STATE), offsets(ROW)
 ROW_BYTES, STATE_BYTES = ROW.itemsize, STATE.itemsize
@@ -168,23 +169,30 @@ def window_start(window, limit):
 
 
 @kernel
-def attend_rows(ctx, layer, state, token, g, first, count, scratch):
-    """Query rows [first, first + count) of kv head `g`, counted from step token `token` on: `wide` -> `mixed`.
+def positions_seen(ctx, layer, t):
+    """[start, limit): the positions that step token `t` attends to."""
+    row, window = i64(ctx + CTX.rows) + t * ROW_BYTES, i64(layer + LAY.window)
+    limit = i64(row + RW.position) + 1 + i64(row + RW.ahead)
+    return window_start(window, limit), limit
 
-    Row r is head r % group of token r // group; all are of the sequence whose `state` of the layer is given.
+
+@kernel
+def attend_rows(ctx, layer, state, token, g, first, count, lowest, highest, scratch):
+    """Query rows [first, first + count) of kv head `g`, counted from step token `token` on, over [lowest, highest).
+
+    Row r is head r % group of token r // group; all are of the sequence whose `state` of the layer is given. What they
+    weighed is left in the scratch memory.
     """
     hd, heads, kv = i64(layer + LAY.head_dim), i64(layer + LAY.heads), i64(layer + LAY.kv_heads)
-    group, capacity, window = heads // kv, i64(state + STA.capacity), i64(layer + LAY.window)
-    sinks = i64(layer + LAY.sinks)
+    group, capacity, sinks = heads // kv, i64(state + STA.capacity), i64(layer + LAY.sinks)
     begin, end = int64(NO_POSITION), int64(0)
     for m in range(count):
         t, h = token + (first + m) // group, g * group + (first + m) % group
-        step_row = i64(ctx + CTX.rows) + t * ROW_BYTES
-        limit = i64(step_row + RW.position) + 1 + i64(step_row + RW.ahead)
-        start = window_start(window, limit)
+        start, limit = positions_seen(ctx, layer, t)
         sink = sinks + 4 * h if sinks != 0 else int64(0)
         put_query(m, i64(ctx + CTX.wide) + (t * (heads + 2 * kv) + h) * hd * 4, hd, start, limit, sink, scratch)
         begin, end = smaller(begin, start), larger(end, limit)
+    begin, end = larger(begin, lowest), smaller(end, highest)
     at, scales = g * capacity * hd, g * capacity * 4
     keys, values = i64(state + STA.keys), i64(state + STA.values)
     if i64(state + STA.is_int8) != 0:
@@ -193,9 +201,26 @@ def attend_rows(ctx, layer, state, token, g, first, count, scratch):
     else:
         at *= 2
         attend_float16(count, keys + at, values + at, int64(0), int64(0), hd, begin, end, capacity, scratch)
+
+
+@kernel
+def take_rows(ctx, layer, token, g, first, count, scratch):
+    """What the rows of `attend_rows` weighed -> `mixed`."""
+    hd, heads = i64(layer + LAY.head_dim), i64(layer + LAY.heads)
+    group = heads // i64(layer + LAY.kv_heads)
     for m in range(count):
         t, h = token + (first + m) // group, g * group + (first + m) % group
         take_mixed(m, i64(ctx + CTX.mixed) + (t * heads + h) * hd * 4, hd, scratch)
+
+
+@kernel
+def keep_rows(ctx, layer, token, g, first, count, span, n, spans, scratch):
+    """What the rows of `attend_rows` have of `span`, the n-th of `spans`, as parts [T, heads, spans]."""
+    hd, heads = i64(layer + LAY.head_dim), i64(layer + LAY.heads)
+    group = heads // i64(layer + LAY.kv_heads)
+    for m in range(count):
+        t, h = token + (first + m) // group, g * group + (first + m) % group
+        keep_part(ctx, m, (t * heads + h) * spans + n, span, hd, scratch)
 
 
 @kernel
@@ -230,29 +255,77 @@ def apply_gates(ctx, layer, t, first, count, out):
 
 
 @kernel
+def finish_heads(ctx, layer, t, g):
+    """Gates of the heads of group `g` of token `t`, and their int8 form."""
+    hd, heads = i64(layer + LAY.head_dim), i64(layer + LAY.heads)
+    group = heads // i64(layer + LAY.kv_heads)
+    at = (t * heads + g * group) * hd
+    q, s = i64(ctx + CTX.mixed_q) + at, i64(ctx + CTX.mixed_s) + at // GROUP * ACTIVATION_BYTES
+    apply_gates(ctx, layer, t, g * group, group, i64(ctx + CTX.mixed) + at * 4)
+    round_activations(ctx, i64(ctx + CTX.mixed) + at * 4, q, s, group * hd)
+
+
+@kernel
+def attend_span(ctx, layer, n, t, end, g, span, part, spans, scratch):
+    """Step tokens [t, end) and kv head `g`, over one of `spans` spans, of which it is number `part`; over all if 1."""
+    group = i64(layer + LAY.heads) // i64(layer + LAY.kv_heads)
+    lowest, highest = (span * SPAN, (span + 1) * SPAN) if spans > 1 else (int64(0), int64(NO_POSITION))
+    while t < end:
+        run, state = run_length(ctx, t, end), i64(i64(ctx + CTX.rows) + t * ROW_BYTES + RW.states) + n * STATE_BYTES
+        for first in range(0, run * group, MOST_ROWS):
+            count = smaller(run * group - first, int64(MOST_ROWS))
+            attend_rows(ctx, layer, state, t, g, first, count, lowest, highest, scratch)
+            if spans > 1:
+                keep_rows(ctx, layer, t, g, first, count, span, part, spans, scratch)
+            else:
+                take_rows(ctx, layer, t, g, first, count, scratch)
+        if spans == 1:
+            for own in range(t, t + run):
+                finish_heads(ctx, layer, own, g)
+        t += run
+
+
+@kernel
+def merge_heads(ctx, layer, first_span, spans, scratch):
+    """The parts of every token and kv head of the step: -> mixed and its int8 form."""
+    hd, heads, kv = i64(layer + LAY.head_dim), i64(layer + LAY.heads), i64(layer + LAY.kv_heads)
+    group = heads // kv
+    while True:
+        item = claim(ctx, int64(1))
+        if item >= i64(ctx + CTX.tokens) * kv:
+            return
+        t, g = item // kv, item % kv
+        start, limit = positions_seen(ctx, layer, t)
+        for h in range(g * group, (g + 1) * group):
+            row = t * heads + h
+            out = i64(ctx + CTX.mixed) + row * hd * 4
+            merge_parts(ctx, row * spans, first_span, spans, start, limit, out, hd, scratch)
+        finish_heads(ctx, layer, t, g)
+
+
+@kernel
 def attend_tokens(ctx, layer, n, scratch):
     """Every token and kv head of the step: queries in `wide` -> mixed [T, heads hd] and its int8 form.
 
     `n`: the layer's number, in the states of each row's sequence. Scratch: `attention_scratch_bytes` of this thread.
     """
     hd, heads, kv = i64(layer + LAY.head_dim), i64(layer + LAY.heads), i64(layer + LAY.kv_heads)
-    tokens, group = i64(ctx + CTX.tokens), heads // kv
-    together = tokens_of_an_item(group)
+    tokens = i64(ctx + CTX.tokens)
+    together = tokens_of_an_item(heads // kv)
     parts = (tokens + together - 1) // together
+    lowest, highest = int64(NO_POSITION), int64(0)
+    for t in range(tokens):
+        start, limit = positions_seen(ctx, layer, t)
+        lowest, highest = smaller(lowest, start), larger(highest, limit)
+    first_span, spans = lowest // SPAN, spans_apart(ctx, parts * kv, tokens * heads, lowest, highest, hd)
     while True:
         item = claim(ctx, int64(1))
-        if item >= parts * kv:
-            return
+        if item >= parts * kv * spans:
+            break
         # The last tokens of a prompt have the most positions to attend to: they come first.
-        t, g = (parts - 1 - item // kv) * together, item % kv
-        end = smaller(t + together, tokens)
-        while t < end:
-            run, state = run_length(ctx, t, end), i64(i64(ctx + CTX.rows) + t * ROW_BYTES + RW.states) + n * STATE_BYTES
-            for first in range(0, run * group, MOST_ROWS):
-                attend_rows(ctx, layer, state, t, g, first, smaller(run * group - first, int64(MOST_ROWS)), scratch)
-            for _t in range(run):
-                at = (t * heads + g * group) * hd
-                q, s = i64(ctx + CTX.mixed_q) + at, i64(ctx + CTX.mixed_s) + at // GROUP * ACTIVATION_BYTES
-                apply_gates(ctx, layer, t, g * group, group, i64(ctx + CTX.mixed) + at * 4)
-                round_activations(ctx, i64(ctx + CTX.mixed) + at * 4, q, s, group * hd)
-                t += 1
+        part, pair = item % spans, item // spans
+        t, g = (parts - 1 - pair // kv) * together, pair % kv
+        attend_span(ctx, layer, n, t, smaller(t + together, tokens), g, first_span + part, part, spans, scratch)
+    if spans > 1:
+        barrier(ctx)
+        merge_heads(ctx, layer, first_span, spans, scratch)

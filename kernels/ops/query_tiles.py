@@ -2,11 +2,12 @@
 
 A query row is one head of one token. The rows of a tile are heads of a group, of one token or of neighbours: keys and
 values are loaded and widened once for all of them. Positions pass in blocks of `SCORE_BLOCK`, counted from the
-sequence's start: scores, softmax so far, weighed values. A row's numbers and their order are its own, so that they do
-not depend on the rows beside it.
+sequence's start: scores, softmax so far, weighed values. Each span of blocks (`SPAN`) has a softmax of its own, merged
+into that of the spans before it. A row's numbers and their order are its own, so that they do not depend on the rows
+beside it, nor on who computes a span.
 
 A thread's scratch memory (`attention_scratch_bytes`): QUERY [R], scores [R, SCORE_BLOCK], the queries transposed
-[hd, R], the weighed values [hd / 16, R, 16]; all float32, R = `QUERY_ROWS`.
+[hd, R], the weighed values of the span and those of all spans so far [hd / 16, R, 16]; all float32, R = `QUERY_ROWS`.
 """
 
 from math import sqrt
@@ -35,7 +36,7 @@ from edge_lfm.kernels.lang.simd import (
     zero_f32,
 )
 from edge_lfm.kernels.ops.maths import exp
-from edge_lfm.kernels.spec.layout import QUERY, QUERY_ROWS, SCORE_BLOCK, offsets
+from edge_lfm.kernels.spec.layout import QUERY, QUERY_ROWS, SCORE_BLOCK, SPAN, offsets
 
 ROW = offsets(QUERY)
 LOWEST = -3.0e38
@@ -48,6 +49,12 @@ QUERIES_AT = SCORES_AT + QUERY_ROWS * BLOCK_BYTES
 def weighed_at(hd):
     """Offset of the weighed values in the scratch memory."""
     return int64(QUERIES_AT) + hd * int64(QUERY_ROWS * 4)
+
+
+@kernel
+def whole_at(hd):
+    """Offset of the weighed values of all spans so far."""
+    return int64(QUERIES_AT) + hd * int64(2 * QUERY_ROWS * 4)
 
 
 def score_of(rows, vectors, in_int8):
@@ -186,6 +193,56 @@ def multiply_scores(count, factor, factors, begin, length, scratch):
 
 
 @kernel
+def begin_whole(m, hd, scratch):
+    """No span is merged into row m yet."""
+    set_f32(scratch + m * ROW_BYTES + ROW.whole_peak, float32(LOWEST))
+    set_f32(scratch + m * ROW_BYTES + ROW.whole_total, float32(0.0))
+    for i in range(hd // 16):
+        store_f32(scratch + whole_at(hd) + (i * QUERY_ROWS + m) * VECTOR_BYTES, zero_f32())
+
+
+@kernel
+def begin_span(count, span, hd, scratch):
+    """The softmax of every row before a span; that of its first one has what the row begins with."""
+    for m in range(count):
+        row = scratch + m * ROW_BYTES
+        is_first = i64(row + ROW.start) // SPAN == span
+        set_f32(row + ROW.peak, f32(row + ROW.first_peak) if is_first else float32(LOWEST))
+        set_f32(row + ROW.total, f32(row + ROW.first_total) if is_first else float32(0.0))
+        for i in range(hd // 16):
+            store_f32(scratch + weighed_at(hd) + (i * QUERY_ROWS + m) * VECTOR_BYTES, zero_f32())
+
+
+@kernel
+def merge(m, peak, total, weighed, stride, hd, scratch):
+    """Merge a span's softmax into that of row m: peak, total, weighed values in hd / 16 vectors, `stride` apart."""
+    row = scratch + m * ROW_BYTES
+    before = f32(row + ROW.whole_peak)
+    top = peak if peak > before else before
+    kept, added = exp(splat_f32(before - top)), exp(splat_f32(peak - top))
+    set_f32(row + ROW.whole_peak, top)
+    set_f32(row + ROW.whole_total, f32(row + ROW.whole_total) * largest_f32(kept) + total * largest_f32(added))
+    for i in range(hd // 16):
+        at = scratch + whole_at(hd) + (i * QUERY_ROWS + m) * VECTOR_BYTES
+        store_f32(at, load_f32(at) * kept + load_f32(weighed + i * stride) * added)
+
+
+@kernel
+def sees_span(row, span):
+    """Whether a row attends to positions of a span."""
+    return i64(row + ROW.start) < (span + 1) * SPAN and i64(row + ROW.limit) > span * SPAN
+
+
+@kernel
+def merge_span(count, span, hd, scratch):
+    """Merge the span that ends into every row that has seen some of it."""
+    for m in range(count):
+        row, weighed = scratch + m * ROW_BYTES, scratch + weighed_at(hd) + m * VECTOR_BYTES
+        if sees_span(row, span):
+            merge(m, f32(row + ROW.peak), f32(row + ROW.total), weighed, int64(QUERY_ROWS * VECTOR_BYTES), hd, scratch)
+
+
+@kernel
 def nothing_left(memory, hd, first, *others):
     """In place of a narrower tile, after one that leaves nothing."""
     return first
@@ -206,9 +263,9 @@ def attend_tile_of(rows, vectors, in_int8):
         A block of positions lies at its first one modulo `capacity`: one division for each, and none within it.
         """
         scale = float32(1.0) / float32(sqrt(float32(hd)))
-        for i in range(hd // 16 * QUERY_ROWS):
-            store_f32(scratch + weighed_at(hd) + i * VECTOR_BYTES, zero_f32())
         for block in range(start // SCORE_BLOCK * SCORE_BLOCK, limit, SCORE_BLOCK):
+            if block % SPAN == 0 or block <= start:
+                begin_span(count, block // SPAN, hd, scratch)
             begin, length = larger(start - block, int64(0)), smaller(limit - block, int64(SCORE_BLOCK))
             place = block % capacity
             these, those = keys + place * hd * kept_bytes, values + place * hd * kept_bytes
@@ -220,6 +277,8 @@ def attend_tile_of(rows, vectors, in_int8):
                 multiply_scores(count, float32(1.0), value_scales + 4 * place, begin, length, scratch)
             left = weigh(those, hd, int64(0), begin, length, scratch)
             weigh_rest(those, hd, left, begin, length, scratch)
+            if block % SPAN == SPAN - SCORE_BLOCK or block + SCORE_BLOCK >= limit:
+                merge_span(count, block // SPAN, hd, scratch)
 
     return attend_tile
 
@@ -253,18 +312,19 @@ def put_query(m, q, hd, start, limit, sink, scratch):
     row = scratch + m * ROW_BYTES
     set_i64(row + ROW.start, start)
     set_i64(row + ROW.limit, limit)
-    set_f32(row + ROW.peak, f32(sink) if sink != 0 else float32(LOWEST))
-    set_f32(row + ROW.total, float32(1.0) if sink != 0 else float32(0.0))
+    set_f32(row + ROW.first_peak, f32(sink) if sink != 0 else float32(LOWEST))
+    set_f32(row + ROW.first_total, float32(1.0) if sink != 0 else float32(0.0))
+    begin_whole(m, hd, scratch)
     for d in range(hd):
         set_f32(scratch + QUERIES_AT + d * (QUERY_ROWS * 4) + m * 4, f32(q + 4 * d))
 
 
 @kernel
 def take_mixed(m, out, hd, scratch):
-    """What row m weighed, divided by its total -> out, float32 [hd]."""
-    factor = splat_f32(float32(1.0) / f32(scratch + m * ROW_BYTES + ROW.total))
+    """What row m weighed in all spans, divided by its total -> out, float32 [hd]."""
+    factor = splat_f32(float32(1.0) / f32(scratch + m * ROW_BYTES + ROW.whole_total))
     for i in range(hd // 16):
-        v = load_f32(scratch + weighed_at(hd) + (i * QUERY_ROWS + m) * VECTOR_BYTES)
+        v = load_f32(scratch + whole_at(hd) + (i * QUERY_ROWS + m) * VECTOR_BYTES)
         store_f32(out + i * VECTOR_BYTES, v * factor)
 
 

@@ -202,11 +202,26 @@ rows chose, each once in a layer."""
 SCORE_BLOCK = 256
 """Positions that attention scores at a time, per head, before it folds them into the running softmax."""
 
+SPAN = 4 * SCORE_BLOCK
+"""Positions, from a multiple on, whose softmax is computed by itself; spans are merged in order. So several threads may
+compute them, with the same bits as one that computes all."""
+
 QUERY_ROWS = 16
 """Query rows, heads of tokens, that may share one pass over the keys and values of their kv head."""
 
-QUERY = np.dtype([("start", "i8"), ("limit", "i8"), ("peak", "f4"), ("total", "f4")])
-"""A query row: the positions [start, limit) that it attends to, and its softmax so far."""
+QUERY = np.dtype(
+    [
+        ("start", "i8"),
+        ("limit", "i8"),  # it attends to positions [start, limit)
+        ("first_peak", "f4"),
+        ("first_total", "f4"),  # what the softmax of its first span begins with
+        ("peak", "f4"),
+        ("total", "f4"),  # of the span under way
+        ("whole_peak", "f4"),
+        ("whole_total", "f4"),  # of the spans that were merged
+    ]
+)
+"""A query row and its softmax so far."""
 
 TOKEN_BATCH = 48
 """Tokens that pass through a thread's scratch at a time: four of AVX-512's register tiles, three blocks of lanes."""
@@ -296,7 +311,7 @@ def scratch_bytes(cols: int) -> int:
 
 def attention_scratch_bytes(width: int) -> int:
     """Scratch memory of a thread, for heads of up to `width` values (`ops/query_tiles.py`)."""
-    return QUERY_ROWS * (QUERY.itemsize + 4 * (SCORE_BLOCK + 2 * width))
+    return QUERY_ROWS * (QUERY.itemsize + 4 * (SCORE_BLOCK + 3 * width))
 
 
 def encode_scratch_bytes(cols: int) -> int:
