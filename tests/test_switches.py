@@ -57,7 +57,7 @@ def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for wrong in ("[]", "{", "nothing"):
         with pytest.raises(SystemExit):
             main([*command, wrong])
-        assert "is no JSON object" in capsys.readouterr().err
+        assert "is not a JSON object" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -93,7 +93,7 @@ def grammar_of(schema: Any, regex: str | None, lark: str | None, choices: Sequen
         if hasattr(schema, "model_json_schema"):
             schema = schema.model_json_schema()
         if not isinstance(schema, Mapping | bool):
-            raise GrammarError("the schema is no JSON schema", hint='give an object, like {"type": "object"}')
+            raise GrammarError("the schema is not a JSON schema", hint='give an object, like {"type": "object"}')
         return any_json() if schema is True else json_grammar(schema)
     if choices is not None:
         return choice_grammar(choices)

@@ -402,7 +402,7 @@ def _fault(body: bytes, kind: type[S], message: str) -> RequestError:
 
 def _token_id(token: str) -> int:
     if not (token.isascii() and token.isdigit() and len(token) < 12):
-        raise RequestError(f"logit_bias names {token!r:.40}, which is no token id", "logit_bias")
+        raise RequestError(f"logit_bias names {token!r:.40}, which is not a token id", "logit_bias")
     return int(token)
 
 

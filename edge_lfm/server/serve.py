@@ -163,7 +163,7 @@ def _listen(host: str, port: int) -> socket.socket:
             raise UsageError(f"port {port} is taken", hint="stop what uses it, or choose another with --port") from None
         raise UsageError(f"cannot listen on {host} port {port}: {error.strerror or error}", hint="see --host") from None
     except OverflowError:
-        raise UsageError(f"port {port} is none", hint="choose one of 0..65535; 0 takes a free one") from None
+        raise UsageError(f"there is no port {port}", hint="choose one of 0..65535; 0 takes a free one") from None
 
 
 def _is_loopback(host: str) -> bool:

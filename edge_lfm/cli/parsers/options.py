@@ -81,22 +81,48 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, metavar="P", help="keep the likeliest tokens that sum to P")
     parser.add_argument("--min-p", type=float, metavar="P", help="drop tokens below P times the likeliest")
     parser.add_argument("--repeat-penalty", type=float, metavar="R", help="make tokens seen before less likely")
-    parser.add_argument("--presence-penalty", type=float, metavar="P", help="off the logits of tokens in the answer")
-    parser.add_argument("--frequency-penalty", type=float, metavar="P", help="the same, for each time they came")
-    parser.add_argument("--dry", dest="dry_multiplier", type=float, metavar="M", help="DRY: against repeated sequences")
     parser.add_argument(
-        "--xtc", dest="xtc_probability", type=float, metavar="P", help="XTC: how often to be surprising"
+        "--presence-penalty",
+        type=float,
+        metavar="P",
+        help="subtract P from the logit of each token that the answer has already",
     )
-    parser.add_argument("--stop", action="append", metavar="TEXT", help="end the answer there (may be repeated)")
     parser.add_argument(
-        "--stop-token", dest="stop_token_ids", action="append", type=int, metavar="ID", help="the same for a token"
+        "--frequency-penalty", type=float, metavar="P", help="subtract P for each time that the answer has the token"
+    )
+    parser.add_argument(
+        "--dry",
+        dest="dry_multiplier",
+        type=float,
+        metavar="M",
+        help="DRY: the strength of the penalty on repeated sequences",
+    )
+    parser.add_argument(
+        "--xtc",
+        dest="xtc_probability",
+        type=float,
+        metavar="P",
+        help="XTC: how often the likeliest tokens are left out",
+    )
+    parser.add_argument("--stop", action="append", metavar="TEXT", help="end the answer at TEXT (may be repeated)")
+    parser.add_argument(
+        "--stop-token",
+        dest="stop_token_ids",
+        action="append",
+        type=int,
+        metavar="ID",
+        help="end the answer at the token ID (may be repeated)",
     )
     parser.add_argument("--min-tokens", type=int, metavar="N", help="tokens before which nothing ends the answer")
     parser.add_argument(
         "--ignore-eos", action="store_true", default=None, help="go on past the model's own end, to --max-tokens"
     )
     parser.add_argument(
-        "--bad-word", dest="bad_words", action="append", metavar="TEXT", help="what may not come (may be repeated)"
+        "--bad-word",
+        dest="bad_words",
+        action="append",
+        metavar="TEXT",
+        help="a text that the answer may not have (may be repeated)",
     )
     parser.add_argument("--lookup", type=int, metavar="N", help="draft up to N tokens a step from the text so far")
     parser.add_argument(
@@ -125,7 +151,7 @@ def _json_object(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"{text!r:.60} is no JSON object")
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is not a JSON object")
     return value
 
 

@@ -89,7 +89,7 @@ def _check_size(schema: Any) -> None:
                 "the schema is too deep or too large", hint=f"at most {MAX_DEPTH} levels, {MAX_SCHEMAS} parts"
             )
         if isinstance(item, float) and not math.isfinite(item):
-            raise GrammarError("the schema is no JSON: it holds a number that is none", hint="give a JSON schema")
+            raise GrammarError("the schema is not JSON: it holds NaN or infinity", hint="give a JSON schema")
         if isinstance(item, int) and abs(item) > _EXACT:
             raise GrammarError("the schema has an integer beyond 2**53", hint="write it as a pattern of a string")
         if isinstance(item, Mapping):
@@ -100,7 +100,7 @@ def _check_size(schema: Any) -> None:
             if _LONE.search(item):
                 raise GrammarError("the schema holds a lone surrogate", hint="send well-formed UTF-8")
         elif not isinstance(item, int | float | bool | None):
-            raise GrammarError(f"the schema is no JSON: it holds a {type(item).__name__}", hint="give a JSON schema")
+            raise GrammarError(f"the schema is not JSON: it holds a {type(item).__name__}", hint="give a JSON schema")
 
 
 class _Reader:
