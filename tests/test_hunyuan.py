@@ -67,6 +67,11 @@ def test_marks_need_not_stand_in_the_template() -> None:
         ),
         (f"<think>a</think><answer>\n{CALL}\n</answer>", [("reasoning", "a"), ("call", CALL)]),
         ("<answer>a <answ", [("text", "a <answ")]),
+        ("助手：Four.", [("text", "Four.")]),
+        ("<think>\nHm.\n</think>\n<answer>\n助手：助手：x\n</answer>", [("reasoning", "Hm.\n"), ("text", "助手：x")]),
+        ("助", [("text", "助")]),
+        (f"助<tool_calls>{CALL}</tool_calls>", [("text", "助"), ("call", CALL)]),
+        ("He says 助手：x", [("text", "He says 助手：x")]),
     ],
 )
 def test_an_answer_is_sorted_by_marks_that_are_letters(text: str, parts: list[tuple[str, str]]) -> None:

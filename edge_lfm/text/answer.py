@@ -46,6 +46,7 @@ class AnswerParser:
         self._kind: Kind = "text"
         self._call = Part("call", "")
         self._trim = False  # the whitespace that a marker leaves at the start of the text after it
+        self._speaker, self._named = dialect.speaker, list[Part]()  # at the start of a text: what it may begin with
         self._gap: list[Part] | None = None  # white space after a call, which is none of the text if no text follows
         self._openings = dialect.openings(tools)
         self._bare: list[Part] | None = [] if tools else None  # text that may turn out to be a call without markers
@@ -85,7 +86,7 @@ class AnswerParser:
         parts = [*self._end_character(), *self._flush()]
         if self._kind == "call" and self._call.text:
             parts.append(replace(self._call, kind="text"))
-        return [*parts, *self._end_bare(), *self._shown.finish()]
+        return [*parts, *self._end_named(), *self._end_bare(), *self._shown.finish()]
 
     def _end_bare(self, closed: bool = True) -> list[Part]:
         """Text that may be a call without markers: it is one if nothing follows, or the mark that ends calls."""
@@ -98,7 +99,8 @@ class AnswerParser:
 
     def _cross(self, mark: str) -> list[Part]:
         """What a mark ends. While the model reasons, only the end of that is one."""
-        parts = self._end_bare(closed=mark in (self._dialect.call_end, *self._dialect.frames[1:]))
+        parts = self._end_named()
+        parts += self._end_bare(closed=mark in (self._dialect.call_end, *self._dialect.frames[1:]))
         if self._kind == "call" and self._call.text:
             parts.append(self._call if mark == self._dialect.call_end else replace(self._call, kind="text"))
         self._call = Part("call", "")
@@ -108,6 +110,7 @@ class AnswerParser:
         self._trim = mark in (self._dialect.think_start, *begins)
         self._gap = [] if mark == self._dialect.call_end else None
         self._bare = [] if mark in begins and self._openings else None
+        self._speaker = self._dialect.speaker if mark in begins else ""
         return parts
 
     def _sort(self, text: str, tokens: tuple[int, ...]) -> list[Part]:
@@ -149,6 +152,24 @@ class AnswerParser:
             return []
         if self._kind == "reasoning":
             return [part]
+        return self._tell(part) if not self._speaker else self._unnamed(part)
+
+    def _unnamed(self, part: Part) -> list[Part]:
+        """The start of a text, without the speaker's name; held back while it may become that."""
+        self._named.append(part)
+        begun = joined(*self._named)
+        if len(begun.text) < len(self._speaker) and self._speaker.startswith(begun.text):
+            return []
+        self._named, speaker, self._speaker = [], self._speaker, ""
+        rest = begun.cut(len(speaker))[1] if begun.text.startswith(speaker) else begun
+        return self._tell(rest) if rest.text else []
+
+    def _end_named(self) -> list[Part]:
+        held, self._named, self._speaker = self._named, [], ""
+        return self._tell(joined(*held)) if held else []
+
+    def _tell(self, part: Part) -> list[Part]:
+        """Text as it is shown: not yet if it may be the white space after a call, or a call without its mark."""
         if self._gap is not None:
             self._gap.append(part)
             part = joined(*self._gap)

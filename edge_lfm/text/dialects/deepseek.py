@@ -31,6 +31,7 @@ class DeepSeek:
     think_end: str = "</think>"
     inner_marks: tuple[str, ...] = (_ONE, _NAME, _ONE_END, *_RESULTS)
     frames: tuple[str, ...] = ()
+    speaker: str = ""
     channels: Channels | None = None
 
     def fits(self, template: str) -> bool:

@@ -75,6 +75,10 @@ class Dialect(Protocol):
         """
 
     @property
+    def speaker(self) -> str:
+        """What a template has in front of an answer's text, which is none of it: the model writes it, too. Or ""."""
+
+    @property
     def channels(self) -> Channels | None:
         """The marks of its messages, if an answer is such; None: it is text with marks in it."""
 

@@ -71,6 +71,7 @@ class Harmony:
     think_end: str = CHANNELS.end
     inner_marks: tuple[str, ...] = (CHANNELS.start, CHANNELS.message, _CONSTRAIN, *CHANNELS.ends)
     frames: tuple[str, ...] = ()
+    speaker: str = ""
     channels: Channels | None = CHANNELS
 
     def fits(self, template: str) -> bool:

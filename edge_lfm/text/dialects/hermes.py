@@ -26,6 +26,7 @@ class Hermes:
     think_end: str = "</think>"
     inner_marks: tuple[str, ...] = ()
     frames: tuple[str, ...] = ()
+    speaker: str = ""
     channels: Channels | None = None
 
     def fits(self, template: str) -> bool:

@@ -30,6 +30,7 @@ class Hunyuan:
     think_end: str = "</think>"
     inner_marks: tuple[str, ...] = ()
     frames: tuple[str, ...] = ("<answer>", "\n</answer>", "</answer>")
+    speaker: str = "助手："
     channels: Channels | None = None
 
     def fits(self, template: str) -> bool:

@@ -41,6 +41,7 @@ class Pythonic:
     think_end: str = "</think>"
     inner_marks: tuple[str, ...] = ()
     frames: tuple[str, ...] = ()
+    speaker: str = ""
     channels: Channels | None = None
 
     def fits(self, template: str) -> bool:

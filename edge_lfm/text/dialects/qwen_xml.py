@@ -23,6 +23,7 @@ class QwenXml:
     think_end: str = "</think>"
     inner_marks: tuple[str, ...] = ()
     frames: tuple[str, ...] = ()
+    speaker: str = ""
     channels: Channels | None = None
     form: TagForm = _FORM
 
