@@ -137,6 +137,12 @@ def test_synth_and_bench(tmp_path: Path) -> None:
         (test, depth, threads) for threads in (1, 2) for depth in (0, 32) for test in ("pp16", "tg4")
     ]
     assert all(0 < r["min"] <= r["tokens_per_second"] <= r["max"] for r in rows)
+    decodes = [row for row in rows if row["test"] == "tg4"]
+    position = 6 * 2 * 8 * 64 * 2  # layers, keys and values, heads of 64 float16
+    assert [row["kv_bytes_per_token"] for row in decodes] == [position * (depth + 2) for depth in (0, 32)] * 2
+    for row in decodes:
+        read = row["bytes_per_token"] + row["kv_bytes_per_token"]
+        assert row["share_of_limit"] == pytest.approx(row["tokens_per_second"] * read / row["read_gbps"] / 1e9)
     assert_one_line_error(edge_lfm("synth", "lfm9", "-o", tmp_path / "x"), 2, "lfm9", "lfm2-24b-a2b")
     assert_one_line_error(edge_lfm("bench", "-p", "many"), 2, "-p many")
     ram = paging_ram(packed_demo(), 17, threads=1)
