@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import FLOAT_SCHEMES, GOLDEN_CASES, goldens_tool, write_checkpoint
 from stepping import all_rows
-from test_engine import TIERS, engine_logits, reference_logits
+from test_engine import FLOAT16_STEP, TIERS, FollowingReference, engine_logits, reference_logits
 from test_formats import write_float8
 from test_kernels import Step
 
@@ -20,7 +20,7 @@ from edge_lfm.formats.checkpoint import FolderCheckpoint
 from edge_lfm.kernels.load.library import Kernels, load_kernels
 from edge_lfm.kernels.spec import ref
 from edge_lfm.kernels.spec.isa import find_isa
-from edge_lfm.kernels.spec.layout import LAYER
+from edge_lfm.kernels.spec.layout import LAYER, SCORE_BLOCK, SPAN
 from edge_lfm.kernels.spec.ref_latent import latent_attention
 from edge_lfm.kernels.spec.routing import route, scores_of
 from edge_lfm.memory.caches import CacheSizes
@@ -219,3 +219,15 @@ def test_float8_sources_are_cut(tmp_path: Path) -> None:
         found, expected = (CheckpointWeights(checkpoint, shape, tensors) for checkpoint in (coded, plain))
         for name in (source.name for tensor in tensors for source in tensor.sources if "self_attn" in source.name):
             assert np.array_equal(found(name), expected(name)), name
+
+
+def test_more_positions_than_a_span(packed_cases: dict[str, dict[str, Path]], kernels: Kernels) -> None:
+    """Two spans and a part of a block, whose softmax is merged."""
+    folder, count = packed_cases["float32"]["glm4_moe_lite-no-query-rank"], SPAN + SCORE_BLOCK + 5
+    ids = goldens_tool.token_ids("long", count)
+    with PackedModel(folder) as model, Runner(model, kernels, 1, count) as runner:
+        state = State(model.shape, count, chunk=count)
+        logits, expected = all_rows(runner, ids, state), FollowingReference(model, state).logits(ids)
+    error = np.abs(logits - expected) / np.abs(expected).max()
+    assert np.median(error) < 1e-5
+    assert error.max() < FLOAT16_STEP

@@ -18,23 +18,22 @@ from edge_lfm.kernels.lang.simd import (
     load_i8_as_f32,
     set_f32,
     smaller,
-    store_f32,
     sum_f32,
     zero_f32,
 )
 from edge_lfm.kernels.ops.query_tiles import (
     BLOCK_BYTES,
-    QUERY_ROWS,
     SCORES_AT,
-    VECTOR_BYTES,
+    begin_span,
+    begin_whole,
+    merge_span,
     multiply_scores,
     nothing_left,
     score_of,
     soften_rows,
     weigh_of,
-    weighed_at,
 )
-from edge_lfm.kernels.spec.layout import SCORE_BLOCK
+from edge_lfm.kernels.spec.layout import SCORE_BLOCK, SPAN
 
 
 @kernel
@@ -95,11 +94,13 @@ def attend_latent_tile_of(rows, vectors, in_int8):
     @kernel
     def attend_tile(count, low, rank, turned, keys, values, key_scales, value_scales, limit, scale, scratch):
         """weighed [count, R] and totals of `count` heads, whose turned parts are put, over positions [0, limit)."""
-        for i in range(rank // 16 * QUERY_ROWS):
-            store_f32(scratch + weighed_at(rank) + i * VECTOR_BYTES, zero_f32())
+        for m in range(count):
+            begin_whole(m, rank, scratch)
         zero = int64(0)
         for block in range(0, limit, SCORE_BLOCK):
-            length = smaller(limit - block, int64(SCORE_BLOCK))
+            length, span = smaller(limit - block, int64(SCORE_BLOCK)), block // SPAN
+            if block % SPAN == 0:
+                begin_span(count, span, rank, scratch)
             these, those = keys + block * turned * kept_bytes, values + block * rank * kept_bytes
             left = score(these, turned, zero, length, those, scratch)
             score_rest(these, turned, left, length, those, scratch)
@@ -112,6 +113,8 @@ def attend_latent_tile_of(rows, vectors, in_int8):
                 multiply_scores(count, float32(1.0), value_scales + 4 * block, zero, length, scratch)
             left = weigh(those, rank, zero, zero, length, scratch)
             weigh_rest(those, rank, left, zero, length, scratch)
+            if block % SPAN == SPAN - SCORE_BLOCK or block + SCORE_BLOCK >= limit:
+                merge_span(count, span, rank, scratch)
 
     return attend_tile
 
