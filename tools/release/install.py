@@ -58,8 +58,9 @@ def install_on_arm(root: Path, work: Path, out: Path) -> str:
         *platforms,
     ]
     call(*pip, "--platform=manylinux2014_aarch64", "--target", str(there), str(next(out.glob("*.whl"))))
-    inside = 'mount -t proc proc "$0/proc" && exec env -i PATH=/usr/bin:/bin HOME=/root PYTHONPATH=/opt/release "$@"'
-    command = ["unshare", "--mount", "sh", "-c", inside, str(board), f"QEMU_CPU={_BOARD}", "chroot", str(board)]
+    inside = 'mount -t proc proc "$0/proc" && exec env -i "$@"'
+    settings = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "PYTHONPATH=/opt/release", f"QEMU_CPU={_BOARD}"]
+    command = ["unshare", "--mount", "sh", "-c", inside, str(board), *settings, "chroot", str(board)]
     _ask([*command, "python3", "-m", "edge_lfm"], work, "dotprod")
     return f"pip install, an answer and prebuilt kernels on an emulated {_BOARD}, Python 3.11"
 
