@@ -35,7 +35,7 @@ def site() -> Path:
 def test_the_site_has_every_document(site: Path) -> None:
     documents = [ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]
     assert [d for d in documents if not (site / d.relative_to(ROOT).with_suffix(".html")).exists()] == []
-    assert "Runs Liquid AI" in (site / "index.html").read_text(encoding="utf-8")
+    assert "Quantize, then run" in (site / "index.html").read_text(encoding="utf-8")
 
 
 def test_a_page_loads_nothing_from_elsewhere(site: Path) -> None:
