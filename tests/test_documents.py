@@ -46,10 +46,11 @@ def _name_of(value: str) -> str:
     return Path(value).parts[-3] if value in PYTHONS else value
 
 
-@pytest.fixture(scope="module", params=PYTHONS, ids=_name_of)
+@pytest.fixture(params=PYTHONS, ids=_name_of)
 def environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """`edge-lfm` on the path runs in one of the Pythons; those that are not this one compile their own kernels."""
-    folder = tmp_path_factory.mktemp("python")
+    """`edge-lfm` on the path runs in one of the Pythons; the others compile kernels of their own, once."""
+    folder = tmp_path_factory.getbasetemp() / f"python-{_name_of(request.param)}"
+    folder.mkdir(exist_ok=True)
     script = folder / "edge-lfm"
     script.write_text(f'#!/bin/sh\nexec {request.param} -P -m edge_lfm.cli.main "$@"\n', encoding="ascii")
     script.chmod(0o755)
