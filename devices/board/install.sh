@@ -28,6 +28,7 @@ for wheel in "$here"/wheels/*.whl; do
 done
 find "$to/new/lib" -type d -name tests -prune -exec rm -rf {} + # 30 MB of packages' own tests
 find "$to/new/lib" -name '*.pyi' -delete # 2 MB that only type checkers read
+rm -rf "$to/new/lib/numpy/f2py" # 1 MB for Fortran
 find "$to/new/lib" -name '*.[ach]' -delete # 1 MB that only compilers read
 cp -r "$here/kernels" "$to/new/kernels"
 "$python" -m compileall -q -x 'edge_lfm/kernels/(build|lang|ops)/' "$to/new/lib" > /dev/null || true # some packages carry templates that are not Python
