@@ -126,7 +126,7 @@ def _spelling_of(source: ExportSource) -> GgufSpelling:
     scaled = any(a.rope is not None and a.rope.scaling is not None for a in source.shape.attentions.values())
     unsaid = ["rope_type is yarn"] if scaled and not spelling.scales_positions else []
     for problem in [*unsaid, *spelling.refusals(source.shape)]:
-        raise UnsupportedModelError(f"{source.path}: {problem}", hint="docs/models.md has what GGUF files of each family can say")
+        raise UnsupportedModelError(f"{source.path}: {problem}", hint="docs/models.md has what GGUF files can say")
     return spelling
 
 
