@@ -159,7 +159,7 @@ bench: $(VENV)/.installed
 	$(BIN)/pip install --quiet gguf cmake ninja
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python benchmarks/llama_cpp.py
 
-# A page about this machine, in under 15 minutes: edge-lfm beside llama.cpp on a shape that fits it (needs a C++ compiler).
+# A page about this machine, in 15 minutes and the time that llama.cpp takes to build: edge-lfm beside llama.cpp on a shape that fits it (needs a C++ compiler).
 proof: $(VENV)/.installed
 	$(BIN)/pip install --quiet gguf cmake ninja
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python benchmarks/proof.py

@@ -1,4 +1,4 @@
-"""edge-lfm beside llama.cpp on your machine, in under 15 minutes: `make proof`.
+"""edge-lfm beside llama.cpp on your machine, in 15 minutes once llama.cpp is built: `make proof`.
 
     python benchmarks/proof.py [-o build/proof]
 
