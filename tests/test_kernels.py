@@ -315,6 +315,30 @@ def test_exp(kernels: Kernels) -> None:
     assert out[0] < 2e-38 and out[1] < 2e-38 and np.isfinite(out[2]) and out[3] == 1
 
 
+def test_exp_below_zero(kernels: Kernels) -> None:
+    x = np.concatenate([np.linspace(-86.5, 0, 16 * 4096), -np.geomspace(1e-30, 1, 1024)]).astype(np.float32)
+    out = np.zeros_like(x)
+    kernels.exp_below_row(x.ctypes.data, out.ctypes.data, x.size)
+    assert np.abs(out / np.exp(x.astype(np.float64)) - 1).max() < 3e-7
+    ends = np.array([-1e4, -3e38, -np.inf, 0, -0.0, -86.7, -87.4, -150] * 2, np.float32)
+    kernels.exp_below_row(ends.ctypes.data, out.ctypes.data, 16)
+    assert (out[[3, 4]] == 1).all() and (out[[0, 1, 2, 5, 6, 7]] < 3e-38).all() and (out[:16] > 0).all()
+
+
+@pytest.mark.parametrize("loud", [1, 30])
+@pytest.mark.parametrize("width", [32, 64, 128, 256])
+def test_rounded_queries_are_nearer_than_float16_keys(width: int, loud: float) -> None:
+    """loud: how much larger than the others one value of each query and key is."""
+    rng = np.random.default_rng(width)
+    q, k = (rng.standard_normal((500, width)).astype(np.float32) for _ in range(2))
+    q[:, 3] *= loud
+    k[:, 3] *= loud
+    exact = (q.astype(np.float64) * k).sum(-1)
+    by_query = (ref.round_queries(q).astype(np.float64) * k).sum(-1) - exact
+    by_key = (q.astype(np.float64) * k.astype(np.float16)).sum(-1) - exact
+    assert 0 < np.sqrt((by_query**2).mean()) < np.sqrt((by_key**2).mean()) / 2
+
+
 def test_norm_tokens(kernels: Kernels) -> None:
     rng = np.random.default_rng(3)
     x, weight = rng.standard_normal((7, 96)).astype(np.float32), rng.standard_normal(96).astype(np.float32)
@@ -522,6 +546,8 @@ def check_attention(
         return normed(ref.rotate(x, angles), weight) if norm_last else ref.rotate(normed(x, weight), angles)
 
     turned_q, turned_k = prepared(q, q_norm), prepared(k, k_norm)
+    if kept == "int8" and kernels.isa.rounds_queries:
+        turned_q = ref.round_queries(turned_q)
     all_k, all_v = rounded(np.concatenate([past_k, turned_k])), rounded(np.concatenate([past_v, v]))
     sink = 3 * rng.standard_normal(heads).astype(np.float32) if sinks else None
     if sink is not None:

@@ -12,7 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, GROUP, attention_scratch_bytes, scratch_bytes
+from edge_lfm.kernels.spec.layout import (
+    ACTIVATION_BYTES,
+    GROUP,
+    attention_scratch_bytes,
+    latent_scratch_bytes,
+    scratch_bytes,
+)
 from edge_lfm.shape import Ffn, LatentAttention, Shape
 
 CHUNK = 512
@@ -58,9 +64,10 @@ def blocks_together(slots: int) -> int:
 def plan_scratch(shape: Shape, chunk: int, threads: int, cols: int = 0) -> Scratch:
     """The buffers of steps of up to `chunk` tokens on `threads` threads; `cols`: of the widest matrix beside them."""
     ffn_width = max(max(layer.ffn.width, layer.ffn.shared) for layer in shape.layers)
-    head_width = max((a.value_width for a in shape.keeping.values()), default=0)
+    head_width = max((a.width for a in shape.attentions.values()), default=0)
+    rank = max((a.rank for a in shape.latents.values()), default=0)
     matrices = scratch_bytes(max(cols, shape.hidden, _widest_mixed(shape), ffn_width, _widest_latent(shape)))
-    thread_bytes = max(matrices, attention_scratch_bytes(head_width))
+    thread_bytes = max(matrices, attention_scratch_bytes(head_width), latent_scratch_bytes(rank) if rank else 0)
     activations = tuple(_activations(shape, chunk))
     return Scratch((*activations, Buffer("scratch", threads * thread_bytes, np.uint8)), thread_bytes)
 

@@ -23,8 +23,10 @@ class Cut:
 
     shape: of the stored one. take: its values, or its rows of blocks, -> the canonical ones.
     whole_rows: the rows of the one are rows of the other, so that blocks along them can be taken over.
+    source: the stored one's canonical name; a file may have the canonical tensor beside or in its place.
     """
 
+    source: str
     shape: tuple[int, ...]
     take: Callable[[NDArray[Any]], NDArray[Any]]
     whole_rows: bool
@@ -36,18 +38,30 @@ def cuts_of(shape: Shape) -> dict[str, Cut]:
     for n, latent in shape.latents.items():
         at, heads = f"model.layers.{n}.self_attn", latent.heads
         stacked = (heads * (latent.plain + latent.value), latent.rank)
-        cuts[f"{at}.k_b_proj.weight"] = Cut(stacked, _keys_of(latent), whole_rows=False)
-        cuts[f"{at}.v_b_proj.weight"] = Cut(stacked, _values_of(latent), whole_rows=True)
+        both = f"{at}.kv_b_proj.weight"
+        cuts[f"{at}.k_b_proj.weight"] = Cut(both, stacked, _keys_of(latent), whole_rows=False)
+        cuts[f"{at}.v_b_proj.weight"] = Cut(both, stacked, _values_of(latent), whole_rows=True)
         if latent.interleaved:
-            q_rows, hidden = heads * (latent.plain + latent.rope.width), shape.hidden
-            name = "q_proj" if latent.query_rank is None else "q_b_proj"
-            cuts[f"{at}.{name}.weight"] = Cut(
-                (q_rows, latent.query_rank or hidden), _in_halves(heads, latent.plain), whole_rows=True
-            )
-            cuts[f"{at}.kv_a_proj.weight"] = Cut(
-                (latent.rank + latent.rope.width, hidden), _in_halves(1, latent.rank), whole_rows=True
-            )
+            for name, heads, plain, columns in _turned(shape, n):
+                rows = heads * (plain + latent.rope.width)
+                cuts[name] = Cut(name, (rows, columns), _in_halves(heads, plain), whole_rows=True)
     return cuts
+
+
+def turns_of(shape: Shape) -> dict[str, Callable[[NDArray[Any]], NDArray[Any]]]:
+    """Of each canonical tensor with values that are turned, how its rows are put in pairs (2i, 2i + 1)."""
+    turned = [matrix for n in shape.latents for matrix in _turned(shape, n)]
+    return {name: _in_turn(heads, plain) for name, heads, plain, _ in turned}
+
+
+def _turned(shape: Shape, n: int) -> list[tuple[str, int, int, int]]:
+    """The tensors of a layer whose values are turned: name, heads, rows of a head that are not turned, columns."""
+    at, latent = f"model.layers.{n}.self_attn", shape.latents[n]
+    queries = "q_proj" if latent.query_rank is None else "q_b_proj"
+    return [
+        (f"{at}.{queries}.weight", latent.heads, latent.plain, latent.query_rank or shape.hidden),
+        (f"{at}.kv_a_proj.weight", 1, latent.rank, shape.hidden),
+    ]
 
 
 def _keys_of(latent: LatentAttention) -> Callable[[NDArray[Any]], NDArray[Any]]:
@@ -74,5 +88,15 @@ def _in_halves(heads: int, plain: int) -> Callable[[NDArray[Any]], NDArray[Any]]
         rows = stored.reshape(heads, -1, *stored.shape[1:])
         parts = (rows[:, :plain], rows[:, plain::2], rows[:, plain + 1 :: 2])
         return np.concatenate(parts, 1).reshape(stored.shape)
+
+    return take
+
+
+def _in_turn(heads: int, plain: int) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    def take(rows: NDArray[Any]) -> NDArray[Any]:
+        """The opposite of `_in_halves`."""
+        each = rows.reshape(heads, -1, *rows.shape[1:])
+        halves = np.stack(np.split(each[:, plain:], 2, axis=1), axis=2)
+        return np.concatenate((each[:, :plain], halves.reshape(heads, -1, *rows.shape[1:])), 1).reshape(rows.shape)
 
     return take

@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba import types
 
 from edge_lfm.kernels.lang import lowering
-from edge_lfm.kernels.lang.simd import F32, I32, LANES, LL, Tile, call_of, operation, pointer, scalar_at, splat_of
+from edge_lfm.kernels.lang.simd import F32, I8, I32, LANES, LL, Tile, call_of, operation, pointer, scalar_at, splat_of
 
 
 def load_kept_tile(vectors: int, in_int8: bool) -> Any:
@@ -76,3 +76,44 @@ def store_outer_tile(rows: int, vectors: int, strides: tuple[int, int]) -> Any:
             b.store(b.extract_value(a[1], n), at, align=1)
 
     return operation(types.void, [types.int64, Tile(F32, rows * vectors)], build)
+
+
+def _load_fours(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
+    columns = b.load(pointer(b, a[0], I8.ll), align=1)
+    order = [LANES * n + p for p in range(LANES) for n in range(4)]
+    return b.shuffle_vector(columns, columns, ir.Constant(ir.VectorType(LL["i32"], 4 * LANES), order))
+
+
+load_fours = operation(I8, [types.int64], _load_fours)
+"""Four columns of 16 int8, one after the other, as a dot product reads them: byte 4p + n is entry p of column n."""
+
+
+def splat_tile(rows: int) -> Any:
+    """`(address)`: a vector of each of so many int32."""
+    tile = Tile(I32, rows)
+
+    def build(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
+        out = ir.Constant(tile.ll, ir.Undefined)
+        for m in range(rows):
+            out = b.insert_value(out, splat_of(b, scalar_at(b, b.add(a[0], LL["i64"](4 * m)), "i32"), I32), m)
+        return out
+
+    return operation(tile, [types.int64], build)
+
+
+def store_sums(rows: int, stride: int) -> Any:
+    """`(address, high, low, v, factors)`: float32 of (128 * high + low) * factor * v, rows `stride` bytes apart.
+
+    factors: float32 [rows].
+    """
+    tile = Tile(I32, rows)
+
+    def build(b: ir.IRBuilder, a: Sequence[Any]) -> None:
+        seven = ir.Constant(I32.ll, [7] * LANES)
+        for m in range(rows):
+            factor = splat_of(b, scalar_at(b, b.add(a[4], LL["i64"](4 * m)), "f32"), F32)
+            total = b.add(b.shl(b.extract_value(a[1], m), seven), b.extract_value(a[2], m))
+            value = b.fmul(b.sitofp(total, F32.ll), b.fmul(factor, a[3]))
+            b.store(value, pointer(b, b.add(a[0], LL["i64"](m * stride)), F32.ll), align=1)
+
+    return operation(types.void, [types.int64, tile, tile, F32, types.int64], build)

@@ -192,15 +192,14 @@ load_i8_as_f32 = operation(F32, [types.int64], _load_i8_as_f32)
 """Sixteen signed bytes, widened to float32."""
 
 
-def _prefetch(b: ir.IRBuilder, a: Sequence[Any]) -> None:
-    p = pointer(b, a[0], LL["i8"])
-    function = cgutils.get_or_insert_function(
-        b.module, ir.FunctionType(ir.VoidType(), [p.type, *[LL["i32"]] * 3]), "llvm.prefetch.p0"
-    )
-    b.call(function, [p, LL["i32"](0), LL["i32"](3), LL["i32"](1)])
+def _prefetch(b: ir.IRBuilder, address: Any, locality: int) -> None:
+    read_data = [LL["i32"](n) for n in (0, locality, 1)]
+    call_of(b, "llvm.prefetch.p0", ir.VoidType(), [pointer(b, address, LL["i8"]), *read_data])
 
 
-prefetch = operation(types.void, [types.int64], _prefetch)
+prefetch = operation(types.void, [types.int64], lambda b, a: _prefetch(b, a[0], 3))
+prefetch_far = operation(types.void, [types.int64], lambda b, a: _prefetch(b, a[0], 2))
+"""Into the second level of the cache only: what is read much later."""
 
 
 load_u8 = operation(

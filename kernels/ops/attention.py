@@ -41,7 +41,7 @@ from edge_lfm.kernels.ops.activations import INFINITY_BITS, NOT_FINITE, check_be
 from edge_lfm.kernels.ops.maths import sigmoid
 from edge_lfm.kernels.ops.norm import rms_norm
 from edge_lfm.kernels.ops.query_tiles import attend_float16, attend_int8, put_query, take_mixed
-from edge_lfm.kernels.ops.spans import keep_part, merge_parts, spans_apart
+from edge_lfm.kernels.ops.spans import keep_part, merge_parts, scratch_needed, spans_apart
 from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, CONTEXT, GROUP, LAYER, ROW, SPAN, STATE, offsets
 
 CTX, LAY, STA, RW = offsets(CONTEXT), offsets(LAYER), offsets(STATE), offsets(ROW)
@@ -220,7 +220,7 @@ def keep_rows(ctx, layer, token, g, first, count, span, n, spans, scratch):
     group = heads // i64(layer + LAY.kv_heads)
     for m in range(count):
         t, h = token + (first + m) // group, g * group + (first + m) % group
-        keep_part(ctx, m, (t * heads + h) * spans + n, span, hd, scratch)
+        keep_part(ctx, m, (t * heads + h) * spans + n, span, hd, scratch_needed(hd), scratch)
 
 
 @kernel
@@ -299,7 +299,7 @@ def merge_heads(ctx, layer, first_span, spans, scratch):
         for h in range(g * group, (g + 1) * group):
             row = t * heads + h
             out = i64(ctx + CTX.mixed) + row * hd * 4
-            merge_parts(ctx, row * spans, first_span, spans, start, limit, out, hd, scratch)
+            merge_parts(ctx, row * spans, first_span, spans, start, limit, out, hd, scratch_needed(hd), scratch)
         finish_heads(ctx, layer, t, g)
 
 
@@ -317,7 +317,8 @@ def attend_tokens(ctx, layer, n, scratch):
     for t in range(tokens):
         start, limit = positions_seen(ctx, layer, t)
         lowest, highest = smaller(lowest, start), larger(highest, limit)
-    first_span, spans = lowest // SPAN, spans_apart(ctx, parts * kv, tokens * heads, lowest, highest, hd)
+    spans = spans_apart(ctx, parts * kv, tokens * heads, lowest, highest, hd, scratch_needed(hd))
+    first_span = lowest // SPAN
     while True:
         item = claim(ctx, int64(1))
         if item >= parts * kv * spans:

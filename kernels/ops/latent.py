@@ -6,7 +6,7 @@ turned . r; an int8 cache has a scale for c and one for r.
 
     low = K_h' plain;  taken = sum of p c;  mixed = V_h taken
 
-Heads of one token share a pass over the latents; a step of few tokens deals its heads out among the threads.
+Between the two stands attention of heads to latents (`latent_heads.py`).
 (DeepseekV3Attention of transformers 5.24; defined in `spec/ref_latent.py`.)
 
 Legend: T tokens, R values of a latent, W values of a key that are turned.
@@ -14,13 +14,11 @@ Legend: T tokens, R values of a latent, W values of a key that are turned.
 
 from numba import int64
 
-from edge_lfm.kernels.lang.lowering import ISA
 from edge_lfm.kernels.lang.simd import (
     copy_bytes,
     f32,
     i64,
     kernel,
-    larger,
     load_f32,
     round_i32,
     set_f16_column,
@@ -33,11 +31,10 @@ from edge_lfm.kernels.lang.simd import (
 from edge_lfm.kernels.lang.sync import barrier, claim
 from edge_lfm.kernels.ops.activations import check_below, round_activations, round_group
 from edge_lfm.kernels.ops.attention import NO_HALF_BITS, NO_SCORE_BITS, inverse_scale, rotate
-from edge_lfm.kernels.ops.latent_tiles import attend_latents_float16, attend_latents_int8
+from edge_lfm.kernels.ops.latent_heads import attend_latents, query_of
 from edge_lfm.kernels.ops.matmul import multiply_matrix, multiply_rows
 from edge_lfm.kernels.ops.norm import rms_norm
 from edge_lfm.kernels.ops.operands import Inputs, Outputs, from_token
-from edge_lfm.kernels.ops.query_tiles import put_query, take_mixed
 from edge_lfm.kernels.spec.layout import (
     ACTIVATION_BYTES,
     CONTEXT,
@@ -53,7 +50,6 @@ from edge_lfm.kernels.spec.layout import (
 
 CTX, LAY, LAT, MAT, STA, RW = (offsets(record) for record in (CONTEXT, LAYER, LATENT, MATRIX, STATE, ROW))
 ROW_BYTES, STATE_BYTES = ROW.itemsize, STATE.itemsize
-MOST_ROWS = max(rows for rows, _ in ISA.query_tiles)
 TILES_AT_ONCE = 8
 """Row tiles of a head's matrix that a thread draws."""
 
@@ -106,14 +102,6 @@ def keep_latents(ctx, layer, latent, n):
 
 
 @kernel
-def query_of(ctx, layer, latent, t):
-    """The heads of token `t`, float32 [heads, plain + W]: in `queries`, or in `wide` where they have no latent."""
-    if i64(latent + LAT.q_b_cols) == 0:
-        return i64(ctx + CTX.wide) + t * i64(layer + LAY.in_proj_rows) * 4
-    return i64(ctx + CTX.queries) + t * i64(latent + LAT.q_b_rows) * 4
-
-
-@kernel
 def split_queries(ctx, layer, latent):
     """Turn the second part of every head of every token; its first to `plain` [heads, T, plain] and its int8 form."""
     tokens, heads, plain = i64(ctx + CTX.tokens), i64(latent + LAT.heads), i64(latent + LAT.k_b_cols)
@@ -145,48 +133,6 @@ def multiply_heads(ctx, matrix, heads, x, out, area):
         h, first = item // parts, item % parts * TILES_AT_ONCE
         begin, end = h * tiles + first, h * tiles + smaller(first + TILES_AT_ONCE, tiles)
         multiply_rows(matrix, begin, end, from_token(x, h * tokens, cols), out, tokens, area)
-
-
-@kernel
-def attend_heads(ctx, layer, latent, state, t, first, count, scratch):
-    """`count` heads of token `t` from `first` on, whose sequence has `state` -> `taken` and its int8 form."""
-    tokens, heads, rank = i64(ctx + CTX.tokens), i64(latent + LAT.heads), i64(latent + LAT.rank)
-    plain, turned = i64(latent + LAT.k_b_cols), i64(layer + LAY.rope_width)
-    step_row, query = i64(ctx + CTX.rows) + t * ROW_BYTES, query_of(ctx, layer, latent, t)
-    limit = i64(step_row + RW.position) + 1 + i64(step_row + RW.ahead)
-    for m in range(count):
-        q = query + ((first + m) * (plain + turned) + plain) * 4
-        put_query(m, q, turned, int64(0), limit, int64(0), scratch)
-    low = i64(ctx + CTX.low_queries) + (t * heads + first) * rank * 4
-    keys, values, scale = i64(state + STA.keys), i64(state + STA.values), f32(latent + LAT.scale)
-    key_scales, value_scales = i64(state + STA.key_scales), i64(state + STA.value_scales)
-    if i64(state + STA.is_int8) != 0:
-        attend_latents_int8(count, low, rank, turned, keys, values, key_scales, value_scales, limit, scale, scratch)
-    else:
-        attend_latents_float16(count, low, rank, turned, keys, values, key_scales, value_scales, limit, scale, scratch)
-    for m in range(count):
-        at = ((first + m) * tokens + t) * rank
-        out, s = i64(ctx + CTX.taken) + at * 4, i64(ctx + CTX.taken_s) + at // GROUP * ACTIVATION_BYTES
-        take_mixed(m, out, rank, scratch)
-        round_activations(ctx, out, i64(ctx + CTX.taken_q) + at, s, rank)
-
-
-@kernel
-def attend_latents(ctx, layer, latent, n, scratch):
-    """Every head of every token: `low_queries` [T, heads R] and the turned parts -> taken [heads, T, R]."""
-    tokens, heads = i64(ctx + CTX.tokens), i64(latent + LAT.heads)
-    most = int64(MOST_ROWS)
-    parts = larger((heads + most - 1) // most, (i64(ctx + CTX.threads) + tokens - 1) // tokens)
-    together = (heads + parts - 1) // parts
-    parts = (heads + together - 1) // together
-    while True:
-        item = claim(ctx, int64(1))
-        if item >= tokens * parts:
-            return
-        # The last tokens of a prompt have the most positions to attend to: they come first.
-        t, first = tokens - 1 - item // parts, item % parts * together
-        state = i64(i64(ctx + CTX.rows) + t * ROW_BYTES + RW.states) + n * STATE_BYTES
-        attend_heads(ctx, layer, latent, state, t, first, smaller(together, heads - first), scratch)
 
 
 @kernel
@@ -227,6 +173,6 @@ def apply_latents(ctx, layer, n, scratch):
     moved = Outputs(i64(ctx + CTX.low_queries), i64(latent + LAT.k_b_rows) * 4, int64(0))
     multiply_heads(ctx, latent + LAT.k_b, heads, plain, moved, area)
     barrier(ctx)
-    attend_latents(ctx, layer, latent, n, scratch)
+    attend_latents(ctx, layer, n, scratch)
     barrier(ctx)
     make_values(ctx, latent, area)

@@ -1,142 +1,242 @@
-"""Softmax attention of a tile of heads of one token over latents and turned keys.
+"""Softmax attention of heads of one token over latents and turned keys.
 
-Like `query_tiles.py`, whose scratch memory and passes it uses: a block of scores is first of the turned keys, then the
-products of latents are added. Those lie position by position, so that the sums of products run along a latent.
+Positions pass in blocks of `LATENT_BLOCK`. The latents of a block are widened to float32 once, for all heads. Scores
+are first of the turned keys, then the products of queries and latents are added, whose sums run along a latent.
+Softmax, spans and the order of positions are those of `query_tiles.py`. So is the scratch memory of each set of
+`QUERY_ROWS` heads, with the queries of its heads behind it, float32 [QUERY_ROWS, R]. The block follows the sets,
+[LATENT_BLOCK, R]. Rows of both are a cache line further apart than they are long: columns of rows whose length is a
+power of two would fall into few lines of the cache.
 
 Legend: R values of a latent, W values of a key that are turned.
 """
 
+from collections import namedtuple
+
 from numba import float32, int64
 
+from edge_lfm.kernels.lang.inner_tiles import add_sums, inner_tile
 from edge_lfm.kernels.lang.lowering import ISA
+from edge_lfm.kernels.lang.outer_tiles import load_kept_tile, load_outer_tile, outer_tile, store_outer_tile
+from edge_lfm.kernels.lang.register_tiles import zero_tile
 from edge_lfm.kernels.lang.simd import (
-    f32,
-    fma,
+    copy_bytes,
     kernel,
     load_f16,
-    load_f32,
     load_i8_as_f32,
-    set_f32,
+    prefetch_far,
     smaller,
-    sum_f32,
-    zero_f32,
+    store_f32,
 )
 from edge_lfm.kernels.ops.query_tiles import (
     BLOCK_BYTES,
+    QUERIES_AT,
     SCORES_AT,
+    VECTOR_BYTES,
     begin_span,
     begin_whole,
     merge_span,
     multiply_scores,
-    nothing_left,
-    score_of,
     soften_rows,
-    weigh_of,
+    weighed_at,
+    whole_at,
 )
-from edge_lfm.kernels.spec.layout import SCORE_BLOCK, SPAN
+from edge_lfm.kernels.spec.layout import LATENT_BLOCK, LATENT_SETS, QUERY_ROWS, SPAN
+
+ROWS, VECTORS = min(ISA.query_tiles)
+"""Heads of a tile, and vectors of the latents that they weigh; heads fill whole tiles."""
+
+
+Kept = namedtuple("Kept", "rank turned keys values key_scales value_scales scale")
+"""The caches of a sequence in this layer: sizes, addresses, and what scores are multiplied by."""
 
 
 @kernel
-def add_to(score, value):
-    """A score in memory, and more."""
-    set_f32(score, f32(score) + value)
+def row_bytes(rank):
+    """From a row of R values to the next one."""
+    return rank * int64(4) + int64(VECTOR_BYTES)
 
 
-def add_scores_of(in_int8):
-    """The kernel that adds the products of queries and latents to the scores of a block."""
-    kept_bytes = 1 if in_int8 else 2
-    load = load_i8_as_f32 if in_int8 else load_f16
+@kernel
+def queries_at(rank):
+    """Offset of the queries of a set of heads, which are scored against latents."""
+    return whole_at(rank) + rank * int64(QUERY_ROWS * 4)
+
+
+@kernel
+def set_bytes(rank):
+    """Of the scratch memory of a set of heads."""
+    return queries_at(rank) + int64(QUERY_ROWS) * row_bytes(rank)
+
+
+@kernel
+def set_of(m, rank, scratch):
+    """The scratch memory of the set that head m is in."""
+    return scratch + m // QUERY_ROWS * set_bytes(rank)
+
+
+@kernel
+def used_bytes(rank):
+    """`latent_scratch_bytes`."""
+    return LATENT_SETS * set_bytes(rank) + LATENT_BLOCK * row_bytes(rank)
+
+
+@kernel
+def put_low_query(m, low, rank, scratch):
+    """Row m of a set: the query `low`, float32 [R], of latents."""
+    copy_bytes(scratch + queries_at(rank) + m * row_bytes(rank), low, rank * 4)
+
+
+def widen_of(in_int8):
+    """The kernel that widens the latents of a block."""
+    kept_bytes, load = (1, load_i8_as_f32) if in_int8 else (2, load_f16)
 
     @kernel
-    def add_scores(count, low, rank, values, scales, length, scratch):
-        """scores [count, length] += low [count, R] . latents [length, R], and the scale of each at `scales`."""
+    def widen(latents, rank, length, block):
+        """latents [length, R] -> block, float32."""
         for p in range(length):
-            c, at = values + p * rank * kept_bytes, scratch + SCORES_AT + p * 4
-            scale = f32(scales + 4 * p) if in_int8 else float32(1.0)
-            m = int64(0)
-            while count - m >= 4:
-                q = low + m * rank * 4
-                s0, s1, s2, s3 = zero_f32(), zero_f32(), zero_f32(), zero_f32()
-                for i in range(0, rank, 16):
-                    v, x = load(c + i * kept_bytes), q + i * 4
-                    s0 = fma(v, load_f32(x), s0)
-                    s1 = fma(v, load_f32(x + rank * 4), s1)
-                    s2 = fma(v, load_f32(x + rank * 8), s2)
-                    s3 = fma(v, load_f32(x + rank * 12), s3)
-                to = at + m * BLOCK_BYTES
-                add_to(to, sum_f32(s0) * scale)
-                add_to(to + BLOCK_BYTES, sum_f32(s1) * scale)
-                add_to(to + 2 * BLOCK_BYTES, sum_f32(s2) * scale)
-                add_to(to + 3 * BLOCK_BYTES, sum_f32(s3) * scale)
-                m += 4
-            while m < count:
-                s0 = zero_f32()
-                for i in range(0, rank, 16):
-                    s0 = fma(load(c + i * kept_bytes), load_f32(low + (m * rank + i) * 4), s0)
-                add_to(at + m * BLOCK_BYTES, sum_f32(s0) * scale)
-                m += 1
+            at, to = latents + p * rank * kept_bytes, block + p * row_bytes(rank)
+            for i in range(0, rank, 16):
+                store_f32(to + i * 4, load(at + i * kept_bytes))
 
-    return add_scores
+    return widen
 
 
-def attend_latent_tile_of(rows, vectors, in_int8):
-    """The kernel for up to `rows` heads; `vectors` as in `query_tiles.attend_tile_of`."""
+def score_turned_of(vectors, in_int8):
+    """The kernel that scores the turned parts of a tile of queries against `vectors` x 16 positions at a time."""
+    kept_bytes, strides = 1 if in_int8 else 2, (BLOCK_BYTES, VECTOR_BYTES)
+    zeros, load_keys = zero_tile(ROWS * vectors), load_kept_tile(vectors, in_int8)
+    step, store = outer_tile(ROWS, vectors, 4), store_outer_tile(ROWS, vectors, strides)
+
+    @kernel
+    def score_turned(keys, turned, begin, length, queries, scores):
+        """Dot products with positions [begin, length) of a block, in whole tiles; returns the first that is left."""
+        while length - begin > 16 * (vectors - 1):
+            acc, at = zeros(), keys + begin * turned * kept_bytes
+            for d in range(turned):
+                v = load_keys(at + d * 16 * kept_bytes, turned * 16 * kept_bytes)
+                acc = step(acc, v, queries + d * (QUERY_ROWS * 4))
+            store(scores + begin * 4, acc)
+            begin += 16 * vectors
+        return begin
+
+    return score_turned
+
+
+def score_latents_of(in_int8):
+    """The kernel that adds the products of the queries of a set and the latents of a block."""
+    rows, columns = ISA.inner_tile
     kept_bytes = 1 if in_int8 else 2
-    score, weigh, add_scores = (
-        score_of(rows, vectors, in_int8),
-        weigh_of(rows, vectors, in_int8),
-        add_scores_of(in_int8),
+    zeros, dot, add = (
+        zero_tile(rows * columns),
+        inner_tile(rows, columns),
+        add_sums(*ISA.inner_tile, BLOCK_BYTES, in_int8),
     )
-    score_rest, weigh_rest = nothing_left, nothing_left
-    if vectors > 1:
-        score_rest, weigh_rest = score_of(rows, 1, in_int8), weigh_of(rows, 1, in_int8)
 
     @kernel
-    def attend_tile(count, low, rank, turned, keys, values, key_scales, value_scales, limit, scale, scratch):
-        """weighed [count, R] and totals of `count` heads, whose turned parts are put, over positions [0, limit)."""
+    def score_latents(count, block, rank, length, factors, ahead, scratch):
+        """scores [count, length] += queries [count, R] . block [length, R], times `factors`, float32 [length].
+
+        On the way, the latents at `ahead`, those of the next block, are called into the cache: what the processor
+        fetches ahead by itself ends with the block.
+        """
+        stride = row_bytes(rank)
+        for p in range(0, length, columns):
+            for m in range(0, count, rows):
+                acc, x, c = zeros(), scratch + queries_at(rank) + m * stride, block + p * stride
+                lines = ahead + p * rank * kept_bytes + m // rows * rank * 4
+                for i in range(0, rank * 4, VECTOR_BYTES):
+                    prefetch_far(lines + i)
+                    acc = dot(acc, x + i, c + i, stride)
+                add(scratch + SCORES_AT + m * BLOCK_BYTES + p * 4, acc, factors + p * 4)
+
+    return score_latents
+
+
+def weigh_of(vectors):
+    """The kernel that adds up the latents of a block for a tile of heads, `vectors` x 16 columns."""
+    strides = (VECTOR_BYTES, QUERY_ROWS * VECTOR_BYTES)
+    load_latents, step = load_outer_tile(1, vectors, (0, VECTOR_BYTES)), outer_tile(ROWS, vectors, BLOCK_BYTES)
+    load, store = load_outer_tile(ROWS, vectors, strides), store_outer_tile(ROWS, vectors, strides)
+
+    @kernel
+    def weigh(count, block, rank, first, length, scratch):
+        """weighed [count, R] += scores [count, length] . block [length, R], of all sets, in columns from `first` on."""
+        stride, c = row_bytes(rank), block + first * 4
+        for m in range(0, count, ROWS):
+            of_set = set_of(m, rank, scratch)
+            x = of_set + SCORES_AT + m % QUERY_ROWS * BLOCK_BYTES
+            out = of_set + weighed_at(rank) + (first // 16 * QUERY_ROWS + m % QUERY_ROWS) * VECTOR_BYTES
+            acc = load(out)
+            for p in range(length):
+                acc = step(acc, load_latents(c + p * stride), x + p * 4)
+            store(out, acc)
+
+    return weigh
+
+
+weigh, weigh_rest = weigh_of(VECTORS), weigh_of(1)
+
+
+@kernel
+def weigh_block(count, block, rank, length, scratch):
+    """`weigh` for all columns."""
+    whole = rank // (16 * VECTORS) * (16 * VECTORS)
+    for first in range(0, whole, 16 * VECTORS):
+        weigh(count, block, rank, first, length, scratch)
+    for first in range(whole, rank, 16):
+        weigh_rest(count, block, rank, first, length, scratch)
+
+
+def attend_of(in_int8):
+    """The kernel for up to LATENT_SETS x QUERY_ROWS heads of a token, in whole tiles of `ROWS`."""
+    kept_bytes = 1 if in_int8 else 2
+    widen, score_latents = widen_of(in_int8), score_latents_of(in_int8)
+    score_turned, score_rest = score_turned_of(VECTORS, in_int8), score_turned_of(1, in_int8)
+
+    @kernel
+    def weights_of_set(count, kept, place, length, block, ahead, scratch):
+        """The softmax so far of a set of heads over the block at position `place`: what its latents are weighed by."""
+        zero, rank, key_scales, scales = int64(0), kept.rank, kept.key_scales + 4 * place, kept.value_scales + 4 * place
+        keys = kept.keys + place * kept.turned * kept_bytes
+        for m in range(0, count, ROWS):
+            queries, scores = scratch + QUERIES_AT + 4 * m, scratch + SCORES_AT + m * BLOCK_BYTES
+            left = score_turned(keys, kept.turned, zero, length, queries, scores)
+            score_rest(keys, kept.turned, left, length, queries, scores)
+        if in_int8:
+            multiply_scores(count, float32(1.0), key_scales, zero, length, scratch)
+        score_latents(count, block, rank, length, scales, ahead, scratch)
+        multiply_scores(count, kept.scale, zero, zero, length, scratch)
+        soften_rows(count, place, zero, length, rank, scratch)
+        if in_int8:
+            multiply_scores(count, float32(1.0), scales, zero, length, scratch)
+
+    @kernel
+    def attend(count, kept, start, limit, scratch):
+        """weighed [count, R] and totals of `count` heads, whose queries are put, over positions [start, limit).
+
+        start: a multiple of SPAN.
+        """
+        rank = kept.rank
+        block, block_bytes = scratch + LATENT_SETS * set_bytes(rank), LATENT_BLOCK * rank * kept_bytes
         for m in range(count):
-            begin_whole(m, rank, scratch)
-        zero = int64(0)
-        for block in range(0, limit, SCORE_BLOCK):
-            length, span = smaller(limit - block, int64(SCORE_BLOCK)), block // SPAN
-            if block % SPAN == 0:
-                begin_span(count, span, rank, scratch)
-            these, those = keys + block * turned * kept_bytes, values + block * rank * kept_bytes
-            left = score(these, turned, zero, length, those, scratch)
-            score_rest(these, turned, left, length, those, scratch)
-            if in_int8:
-                multiply_scores(count, float32(1.0), key_scales + 4 * block, zero, length, scratch)
-            add_scores(count, low, rank, those, value_scales + 4 * block, length, scratch)
-            multiply_scores(count, scale, zero, zero, length, scratch)
-            soften_rows(count, block, zero, length, rank, scratch)
-            if in_int8:
-                multiply_scores(count, float32(1.0), value_scales + 4 * block, zero, length, scratch)
-            left = weigh(those, rank, zero, zero, length, scratch)
-            weigh_rest(those, rank, left, zero, length, scratch)
-            if block % SPAN == SPAN - SCORE_BLOCK or block + SCORE_BLOCK >= limit:
-                merge_span(count, span, rank, scratch)
-
-    return attend_tile
-
-
-def attend_latent_tiles_of(in_int8):
-    """The kernel that takes the smallest of the tier's tiles that holds all heads."""
-    smallest, *larger_tiles = sorted(ISA.query_tiles)
-    attend, most = attend_latent_tile_of(*smallest, in_int8), smallest[0]
-    for tile in larger_tiles:
-        attend, most = _either(attend, most, attend_latent_tile_of(*tile, in_int8)), tile[0]
-    return attend
-
-
-def _either(attend_few, few, attend_many):
-    @kernel
-    def attend(count, low, rank, turned, keys, values, key_scales, value_scales, limit, scale, scratch):
-        if count <= few:
-            attend_few(count, low, rank, turned, keys, values, key_scales, value_scales, limit, scale, scratch)
-        else:
-            attend_many(count, low, rank, turned, keys, values, key_scales, value_scales, limit, scale, scratch)
+            begin_whole(m % QUERY_ROWS, rank, set_of(m, rank, scratch))
+        for place in range(start, limit, LATENT_BLOCK):
+            length, is_last = smaller(limit - place, int64(LATENT_BLOCK)), place + LATENT_BLOCK >= limit
+            latents = kept.values + place * rank * kept_bytes
+            ahead = latents if is_last else latents + block_bytes
+            widen(latents, rank, length, block)
+            for first in range(0, count, QUERY_ROWS):
+                own, of_set = smaller(count - first, int64(QUERY_ROWS)), set_of(first, rank, scratch)
+                if place % SPAN == 0:
+                    begin_span(own, place // SPAN, rank, of_set)
+                weights_of_set(own, kept, place, length, block, ahead, of_set)
+            weigh_block(count, block, rank, length, scratch)
+            if is_last or (place + LATENT_BLOCK) % SPAN == 0:
+                for first in range(0, count, QUERY_ROWS):
+                    own = smaller(count - first, int64(QUERY_ROWS))
+                    merge_span(own, place // SPAN, rank, set_of(first, rank, scratch))
 
     return attend
 
 
-attend_latents_float16, attend_latents_int8 = attend_latent_tiles_of(False), attend_latent_tiles_of(True)
+attend_float16, attend_int8 = attend_of(False), attend_of(True)

@@ -8,6 +8,7 @@ beside it, nor on who computes a span.
 
 A thread's scratch memory (`attention_scratch_bytes`): QUERY [R], scores [R, SCORE_BLOCK], the queries transposed
 [hd, R], the weighed values of the span and those of all spans so far [hd / 16, R, 16]; all float32, R = `QUERY_ROWS`.
+Behind them the queries as `integer_scores.py` needs them.
 """
 
 from math import sqrt
@@ -35,7 +36,8 @@ from edge_lfm.kernels.lang.simd import (
     sum_f32,
     zero_f32,
 )
-from edge_lfm.kernels.ops.maths import exp
+from edge_lfm.kernels.ops.integer_scores import integer_score_of, round_queries
+from edge_lfm.kernels.ops.maths import exp_below
 from edge_lfm.kernels.spec.layout import QUERY, QUERY_ROWS, SCORE_BLOCK, SPAN, offsets
 
 ROW = offsets(QUERY)
@@ -55,6 +57,12 @@ def weighed_at(hd):
 def whole_at(hd):
     """Offset of the weighed values of all spans so far."""
     return int64(QUERIES_AT) + hd * int64(2 * QUERY_ROWS * 4)
+
+
+@kernel
+def integers_at(hd):
+    """Offset of the queries as integers."""
+    return int64(QUERIES_AT) + hd * int64(3 * QUERY_ROWS * 4)
 
 
 def score_of(rows, vectors, in_int8):
@@ -150,11 +158,11 @@ def soften(row, scores, weighed, hd, begin, end):
     peak = largest_f32(top)
     total = zero_f32()
     for i in range(first, last, 16):
-        e = exp(load_f32(scores + 4 * i) - splat_f32(peak))
+        e = exp_below(load_f32(scores + 4 * i) - splat_f32(peak))
         store_f32(scores + 4 * i, e)
         total = total + e
     mask_edges(scores, begin, end, float32(0.0))
-    correction = largest_f32(exp(splat_f32(f32(row + ROW.peak) - peak)))
+    correction = largest_f32(exp_below(splat_f32(f32(row + ROW.peak) - peak)))
     set_f32(row + ROW.peak, peak)
     set_f32(row + ROW.total, f32(row + ROW.total) * correction + sum_f32(total))
     multiply_weighed(weighed, hd, correction)
@@ -219,7 +227,7 @@ def merge(m, peak, total, weighed, stride, hd, scratch):
     row = scratch + m * ROW_BYTES
     before = f32(row + ROW.whole_peak)
     top = peak if peak > before else before
-    kept, added = exp(splat_f32(before - top)), exp(splat_f32(peak - top))
+    kept, added = exp_below(splat_f32(before - top)), exp_below(splat_f32(peak - top))
     set_f32(row + ROW.whole_peak, top)
     set_f32(row + ROW.whole_total, f32(row + ROW.whole_total) * largest_f32(kept) + total * largest_f32(added))
     for i in range(hd // 16):
@@ -248,13 +256,53 @@ def nothing_left(memory, hd, first, *others):
     return first
 
 
+@kernel
+def scale_of(hd):
+    """What scores are multiplied by."""
+    return float32(1.0) / float32(sqrt(float32(hd)))
+
+
+def scores_of(rows, vectors, in_int8):
+    """What a tile does before its first block, and the kernel that makes scores of positions [begin, length) of one."""
+    if in_int8 and ISA.rounds_queries:
+        return _scores_of_bytes(rows, vectors)
+    score = score_of(rows, vectors, in_int8)
+    score_rest = score_of(rows, 1, in_int8) if vectors > 1 else nothing_left
+
+    @kernel
+    def prepare(hd, scratch):
+        return
+
+    @kernel
+    def make(count, keys, key_scales, hd, begin, length, values, scratch):
+        left = score(keys, hd, begin // 16 * 16, length, values, scratch)
+        score_rest(keys, hd, left, length, values, scratch)
+        multiply_scores(count, scale_of(hd), key_scales, begin, length, scratch)
+
+    return prepare, make
+
+
+def _scores_of_bytes(rows, vectors):
+    score = integer_score_of(rows, rows * vectors)
+
+    @kernel
+    def prepare(hd, scratch):
+        round_queries(scratch + QUERIES_AT, hd, scale_of(hd), scratch + integers_at(hd))
+
+    @kernel
+    def make(count, keys, key_scales, hd, begin, length, values, scratch):
+        queries, scores = scratch + integers_at(hd), scratch + SCORES_AT
+        score(keys, key_scales, hd, begin // 16 * 16, length, values, queries, scores)
+
+    return prepare, make
+
+
 def attend_tile_of(rows, vectors, in_int8):
     """The kernel for up to `rows` query rows; `vectors` of keys or values share a pass over the rows' scalars."""
     kept_bytes = 1 if in_int8 else 2
-    score, weigh = score_of(rows, vectors, in_int8), weigh_of(rows, vectors, in_int8)
-    score_rest, weigh_rest = nothing_left, nothing_left
-    if vectors > 1:
-        score_rest, weigh_rest = score_of(rows, 1, in_int8), weigh_of(rows, 1, in_int8)
+    prepare, make_scores = scores_of(rows, vectors, in_int8)
+    weigh = weigh_of(rows, vectors, in_int8)
+    weigh_rest = weigh_of(rows, 1, in_int8) if vectors > 1 else nothing_left
 
     @kernel
     def attend_tile(count, keys, values, key_scales, value_scales, hd, start, limit, capacity, scratch):
@@ -262,16 +310,15 @@ def attend_tile_of(rows, vectors, in_int8):
 
         A block of positions lies at its first one modulo `capacity`: one division for each, and none within it.
         """
-        scale = float32(1.0) / float32(sqrt(float32(hd)))
+        prepare(hd, scratch)
         for block in range(start // SCORE_BLOCK * SCORE_BLOCK, limit, SCORE_BLOCK):
             if block % SPAN == 0 or block <= start:
                 begin_span(count, block // SPAN, hd, scratch)
             begin, length = larger(start - block, int64(0)), smaller(limit - block, int64(SCORE_BLOCK))
             place = block % capacity
             these, those = keys + place * hd * kept_bytes, values + place * hd * kept_bytes
-            left = score(these, hd, begin // 16 * 16, length, those, scratch)
-            score_rest(these, hd, left, length, those, scratch)
-            multiply_scores(count, scale, key_scales + 4 * place if in_int8 else int64(0), begin, length, scratch)
+            scales = key_scales + 4 * place if in_int8 else int64(0)
+            make_scores(count, these, scales, hd, begin, length, those, scratch)
             soften_rows(count, block, begin, length, hd, scratch)
             if in_int8:
                 multiply_scores(count, float32(1.0), value_scales + 4 * place, begin, length, scratch)

@@ -3,7 +3,7 @@
 Where a step has fewer pairs of tokens and kv heads than keep its threads busy, each item of work is one span (`SPAN`)
 of such a pair. What a span gives, a part, waits in the scratch memory that attention leaves free, of whichever thread;
 after a barrier the parts of each row are merged in the order of positions, as one thread that computes all spans does.
-Knows no caches.
+Knows no caches. `used`: bytes of a thread's scratch memory, in whole cache lines, that are not free.
 """
 
 from numba import int64
@@ -34,27 +34,27 @@ def part_bytes(hd):
 
 
 @kernel
-def parts_in_scratch(ctx, hd):
-    """How many parts one thread's scratch memory has room for, beside what attention needs."""
-    return larger((i64(ctx + CTX.scratch_bytes) - scratch_needed(hd)) // part_bytes(hd), int64(0))
+def parts_in_scratch(ctx, hd, used):
+    """How many parts one thread's scratch memory has room for."""
+    return larger((i64(ctx + CTX.scratch_bytes) - used) // part_bytes(hd), int64(0))
 
 
 @kernel
 def scratch_needed(hd):
-    """`attention_scratch_bytes`, up to a whole cache line."""
+    """`attention_scratch_bytes`, in whole cache lines."""
     return (int64(SCRATCH_AT_0) + hd * int64(SCRATCH_BY_WIDTH) + 63) // 64 * 64
 
 
 @kernel
-def place_of_part(ctx, n, hd):
+def place_of_part(ctx, n, hd, used):
     """The address of part n."""
-    room = parts_in_scratch(ctx, hd)
+    room = parts_in_scratch(ctx, hd, used)
     base = i64(ctx + CTX.scratch) + n // room * i64(ctx + CTX.scratch_bytes)
-    return base + scratch_needed(hd) + n % room * part_bytes(hd)
+    return base + used + n % room * part_bytes(hd)
 
 
 @kernel
-def spans_apart(ctx, items, rows, first, limit, hd):
+def spans_apart(ctx, items, rows, first, limit, hd, used):
     """Into how many spans the positions [first, limit) of a step's rows fall, if they are to be items of their own.
 
     1: the `items` there are keep the threads busy, or the parts of `rows` heads of tokens have no room.
@@ -63,13 +63,13 @@ def spans_apart(ctx, items, rows, first, limit, hd):
     if threads == 1 or items >= ITEMS_A_THREAD * threads:
         return int64(1)
     spans = (limit + SPAN - 1) // SPAN - first // SPAN
-    return spans if rows * spans <= threads * parts_in_scratch(ctx, hd) else int64(1)
+    return spans if rows * spans <= threads * parts_in_scratch(ctx, hd, used) else int64(1)
 
 
 @kernel
-def keep_part(ctx, m, n, span, hd, scratch):
+def keep_part(ctx, m, n, span, hd, used, scratch):
     """Part n is what row m of the tile has of a span; nothing if it has nothing."""
-    row, at = scratch + m * ROW_BYTES, place_of_part(ctx, n, hd)
+    row, at = scratch + m * ROW_BYTES, place_of_part(ctx, n, hd, used)
     if sees_span(row, span):
         set_f32(at, f32(row + ROW.peak))
         set_f32(at + 4, f32(row + ROW.total))
@@ -79,10 +79,10 @@ def keep_part(ctx, m, n, span, hd, scratch):
 
 
 @kernel
-def merge_parts(ctx, n, first_span, spans, start, limit, out, hd, scratch):
+def merge_parts(ctx, n, first_span, spans, start, limit, out, hd, used, scratch):
     """Parts n .. n + spans of a row that attends to [start, limit) -> out, float32 [hd]."""
     begin_whole(int64(0), hd, scratch)
     for span in range(larger(start // SPAN, first_span), smaller((limit + SPAN - 1) // SPAN, first_span + spans)):
-        at = place_of_part(ctx, n + span - first_span, hd)
+        at = place_of_part(ctx, n + span - first_span, hd, used)
         merge(int64(0), f32(at), f32(at + 4), at + VECTOR_BYTES, int64(VECTOR_BYTES), hd, scratch)
     take_mixed(int64(0), out, hd, scratch)

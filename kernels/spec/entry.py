@@ -39,10 +39,12 @@ ENTRIES: tuple[Entry, ...] = (
     _entry("conv_tokens", "short_conv", "ctx layer n"),
     _entry("prepare_heads", "attention", "ctx layer n"),
     _entry("attend_tokens", "attention", "ctx layer n scratch"),
+    _entry("attend_latents", "latent_heads", "ctx layer n scratch"),
     _entry("route", "router", "ctx layer"),
     _entry("apply_ffn", "forward", "ctx layer scratch"),
     _entry("unpack_row", "embedding", "matrix row out"),
     _entry("exp_row", "maths", "x out count"),
+    _entry("exp_below_row", "maths", "x out count"),
     # Mapped files that lose pages:
     _entry("fault_area", "faults", ""),
     _entry("on_fault", "faults", "signal info context"),

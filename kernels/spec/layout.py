@@ -209,6 +209,10 @@ compute them, with the same bits as one that computes all."""
 QUERY_ROWS = 16
 """Query rows, heads of tokens, that may share one pass over the keys and values of their kv head."""
 
+QUERY_STEPS = 127 * 128
+"""Steps up to a query's largest value, where queries are rounded (`Isa.rounds_queries`): two int8, 128 * high + low, of
+which high is at most 127."""
+
 QUERY = np.dtype(
     [
         ("start", "i8"),
@@ -222,6 +226,13 @@ QUERY = np.dtype(
     ]
 )
 """A query row and its softmax so far."""
+
+LATENT_BLOCK = 64
+"""Positions whose latents are widened at a time, for all heads of an item of work: 135 KB for latents of 512 values, so
+that they stay in the second level of the cache."""
+
+LATENT_SETS = 2
+"""Times QUERY_ROWS heads of a token, at most, that share a pass over the latents."""
 
 TOKEN_BATCH = 48
 """Tokens that pass through a thread's scratch at a time: four of AVX-512's register tiles, three blocks of lanes."""
@@ -311,7 +322,14 @@ def scratch_bytes(cols: int) -> int:
 
 def attention_scratch_bytes(width: int) -> int:
     """Scratch memory of a thread, for heads of up to `width` values (`ops/query_tiles.py`)."""
-    return QUERY_ROWS * (QUERY.itemsize + 4 * (SCORE_BLOCK + 3 * width))
+    return QUERY_ROWS * (QUERY.itemsize + 4 * (SCORE_BLOCK + 3 * width)) + QUERY_ROWS * (2 * width + 8)
+
+
+def latent_scratch_bytes(rank: int) -> int:
+    """Scratch memory of a thread, for latents of `rank` values (`ops/latent_tiles.py`)."""
+    row = 4 * rank + 64
+    each = QUERY.itemsize + 4 * (SCORE_BLOCK + 3 * rank) + row
+    return LATENT_SETS * QUERY_ROWS * each + LATENT_BLOCK * row
 
 
 def encode_scratch_bytes(cols: int) -> int:

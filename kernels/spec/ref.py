@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_lfm.kernels.spec.layout import GROUP
+from edge_lfm.kernels.spec.layout import GROUP, QUERY_STEPS
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -130,6 +130,14 @@ def round_heads(x: F32) -> F32:
     scale = np.abs(x).max(-1, keepdims=True) / np.float32(127)
     inverse = np.where(scale > 0, 1 / np.where(scale > 0, scale, np.float32(1)), np.float32(0))
     out: F32 = (np.rint(x * inverse) * scale).astype(np.float32)
+    return out
+
+
+def round_queries(q: F32) -> F32:
+    """What queries [..., hd] are multiplied with int8 keys as, by tiers of `Isa.rounds_queries`."""
+    top = np.abs(q).max(-1, keepdims=True)
+    inverse = np.where(top > 0, QUERY_STEPS / np.where(top > 0, top, np.float32(1)), np.float32(0)).astype(np.float32)
+    out: F32 = (np.rint(q * inverse) * (top / np.float32(QUERY_STEPS))).astype(np.float32)
     return out
 
 
