@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 from threadpoolctl import threadpool_limits
 
@@ -48,6 +51,8 @@ from edge_lfm.shape import Shape
 
 Progress = Callable[[int], object]
 _JOURNAL_LINE_BYTES = 512
+_LARGE = 1 << 26
+"""Weights: 256 MB as float32."""
 METADATA = {"format": "edge_lfm"}
 FULL_TOKENS = 8
 """Tokens per column of an expert from which on error feedback has most of its gain: on the demo model, 8 instead of 64
@@ -64,17 +69,20 @@ class _Job:
     kernels: Kernels
     calibration: Calibration | None
     writer: PackedWriter
+    large: Lock = field(default_factory=Lock)
+    """Held while a tensor of more than `_LARGE` weights is packed, so that there is one of them in memory."""
 
     def pack(self, index: int) -> Unit:
         """Pack and write one tensor; runs in a thread of the pool."""
         tensor = self.tensors[index]
-        packed, kept = self._packed(tensor)
-        if tensor.screen is not None:
-            data = with_screen(packed.data, tensor.matrices[0], tensor.screen, self.kernels)
-            packed = replace(packed, data=data)
-        checksum = self.writer.write(index, packed.data)
-        for used in tensor.sources:
-            self.weights.forget(used.name)
+        with self.large if sum(math.prod(s.shape) for s in tensor.sources) > _LARGE else nullcontext():
+            packed, kept = self._packed(tensor)
+            pieces = [packed.data]
+            if tensor.screen is not None:
+                pieces = with_screen(packed.data, tensor.matrices[0], tensor.screen, self.kernels)
+            checksum = self.writer.write(index, *pieces)
+            for used in tensor.sources:
+                self.weights.forget(used.name)
         return Unit(index, checksum, packed.error.error, packed.error.signal, packed.sources, kept)
 
     def fits(self, index: int, unit: Unit) -> bool:

@@ -18,7 +18,7 @@ from edge_lfm.kernels.spec.tiles import definition
 from edge_lfm.model.plan import EXPERT_CLASS, TENSOR_CLASSES, PackedTensor, plan_tensors
 from edge_lfm.model.sizes import measure_sizes
 from edge_lfm.quantize.calibration import Calibration
-from edge_lfm.quantize.feedback import HELD_OUT, LEAST_TOKENS, can_feed_back
+from edge_lfm.quantize.feedback import LEAST_TOKENS, can_feed_back, judge_every
 from edge_lfm.quantize.moments import input_name, moments_shape, piece_columns
 from edge_lfm.quantize.pack import encode
 from edge_lfm.quantize.recipe import find_recipe
@@ -90,7 +90,7 @@ def _expert_products(tensor: PackedTensor, seen: int) -> float:
     the second one by exact and by rounded weights, and the judges."""
     w1, _, w2 = (source.shape for source in tensor.sources)
     moments = w1[1] * piece_columns(w1[1]) + 2 * w2[1] * piece_columns(w2[1])
-    return seen * (moments + 4 * prod(w1) + 2 * (2 * prod(w1) + 2 * prod(w2)) / HELD_OUT)
+    return seen * (moments + 4 * prod(w1) + 2 * (2 * prod(w1) + 2 * prod(w2)) / judge_every(seen))
 
 
 def _rounding_second(scheme: Scheme, kernels: Kernels) -> float:

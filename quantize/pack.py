@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ from edge_lfm.quantize.recipe import Recipe
 
 _ROWS_AT_A_TIME = 2048
 """Rows that are encoded by one call: long enough for a call to cost nothing, short enough for Ctrl-C."""
+_HASHED_AT_A_TIME = 1 << 24
+"""Bytes."""
 
 _DTYPE_IDS = {np.dtype(np.uint16): BFLOAT16, np.dtype(np.float16): FLOAT16, np.dtype(np.float32): 0}
 
@@ -86,18 +89,26 @@ def pack_tensor(
     total = ErrorSum()
 
     def searched(name: str, values: NDArray[Any], scheme: Scheme) -> tuple[NDArray[np.uint8], ErrorSum]:
-        return encode(values, scheme, kernels, recipe.plain, importance.get(name))
+        passed = partial(weights.forget_bytes, name)
+        return encode(values, scheme, kernels, recipe.plain, importance.get(name), passed)
 
     parts = [_pack_matrix(matrix, weights, encode_source or searched, total) for matrix in tensor.matrices]
     if tensor.biases:
         parts.append(pack_biases(*(weights(source.name) for source in tensor.biases)))
-    return Packed(np.concatenate(parts), total, tuple(_hash(weights, source) for source in tensor.sources))
+    return Packed(_joined(parts), total, tuple(_hash(weights, source) for source in tensor.sources))
 
 
 def encode(
-    values: NDArray[Any], scheme: Scheme, kernels: Kernels, plain: bool = False, importance: F32 | None = None
+    values: NDArray[Any],
+    scheme: Scheme,
+    kernels: Kernels,
+    plain: bool = False,
+    importance: F32 | None = None,
+    passed: Callable[[int, int], object] = lambda _first, _last: None,
 ) -> tuple[NDArray[np.uint8], ErrorSum]:
     """Weights [rows, cols] (uint16: bfloat16; float16; float32) as packed tiles.
+
+    passed: called with the first and the last byte of rows that are not read again.
 
     Raises:
         NotFiniteError: a weight is NaN or infinite.
@@ -144,6 +155,7 @@ def encode(
                 hint="such weights are outliers beyond any use; is the checkpoint damaged?",
             )
         assert status == 0, f"{scheme.name} has no encoder"
+        passed(first * part.strides[0], first * part.strides[0] + part.nbytes)
         total.add(*(float(n) for n in errors.sum(axis=(0, 2), dtype=np.float64)))
     return out, total
 
@@ -181,7 +193,12 @@ def _pack_matrix(
         parts.append(packed)
     if matrix.interleave:
         return interleave(parts, scheme, matrix.cols)
-    return np.concatenate(parts)  # sources have whole tiles of 16 rows, but for a lone embedding
+    return _joined(parts)  # sources have whole tiles of 16 rows, but for a lone embedding
+
+
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """One after another; a lone one, which may have a gigabyte, is not copied."""
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 def _carry(exact: Any, scheme: Scheme) -> tuple[NDArray[np.uint8], ErrorSum]:
@@ -199,4 +216,8 @@ def floats(values: NDArray[Any]) -> F32:
 
 def _hash(weights: CheckpointWeights, source: Source) -> str:
     """A hash of a source tensor's bytes as they are stored."""
-    return str(xxhash.xxh3_128_hexdigest(weights.raw(source.name).data))
+    raw, digest = weights.raw(source.name), xxhash.xxh3_128()
+    for first in range(0, len(raw), _HASHED_AT_A_TIME):
+        digest.update(raw[first : first + _HASHED_AT_A_TIME].data)
+        weights.forget_bytes(source.name, first, first + _HASHED_AT_A_TIME)
+    return str(digest.hexdigest())

@@ -7,6 +7,7 @@ experts_down = "codebook4_g32"    # optional, as is ffn_down: w2, where it has a
 plain = true         # ggml's Q4_0 grid for int4_g32, without a search
 [measured]           # optional, of built-in recipes (docs/quality.md)
 loss = 0.33          # KL divergence over Q4_0's, demo model, seven texts, with a calibration where it is used
+trunk_loss = 0.24    # the same where experts are kept exactly
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,23 +29,28 @@ from edge_lfm.quantize.recipe_files import DEFAULT_RECIPE, recipe_names, recipe_
 from edge_lfm.shape import Shape
 
 _LARGE_KINDS = ("Q8", "Q6", "Q5")
+LIKE_SOURCE = "like-source"
+"""The name of a recipe that follows a checkpoint's own quantization: what `quantize` takes where none is named."""
+_MEASURED = ("loss", "trunk_loss")
 _ROUNDING = ("plain", "feedback")  # the latter in recipes of earlier versions: every calibration is fed back now
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe as read; `plain` and `loss` as in the file."""
+    """A recipe as read; `plain`, `loss` and `trunk_loss` as in the file."""
 
     name: str
     summary: str
     schemes: Schemes
     plain: bool = False
     loss: float | None = None
+    trunk_loss: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What decides the packed bytes."""
         decides = asdict(self) | {"schemes": dict(self.schemes.by_class)}
-        del decides["loss"]
+        for key in _MEASURED:
+            del decides[key]
         return decides
 
 
@@ -98,7 +104,20 @@ def recipe_like(weights: CheckpointWeights, tensors: Sequence[PackedTensor]) -> 
             by_class[kind] = INT8_G32.name
     if by_class == usual.schemes.by_class:
         return usual
-    return Recipe("like-source", "as the source is quantized", Schemes("like-source", by_class))
+    return _like_source(by_class)
+
+
+def recipes_that_keep(experts: str) -> tuple[Recipe, ...]:
+    """What keeps experts of a scheme as a checkpoint has them; loss: of all else, theirs being none. The first is
+    what `recipe_like` makes of such a checkpoint."""
+    usual = find_recipe(DEFAULT_RECIPE)
+    first = replace(_like_source({**usual.schemes.by_class, "experts": experts}), loss=usual.trunk_loss)
+    built_in = (find_recipe(name) for name in recipe_names())
+    return (first, *(replace(r, loss=r.trunk_loss) for r in built_in if r.schemes.by_class["experts"] == experts))
+
+
+def _like_source(by_class: Mapping[str, str]) -> Recipe:
+    return Recipe(LIKE_SOURCE, "as the source is quantized", Schemes(LIKE_SOURCE, dict(by_class)))
 
 
 def _parse(content: Mapping[str, Any], path: Path) -> Recipe:
@@ -111,7 +130,7 @@ def _parse(content: Mapping[str, Any], path: Path) -> Recipe:
     kinds = (*TENSOR_CLASSES, *(kind for kind in OPTIONAL_CLASSES if kind in by_class))
     _check_keys(by_class, (*TENSOR_CLASSES, *OPTIONAL_CLASSES), path, "[schemes]")
     _check_keys(rounding, _ROUNDING, path, "[rounding]")
-    _check_keys(measured, ("loss",), path, "[measured]")
+    _check_keys(measured, _MEASURED, path, "[measured]")
     for kind in kinds:
         name = by_class.get(kind)
         if not isinstance(name, str) or name not in SCHEMES:
@@ -120,11 +139,11 @@ def _parse(content: Mapping[str, Any], path: Path) -> Recipe:
     for key, value in rounding.items():
         if not isinstance(value, bool):
             raise UsageError(f"recipe {path}: {key} is {value!r:.80}", hint="it must be true or false")
-    loss = measured.get("loss")
-    if loss is not None and not (isinstance(loss, float) and 0 <= loss < math.inf):
-        raise UsageError(f"recipe {path}: loss is {loss!r:.80}", hint="it must be a number, as 0.33")
+    for key, loss in measured.items():
+        if not (isinstance(loss, float) and 0 <= loss < math.inf):
+            raise UsageError(f"recipe {path}: {key} is {loss!r:.80}", hint="it must be a number, as 0.33")
     schemes = Schemes(path.stem, {kind: by_class[kind] for kind in kinds})
-    return Recipe(path.stem, str(content.get("summary", "")), schemes, rounding.get("plain", False), loss)
+    return Recipe(path.stem, str(content.get("summary", "")), schemes, rounding.get("plain", False), **measured)
 
 
 def _check_keys(table: Mapping[str, Any], known: tuple[str, ...], path: Path, where: str) -> None:

@@ -24,8 +24,8 @@ two products to a sum below the norms' product, 2 G * 2**-24. Offsets of levels 
 all groups together at most 12 times as large, each rounded six times at most, 72 * 2**-24."""
 
 
-def with_screen(head: NDArray[np.uint8], matrix: Matrix, screen: Matrix, kernels: Kernels) -> NDArray[np.uint8]:
-    """A head's tiles, then the screen's, then a bound for each row, float32 [rows]."""
+def with_screen(head: NDArray[np.uint8], matrix: Matrix, screen: Matrix, kernels: Kernels) -> list[NDArray[np.uint8]]:
+    """A head's tiles, then the screen's, then a bound for each row, float32 [rows]: pieces that follow each other."""
     stored, coarse = SCHEMES[matrix.scheme], SCHEMES[screen.scheme]
     tiles, bounds = [], []
     for first in range(0, matrix.rows, _ROWS_AT_A_TIME):
@@ -36,7 +36,7 @@ def with_screen(head: NDArray[np.uint8], matrix: Matrix, screen: Matrix, kernels
         packed, _ = encode(exact, coarse, kernels)
         tiles.append(packed)
         bounds.append(row_bounds(exact, _values(unpack_tiles(packed, coarse, rows, matrix.cols))))
-    return np.concatenate([head, *tiles, np.concatenate(bounds).view(np.uint8)])
+    return [head, *tiles, np.concatenate(bounds).view(np.uint8)]
 
 
 def row_bounds(exact: F32, screen: F32) -> F32:

@@ -21,16 +21,18 @@ from edge_lfm.demo import demo_checkpoint
 from edge_lfm.errors import EdgeLfmError, ModelFileError, OutputError, UsageError
 from edge_lfm.formats.checkpoint import FolderCheckpoint
 from edge_lfm.kernels.load.library import load_kernels
+from edge_lfm.kernels.spec import ref
 from edge_lfm.kernels.spec.schemes import SCHEMES, Scheme
 from edge_lfm.kernels.spec.tiles import definition, pack_tiles
 from edge_lfm.model.checkpoint_weights import CheckpointWeights
 from edge_lfm.model.plan import plan_tensors
 from edge_lfm.model.reference import ReferenceModel
-from edge_lfm.model.streamed import StreamedModel
+from edge_lfm.model.streamed import StreamedModel, gated_in_place
 from edge_lfm.quantize import cost, feedback
 from edge_lfm.quantize.calibration import PRIOR_TOKENS, STATISTICS, Calibration
 from edge_lfm.quantize.collecting import collect
 from edge_lfm.quantize.convert import convert
+from edge_lfm.quantize.feedback import HELD_OUT, MAX_JUDGES, judge_every
 from edge_lfm.quantize.moments import moments_of, moments_shape
 from edge_lfm.quantize.recipe import find_recipe
 from edge_lfm.quantize.rounding import curvatures_of, round_by_output
@@ -205,6 +207,24 @@ def test_the_time_that_is_told_counts_what_rounding_multiplies(
         assert cost.rounding_seconds(shape, [tensors[name]], few, load_kernels()) == 0
     judged = seen // 10 * 4 * sum(source.shape[0] * source.shape[1] for source in tensors[name].sources[1:])
     assert counted > 0 and 0.9 * told < counted + judged <= told
+
+
+@pytest.mark.parametrize("form", [(1.0, None, 0.0), (1.702, 7.0, 1.0), (1.702, None, 1.0)])
+def test_gates_in_place_are_the_definitions(form: tuple[float, float | None, float]) -> None:
+    rng = np.random.default_rng(0)
+    gates, ups = (rng.standard_normal((33, 70)).astype(np.float32) * 8 for _ in range(2))
+    gates[0, :6] = [0, -0.0, 100, -100, 1e37, -3e38]
+    ups[0, 5] = 0.5
+    with np.errstate(over="ignore"):
+        expected = ref.gated(gates, ups, *form)
+    assert np.allclose(gated_in_place(gates.copy(), ups.copy(), *form), expected, rtol=1e-5, atol=1e-30)
+
+
+def test_few_tokens_judge_and_all_others_round() -> None:
+    for count in (1, 9, 10, 5119, 5120, 5121, 16384, 10**6):
+        judges = int((np.arange(count) % judge_every(count) == judge_every(count) - 1).sum())
+        assert judges == count // judge_every(count) <= MAX_JUDGES
+        assert judges >= min(count // HELD_OUT, MAX_JUDGES // 2)
 
 
 def test_moments_of_a_wide_matrix_come_in_pieces() -> None:

@@ -26,7 +26,10 @@ from edge_lfm.quantize.convert import convert
 from edge_lfm.quantize.recipe import find_recipe
 from edge_lfm.text.dialects import (
     DEEPSEEK,
+    DEEPSEEK_BARE,
     DIALECTS,
+    GLM_TIGHT,
+    GLM_XML,
     HARMONY,
     HERMES,
     HUNYUAN,
@@ -47,11 +50,12 @@ from edge_lfm.text.tools import read_tools
 
 
 def _tokenizer() -> Tokenizer:
-    """The demo's, with the marks of Qwen's vocabularies; those of DeepSeek stay texts."""
+    """The demo's, with the marks of Qwen's and GLM's vocabularies; those of DeepSeek stay texts."""
     raw = json.loads((demo_checkpoint() / "tokenizer.json").read_text(encoding="utf-8"))
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
     first = 1 + max(raw["model"]["vocab"].values())
-    for n, text in enumerate(("<tool_call>", "</tool_call>", "<think>", "</think>")):
+    tags = ("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")
+    for n, text in enumerate(("<tool_call>", "</tool_call>", "<think>", "</think>", *tags)):
         raw["added_tokens"].append({"id": first + n, "content": text, **flags})
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "tokenizer.json").write_text(json.dumps(raw), encoding="utf-8")
@@ -79,10 +83,17 @@ def mark_ids(mark: str) -> list[int]:
     return TOKENIZER.encode(mark) if token is None else [token]
 
 
+def ids_of_call(dialect: Dialect, text: str) -> list[int]:
+    """The text of a call as a model writes it: inner marks that are tokens as such."""
+    tokens = [mark for mark in dialect.inner_marks if TOKENIZER.special_id(mark) is not None]
+    parts = re.split(f"({'|'.join(map(re.escape, tokens))})", text) if tokens else [text]
+    return [i for part in parts for i in (mark_ids(part) if part in tokens else TOKENIZER.encode(part))]
+
+
 def follows(constraint: Any, dialect: Dialect, texts: list[str]) -> bool:
     """Whether a grammar takes the texts of calls and the marks around them, token by token, and may end then."""
     start, end = mark_ids(dialect.call_start), mark_ids(dialect.call_end)
-    ids = [i for text in texts for i in (*TOKENIZER.encode("\n"), *start, *TOKENIZER.encode(text), *end)]
+    ids = [i for text in texts for i in (*TOKENIZER.encode("\n"), *start, *ids_of_call(dialect, text), *end)]
     for token in ids[len(TOKENIZER.encode("\n")) + len(start) :]:
         if constraint.ended or not constraint.allowed()[token]:
             return False
@@ -267,7 +278,8 @@ TEXTS_WITH_BOUNDS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-with_tags = pytest.mark.parametrize("dialect", [QWEN_XML, MINIMAX_XML], ids=lambda d: type(d).__name__)
+TAGGED = {"lines": QWEN_XML, "together": MINIMAX_XML, "keys": GLM_XML, "tight": GLM_TIGHT}
+with_tags = pytest.mark.parametrize("dialect", TAGGED.values(), ids=TAGGED)
 
 
 @with_tags
@@ -305,6 +317,8 @@ TYPED = [
 TOLD = {
     QWEN_XML: "\n<function=f>\n<parameter=a>\n{}\n</parameter>\n</function>\n",
     MINIMAX_XML: '\n<invoke name="f">\n<parameter name="a">{}</parameter>\n</invoke>\n',
+    GLM_XML: "f\n<arg_key>a</arg_key>\n<arg_value>{}</arg_value>\n",
+    GLM_TIGHT: "f<arg_key>a</arg_key><arg_value>{}</arg_value>",
 }
 
 
@@ -348,7 +362,39 @@ def test_several_calls_stand_between_one_pair_of_marks() -> None:
     assert MINIMAX_XML.read(lines, {}) == [Call("f", {"a": "\nx\n"})]
 
 
+def test_keys_and_values_are_read_with_and_without_line_breaks() -> None:
+    """In both forms; JSON never spells what ends it, and a name of a parameter that holds a mark is not bound."""
+    told = "f<arg_key>a</arg_key>\n\n<arg_value>x\n</arg_value> <arg_key> b c </arg_key><arg_value>[1]</arg_value>\n"
+    for form in (GLM_XML, GLM_TIGHT):
+        assert form.read(told, {}) == [Call("f", {"a": "x\n", "b c": [1]})]
+        (text,) = form.write([Call("f", {"a": ["</arg_value>"]})])
+        assert "\\u003c/arg_value>" in text and form.read(text, {}) == [Call("f", {"a": ["</arg_value>"]})]
+    assert GLM_XML.write([Call("f", {"a": "x"})]) == ["f\n<arg_key>a</arg_key>\n<arg_value>x</arg_value>\n"]
+    assert GLM_TIGHT.write([Call("f", {"a": "x"})]) == ["f<arg_key>a</arg_key><arg_value>x</arg_value>"]
+    tool = {"name": "f", "parameters": {"properties": {"</arg_key>": {"type": "integer"}}, "required": ["</arg_key>"]}}
+    with pytest.raises(GrammarError, match="arg_key"):
+        constraint_of(GLM_XML, [tool])
+
+
+def test_keys_and_values_are_bound_where_their_tags_are_texts() -> None:
+    """A vocabulary without tokens for them: the demo's own."""
+    tool = {"name": "f", "parameters": {"properties": {"a": {"type": "string"}}, "required": ["a"]}}
+    plain = Tokenizer(demo_checkpoint())
+    compiler = GrammarCompiler(plain.as_json, plain.size, [plain.special_id("<|im_end|>") or 0])
+    bound = [bind_tool(found) for found in read_tools([tool])]
+    for form in (GLM_XML, GLM_TIGHT):
+        constraint = compiler.start(Grammar("lark", calls_grammar(form, bound, plain, False)))
+        for token in plain.encode(form.write([Call("f", {"a": "x <arg_value> y"})])[0] + form.call_end):
+            assert constraint.allowed()[token]
+            constraint.accept(token)
+
+
 NO_CALLS = {
+    "GlmXml": ["", "\n", "<arg_key>a</arg_key><arg_value>1</arg_value>", "f<arg_key>a</arg_key>", "<tool_call>f",
+               "f<arg_key>a</arg_key><arg_value>1", "f<arg_key>a</arg_key>x<arg_value>1</arg_value>", "x" * 200_000],
+    "DeepSeekBare": ["x", "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{<｜tool▁call▁end｜>", "x" * 200_000,
+                     "<｜tool▁call▁begin｜>f<｜tool▁sep｜>[]<｜tool▁call▁end｜>",
+                     "<｜tool▁call▁begin｜> <｜tool▁sep｜>{}<｜tool▁call▁end｜>"],
     "MiniMaxXml": ["", "x", '<invoke name="f">', '<invoke name="">\n</invoke>', '<invoke name="f"></invoke>x',
                    '<invoke name="f"><parameter name="a">x</invoke>', "x" * 200_000, "<invoke name=f></invoke>"],
     "QwenXml": ["", "x", "<function=f>", "<function=>\n</function>", "<function=f>\n<parameter=a>\nx", "x" * 200_000,
@@ -365,7 +411,9 @@ NO_CALLS = {
 
 
 @pytest.mark.parametrize(
-    "dialect", [HERMES, HUNYUAN, QWEN_XML, MINIMAX_XML, DEEPSEEK, HARMONY], ids=lambda d: type(d).__name__
+    "dialect",
+    [HERMES, HUNYUAN, QWEN_XML, MINIMAX_XML, GLM_XML, GLM_TIGHT, DEEPSEEK, DEEPSEEK_BARE, HARMONY],
+    ids=lambda d: type(d).__name__,
 )
 def test_what_is_no_call_in_a_form_is_an_error(dialect: Dialect) -> None:
     for text in NO_CALLS[type(dialect).__name__]:
@@ -389,6 +437,7 @@ BITS = [
     '<invoke name="', "</invoke>", '<parameter name="', '">',
     "<function=", "</function>", "<parameter=", "</parameter>", "\n", ">", "f", "a", '{"name": "f", "arguments": {',
     "}", "{", "[", "]", '"', "<｜tool▁call▁begin｜>function<｜tool▁sep｜>", "\n```json\n", "\n```<｜tool▁call▁end｜>",
+    "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>",
     "1e999", "NaN", "\ud83d", "(", ")", "=", ",", "\\u", "[" * 5000, '{"a":' * 5000,
 ]  # fmt: skip
 
@@ -409,7 +458,9 @@ def test_a_dialect_is_chosen_by_marks() -> None:
     for source in ("<|tool_list_start|>", "List of tools: [", "nothing of it"):
         assert dialect_of(source) is PYTHONIC
     assert dialect_of('{{ "<tool_call>\\n{\\"name\\": " }}{{ ", \\"arguments\\": " }}') is HERMES
-    assert dialect_of("<tool_call>{{ call.name }}<arg_key>") is PYTHONIC  # another form, which is not known
+    assert dialect_of("<tool_call>{{ call.name }}<arg_key>{{ k }}</arg_key>\n<arg_value>") is GLM_XML
+    assert dialect_of("<tool_call>{{ call.name }}<arg_key>{{ k }}</arg_key><arg_value>") is GLM_TIGHT
+    assert dialect_of("{{ '<｜tool▁calls▁begin｜>' + name + '<｜tool▁sep｜>' }}") is DEEPSEEK_BARE
     assert dialect_of("<tool_call>{{ '<function=' + call.name }}{{ '<parameter=' + name }}") is QWEN_XML
     assert dialect_of("{{ '<｜tool▁calls▁begin｜>' + '```json' }}") is DEEPSEEK
     assert dialect_of("{{ '<|start|>assistant<|channel|>final<|message|>' }}") is HARMONY

@@ -30,14 +30,16 @@ pytestmark = pytest.mark.slow
 
 GPT_OSS = "gpt_oss-window-beyond-the-prompt"
 """The case whose gate llama.cpp has."""
-SPARSE = ("moe", "qwen3_moe", "olmoe", "afmoe", "minimax_m2", GPT_OSS, "hunyuan")
+LATENT = ("glm4_moe_lite", "deepseek_v3")
+SPARSE = ("moe", "qwen3_moe", "olmoe", "afmoe", "minimax_m2", GPT_OSS, "hunyuan", *LATENT)
 FAMILIES = ("dense", "lfm3", "qwen2-tied-group3", "qwen3", *SPARSE)
 WIDTH = dict.fromkeys(("olmoe", "minimax_m2", GPT_OSS), "intermediate_size")
 TOP_K = {"hunyuan": "moe_topk"}
+EXPERTS = dict.fromkeys(LATENT, "n_routed_experts")
 NO_ONNX = {
-    "minimax_m2": "turns whole heads",
     GPT_OSS: "layer 0 has attention sinks",
     "hunyuan": "layer 0 has queries and keys normed after they are turned",
+    **dict.fromkeys(LATENT, "layer 0 has latent attention"),
 }
 """Families that have no graph, and why."""
 Verb = Callable[..., Any]
@@ -54,7 +56,7 @@ def checkpoint(case: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw = GOLDEN_CASES[case] | {"vocab_size": 4096}
     if case in SPARSE:  # enough of them that a part can be left out
         top_k = TOP_K.get(case, "num_experts_per_tok")
-        raw |= {"num_experts": 24, top_k: 4, WIDTH.get(case, "moe_intermediate_size"): 128}
+        raw |= {EXPERTS.get(case, "num_experts"): 24, top_k: 4, WIDTH.get(case, "moe_intermediate_size"): 128}
     folder = write_checkpoint(tmp_path_factory.mktemp(case) / "checkpoint", raw)
     for name in TOKENIZER_FILES:
         if (demo_checkpoint() / name).exists():

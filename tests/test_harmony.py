@@ -132,7 +132,8 @@ def test_answers_are_read_as_openai_harmony_reads_them(text: str, messages: list
         (call,) = HARMONY.read(found.pop("call"), {})
         assert [call.name, json.dumps(call.arguments, ensure_ascii=False)] == calls[0]
     elif calls:
-        assert calls[0][0] in found["call"] and found.pop("call").endswith(calls[0][1])
+        (call,) = HARMONY.read(found.pop("call"), {})
+        assert [call.name, call.arguments] == ["python", {"code": calls[0][1]}]
     assert not found
 
 
@@ -222,6 +223,13 @@ def test_nothing_is_left_out_in_silence() -> None:
             told(late)
     bare = told([user], tools=[{"name": "stop", "parameters": {"type": "object"}}])
     assert "// \ntype stop = () => any;" in bare
+
+
+def test_tools_that_the_maker_runs_are_refused_by_name() -> None:
+    """The template would tell of them, but write their calls as those of functions."""
+    with pytest.raises(UsageError, match="builtin_tools is not done") as refused:
+        template().render([{"role": "user", "content": "?"}], switches={"builtin_tools": ["browser", "python"]})
+    assert "functions of your own" in (refused.value.hint or "")
 
 
 def test_a_vocabulary_without_the_marks_is_refused(tmp_path: Path) -> None:
@@ -365,6 +373,9 @@ def test_a_server_is_told_how_much_to_think(model: Model) -> None:
             assert client.post("/v1/responses", json=body).json()["usage"]["input_tokens"] == count
             asked = {"messages": chat["messages"], "think": effort, "options": {"num_predict": 1}, "stream": False}
             assert client.post("/api/chat", json=asked).json()["prompt_eval_count"] == count
+            config = chat | {"output_config": {"effort": effort}}
+            usage = client.post("/v1/messages", json=config).json()["usage"]
+            assert usage["input_tokens"] + usage["cache_read_input_tokens"] == count
         for effort in ("minimal", "none"):
             refused = client.post("/v1/chat/completions", json=chat | {"reasoning_effort": effort})
             assert refused.status_code == 400 and "reasoning_effort" in refused.text

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from conftest import DATA, GOLDEN_CASES, write_checkpoint
 
+from edge_lfm import Model
 from edge_lfm.architectures.hunyuan import FAMILY
 from edge_lfm.demo import demo_checkpoint
-from edge_lfm.engine.grammar import Grammar, GrammarCompiler
+from edge_lfm.engine.answering import Request
+from edge_lfm.engine.answering import _form as constraint_of
+from edge_lfm.engine.constraints import Constraint
+from edge_lfm.engine.grammar import Grammar, GrammarCompiler, json_grammar
+from edge_lfm.engine.sampling import SamplingOptions
+from edge_lfm.engine.spelled_reasoning import SpelledReasoningLimit
 from edge_lfm.errors import ModelFileError
 from edge_lfm.export.gguf import write_gguf
 from edge_lfm.export.source import open_source
@@ -117,6 +127,114 @@ def accepts(text: str, parallel: bool = True, required: bool = False) -> bool:
 )
 def test_calls_are_bound_where_no_token_begins_them(text: str, parallel: bool, required: bool, accepted: bool) -> None:
     assert accepts(text, parallel, required) is accepted
+
+
+END = 7  # <|im_end|>
+FORM = json_grammar({"type": "object", "properties": {"yes": {"type": "boolean"}}, "additionalProperties": False})
+
+
+def framed(prompt: str, budget: int | None = None) -> Constraint:
+    """What an answer in a form must be, behind the end of a prompt."""
+    request = Request(
+        tuple(DEMO.encode(prompt)), SamplingOptions(), 100, dialect=HUNYUAN, grammar=COMPILER.compile(FORM),
+        spelled=spelled_marks(HUNYUAN, "", DEMO), reasoning_budget=budget,
+    )  # fmt: skip
+    made = constraint_of(SimpleNamespace(tokenizer=DEMO, vocab=DEMO.size, stop_ids=(END,)), request)
+    assert made is not None
+    return made
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "accepted"),
+    [
+        ("", '<think>\nHm.\n</think>\n<answer>\n{"yes": true}', True),
+        ("", '<think>{"yes": <answer> or so</think><answer>\n{}', True),
+        ("", '<answer>\n{"yes": true}', True),
+        ("", '{"yes": true}', False),
+        ("", "Sure.", False),
+        ("", "<answer>\nSure.", False),
+        ("", "<think>\nHm.\n</think>\nSure.", False),
+        ("<think>\n", 'Hm.\n</think>\n<answer>\n{"yes": false}', True),
+        ("<think>\n", '{"yes": false}', False),
+        ("<think>\n\n</think>\n", '<answer>\n{"yes": false}', True),
+        ("<think>\n\n</think>\n", '\n<answer>\n{"yes": false}', False),  # the break would be text
+        ("<think>\n\n</think>\n", '<think>\nHm.\n</think>\n<answer>\n{"yes": false}', False),
+    ],
+)
+def test_a_form_is_that_of_the_answer_behind_the_thoughts(prompt: str, answer: str, accepted: bool) -> None:
+    guide, (marks, form) = framed(prompt), re.fullmatch(r"(?s)(.*<answer>\n|)(.*)", answer).groups()
+    for token in [*DEMO.encode(marks), *DEMO.encode(form)]:  # a token may not reach from one into the other
+        allowed = guide.allowed()
+        if allowed is not None and not allowed[token]:
+            assert not accepted
+            return
+        guide.accept(token)
+    assert guide.ended is accepted
+
+
+def test_an_answer_that_owes_a_form_does_not_end_within_its_thoughts() -> None:
+    guide = framed("")
+    for token in DEMO.encode("<think>\nHm."):
+        guide.accept(token)
+    allowed = guide.allowed()
+    assert allowed is not None and not allowed[END] and allowed.sum() > DEMO.size // 2
+
+
+def test_every_way_through_the_marks_ends_in_the_form() -> None:
+    """Whatever of the tokens that may come is drawn, thoughts come first or not at all, and the form is kept."""
+    seen = set()
+    for seed in range(30):
+        rng, guide, ids = np.random.default_rng(seed), framed("", budget=6), list[int]()
+        while not guide.ended and len(ids) < 80:
+            mask = guide.allowed()
+            ids.append(int(rng.choice(np.arange(DEMO.size) if mask is None else np.flatnonzero(mask))))
+            guide.accept(ids[-1])
+            ids += guide.forced(30)
+        kinds = dict(sort(DEMO.decode(ids, special=True)))
+        seen |= kinds.keys()
+        assert json.loads(kinds["text"]) in ({}, {"yes": True}, {"yes": False})
+    assert seen == {"reasoning", "text"}
+
+
+@pytest.mark.parametrize(("begin", "budget"), [("<think>", 0), ("<think>", 4), ("\n<think>\n", 4)])
+def test_thoughts_before_calls_have_a_limit(begin: str, budget: int) -> None:
+    tools = [bind_tool(tool) for tool in read_tools([TOOL])]
+    grammar = COMPILER.compile(Grammar("lark", answer_grammar(HUNYUAN, tools, DEMO, True, False)))
+    for inner in (grammar.start(), None):
+        guide = SpelledReasoningLimit(inner, ("<think>", "</think>"), DEMO, DEMO.size, budget)
+        for token in DEMO.encode(begin):
+            guide.accept(token)
+        written = bytearray()
+        while b"</think>" not in written:
+            mask = guide.allowed()
+            token = DEMO.encode("x")[0] if mask is None or mask[DEMO.encode("x")[0]] else int(np.flatnonzero(mask)[0])
+            written += DEMO.bytes_of(token)
+            guide.accept(token)
+            assert len(written) < 40
+        assert written.count(b"x") <= budget
+        mask = guide.allowed()
+        assert mask is None or mask.sum() > 1
+
+
+@pytest.mark.slow
+def test_a_model_thinks_and_answers_in_a_form(demo: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(demo["int4"], folder)
+    (folder / "tokenizer_config.json").unlink(missing_ok=True)
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}{# <tool_calls>[{ #}"
+    )
+    thought = 0
+    with Model.load(folder, threads=1, context=512) as model:
+        for seed in range(8):
+            answer = model.generate("Yes or no?", choices=["yes", "no"], seed=seed, temperature=1.5, reasoning_budget=5)
+            assert answer.text in ("yes", "no") and answer.finish_reason == "stop"
+            assert answer.reasoning_tokens <= 5 + len(DEMO.encode("</think>"))
+            thought += bool(answer.reasoning)
+        raw = model.generate("Yes or no?", choices=["yes", "no"], raw=True)
+        assert raw.text in ("yes", "no") and not raw.reasoning
+        assert not model.generate("Yes?", max_tokens=30, reasoning_budget=0, seed=1).reasoning
+    assert thought
 
 
 @pytest.fixture

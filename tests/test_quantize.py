@@ -12,9 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import GOLDEN_CASES, goldens_tool, write_checkpoint
+from numpy.typing import NDArray
 
+from edge_lfm import Model
 from edge_lfm.architectures import read_shape
 from edge_lfm.demo import demo_checkpoint
+from edge_lfm.engine.feeds import Feed
 from edge_lfm.errors import EdgeLfmError, ModelFileError, OutputError, UnsupportedModelError, UsageError
 from edge_lfm.formats.file_list import write_list
 from edge_lfm.model.packed_model import PackedModel, UnpackedWeights
@@ -143,6 +146,23 @@ def test_synth_is_a_model_with_blocks_of_their_own(tmp_path: Path) -> None:
             w = UnpackedWeights(model, integers=False)("model.layers.2.feed_forward.experts.7.w1.weight")
             assert w.std() * 16 == pytest.approx(1, rel=0.05)
             assert abs(w.mean()) < 0.01
+
+
+def test_tokens_of_a_random_model_choose_many_experts(tmp_path: Path) -> None:
+    """Attention gives all tokens nearly the same; what they choose must still be their own, or caches look too good."""
+    sizes = {"hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 512}
+    depth = {"num_hidden_layers": 24, "num_experts": 64, "num_experts_per_tok": 4, "moe_intermediate_size": 128}
+    synthesize(family_config("qwen3-30b-a3b") | sizes | depth, tmp_path / "model", find_recipe("balanced"))
+    fewest = 64
+
+    def watch(_layer: int, chosen: NDArray[np.int64]) -> None:
+        nonlocal fewest
+        fewest = min(fewest, len(np.unique(chosen)))
+
+    with Model.load(tmp_path / "model") as model:
+        ids = np.random.default_rng(0).integers(0, 512, 64).tolist()
+        model.backend.run([Feed(model.backend.new_state(64), ids)], routing=watch)
+    assert fewest > 0.85 * 64  # 63 of 64 where all are as likely
 
 
 def test_refusals_of_the_output(tmp_path: Path) -> None:

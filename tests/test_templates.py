@@ -54,7 +54,7 @@ def test_templates_render_as_transformers_renders_them(case: list[Any], tokenize
     assert template.render(messages, **options) == text
     calls = any("tool_calls" in message for message in messages)
     if not calls or (
-        template.renders_calls and name not in ("distill", "channels")
+        template.renders_calls and name not in ("distill", "channels", "bare")
     ):  # else calls are given in another form
         ids = template.encode(messages, tokenizer, **options)
         assert tokenizer.decode(ids, special=True) == text
@@ -187,7 +187,7 @@ def test_no_text_spells_a_control_token(tokenizer: Tokenizer) -> None:
         assert sum(map(tokenizer.is_control, tokenizer.encode_gap(text, text))) == 4
 
 
-@pytest.mark.parametrize("name", ["hermes", "tags", "distill", "preserves"])
+@pytest.mark.parametrize("name", ["hermes", "tags", "distill", "preserves", "keys", "tight keys", "bare"])
 def test_calls_are_given_in_the_form_that_a_template_takes(name: str, tokenizer: Tokenizer) -> None:
     """Arguments as an object or as JSON text, content "" or null: what transformers must be given by hand."""
     template, conversations = template_of(name), GOLDENS["conversations"]

@@ -305,8 +305,11 @@ CASES = {
 LLAMA_CASES = {
     "gpt_oss-whole-pairs": GPT_OSS
     | {"swiglu_limit": 7.0, "rope_parameters": GPT_OSS["rope_parameters"] | {"rope_theta": 237694.0}},
+    "glm4_moe_lite-no-query-rank-dense-first": GLM | {"q_lora_rank": None, "num_hidden_layers": 2, "v_head_dim": 32},
+    "deepseek_v3-mscale": DEEPSEEK
+    | {"rope_parameters": DEEPSEEK["rope_parameters"] | {"mscale": 0.707, "mscale_all_dim": 0.707}},
 }
-"""Of llama.cpp only. It rounds the ends of YaRN's ramp, which lie at pairs 0 and 3 here but for 1e-5."""
+"""Of llama.cpp only. It rounds the ends of YaRN's ramp, which lie at pairs 0 and 3 of the first but for 1e-5."""
 TOKENS = 37
 LONG_CASES = ("lfm3", "lfm3-attention-only")
 LONG_TOKENS = 600

@@ -395,6 +395,110 @@ TEMPLATES = {
 {%- endfor %}
 {%- if ns.results %}{{ "<｜tool▁outputs▁end｜>" }}{% endif %}
 {%- if add_generation_prompt and not ns.results %}{{ "<｜Assistant｜><think>\\n" }}{% endif %}""",
+    # a name, then keys and values in tags that are tokens, each on a line; a switch behind questions; results observed
+    "keys": """{{- "[gMASK]<sop>" }}
+{%- if tools %}
+    {{- "<|system|>\\nTools:\\n" }}
+    {%- for tool in tools %}{{- (tool.function or tool) | tojson(ensure_ascii=False) ~ "\\n" }}{%- endfor %}
+    {{- "Call: <tool_call>name\\n<arg_key>key</arg_key>\\n<arg_value>value</arg_value>\\n</tool_call>" }}
+{%- endif %}
+{%- set ns = namespace(last=-1) %}
+{%- for m in messages if m.role == "user" %}{%- set ns.last = messages.index(m) %}{%- endfor %}
+{%- set quiet = enable_thinking is defined and not enable_thinking %}
+{%- for m in messages %}
+    {%- if m.role == "user" %}
+        {{- "<|user|>\\n" ~ m.content ~ ("/nothink" if quiet else "") }}
+    {%- elif m.role == "assistant" %}
+        {%- set thoughts, content = "", m.content if m.content is string else "" %}
+        {%- if m.reasoning_content is string %}
+            {%- set thoughts = m.reasoning_content %}
+        {%- elif "</think>" in content %}
+            {%- set thoughts = content.split("</think>")[0].split("<think>")[-1] %}
+            {%- set content = content.split("</think>")[-1] %}
+        {%- endif %}
+        {{- "<|assistant|>\\n<think>" ~ (thoughts.strip() if loop.index0 > ns.last else "") ~ "</think>" }}
+        {%- if content.strip() %}{{- "\\n" ~ content.strip() }}{%- endif %}
+        {%- for call in m.tool_calls or [] %}
+            {%- set call = call.function or call %}
+            {{- "\\n<tool_call>" ~ call.name ~ "\\n" }}
+            {%- for name, value in call.arguments.items() %}
+                {{- "<arg_key>" ~ name ~ "</arg_key>\\n<arg_value>" }}
+                {{- value if value is string else value | tojson(ensure_ascii=False) }}
+                {{- "</arg_value>\\n" }}
+            {%- endfor %}
+            {{- "</tool_call>" }}
+        {%- endfor %}
+    {%- elif m.role == "tool" %}
+        {%- if loop.first or loop.previtem.role != "tool" %}{{- "<|observation|>" }}{%- endif %}
+        {{- "\\n<tool_response>\\n" ~ m.content ~ "\\n</tool_response>" }}
+    {%- else %}
+        {{- "<|system|>\\n" ~ m.content }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- "<|assistant|>" ~ ("\\n<think></think>" if quiet else "") }}{%- endif %}""",
+    # the same without line breaks; the prompt begins to think, and what has no thoughts begins with their end
+    "tight keys": """{{- "[gMASK]<sop>" }}
+{%- if tools %}
+    {{- "<|system|>Tools:\\n" }}
+    {%- for tool in tools %}{{- (tool.function or tool) | tojson(ensure_ascii=False) ~ "\\n" }}{%- endfor %}
+    {{- "Call: <tool_call>name<arg_key>key</arg_key><arg_value>value</arg_value></tool_call>" }}
+{%- endif %}
+{%- for m in messages %}
+    {%- if m.role == "assistant" %}
+        {%- set content = m.content if m.content is string else "" %}
+        {{- "<|assistant|>" }}
+        {%- if m.reasoning_content %}{{- "<think>" ~ m.reasoning_content.strip() }}{%- endif %}
+        {{- "</think>" ~ content.split("</think>")[-1].strip() }}
+        {%- for call in m.tool_calls or [] %}
+            {%- set call = call.function or call %}
+            {{- "<tool_call>" ~ call.name }}
+            {%- for name, value in call.arguments.items() %}
+                {{- "<arg_key>" ~ name ~ "</arg_key><arg_value>" }}
+                {{- value if value is string else value | tojson(ensure_ascii=False) }}
+                {{- "</arg_value>" }}
+            {%- endfor %}
+            {{- "</tool_call>" }}
+        {%- endfor %}
+    {%- elif m.role == "tool" %}
+        {%- if loop.first or loop.previtem.role != "tool" %}{{- "<|observation|>" }}{%- endif %}
+        {{- "<tool_response>" ~ m.content ~ "</tool_response>" }}
+    {%- else %}
+        {{- "<|" ~ m.role ~ "|>" ~ m.content }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- "<|assistant|>" ~ ("</think>" if enable_thinking is defined and not enable_thinking else "<think>") }}
+{%- endif %}""",
+    # no tools are told; calls without type and fence, their arguments through tojson; thoughts by another switch
+    "bare": """{%- set ns = namespace(asked=false, system="") %}
+{%- for m in messages if m.role == "system" %}
+    {%- set ns.system = ns.system ~ ("\\n\\n" if ns.system else "") ~ m.content %}
+{%- endfor %}
+{{- bos_token ~ ns.system }}
+{%- for m in messages %}
+    {%- if m.role == "user" %}
+        {%- set ns.asked = true %}
+        {{- "<｜User｜>" ~ m.content }}
+    {%- elif m.role == "assistant" %}
+        {%- if ns.asked %}{{- "<｜Assistant｜><think></think>" }}{%- endif %}
+        {%- set ns.asked = false %}
+        {{- (m.content or "").split("</think>")[-1] }}
+        {%- for call in m.tool_calls or [] %}
+            {%- if loop.first %}{{- "<｜tool▁calls▁begin｜>" }}{%- endif %}
+            {{- "<｜tool▁call▁begin｜>" ~ call.function.name ~ "<｜tool▁sep｜>" }}
+            {{- call.function.arguments | tojson }}
+            {{- "<｜tool▁call▁end｜>" }}
+            {%- if loop.last %}{{- "<｜tool▁calls▁end｜>" }}{%- endif %}
+        {%- endfor %}
+        {{- "<｜end▁of▁sentence｜>" }}
+    {%- elif m.role == "tool" %}
+        {%- set ns.asked = false %}
+        {{- "<｜tool▁output▁begin｜>" ~ m.content ~ "<｜tool▁output▁end｜>" }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt and ns.asked %}
+    {{- "<｜Assistant｜>" ~ ("<think>" if thinking else "<think></think>") }}
+{%- endif %}""",
     # an answer is messages in channels; a tool needs its wrapping and a description; of several calls only the first is
     # written, and no later system message; thoughts stay until a last answer; results are named after the last call
     "channels": """{%- set ns = namespace(call=none, closed=false) %}
@@ -479,6 +583,9 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "hermes": {"enable_thinking": False},
     "channels": {"reasoning_effort": "high"},
     "list": {"enable_thinking": False},
+    "keys": {"enable_thinking": False},
+    "tight keys": {"enable_thinking": False},
+    "bare": {"thinking": True},
 }
 CALL = {
     "type": "function",

@@ -44,7 +44,12 @@ _FAMILIES = {
     )
     for model_type in family.model_types
 }
-_GGUF = {name: family.gguf for family in _FAMILIES.values() for name in family.gguf.model_types}
+_GGUF = {
+    name: tuple(family.gguf for family in _FAMILIES.values() if name in family.gguf.model_types)
+    for known in _FAMILIES.values()
+    for name in known.gguf.model_types
+}
+"""GGUF's name of an architecture -> how the families spell it that have it; their tokenizers tell them apart."""
 
 _OUTSIDE = ("tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "quantization_config")
 """What may stand beside `text_config` and not in it."""
@@ -107,7 +112,8 @@ def gguf_spelling(metadata: Mapping[str, Any], where: str) -> GgufSpelling:
         raise UnsupportedModelError(
             f"{where}: architecture {architecture!r:.40} is not implemented", hint=f"edge-lfm runs {', '.join(_GGUF)}"
         )
-    return _GGUF[architecture]
+    known, splitter = _GGUF[architecture], metadata.get("tokenizer.ggml.pre")
+    return next((spelling for spelling in known if splitter in spelling.splitters), known[-1])
 
 
 def _hint() -> str:

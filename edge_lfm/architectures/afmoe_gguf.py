@@ -28,11 +28,11 @@ _OTHER_SCRIPTS = (
     r"[\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff\u3040-\u309f\u30a0-\u30ff\uff65-\uff9f\u2f00-\u2fdf"
     r"\u0e00-\u0e7f\u0e80-\u0eff\u1780-\u17ff\u1000-\u109f\uaa60-\uaa7f\ua9e0-\ua9ff\uac00-\ud7af\u1100-\u11ff]+"
 )
-_WORDS = (
+WORDS = (
     r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-SPLIT = (_DIGITS, _OTHER_SCRIPTS, _WORDS)
+SPLIT = (_DIGITS, _OTHER_SCRIPTS, WORDS)
 """What `tokenizer.json` splits a text by: numbers first, then scripts that have no spaces, then words."""
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from edge_lfm.architectures.family import GgufKeys
 from edge_lfm.errors import UnsupportedModelError
-from edge_lfm.shape import Shape
+from edge_lfm.shape import Rope, Shape
 
 SIGMOID = 2
 """ggml's number of the gating function of a router that scores by sigmoids."""
@@ -72,6 +72,12 @@ def read_keys(file: GgufKeys, model_type: str, architecture: str, turned: Any = 
         if width is not None and get(key) not in expected:
             what = f"{file.architecture}.{key} {get(key)!r:.40} is not implemented, only a head's {width!r:.40}"
             raise UnsupportedModelError(f"{file.where}: {what}", hint="use another file")
+    return stated(file, model_type, architecture)
+
+
+def stated(file: GgufKeys, model_type: str, architecture: str) -> dict[str, Any]:
+    """What the keys that all families share say, as they stand there."""
+    get = file.get
     config = {
         "architectures": [architecture],
         "model_type": model_type,
@@ -81,7 +87,7 @@ def read_keys(file: GgufKeys, model_type: str, architecture: str, turned: Any = 
         "num_hidden_layers": get("block_count"),
         "num_attention_heads": get("attention.head_count"),
         "num_key_value_heads": get("attention.head_count_kv"),
-        "head_dim": width,
+        "head_dim": get("attention.key_length"),
         "rms_norm_eps": get("attention.layer_norm_rms_epsilon"),
         "rope_parameters": {"rope_theta": get("rope.freq_base"), "rope_type": "default"},
         "max_position_embeddings": get("context_length"),
@@ -149,6 +155,11 @@ def check_sigmoid(file: GgufKeys) -> None:
 def keys_of(shape: Shape) -> dict[str, Any]:
     """A shape as a GGUF file's metadata, in the order of a file; all layers have the same attention."""
     attention = next(iter(shape.attentions.values()))
+    return keys_with(shape, attention.heads, attention.kv_heads, (attention.width, attention.width), attention.rope)
+
+
+def keys_with(shape: Shape, heads: int, kv_heads: int, widths: tuple[int, int], rope: Rope | None) -> dict[str, Any]:
+    """As `keys_of`, of whatever attention. widths: of a key and of a value."""
     dense = [layer.ffn.width for layer in shape.layers if layer.ffn.router is None]
     sparse = [layer.ffn.width for layer in shape.layers if layer.ffn.router is not None]
     metadata: dict[str, Any] = {
@@ -156,15 +167,15 @@ def keys_of(shape: Shape) -> dict[str, Any]:
         "context_length": shape.context,
         "embedding_length": shape.hidden,
         "feed_forward_length": (dense or sparse)[0],
-        "attention.head_count": attention.heads,
-        "attention.head_count_kv": attention.kv_heads,
-        "attention.key_length": attention.width,
-        "attention.value_length": attention.width,
+        "attention.head_count": heads,
+        "attention.head_count_kv": kv_heads,
+        "attention.key_length": widths[0],
+        "attention.value_length": widths[1],
         "attention.layer_norm_rms_epsilon": shape.eps,
         "vocab_size": shape.vocab,
     }
-    if attention.rope is not None:
-        metadata |= {"rope.freq_base": attention.rope.theta, "rope.dimension_count": attention.rope.width}
+    if rope is not None:
+        metadata |= {"rope.freq_base": rope.theta, "rope.dimension_count": rope.width}
     if sparse:
         metadata |= {
             "expert_count": shape.experts,

@@ -7,10 +7,14 @@ Source: transformers 5.24, `configuration_deepseek_v3.py`, `modeling_deepseek_v3
 
 from __future__ import annotations
 
-from edge_lfm.architectures import latent
+from edge_lfm.architectures import latent, latent_gguf
+from edge_lfm.architectures.afmoe_gguf import WORDS
 from edge_lfm.architectures.family import Family
 from edge_lfm.architectures.reader import ConfigReader
 from edge_lfm.shape import Shape
+
+SPLIT = (r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+", WORDS)
+"""What `tokenizer.json` splits a text by: numbers first, then scripts that have no spaces, then words."""
 
 
 def read(config: ConfigReader) -> Shape:
@@ -27,7 +31,9 @@ def read(config: ConfigReader) -> Shape:
 FAMILY = Family(
     model_types=("deepseek_v3",),
     read=read,
-    gguf=latent.gguf_of("deepseek_v3"),
+    gguf=latent_gguf.gguf_of(
+        "deepseek_v3", "DeepseekV3ForCausalLM", splitter="deepseek-v3", split=SPLIT, adds_bos=True
+    ),
     names=latent.NAMES,
     drafting_layers=latent.DRAFTING_LAYERS,
 )

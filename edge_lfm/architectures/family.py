@@ -70,6 +70,10 @@ class GgufSpelling:
     """Tensors that a file has beside the weights, by GGUF's name."""
     scales_positions: bool = False
     """Whether `read` and `keys` know YaRN."""
+    heads: Mapping[str, str] = field(default_factory=dict)
+    """As `layer`, of tensors that hold a matrix for each head; canonical are those one over another."""
+    whole_words_first: bool = False
+    """Whether a word that is a token stays whole, whatever merges say, of which GGUF says nothing."""
 
     def canonical(self, name: str, experts: int) -> list[str]:
         """The canonical names of what a GGUF tensor holds: one, or one for each expert; an unknown name stays."""
@@ -79,8 +83,8 @@ class GgufSpelling:
         number, _, part = rest.partition(".")
         if prefix == "blk" and number.isdecimal():
             at = f"{LAYER}{int(number)}."
-            if part in self.layer:
-                return [at + self.layer[part]]
+            if part in self.layer or part in self.heads:
+                return [at + (self.layer.get(part) or self.heads[part])]
             if part in self.experts:
                 return [at + self.experts[part].format(e=e) for e in range(experts)]
         return [name]

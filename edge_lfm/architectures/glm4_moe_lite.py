@@ -7,12 +7,17 @@ Source: transformers 5.24, `configuration_glm4_moe_lite.py`, `modeling_glm4_moe_
 
 from __future__ import annotations
 
-from edge_lfm.architectures import latent
+from edge_lfm.architectures import latent, latent_gguf
 from edge_lfm.architectures.family import Family
 from edge_lfm.architectures.reader import ConfigReader
 from edge_lfm.shape import Shape
 
 _DENSE, _SPARSE = "dense", "sparse"
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""What `tokenizer.json` splits a text by."""
 
 
 def read(config: ConfigReader) -> Shape:
@@ -42,7 +47,14 @@ def _sparse(config: ConfigReader) -> list[bool]:
 FAMILY = Family(
     model_types=("glm4_moe_lite",),
     read=read,
-    gguf=latent.gguf_of("glm4_moe_lite"),
+    gguf=latent_gguf.gguf_of(
+        "glm4_moe_lite",
+        "Glm4MoeLiteForCausalLM",
+        splitter="glm4",
+        split=(SPLIT,),
+        adds_bos=False,
+        whole_words_first=True,
+    ),
     names=latent.NAMES,
     drafting_layers=latent.DRAFTING_LAYERS,
 )

@@ -6,13 +6,10 @@ Source: transformers 5.24, `modeling_deepseek_v3.py`, which `modeling_glm4_moe_l
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from edge_lfm.architectures import decoder
-from edge_lfm.architectures.family import GgufKeys, GgufSpelling
 from edge_lfm.architectures.reader import ConfigReader
-from edge_lfm.errors import UnsupportedModelError
 from edge_lfm.shape import Ffn, LatentAttention, Layer, Router, Shape
 
 DRAFTING_LAYERS = "num_nextn_predict_layers"
@@ -118,29 +115,4 @@ def _router(config: ConfigReader) -> Router:
         scale=config.real("routed_scaling_factor", default=1.0),
         groups=groups,
         kept_groups=kept,
-    )
-
-
-def _no_gguf(file: GgufKeys) -> dict[str, Any]:
-    raise UnsupportedModelError(f"{file.where}: latent attention is not implemented", hint="use the hub's checkpoint")
-
-
-def _refusals(_shape: Shape) -> Iterator[str]:
-    yield "attention keeps latents, whose GGUF form is not implemented"
-
-
-def gguf_of(model_type: str) -> GgufSpelling:
-    """None yet: files of this architecture are neither read nor written."""
-    return GgufSpelling(
-        model_types={"deepseek2": model_type},
-        whole={},
-        layer={},
-        experts={},
-        splitters=(),
-        split=(),
-        composes=False,
-        adds_bos=True,
-        read=_no_gguf,
-        keys=lambda _shape: {},
-        refusals=_refusals,
     )

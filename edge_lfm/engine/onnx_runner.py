@@ -49,6 +49,11 @@ class OnnxState(State):
             self._grow(n, 0)
         self._after: dict[int, dict[int, NDArray[np.float32]]] = {}
 
+    @property
+    def conv_width(self) -> int:
+        """A step that stops behind a token has all that convolutions see."""
+        return 1
+
     def inputs(self) -> dict[str, NDArray[np.float32]]:
         """The graph's inputs that carry the state."""
         inputs = {f"past_conv.{n}": np.ascontiguousarray(array.T)[None] for n, array in self.conv.items()}

@@ -29,6 +29,7 @@ from edge_lfm.formats.gguf_tokenizer import gguf_metadata
 from edge_lfm.formats.packed import sync_folder
 from edge_lfm.kernels.spec.ref import F32, Quantized
 from edge_lfm.kernels.spec.tiles import definition
+from edge_lfm.model.latent_weights import turns_of
 from edge_lfm.model.plan import TENSOR_CLASSES
 from edge_lfm.quantize.convert import check_room
 from edge_lfm.quantize.output import working_folder
@@ -91,7 +92,7 @@ def write_gguf(
     shapes = {s.name: s.shape for tensor in source.tensors.values() for s in tensor.sources}
     targets = [
         _Target(name, shape, names, source.tensors[names[0]].kind, _type_of(source, shape, names[0], type_name))
-        for name, shape, names in gguf_tensors(spelling, shapes, len(source.shape.layers), source.shape.experts)
+        for name, shape, names in _tensors_of(source, spelling, shapes)
     ]
     sizes = [target.nbytes(gguf) for target in targets]
     try:
@@ -110,14 +111,24 @@ def write_gguf(
             last_matrix = next(target for target in reversed(targets) if target.name.endswith(".weight"))
             _add_metadata(writer, source, spelling, type_name or last_matrix.type)
             _write_head(writer, gguf, targets, spelling.computed(source.shape))
+            in_turn = turns_of(source.shape)
             for target, size in zip(targets, sizes, strict=True):
                 parts = [_encode(source, gguf, target, name, errors) for name in target.sources]
+                if target.sources[0] in in_turn:  # llama.cpp turns pairs (2i, 2i + 1) of latent attention
+                    parts = [in_turn[target.sources[0]](parts[0].reshape(target.shape[0], -1))]
                 writer.write_tensor_data(parts[0] if len(parts) == 1 else np.stack(parts))
                 advance(size)
         finally:
             writer.close()
     types = {t.kind: ", ".join(sorted({o.type.upper() for o in targets if o.kind == t.kind})) for t in targets}
     return GgufReport(output.stat().st_size, types, {kind: e.relative_rmse for kind, e in errors.items() if e.signal})
+
+
+def _tensors_of(
+    source: ExportSource, spelling: GgufSpelling, shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[str, tuple[int, ...], list[str]]]:
+    heads = max((latent.heads for latent in source.shape.latents.values()), default=0)
+    return gguf_tensors(spelling, shapes, len(source.shape.layers), source.shape.experts, heads)
 
 
 def _spelling_of(source: ExportSource) -> GgufSpelling:
@@ -178,7 +189,7 @@ def _encode(
         return blocks
     values = stored.values() if isinstance(stored, Quantized) else stored
     if target.name.endswith(".weight"):
-        values = values.reshape(target.shape[-2:])
+        values = values.reshape(*(target.shape[-2:-1] if len(target.sources) > 1 else target.shape[:-1]), -1)
     if target.type == "f32":
         return values
     if target.type == "f16":

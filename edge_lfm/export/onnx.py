@@ -85,12 +85,6 @@ def _check(source: ExportSource) -> None:
         raise UnsupportedModelError(
             f"{source.path} is not a packed model", hint=f"pack it first: edge-lfm quantize {source.path} -o OUT"
         )
-    for n, attention in source.shape.attentions.items():
-        if attention.rope is not None and attention.rope.width != attention.width:
-            raise UnsupportedModelError(
-                f"{source.path}: layer {n} turns {attention.rope.width} of a head's {attention.width} values",
-                hint="GroupQueryAttention of onnxruntime turns whole heads",
-            )
     for n, layer in enumerate(source.shape.layers):
         for what in _beyond(layer):
             raise UnsupportedModelError(f"{source.path}: layer {n} has {what}", hint="the graph has no nodes for that")

@@ -129,6 +129,10 @@ class HubCheckpoint(ABC):
     def forget(self, name: str, index: int | None = None) -> None:
         """Release the memory of a tensor that has been read, or of one entry along its first axis."""
 
+    def forget_bytes(self, name: str, first: int, last: int) -> None:
+        """Release the memory of bytes [first, last) of a tensor, where it is read from a map."""
+        return
+
     @abstractmethod
     def close(self) -> None:
         """Unmap its files."""
@@ -277,6 +281,11 @@ class FolderCheckpoint(HubCheckpoint):
         held = self._blocks.get(name)
         for place in (held.blocks, held.scales) if held else (self._tensors[name],):
             place.forget(index)
+
+    def forget_bytes(self, name: str, first: int, last: int) -> None:
+        if name in self._tensors:
+            place = self._tensors[name]
+            place.file.forget_range(place.info.start + first, min(place.info.start + last, place.info.end))
 
     def close(self) -> None:
         for file in self._files:

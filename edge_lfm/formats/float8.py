@@ -67,6 +67,8 @@ def scale_shape(shape: tuple[int, int], block: tuple[int, int]) -> tuple[int, in
 def scaled(stored: NDArray[np.uint8], scales: NDArray[np.float32], block: tuple[int, int]) -> NDArray[np.float32]:
     """The weights [N, K] of bytes [N, K] and the scales of their blocks (`scale_shape`)."""
     rows, cols = stored.shape
-    spread = np.repeat(np.repeat(scales, block[0], axis=0)[:rows], block[1], axis=1)[:, :cols]
-    values: NDArray[np.float32] = VALUES[stored] * spread
+    values = np.empty((rows, cols), np.float32)
+    for n, first in enumerate(range(0, rows, block[0])):  # a block's rows at a time: no second array of that size
+        part = slice(first, first + block[0])
+        np.multiply(VALUES[stored[part]], np.repeat(scales[n], block[1])[:cols], out=values[part])
     return values

@@ -1,6 +1,7 @@
 """A GGUF file as a checkpoint: canonical names, the hub's config and tokenizer files over its tensors.
 
-Fused experts are taken apart, the taps of a conv get their middle axis back. Knows no quantizer.
+Fused experts are taken apart, the taps of a conv get their middle axis back, matrices of heads lie one over another.
+Knows no quantizer.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from edge_lfm.formats.gguf import GgufFile, GgufTensor
 from edge_lfm.formats.gguf_tokenizer import hub_files
 
 MAX_EXPERTS = 1 << 12
+MAX_DRAFTING = 1 << 6
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,11 @@ class GgufCheckpoint(HubCheckpoint):
     def kind(self, name: str) -> str:
         return self._place(name).tensor.kind
 
+    def drafting_layers(self, count: int) -> tuple[str, ...]:
+        more = self._file.metadata.get(f"{self._file.metadata['general.architecture']}.nextn_predict_layers")
+        numbers = range(count, count + min(more, MAX_DRAFTING)) if isinstance(more, int) else ()
+        return tuple(f"{prefix}{n}." for n in numbers for prefix in ("model.layers.", "blk."))
+
     def not_finite(self, name: str) -> ModelFileError:
         return ModelFileError(
             f"{self.path}: tensor {self._place(name).tensor.name} holds NaN or infinity", hint="the file is damaged"
@@ -116,6 +123,8 @@ class GgufCheckpoint(HubCheckpoint):
                 part = tensor.part(n) if of_experts else tensor
                 middle = name.endswith("conv.conv.weight") and len(part.shape) == 2
                 shape = (part.shape[0], 1, part.shape[1]) if middle else part.shape
+                if tensor.name.split(".", 2)[-1] in self._spelling.heads and len(shape) == 3:
+                    shape = (shape[0] * shape[1], shape[2])
                 if name in places:
                     raise self._file.broken(f"tensor {tensor.name!r} is another spelling of one before it")
                 places[name] = _Place(part, shape)

@@ -8,7 +8,7 @@ from edge_lfm.architectures import GgufSpelling
 
 
 def gguf_tensors(
-    spelling: GgufSpelling, shapes: Mapping[str, tuple[int, ...]], layers: int, experts: int
+    spelling: GgufSpelling, shapes: Mapping[str, tuple[int, ...]], layers: int, experts: int, heads: int
 ) -> Iterator[tuple[str, tuple[int, ...], list[str]]]:
     """Every tensor of a GGUF file: its name, its shape, and the canonical names of what it holds.
 
@@ -19,6 +19,11 @@ def gguf_tensors(
     for n in range(layers):
         for name in spelling.layer:
             yield from _known(f"blk.{n}.{name}", spelling.canonical(f"blk.{n}.{name}", experts), shapes)
+        for name in spelling.heads:
+            for spelt, (rows, columns), held in _known(
+                f"blk.{n}.{name}", spelling.canonical(f"blk.{n}.{name}", experts), shapes
+            ):
+                yield spelt, (heads, rows // heads, columns), held
         for name in spelling.experts:
             held = spelling.canonical(f"blk.{n}.{name}", experts)
             if held[:1] and held[0] in shapes:

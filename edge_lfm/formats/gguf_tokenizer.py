@@ -22,6 +22,8 @@ _KEY = "tokenizer.ggml."
 _BYTE_LEVEL_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """What the package tokenizers' ByteLevel has built in (`use_regex`)."""
 _IDS = {"bos_token": "bos_token_id", "eos_token": "eos_token_id", "pad_token": "padding_token_id"}
+_NOTHING = {"type": "Sequence", "normalizers": []}
+"""A normalizer that changes nothing, as DeepSeek's files have it."""
 _ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
 """Tokens that end an answer: of a text, of a turn, of a message. llama.cpp stops at each."""
 
@@ -88,7 +90,8 @@ def _tokenizer_json(
         }
     vocab = {token: n for n, token, _ in used}
     pairs = [merge.split(" ") for merge in merges]
-    return byte_level_tokenizer(vocab, pairs, added, spelling.split, spelling.composes, start)
+    whole_words = spelling.whole_words_first
+    return byte_level_tokenizer(vocab, pairs, added, spelling.split, spelling.composes, start, whole_words)
 
 
 def gguf_metadata(
@@ -125,7 +128,7 @@ def _metadata(files: Mapping[str, bytes], vocab_size: int, spelling: GgufSpellin
             f"{where}: tokenizer.json splits texts another way than its family", hint="GGUF has no name for it"
         )
     normalizer = tokenizer.get("normalizer")
-    if normalizer is not None and not (spelling.composes and normalizer == COMPOSES):
+    if normalizer not in (None, _NOTHING) and not (spelling.composes and normalizer == COMPOSES):
         raise UnsupportedModelError(
             f"{where}: tokenizer.json changes texts before it splits them: {json.dumps(normalizer):.80}",
             hint="GGUF has no name for it",

@@ -7,6 +7,7 @@ j + 16. Knows arrays; knows no files. Source: OCP Microscaling Formats (MX) Spec
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,12 @@ GROUP = 32
 _BYTES = 16
 _VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 _NO_NUMBER = 255
+
+
+def says_so(raw_config: Mapping[str, Any]) -> bool:
+    """Whether a `config.json` says that its checkpoint's experts are of this kind."""
+    config = raw_config.get("quantization_config")
+    return isinstance(config, Mapping) and config.get("quant_method") == METHOD
 
 
 def shape_of(blocks: tuple[int, ...], scales: tuple[int, ...]) -> tuple[int, ...] | None:

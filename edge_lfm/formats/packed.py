@@ -73,16 +73,18 @@ class PackedWriter:
         except OSError as error:
             raise self._failure(error) from None
 
-    def write(self, index: int, data: NDArray[Any]) -> int:
-        """Write tensor `index`; its bytes must be exactly as many as its spec says. Returns its checksum."""
-        spec = self.specs[index]
-        raw = np.ascontiguousarray(data).view(np.uint8).reshape(-1)
-        assert raw.nbytes == spec.nbytes, f"{spec.name}: {raw.nbytes} bytes for a tensor of {spec.nbytes}"
+    def write(self, index: int, *pieces: NDArray[Any]) -> int:
+        """Write tensor `index`, in pieces; its bytes must be exactly as many as its spec says. Returns its checksum."""
+        spec, at, checksum = self.specs[index], self._offsets[index], 0
+        parts = [np.ascontiguousarray(piece).view(np.uint8).reshape(-1) for piece in pieces]
+        nbytes = sum(part.nbytes for part in parts)
+        assert nbytes == spec.nbytes, f"{spec.name}: {nbytes} bytes for a tensor of {spec.nbytes}"
         try:
-            self._write(raw.data, self._offsets[index])
+            for part in parts:
+                self._write(part.data, at)
+                at, checksum = at + part.nbytes, zlib.crc32(part.data, checksum)
         except OSError as error:
             raise self._failure(error) from None
-        checksum = zlib.crc32(raw.data)
         self._checksums[index], self._done[index] = checksum, True
         return checksum
 

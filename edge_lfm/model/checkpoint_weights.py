@@ -39,7 +39,8 @@ class CheckpointWeights:
     def __init__(self, checkpoint: HubCheckpoint, shape: Shape, tensors: list[PackedTensor]) -> None:
         self.checkpoint, self.shape = checkpoint, shape
         self._prefixed = any(name.startswith("model.") for name in checkpoint.names)
-        self._in_turn, self._cuts = checkpoint.rows_in_turn, cuts_of(shape)
+        self._in_turn, names = checkpoint.rows_in_turn, checkpoint.names
+        self._cuts = {name: cut for name, cut in cuts_of(shape).items() if cut.source == name or name not in names}
         drafting = checkpoint.drafting_layers(len(shape.layers))
         self._drafting = drafting if self._prefixed else tuple(at.removeprefix("model.") for at in drafting)
         problems, used = [], set()
@@ -120,6 +121,12 @@ class CheckpointWeights:
         stored, expert, _ = self._locate(name)
         self.checkpoint.forget(stored, expert)
 
+    def forget_bytes(self, name: str, first: int, last: int) -> None:
+        """Release the memory of a part of a tensor's stored bytes, where it is a tensor by itself."""
+        stored, expert, _ = self._locate(name)
+        if expert is None and name not in self._cuts:
+            self.checkpoint.forget_bytes(stored, first, last)
+
     def _locate(self, name: str) -> tuple[str, int | None, str]:
         """Where a canonical name is stored: tensor, index of the expert in it if it is fused, part."""
         stored = self.checkpoint.stored_name(name)
@@ -132,6 +139,8 @@ class CheckpointWeights:
             fused = f"{base}.{'down_proj' if part == 'w2' else 'gate_up_proj'}{'_bias' if match[3] == 'bias' else ''}"
             if fused in self.checkpoint.names:
                 return fused, expert, part
+        if name in self._cuts and stored not in self.checkpoint.names:
+            stored = self._cuts[name].source
         return stored, None, ""
 
     def _stored(self, name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:

@@ -28,6 +28,8 @@ SCREEN_CLASS = "screen"
 OPTIONAL_CLASSES = (*DOWN_CLASSES, SCREEN_CLASS)
 """What a recipe need not name."""
 
+EMBEDDING = "model.embed_tokens.weight"
+"""The packed name of the table of embeddings."""
 EXPERT_CLASS = "experts"
 FLOAT_CLASS = "float"
 ROUTER_CLASS = "router"
@@ -185,7 +187,7 @@ def shared_name(layer: int) -> str:
 
 def head_name(shape: Shape) -> str:
     """The packed name of the matrix that makes logits."""
-    return "model.embed_tokens.weight" if shape.tied else "lm_head.weight"
+    return EMBEDDING if shape.tied else "lm_head.weight"
 
 
 def _product(shape: tuple[int, ...]) -> int:
@@ -197,7 +199,7 @@ def _product(shape: tuple[int, ...]) -> int:
 
 def _trunk(shape: Shape, schemes: Schemes) -> Iterator[PackedTensor]:
     hidden, vocab = shape.hidden, shape.vocab
-    for name in ("model.embed_tokens.weight",) if shape.tied else ("model.embed_tokens.weight", "lm_head.weight"):
+    for name in dict.fromkeys((EMBEDDING, head_name(shape))):
         tensor = _matrix(name, "embedding", schemes, (vocab, hidden))
         yield _screened(tensor, schemes) if name == head_name(shape) else tensor
     yield _float("model.embedding_norm.weight", (hidden,))

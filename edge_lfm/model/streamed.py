@@ -134,8 +134,27 @@ def biases_of(weights: Weights, at: str, ffn: Ffn) -> tuple[F32, F32, F32]:
 
 def gate(ffn: Ffn, biases: tuple[F32, F32, F32], x: F32, w1: F32, w3: F32) -> F32:
     """gated(w1 x, w3 x), [t, I]: the input of an expert's second matrix."""
-    form = ffn.gated
-    return ref.gated(_product(x, w1) + biases[0], _product(x, w3) + biases[1], form.alpha, form.limit, form.plus)
+    form, gates, ups = ffn.gated, _product(x, w1), _product(x, w3)
+    if ffn.bias:
+        gates += biases[0]
+        ups += biases[1]
+    return gated_in_place(gates, ups, form.alpha, form.limit, form.plus)
+
+
+def gated_in_place(gates: F32, ups: F32, alpha: float, limit: float | None, plus: float) -> F32:
+    """As `ref.gated`, in the memory of `ups`: a fifth less time for the inputs of an expert's second matrix."""
+    if limit is not None:
+        np.minimum(gates, np.float32(limit), out=gates)
+        np.clip(ups, np.float32(-limit), np.float32(limit), out=ups)
+    if plus:
+        ups += np.float32(plus)
+    with np.errstate(over="ignore"):
+        beside = gates * np.float32(-alpha)
+        np.exp(beside, out=beside)
+    beside += np.float32(1)
+    gates /= beside
+    ups *= gates
+    return ups
 
 
 def _product(x: F32, weights: F32) -> F32:

@@ -85,6 +85,9 @@ class RemoteCheckpoint(FolderCheckpoint):
         self._remote, self._here = remote, here
         super().__init__(folder)
 
+    def forget_bytes(self, name: str, first: int, last: int) -> None:
+        """Keeps them: they would be fetched again, for the hash of a tensor is made after its packing."""
+
     def _open_shard(self, name: str) -> SafetensorsFile:
         if name in self._remote:
             return RemoteSafetensors(self.path / name, self._remote[name])

@@ -43,6 +43,7 @@ class AnswerParser:
         marks = (dialect.call_start, dialect.call_end, dialect.think_start, dialect.think_end, *dialect.frames)
         self._marks = {tokenizer.special_id(mark): mark for mark in marks if markers}
         self._marks.pop(None, None)
+        self._inner = {token: mark for mark in dialect.inner_marks if (token := tokenizer.special_id(mark)) is not None}
         self._kind: Kind = "text"
         self._call = Part("call", "")
         self._trim = False  # the whitespace that a marker leaves at the start of the text after it
@@ -76,6 +77,8 @@ class AnswerParser:
         mark = self._marks.get(token_id)
         if mark is not None and (self._kind != "reasoning" or mark == self._dialect.think_end):
             return [*self._end_character(), *self._flush(), *self._cross(mark)]
+        if self._kind == "call" and token_id in self._inner:  # the text of a call, be it that of a control token
+            return [*self._end_character(), *self._sort(self._inner[token_id], (number,))]
         text = self._decoder.feed(token_id)
         if not self._tokenizer.is_special(token_id):
             self._halves += (number,)

@@ -151,14 +151,36 @@ class ChatTemplate:
         """The prompt of a conversation as token ids; special tokens only where the template wrote them.
 
         `room`: a text that cannot have so few tokens is refused before they are made (ContextOverflowError).
-        An assistant's `tool_calls` (OpenAI's form) are rendered by the template, or put in front of its content.
         """
-        turns = [turn for message in self._tellable(messages) for turn in self._with_calls(message)]
-        text = self._render(turns, self._told(tools), add_generation_prompt, switches or {})
+        text = self._prompt(messages, tools, add_generation_prompt, switches)
         if room is not None:
             tokenizer.check_room(text, room)
         spelled = spelled_marks(self.dialect, self.source, tokenizer)
         return _encode(text, tokenizer, {mark: tokenizer.break_of(mark) for mark in spelled if mark in text})
+
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Any] | None = None,
+        switches: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt of a conversation as the text of which `encode` makes tokens."""
+        return str.__str__(self._prompt(messages, tools, True, switches))
+
+    def _prompt(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Any] | None,
+        opened: bool,
+        switches: Mapping[str, Any] | None,
+    ) -> Written:
+        """The prompt, with nothing left out that the template can tell.
+
+        An assistant's `tool_calls` (OpenAI's form) are rendered by the template, or put in front of its content.
+        """
+        turns = [turn for message in self._tellable(messages) for turn in self._with_calls(message)]
+        return self._render(turns, self._told(tools), opened, switches or {})
 
     @cached_property
     def _call_form(self) -> CallForm:
@@ -194,6 +216,11 @@ class ChatTemplate:
             return False
 
     def _check_switches(self, switches: Mapping[str, Any]) -> None:
+        refused = self.dialect.channels.refused_switches if self.dialect.channels is not None else {}
+        for name in switches:
+            if name in refused:
+                said = f"chat_template_kwargs: {name} is not done"
+                raise UsageError(said, hint=refused[name], param="chat_template_kwargs")
         unknown = next((name for name in switches if name not in self.switches), None)
         if unknown is not None:
             known = f"it has {', '.join(self.switches)}" if self.switches else "it has none"

@@ -37,6 +37,7 @@ def _model(layers: int, experts: int) -> dict[str, Any]:
         "tie_word_embeddings": False,
         "pad_token_id": 199999,
         "eos_token_id": 200002,
+        "quantization_config": {"quant_method": "mxfp4"},
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from edge_lfm.text.tool_binding import BoundTool, Takes
@@ -30,6 +30,7 @@ class Channels:
     ends: what may end a text; end: which of them another message of the same answer may follow.
     grammar: Lark, of tools and marks; its rule `start` is one message from its first mark on: up to its text, or the
     whole of a call. First flag: the answer is a call. Second: it has a form or is a call, and no other text comes.
+    refused_switches: of chat templates, what they would ask for is not done; and what to do instead.
     """
 
     start: str
@@ -38,6 +39,7 @@ class Channels:
     ends: tuple[str, ...]
     end: str
     grammar: Callable[[Sequence[BoundTool], Marked, bool, bool], str]
+    refused_switches: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def marks(self) -> tuple[str, ...]:

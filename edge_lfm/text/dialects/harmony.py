@@ -19,6 +19,8 @@ from edge_lfm.text.tool_binding import BoundTool
 _CONSTRAIN = "<|constrain|>"
 _SPACE = "functions."
 """Before the names of an application's tools; those of the maker's own, as `browser.search`, have others."""
+_PYTHON = "python"
+"""The maker's own tool to which a model writes code, not JSON."""
 _CALL_END = "<|call|>"
 _MAX_HEADER = 1000
 
@@ -57,8 +59,12 @@ def messages_grammar(tools: Sequence[BoundTool], mark: Marked, required: bool, f
 
 
 CHANNELS = Channels(
-    "<|start|>", "<|channel|>", "<|message|>", ("<|end|>", "<|return|>", _CALL_END), "<|end|>", messages_grammar
-)
+    "<|start|>", "<|channel|>", "<|message|>", ("<|end|>", "<|return|>", _CALL_END), "<|end|>", messages_grammar,
+    refused_switches={
+        # Templates write every earlier call as one of a function, so that no conversation can go on behind such a call.
+        "builtin_tools": "describe what stands for browser and python as functions of your own"
+    },
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,8 @@ class Harmony:
         to = read_header(head).to if mark and len(head) <= _MAX_HEADER else None
         if to is None or to == _SPACE:
             raise ToolCallError(f"the tool call cannot be read: {text!r:.60}")
+        if to == _PYTHON:
+            return [Call(to, {"code": body})]
         return [Call(to.removeprefix(_SPACE), read_arguments(body or "{}"))]
 
     def write(self, calls: Sequence[Call]) -> list[str]:

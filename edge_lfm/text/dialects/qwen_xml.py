@@ -41,7 +41,7 @@ class QwenXml:
         return [f"\n{write_call(call, self.form)}\n" for call in calls]
 
     def grammar(self, tools: Sequence[BoundTool], mark: Marked, parallel: bool) -> str:
-        return calls_grammar(tools, self.form, mark(self.call_start), mark(self.call_end), parallel)
+        return calls_grammar(tools, self.form, (self.call_start, self.call_end), mark, parallel)
 
 
 QWEN_XML = QwenXml()

@@ -39,16 +39,19 @@ def read_calls(text: str, parameters: Parameters, form: TagForm) -> list[Call]:
 
 def write_call(call: Call, form: TagForm) -> str:
     """One call, without marks."""
-    before = f"{form.close}{form.line}"
-    values = (f"{form.parameter}{n}{before}{_spelled(v)}{form.value_end}" for n, v in call.arguments.items())
-    return f"{form.function}{call.name}{form.close}\n{''.join(values)}{form.function_end}"
+    values = (f"{form.parameter}{n}{form.behind}{_spelled(v, form)}{form.value_end}" for n, v in call.arguments.items())
+    return f"{form.function}{call.name}{form.name_end}{''.join(values)}{form.function_end}"
 
 
-def _spelled(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def _spelled(value: Any, form: TagForm) -> str:
+    """A value as it is written; in JSON nothing is spelled as what ends it."""
+    if isinstance(value, str):
+        return value
+    text = json.dumps(value, ensure_ascii=False)
+    return text if form.is_writable(text) else text.replace("<", "\\u003c")
 
 
-def _typed(text: str, takes: Takes | None) -> Any:
+def typed(text: str, takes: Takes | None) -> Any:
     """The value that a text stands for: what is no text if the parameter takes it, else the text."""
     try:
         value = _PYTHON[text] if text in _PYTHON else read_json(text)
@@ -88,7 +91,7 @@ class _Reader:
             name = self._name(takes, self._odd[function])
             if name in arguments and name in takes:
                 raise ValueError(f"two arguments {name}")
-            arguments[name] = _typed(self._value(), takes.get(name))
+            arguments[name] = typed(self._value(), takes.get(name))
         return arguments
 
     def _name(self, known: Container[str], odd: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_lfm.errors import GrammarError
+from edge_lfm.text.dialects.dialect import Marked
 from edge_lfm.text.dialects.rules import Rules, quoted
 from edge_lfm.text.schemas.document import TYPES, Document, Schema
 from edge_lfm.text.schemas.objects import FREE, ObjectForm
@@ -41,11 +42,27 @@ class TagForm:
     together: bool
     """Whether all calls of an answer stand between one pair of marks; else each has a pair of its own."""
     parameter_end: str = "</parameter>"
+    opening: str = ""
+    """What stands between what closes a parameter's name and its value."""
+    gap: str = "\n"
+    """What stands between tags: a line break, or nothing."""
+    marks: tuple[str, ...] = ()
+    """Those of the tags that are tokens of the family's vocabularies."""
+
+    @property
+    def name_end(self) -> str:
+        """What is written behind a function's name; where no tag stands before it, none closes it."""
+        return f"{self.close if self.function else ''}{self.gap}"
+
+    @property
+    def behind(self) -> str:
+        """What is written between a parameter's name and its value."""
+        return f"{self.close}{self.opening}{self.line}"
 
     @property
     def value_end(self) -> str:
         """What is written behind a value."""
-        return f"{self.line}{self.parameter_end}\n"
+        return f"{self.line}{self.parameter_end}{self.gap}"
 
     @property
     def reading_end(self) -> str:
@@ -57,42 +74,47 @@ class TagForm:
         return self.reading_end not in f"{self.line}{text}{self.reading_end[:-1]}"
 
 
-def calls_grammar(tools: Sequence[BoundTool], form: TagForm, start: str, end: str, parallel: bool) -> str:
-    """The whole grammar. start, end: the marks, as Lark says them. parallel: several calls may come.
+def calls_grammar(
+    tools: Sequence[BoundTool], form: TagForm, ends: tuple[str, str], mark: Marked, parallel: bool
+) -> str:
+    """The whole grammar. ends: the marks around calls. parallel: several calls may come.
 
     Raises:
         GrammarError: a schema says of texts what cannot be bound here; it says what.
     """
-    rules = _Rules(form)
-    calls = " | ".join(rules.call(tool) for tool in tools)
-    call = f"{quoted(form.function)} ({calls}) {quoted(form.function_end + chr(10))}"
+    rules = _Rules(form, mark)
+    start, end = map(mark, ends)
+    call = f"({' | '.join(rules.call(tool) for tool in tools)})"
+    if form.function:
+        call = f"{quoted(form.function)} {call} {quoted(form.function_end + form.gap)}"
+    lead = quoted(form.gap if form.function else "")
     if form.together:
-        head = [f'calls: "\\n" call{"+" if parallel else ""} {end}', f"call: {call}"]
+        head = [f"calls: {lead} call{'+' if parallel else ''} {end}", f"call: {call}"]
     else:
-        more = f'("\\n" {start} call)*' if parallel else ""
-        head = [f"calls: call {more}", f'call: "\\n" {call} {end}']
+        more = f'("\\n"{"" if form.gap else "?"} {start} call)*' if parallel else ""
+        head = [f"calls: call {more}", f"call: {lead} {call} {end}"]
     return "\n".join([*head, *rules.lines])
 
 
 class _Rules(Rules):
     """Each method gives the name of the rule that it has made, or a Lark expression."""
 
-    def __init__(self, form: TagForm) -> None:
+    def __init__(self, form: TagForm, mark: Marked) -> None:
         super().__init__()
-        self._form = form
+        self._form, self._mark = form, mark
 
     def call(self, tool: BoundTool) -> str:
         forms = " | ".join(f"({self._arguments(form, tool.bound)})" for form in tool.forms)
-        return self.rule("tool", f"{quoted(tool.name + self._form.close + chr(10))} ({forms})")
+        return self.rule("tool", f"{self._literal(tool.name + self._form.name_end)} ({forms})")
 
     def _arguments(self, form: ObjectForm, bound: Bound) -> str:
         pairs = ['""']
         for name, schema in form.given.items():
-            value = self._value(schema, bound)
+            value = None if any(mark in name for mark in self._form.marks) else self._value(schema, bound)
             if value is None and name in form.required:
                 raise GrammarError(f"no value of {name:.60} can be written between tags", hint="mend its schema")
             if value is not None:
-                pair = f"{quoted(f'{self._form.parameter}{name}{self._behind}')} {value}"
+                pair = f"{self._literal(f'{self._form.parameter}{name}{self._form.behind}')} {value}"
                 pairs.append(pair if name in form.required else f"({pair})?")
         return " ".join([*pairs, self._free(form, bound)])
 
@@ -104,13 +126,14 @@ class _Rules(Rules):
         value = self._value(form.others or True, bound)
         if value is None:
             return ""
-        tag = f"{quoted(self._form.parameter)} {self.free_name(form)} {quoted(self._behind)}"
+        tag = f"{self._literal(self._form.parameter)} {self.free_name(form)} {self._literal(self._form.behind)}"
         return f"({tag} {value}){'+' if needed else '*'}"
 
-    @property
-    def _behind(self) -> str:
-        """What stands between the name of a parameter and its value."""
-        return self._form.close + self._form.line
+    def _literal(self, text: str) -> str:
+        """A text of tags: marks as tokens, where they are such, and what stands between them."""
+        parts = re.split(f"({'|'.join(map(re.escape, self._form.marks))})", text) if self._form.marks else [text]
+        said = [self._mark(part) if part in self._form.marks else quoted(part) for part in parts if part]
+        return " ".join(said) or quoted("")
 
     def _value(self, schema: Schema, bound: Bound) -> str | None:
         """A value and what ends it; None if the schema takes none that can be written."""
@@ -121,15 +144,18 @@ class _Rules(Rules):
         checker = Checker(Document(schema, bound.definitions))
         words = [f'"{word}"' for word in (True, False, None) if checker.accepts(schema, word)] if others else []
         wholes = [*words, *(self.json(other, bound) for other in others)]
-        ends += [f"({' | '.join(wholes)}) {quoted(self._form.value_end)}"] if wholes else []
+        ends += [f"({' | '.join(wholes)}) {self._literal(self._form.value_end)}"] if wholes else []
         return self.rule("value", " | ".join(ends)) if ends else None
 
     def _text(self, text: str) -> str:
         """A text up to the first end of a value: as it is, or as an expression says."""
         form = self._form
         if text.startswith('"'):
-            return f"{text} {quoted(form.value_end)}"
+            return f"{text} {self._literal(form.value_end)}"
         end = form.parameter_end.replace("/", r"\/")
+        if form.parameter_end in form.marks and self._mark(form.parameter_end) != quoted(form.parameter_end):
+            term = self.rule("TEXT", f"({text}) & ~/(?s:.*){end}(?s:.*)/")
+            return f"{term} {self._literal(form.value_end)}"
         # With the line break in front of it, the mark is an end already; without one, it may stand nowhere else.
         ended = rf"/{end}\n(?s:.*)/" if form.line else f"/(?s:.*){end}(?s:.+)/"
         term = self.rule("TEXT", f"(({text}) {quoted(form.reading_end)}) & ~{ended}")
