@@ -246,7 +246,8 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("container", {"container": "c"}),
     ("mcp_servers", {"mcp_servers": [{"url": "x"}]}),
     ("context_management", {"context_management": {"edits": [{"type": "x"}]}}),
-    ("output_config.effort", {"output_config": {"effort": "high"}}),
+    ("output_config.effort", {"output_config": {"effort": "low"}}),
+    ("output_config.effort", {"output_config": {"effort": "max"}}),
     ("speed", {"speed": "fast"}),
     ("thinking", {"thinking": {"type": "enabled"}}),
     ("thinking.type", {"thinking": {"type": "between_tools"}}),
@@ -287,6 +288,7 @@ def test_what_changes_nothing_is_taken(client: TestClient) -> None:
     }
     plain = ask(client)
     assert ask(client, **extra)["content"] == plain["content"]
+    assert ask(client, output_config={"effort": "high"}) | {"id": ""} == plain | {"id": ""}, "what none means there"
 
 
 def test_errors_that_no_route_makes_have_the_same_form(client: TestClient) -> None:

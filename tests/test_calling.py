@@ -12,7 +12,16 @@ import jsonschema
 import pytest
 
 from edge_lfm import Model, UsageError
-from edge_lfm.text.dialects import DEEPSEEK, HERMES, HUNYUAN, MINIMAX_XML, QWEN_XML
+from edge_lfm.text.dialects import (
+    DEEPSEEK,
+    DEEPSEEK_BARE,
+    GLM_TIGHT,
+    GLM_XML,
+    HERMES,
+    HUNYUAN,
+    MINIMAX_XML,
+    QWEN_XML,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -35,13 +44,24 @@ TOOLS: list[dict[str, Any]] = [
     {"name": "stop", "parameters": {"type": "object", "additionalProperties": False}},
 ]
 SCHEMAS = {tool["name"]: tool["parameters"] for tool in TOOLS}
-FORMS = {"hermes": HERMES, "tags": QWEN_XML, "invokes": MINIMAX_XML, "distill": DEEPSEEK, "list": HUNYUAN}
+FORMS = {
+    "hermes": HERMES,
+    "tags": QWEN_XML,
+    "invokes": MINIMAX_XML,
+    "distill": DEEPSEEK,
+    "list": HUNYUAN,
+    "keys": GLM_XML,
+    "tight keys": GLM_TIGHT,
+    "bare": DEEPSEEK_BARE,
+}
 FORMS_BEGIN = {
     "Hermes": '<tool_call>\n{"name": "get_weather", "arguments": {"city": ',
     "QwenXml": "<tool_call>\n<function=get_weather>\n<parameter=city>\n",
     "MiniMaxXml": '<minimax:tool_call>\n<invoke name="get_weather">\n<parameter name="city">',
     "Hunyuan": '<tool_calls>[{"name": "get_weather", "arguments": {"city": ',
     "DeepSeek": '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n{"city": ',
+    "DeepSeekBare": '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{"city": ',
+    "GlmXml": "<tool_call>get_weather",
 }
 
 
@@ -58,7 +78,7 @@ def model(demo: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, reque
     """The demo model with another template and other names of control tokens; DeepSeek's marks of calls stay texts."""
     folder = tmp_path_factory.mktemp(request.param) / "model"
     shutil.copytree(demo["int4"], folder)
-    name = request.param.split()[0]
+    name = request.param.removesuffix(" of texts")
     (folder / "chat_template.jinja").write_text(TEMPLATES[name], encoding="utf-8")
     path = folder / "tokenizer.json"
     text = path.read_text(encoding="utf-8")
@@ -73,8 +93,8 @@ def model(demo: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, reque
 
 
 def budget(model: Model) -> dict[str, Any]:
-    """A limit for what some templates begin, which the demo model would go on with for ever."""
-    begins = model.template is not None and model.template.dialect in (DEEPSEEK, MINIMAX_XML)
+    """A limit for reasoning, which the demo model would go on with for ever; some templates begin it."""
+    begins = model.template is not None and model.template.dialect in (DEEPSEEK, MINIMAX_XML, GLM_TIGHT, HUNYUAN)
     return {"reasoning_budget": 5} if begins else {}
 
 
@@ -128,6 +148,6 @@ def test_a_grammar_holds_after_the_reasoning(model: Model) -> None:
 
 
 def test_a_limit_of_reasoning_needs_a_token_or_a_prompt_that_begins_it(model: Model) -> None:
-    if model.template is not None and model.template.dialect in (HERMES, HUNYUAN):
+    if model.template is not None and model.template.dialect in (HERMES, GLM_XML, DEEPSEEK_BARE):
         with pytest.raises(UsageError, match="<think>"):
             model.generate("Why?", reasoning_budget=5)

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 from demo.render import pieces_of, prompt_of
 from demo.sample import Draw, Sample, assistant, held, word_lists
 from demo.tasks import MAKERS, samples
+from demo.tasks.client_tools import _KNOWN, _form, written
 
 
 def drawn(split: str, count: int = 60) -> list[Sample]:
@@ -67,6 +68,15 @@ def test_unseen_tools_have_names_that_training_cannot_draw() -> None:
     }
     shared = names["train"] & names["test"]
     assert len(shared) <= 20, "only the known tools"
+
+
+def test_a_form_of_a_clients_tools_is_of_one_split() -> None:
+    forms = {split: {written(_form(draw)) for _ in range(1500)} for split, draw in
+             ((split, Draw("4", split)) for split in ("train", "test"))}  # fmt: skip
+    assert not forms["train"] & (forms["test"] | set(map(written, _KNOWN)))
+    assert set(map(written, _KNOWN)) <= forms["test"] and min(map(len, forms.values())) > 500
+    for word in ("additionalProperties", "strict", "$schema", "title", "anyOf"):
+        assert any(f'"{word}"' in form for form in forms["train"])
 
 
 def test_conversations_are_written_as_the_template_writes_them() -> None:

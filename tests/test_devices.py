@@ -29,7 +29,7 @@ from edge_lfm.memory.plan import Wishes, plan_memory
 from edge_lfm.model.demand import demand_of
 from edge_lfm.model.plan import plan_tensors
 from edge_lfm.quantize.families import family_config
-from edge_lfm.quantize.recipe import find_recipe
+from edge_lfm.quantize.recipe import LIKE_SOURCE, find_recipe
 from edge_lfm.quantize.recipe_files import DEFAULT_RECIPE
 
 pytestmark = pytest.mark.slow
@@ -147,6 +147,27 @@ def test_fit_chooses_the_recipe() -> None:
     assert "decodes slower than memory on avx" in chosen("laptop-avx2-16g")["by_name"]["tiny"]["refused"]
 
 
+def test_fit_knows_what_keeps_experts_as_published(tmp_path: Path) -> None:
+    """gpt-oss's are MXFP4: what keeps them is listed with the loss of all else, and is the default."""
+
+    def chosen(model: str | Path, *more: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(edge_lfm("fit", str(model), "--device", "rpi5-16g", "--json", *more).stdout)
+        return found | {"by_name": {choice["recipe"]: choice for choice in found["recipes"]}}
+
+    named = chosen("gpt-oss-20b", "--loss", "0.3")
+    kept = {name for name, choice in named["by_name"].items() if choice["kept"]}
+    assert named["recipe"] == LIKE_SOURCE and kept == {LIKE_SOURCE, "mxfp4"}
+    losses = {name: choice["loss"] for name, choice in named["by_name"].items()}
+    assert losses["mxfp4"] < losses[LIKE_SOURCE] < losses["balanced"] and losses["mxfp4"] <= losses["int8"]
+    text = edge_lfm("fit", "gpt-oss-20b", "--device", "rpi5-16g").stdout
+    assert text.count("experts as published") == 2 and "without --recipe" in text
+    config = family_config("gpt-oss-20b")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert chosen(tmp_path)["by_name"].keys() == named["by_name"].keys()
+    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "quantization_config"}))
+    assert not any(choice["kept"] for choice in chosen(tmp_path)["recipes"])
+
+
 def test_the_best_recipe_of_a_table() -> None:
     def choice(name: str, loss: float, speed: float, fits: bool = True, refused: str = "") -> Choice:
         return Choice(name, loss, 1, speed, 1.0, fits, refused)
@@ -155,6 +176,10 @@ def test_the_best_recipe_of_a_table() -> None:
     assert best_recipe(nearly) == "a"
     assert best_recipe([choice("a", 0.1, 0.0, fits=False), choice("b", 0.4, 1.0)]) == "b"
     assert best_recipe([choice("a", 0.1, 0.0, fits=False)]) == DEFAULT_RECIPE
+    kept = [replace(choice(LIKE_SOURCE, 0.3, 5.0), kept=True), choice("b", 0.5, 6.0)]
+    assert best_recipe(kept) == LIKE_SOURCE
+    assert best_recipe([replace(kept[0], refused="slow"), kept[1]]) == "b"
+    assert best_recipe([replace(choice, fits=False) for choice in kept]) == LIKE_SOURCE
 
 
 def test_devices_and_the_doctor() -> None:

@@ -48,6 +48,7 @@ HELD = (
     "docs/adr/0031-spans-are-merged-in-order.md",
     "docs/adr/0032-latents-are-attended-to-as-they-are-kept.md",
     "docs/adr/0033-a-release-is-built-twice.md",
+    "docs/adr/0035-queries-are-rounded-for-int8-keys.md",
     "docs/api.md",
     "docs/architecture.md",
     "docs/boards.md",

@@ -256,6 +256,10 @@ def test_small_routes(address: str, model: Model) -> None:
     )
     assert post("/tokenize", messages=CAPITAL)["tokens"] == model.encode_prompt(CAPITAL)
     assert post("/apply-template", messages=CAPITAL)["prompt"] == model.template.render(CAPITAL)
+    called = {"type": "function", "function": {"name": "get_time", "arguments": {"city": "Paris"}}}
+    turns = [*CAPITAL, {"role": "assistant", "content": "", "tool_calls": [called]}, *CAPITAL]
+    text = post("/apply-template", messages=turns)["prompt"]
+    assert "get_time" in text and model.tokenizer.encode(text, special=True) == model.encode_prompt(turns)
     assert httpx.get(f"{address}/tokenizer_info").json()["eos_token"] == "<|im_end|>"
     assert httpx.get(f"{address}/health").json() == {"status": "ok"}
     page = httpx.get(address)

@@ -174,6 +174,8 @@ def test_a_grammar_begins_after_the_reasoning_which_has_a_budget() -> None:
     straight = AfterReasoning(Watched(), start, end, 10, False, None)
     straight.accept(3)
     assert straight.allowed().nonzero()[0].tolist() == [3]  # it answered at once: no reasoning later
+    owing = AfterReasoning(Watched(), start, end, 10, True, None, ends=(7, 12))
+    assert owing.allowed().nonzero()[0].tolist() == [0, 1, 2, 3, 4, 5, 6, 8, 9]  # not the end of the answer
 
 
 class Once:
@@ -363,7 +365,7 @@ def test_the_grammar_takes_bfcls_expected_calls(shared_data: Path, dialect: Dial
 def test_reasoning_that_ends_with_a_text(tokens: list[str], budget: int | None) -> None:
     """Its end may come in any tokens, and with white space, but with nothing of the answer; a limit writes it."""
     tokenizer, inner, told = Tokenizer(demo_checkpoint()), Once(), b""
-    guide = AfterSpelledReasoning(inner, "</think>", tokenizer, tokenizer.size, budget)
+    guide = AfterSpelledReasoning(inner, ("<think>", "</think>"), tokenizer, tokenizer.size, budget)
     for spent, token in enumerate(i for text in tokens for i in tokenizer.encode(text)):
         if b"</think>" in told:
             break

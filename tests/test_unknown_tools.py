@@ -24,7 +24,7 @@ OF_CODEX: list[dict[str, Any]] = [
 OF_ANTHROPIC: list[dict[str, Any]] = [{"type": "web_search_20250305", "name": "web_search", "max_uses": 5}]
 ROUTES: dict[str, tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = {
     "/v1/chat/completions": ({"messages": SAID}, OF_CODEX, {"type": "function", "function": FUNCTION}),
-    "/v1/responses": ({"input": SAID}, OF_CODEX, {"type": "function", **FUNCTION}),
+    "/v1/responses": ({"input": SAID}, OF_CODEX[1:], {"type": "function", **FUNCTION}),
     "/v1/messages": (
         {"messages": SAID, "max_tokens": 40},
         OF_ANTHROPIC,
@@ -80,7 +80,7 @@ def test_what_else_is_wrong_stays_wrong(client: TestClient, route: str) -> None:
 
 def test_a_tool_that_was_left_out_cannot_be_chosen(client: TestClient) -> None:
     allowed = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "apply_patch"}]}
-    body = {"input": SAID, "tools": OF_CODEX, "unknown_tools": "omit", "tool_choice": allowed}
+    body = {"input": SAID, "tools": OF_CODEX[1:], "unknown_tools": "omit", "tool_choice": allowed}
     answer = client.post("/v1/responses", json=body)
     assert answer.status_code == 400 and "not among the tools" in answer.text
 

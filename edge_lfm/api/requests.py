@@ -218,7 +218,7 @@ class Requests:
         template, tokenizer = self.template, self.engine.tokenizer
         if template is None or tokenizer is None or template.dialect.think_start not in self._spelled_marks:
             return
-        if not ends_with_mark(token_ids, template.dialect.think_start, tokenizer):
+        if not template.dialect.frames and not ends_with_mark(token_ids, template.dialect.think_start, tokenizer):
             raise UsageError(
                 f"reasoning_budget needs a token {template.dialect.think_start}, which the model does not have",
                 hint="leave it out, or see whether the chat template has a switch for reasoning",

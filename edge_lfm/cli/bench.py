@@ -10,7 +10,7 @@ from typing import Any
 from edge_lfm.api import Model
 from edge_lfm.cli.arguments import print_json
 from edge_lfm.errors import UsageError
-from edge_lfm.measure.bench import BenchReport, measure
+from edge_lfm.measure.bench import BenchReport, in_cache, measure
 from edge_lfm.model.packed_model import PackedModel
 
 
@@ -64,10 +64,10 @@ def _numbers(text: str, flag: str, least: int) -> list[int]:
 
 
 def _share(row: dict[str, Any]) -> str:
-    """Of the limit. What is read faster than memory gives it, by more than a measurement errs, came from a cache."""
+    """Of the limit; a cache has none here."""
     if not row["bound"]:
         return ""
-    return "in cache" if row["bound"] == "bandwidth" and row["share_of_limit"] > 1.1 else f"{row['share_of_limit']:.0%}"
+    return "in cache" if in_cache(row) else f"{row['share_of_limit']:.0%}"
 
 
 def _print_table(reports: list[BenchReport], edge: str) -> None:

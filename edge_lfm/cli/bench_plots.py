@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_lfm.errors import MissingExtraError, OutputError
-from edge_lfm.measure.bench import BenchReport
+from edge_lfm.measure.bench import BenchReport, in_cache
 
 
 def draw(reports: list[BenchReport], path: Path) -> None:
@@ -30,18 +30,26 @@ def draw(reports: list[BenchReport], path: Path) -> None:
 
 
 def _roofline(axes: Any, reports: list[BenchReport]) -> None:
-    """Operations per byte of weights on x, GOPS on y, one roof per number of threads."""
+    """Operations per byte of weights on x, GOPS on y, one roof per number of threads.
+
+    A test's runs are a point at their median and a bar from the slowest to the fastest; a point above the roof says
+    that a cache gave the weights.
+    """
     for report in reports:
         intensities = [2.0**n for n in range(13)]
         row = report.rows()[0]
         roof = [min(row["int8_gops"], x * row["read_gbps"]) for x in intensities]
-        (line,) = axes.loglog(intensities, roof, label=f"limit, {report.threads} threads")
+        (line,) = axes.loglog(intensities, roof, label=f"limit of memory and int8, {report.threads} threads")
         for test in report.rows():
             tokens = 1 if test["bound"] == "bandwidth" else int(test["test"][2:])
             intensity = tokens * report.ops_per_token / report.bytes_per_token
-            work = test["tokens_per_second"] * report.ops_per_token / 1e9
-            axes.plot(intensity, work, "o", color=line.get_color())
-            axes.annotate(f" {test['test']}@{test['depth']}", (intensity, work), fontsize=8)
+            least, work, most = (
+                test[name] * report.ops_per_token / 1e9 for name in ("min", "tokens_per_second", "max")
+            )
+            axes.errorbar(intensity, work, [[work - least], [most - work]], fmt="o", color=line.get_color())
+            where = ", in cache" if in_cache(test) else ""
+            axes.annotate(f" {test['test']}@{test['depth']}{where}", (intensity, work), fontsize=8)
+    axes.errorbar([], [], [], fmt="o", color="gray", label="median of the runs, slowest to fastest")
     axes.set(xlabel="operations per byte of weights read", ylabel="GOPS", title=f"{reports[0].model}, {reports[0].isa}")
     axes.legend()
     axes.grid(True, which="both", alpha=0.3)

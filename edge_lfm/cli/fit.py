@@ -8,17 +8,20 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from edge_lfm.architectures import read_shape
 from edge_lfm.cli.arguments import gigabytes, print_json
-from edge_lfm.cli.fit_recipes import Choice, best_recipe, lines_of, weigh_recipes
+from edge_lfm.cli.fit_recipes import Choice, best_recipe, lines_of, recipes_of, weigh_recipes
 from edge_lfm.devices.estimate import Demand, Fit, Machine, does_not_fit, estimate
 from edge_lfm.devices.profiles import find_device
 from edge_lfm.devices.targets import find_target
 from edge_lfm.errors import UsageError
+from edge_lfm.formats import mxfp4
 from edge_lfm.formats.strict import read_json
 from edge_lfm.kernels.load.library import load_kernels
+from edge_lfm.kernels.spec.schemes import scheme_like
 from edge_lfm.machine.processors import choose_threads, physical_cores
 from edge_lfm.measure.hardware import Measured, measure_machine
 from edge_lfm.memory.budget import Budget, parse_size, unit_of
@@ -73,8 +76,12 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError(f"a context of {args.context}", hint=f"this model can do 1..{shape.context}")
     place, choices = place_of(args), list[Choice]()
     if schemes is None:
-        choices = weigh_recipes(shape, lambda other: outcome(args, shape, other, place), place.isa, args.loss)
-        schemes = find_recipe(best_recipe(choices)).schemes
+        published = published_experts(args.model)
+        recipes = recipes_of(shape, published)
+        speed_with = partial(outcome, args, shape, place)
+        choices = weigh_recipes(recipes, speed_with, place.isa, args.loss, published)
+        best = best_recipe(choices)
+        schemes = next(recipe.schemes for recipe in recipes if recipe.name == best)
     demand = planned_demand(shape, schemes)
     plan = plan_for(shape, demand, place, args.context)
     speed = speed_of(demand, plan, place, args.uniform)
@@ -115,7 +122,7 @@ def speed_after(args: argparse.Namespace, shape: Shape, demand: Demand, place: P
     return found
 
 
-def outcome(args: argparse.Namespace, shape: Shape, schemes: Schemes, place: Place) -> tuple[int, Fit]:
+def outcome(args: argparse.Namespace, shape: Shape, place: Place, schemes: Schemes) -> tuple[int, Fit]:
     """File size and speed in a place of a model that is quantized so."""
     demand = planned_demand(shape, schemes)
     return demand.file_bytes, speed_of(demand, plan_for(shape, demand, place, args.context), place, args.uniform)
@@ -135,6 +142,14 @@ def shape_of(model: str, recipe: str | None) -> tuple[Shape, Schemes | None]:
         path = Path(model) / "config.json"
         return read_shape(read_json(path), str(path)), find_recipe(recipe).schemes if recipe else None
     return read_shape(family_config(model)), find_recipe(recipe).schemes if recipe else None
+
+
+def published_experts(model: str) -> str | None:
+    """The scheme that holds exactly what a checkpoint's or a published model's experts are; None: they are floats."""
+    path = Path(model) / "config.json"
+    raw = read_json(path) if path.exists() else family_config(model)
+    same = scheme_like(mxfp4.KIND) if mxfp4.says_so(raw) else None
+    return same.name if same else None
 
 
 def packed_folder(model: str) -> Path | None:

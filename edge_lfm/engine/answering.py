@@ -26,7 +26,7 @@ from edge_lfm.engine.sampling import Sampler, SamplingOptions, TokenLogprobs, to
 from edge_lfm.engine.scheduler import Job
 from edge_lfm.engine.score import read_prompt, score_answer
 from edge_lfm.engine.sequence import TokenSequence
-from edge_lfm.engine.spelled_reasoning import AfterSpelledReasoning
+from edge_lfm.engine.spelled_reasoning import AfterSpelledReasoning, Before, SpelledReasoningLimit
 from edge_lfm.errors import CancelledError, ToolCallError
 from edge_lfm.memory.plan import LOGIT_ROWS
 from edge_lfm.text.answer import AnswerParser, opens_reasoning
@@ -188,9 +188,33 @@ def _form(engine: Engine, request: Request) -> Constraint | None:
     if not request.markers or (constraint is None and budget is None):
         return constraint
     if begin is not None and end is not None:
-        return AfterReasoning(constraint, begin, end, vocab, opens_reasoning(request.token_ids, begin, end), budget)
-    if dialect.think_end in request.spelled and ends_with_mark(request.token_ids, dialect.think_start, tokenizer):
-        return AfterSpelledReasoning(constraint, dialect.think_end, tokenizer, vocab, budget)
+        opened = opens_reasoning(request.token_ids, begin, end)
+        return AfterReasoning(constraint, begin, end, vocab, opened, budget, _early_ends(engine, request))
+    return _around_spelled_reasoning(engine, request, constraint, tokenizer)
+
+
+def _early_ends(engine: Engine, request: Request) -> tuple[int, ...]:
+    """Tokens that may not end an answer within its reasoning, because a form or a call must follow."""
+    due = request.grammar is not None or request.must_call
+    return (*engine.stop_ids, *request.stop_token_ids) if due else ()
+
+
+def _around_spelled_reasoning(
+    engine: Engine, request: Request, constraint: Constraint | None, tokenizer: Tokenizer
+) -> Constraint | None:
+    """The same where the marks of reasoning are texts. A form of texts has its answers in frames, thoughts before."""
+    dialect, budget, vocab = request.dialect, request.reasoning_budget, engine.vocab
+    marks, framed, whole = (dialect.think_start, dialect.think_end), bool(dialect.frames), request.calls is not None
+    if dialect.think_end not in request.spelled:
+        return constraint
+    begun, over = (ends_with_mark(request.token_ids, mark, tokenizer) for mark in marks)
+    if begun or (framed and constraint is not None and not whole):
+        before: Before = "prompt begins" if begun else "none" if over else "may begin"
+        opens = dialect.frames[0] if framed and not whole else ""
+        ends = _early_ends(engine, request)
+        return AfterSpelledReasoning(constraint, marks, tokenizer, vocab, budget, before, opens, ends)
+    if framed and budget is not None and not over:
+        return SpelledReasoningLimit(constraint, marks, tokenizer, vocab, budget)
     return constraint
 
 

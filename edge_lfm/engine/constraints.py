@@ -112,13 +112,22 @@ class CallsOr:
 class AfterReasoning:
     """Free reasoning up to its end, which comes after `budget` tokens at the latest; then the inner constraint, if any.
 
-    open: whether the prompt has begun the reasoning already; otherwise the answer may begin with it.
+    open: whether the prompt has begun the reasoning already; otherwise the answer may begin with it. ends: tokens that
+    would end the answer, which may not come within reasoning that something must follow.
     """
 
     def __init__(
-        self, inner: Constraint | None, start_id: int, end_id: int, vocab: int, open: bool, budget: int | None
+        self,
+        inner: Constraint | None,
+        start_id: int,
+        end_id: int,
+        vocab: int,
+        open: bool,
+        budget: int | None,
+        ends: Sequence[int] = (),
     ) -> None:
         self._inner, self._start_id, self._end_id, self._vocab = inner, start_id, end_id, vocab
+        self._going_on = without(ends, vocab) if ends else None
         self._open, self._budget = open, budget
         self._first, self._spent = not open, 0
 
@@ -129,7 +138,7 @@ class AfterReasoning:
     def allowed(self) -> NDArray[np.bool_] | None:
         if self._open:
             over = self._budget is not None and self._spent >= self._budget
-            return only(self._end_id, self._vocab) if over else None
+            return only(self._end_id, self._vocab) if over else self._going_on
         inner = self._inner.allowed() if self._inner is not None else None
         if self._first and inner is not None:
             inner = inner.copy()
@@ -234,4 +243,11 @@ def only(token: int, vocab: int) -> NDArray[np.bool_]:
     """A mask that lets one token through."""
     mask = np.zeros(vocab, np.bool_)
     mask[token] = True
+    return mask
+
+
+def without(tokens: Iterable[int], vocab: int) -> NDArray[np.bool_]:
+    """A mask that lets all tokens through but these."""
+    mask = np.ones(vocab, np.bool_)
+    mask[[token for token in tokens if token < vocab]] = False
     return mask

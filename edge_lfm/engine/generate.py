@@ -9,7 +9,7 @@ from edge_lfm.engine.backend import Backend
 from edge_lfm.engine.expert_use import ExpertUse
 from edge_lfm.engine.feeds import Logits, Steps
 from edge_lfm.engine.sampling import Sampler
-from edge_lfm.engine.sequence import TokenSequence
+from edge_lfm.engine.sequence import TokenSequence, places_in
 from edge_lfm.errors import ContextOverflowError, UsageError
 
 PROGRESS_TOKENS = 64
@@ -86,7 +86,7 @@ def prefill(
     Args:
         runner: whose steps they will be.
         token_ids: the whole prompt; the sequence has read some of it.
-        turns: positions in it that the sequence shall be able to go back to.
+        turns: positions in it that the sequence shall be able to go back to, beside those of `places_in`.
         progress: called when it has been read, and now and then before.
 
     Raises:
@@ -95,7 +95,7 @@ def prefill(
     """
     check_length(len(token_ids), sequence.state.context)
     sequence.state.reserve(len(token_ids))
-    places, shown_tokens = {*turns, len(token_ids) - 1}, len(sequence.ids)
+    places, shown_tokens = {*turns, *places_in(len(token_ids))}, len(sequence.ids)
     while (first := len(sequence.ids)) < len(token_ids):
         chunk = token_ids[first : first + runner.chunk]
         end = first + len(chunk)

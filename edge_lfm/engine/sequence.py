@@ -1,8 +1,8 @@
 """A sequence that the model has read: its tokens, its state, and the places that it can go back to.
 
-Keys and values of a prefix stay valid whatever follows; the conv state and what sliding layers see do not, so a copy of
-those is kept where sequences are likely to part: at the turns of a conversation, now and then in a prompt, and before
-its last token.
+Keys and values of a prefix stay valid whatever follows; the conv state and what sliding layers see do not, so a copy
+of those is kept where sequences are likely to part: at the turns of a conversation, now and then in a prompt, and at
+places that draw closer to each other before its end, where a document gives way to a question.
 Knows token ids; does not know what a turn is.
 """
 
@@ -12,7 +12,6 @@ from array import array
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm.engine.feeds import Contenders, Feed, Logits, Steps
@@ -22,6 +21,10 @@ from edge_lfm.model.state import Checkpoint, State
 
 CHECKPOINT_TOKENS = 128
 """Between two checkpoints that are kept while a prompt is read, beside those at turns."""
+
+BEFORE_END = (128, 64, 32, 16)
+"""Tokens of a prompt that follow its last checkpoints. So a prompt that parts from it that close to its end is read
+from no farther back than the end is away."""
 
 OBJECT_BYTES = 32 << 10
 """Of a sequence's objects beside the bytes of its arrays. Thousands of short prompts of a small model took a third more
@@ -134,12 +137,23 @@ class TokenSequence:
         del self.ids[to.position :]
 
     def remember(self, checkpoint: Checkpoint) -> None:
-        """Keep a place to go back to; of too many, the one goes whose neighbours are nearest to each other."""
+        """Keep a place to go back to; of too many, the one goes whose neighbours are nearest to each other.
+
+        The newest ones lie close to each other on purpose, and go last.
+        """
         self.checkpoints[checkpoint.position] = self.state.with_window(checkpoint)
         if len(self.checkpoints) > self.state.max_checkpoints:
             places = sorted(self.checkpoints)
-            gaps = [later - earlier for earlier, later in zip(places, places[2:], strict=False)]
-            del self.checkpoints[places[1 + int(np.argmin(gaps))]]
+            near_end, around = places[-1] - CHECKPOINT_TOKENS, zip(places, places[1:], places[2:], strict=False)
+            _, _, gone = min((place > near_end, later - earlier, place) for earlier, place, later in around)
+            del self.checkpoints[gone]
+
+
+def places_in(count: int) -> set[int]:
+    """Where a prompt of `count` tokens may part from later ones, as far as its length tells."""
+    if count <= CHECKPOINT_TOKENS:
+        return {count - 1}
+    return {*range(CHECKPOINT_TOKENS, count, CHECKPOINT_TOKENS), *(count - n for n in BEFORE_END), count - 1}
 
 
 def nbytes_at(state: State, positions: int) -> int:

@@ -36,6 +36,7 @@ from edge_lfm.model.state import Checkpoint, State
 _STREAM_BYTES = 512 << 20  # far beyond any last-level cache
 _PROBE_SLOTS = 8
 _PEAK_ROUNDS = 250_000
+_MEASURING_ERROR = 0.1
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,11 @@ class BenchReport:
             return hardware | {"bound": "bandwidth", "kv_bytes_per_token": result.kv_bytes, "share_of_limit": share}
         share = rate * self.ops_per_token / 1e9 / result.int8_gops
         return hardware | {"bound": "compute", "share_of_limit": share}
+
+
+def in_cache(row: dict[str, Any]) -> bool:
+    """Whether a test's weights came from a cache: faster than memory gives them, by more than a measurement errs."""
+    return bool(row["bound"] == "bandwidth" and row["share_of_limit"] > 1 + _MEASURING_ERROR)
 
 
 def measure(

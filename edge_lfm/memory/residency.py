@@ -49,7 +49,7 @@ class Residency:
         self._numbers = sorted(policies)
         self._worth = np.full((len(policies), next(iter(policies.values())).experts), np.inf)
         """Scores of kept experts; infinity for all others."""
-        self._made: list[NDArray[np.float64] | None] = [None] * len(policies)  # the scores that each row was made of
+        self._changed: dict[int, _Layer] = {}  # by row: whose scores have changed since `_worth` was made
         rows = np.arange(len(policies))
         turns = (rows[None] - rows[:, None] - 1) % len(rows) + 1  # layers until a row's next turn, at each row
         self._nearness = _DECAY_OF_A_TOKEN ** (turns / len(rows) - 1)
@@ -69,7 +69,7 @@ class Residency:
     def note(self, layer: int, chosen: NDArray[np.int64]) -> None:
         """A step's choices [tokens, k] of a layer; call before `admit` and `settle`."""
         self.layers[layer].policy.note(chosen)
-        self.layers[layer].scores = None
+        self._score_anew(self.layers[layer])
 
     def admit(self, layer: int, expert: int) -> int:
         """A free slot for an expert that is to be read."""
@@ -93,7 +93,7 @@ class Residency:
         """Go on from counters of an earlier start."""
         for n, kept in zip(self._numbers, counters, strict=True):
             self.layers[n].policy.counters[:] = kept
-            self.layers[n].scores = None
+            self._score_anew(self.layers[n])
 
     def best(self, count: int) -> list[tuple[int, int]]:
         """The experts that past use makes worth most, (layer, expert), the best first; those never used are not."""
@@ -157,12 +157,15 @@ class Residency:
 
     def _current(self) -> NDArray[np.float64]:
         """Scores of all kept experts as of now, infinity for others."""
-        for residents in self.layers.values():
-            if self._made[residents.row] is not (scores := residents.score()):
-                kept = list(residents.kept)
-                self._worth[residents.row, kept] = scores[kept]
-                self._made[residents.row] = scores
+        for residents in self._changed.values():
+            kept = list(residents.kept)
+            self._worth[residents.row, kept] = residents.score()[kept]
+        self._changed.clear()
         return self._worth
+
+    def _score_anew(self, residents: _Layer) -> None:
+        residents.scores = None
+        self._changed[residents.row] = residents
 
     def _evict(self, row: int, expert: int) -> None:
         self.free.append(self.layers[self._numbers[row]].kept.pop(expert))

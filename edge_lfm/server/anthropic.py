@@ -11,9 +11,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from edge_lfm.api import Done, Model
+from edge_lfm.api import Request as EngineRequest
 from edge_lfm.server.anthropic_input import CountRequest, MessagesRequest
 from edge_lfm.server.anthropic_output import Blocks, Named, blocks_of, ending_of, named, usage_of
 from edge_lfm.server.chat import prepare
+from edge_lfm.server.failures import RequestError
 from edge_lfm.server.schemas import ChatRequest
 from edge_lfm.server.service import Service
 from edge_lfm.server.settings import Defaults
@@ -47,7 +49,7 @@ class Messages:
 
     async def _whole(self, body: MessagesRequest, chat: ChatRequest, nbytes: int) -> Json:
         async with self._service.model_for(chat.model) as model:
-            prompt = await self._service.work.run(prepare, model, chat, nbytes=nbytes)
+            prompt = await self._service.work.run(_prepared, model, chat, nbytes=nbytes)
             async with self._service.start(model, prompt) as generation:
                 answer = await generation.result()
             again = partial(prepare, model, chat)
@@ -57,7 +59,7 @@ class Messages:
 
     async def _stream(self, body: MessagesRequest, chat: ChatRequest, nbytes: int) -> AsyncIterator[Named | None]:
         async with self._service.model_for(chat.model) as model:
-            prompt = await self._service.work.run(prepare, model, chat, nbytes=nbytes)
+            prompt = await self._service.work.run(_prepared, model, chat, nbytes=nbytes)
             async with self._service.start(model, prompt) as generation:
                 yield None
                 usage = {"input_tokens": len(prompt.token_ids), "output_tokens": 0}
@@ -88,6 +90,21 @@ def _checked(body: CountRequest, defaults: Defaults) -> ChatRequest:
     chat.settle(defaults)
     chat.check()
     return chat
+
+
+def _prepared(model: Model, chat: ChatRequest) -> EngineRequest:
+    """The engine's request. Of an effort that no template can tell, `high` is what Anthropic's clients mean by none.
+
+    Raises:
+        RequestError: another effort cannot be told.
+    """
+    known = model.template is not None and "reasoning_effort" in model.template.switches
+    if chat.reasoning_effort == "low" and not known:
+        field = "output_config.effort"
+        raise RequestError(f"{field} is low, and the chat template has no switch for how much to think", field)
+    if chat.reasoning_effort == "high" and not known:
+        chat.reasoning_effort = None
+    return prepare(model, chat)
 
 
 def _count(model: Model, chat: ChatRequest) -> int:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
+from edge_lfm.api.options import Effort
 from edge_lfm.server.failures import RequestError
 from edge_lfm.server.fields import HARMLESS, Nested
 from edge_lfm.server.formats import Format
@@ -112,9 +113,9 @@ class Thinking(Nested):
 
 
 class OutputConfig(Nested):
-    """The form of the answer."""
+    """The form of the answer, and how much to think for it."""
 
-    effort: Literal["medium"] | None = None
+    effort: Effort | None = None
     format: Format | None = None
 
 
@@ -156,6 +157,7 @@ class CountRequest(Sampling, kw_only=True):
             tool_choice=choice.plain() if choice is not None else None,
             parallel_tool_calls=not choice.disable_parallel_tool_use if choice is not None else None,
             reasoning_budget=_budget_of(self.thinking),
+            reasoning_effort=self.output_config.effort if self.output_config is not None else None,
             chat_template_kwargs=self.chat_template_kwargs,
             **{name: getattr(self, name) for name in Sampling.__struct_fields__} | self._format(),
         )

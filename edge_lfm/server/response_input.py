@@ -16,12 +16,12 @@ Json = dict[str, Any]
 class Item(Nested):
     """An item of a response's input: a message, a call, its result, thoughts, or the id of an item that is kept.
 
-    What else an earlier response told of it comes back: what state it was in, who called, thoughts that only their
-    maker can read, arguments once more as objects.
+    What else an earlier response told of it comes back: what state it was in, who called, the group of a function,
+    thoughts that only their maker can read, arguments once more as objects.
     """
 
     harmless: ClassVar[frozenset[str]] = frozenset(
-        {"status", "phase", "caller", "created_by", "encrypted_content", "parsed_arguments", "metadata"}
+        {"status", "phase", "caller", "namespace", "created_by", "encrypted_content", "parsed_arguments", "metadata"}
     )
 
     type: Literal["message", "function_call", "function_call_output", "reasoning", "item_reference"] = "message"

@@ -6,6 +6,7 @@ Knows nothing of requests; the same items make up an answer that is sent whole.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from edge_lfm.api import Completion, Done, Reasoning, Text, ToolCall
@@ -15,9 +16,9 @@ Json = dict[str, Any]
 Named = tuple[str, Json]
 
 
-def output_of(completion: Completion) -> list[Json]:
+def output_of(completion: Completion, namespaces: Mapping[str, str]) -> list[Json]:
     """The items of a whole answer: those that its stream would have told."""
-    writer = Items({})
+    writer = Items({}, namespaces)
     for part in (Reasoning(completion.reasoning), Text(completion.text)):
         if part.text:
             writer.tell(part)
@@ -28,10 +29,10 @@ def output_of(completion: Completion) -> list[Json]:
 
 
 class Items:
-    """The items of a response as they grow, and the events that tell of them."""
+    """The items of a response as they grow, and the events that tell of them. namespaces: of functions, where any."""
 
-    def __init__(self, head: Json) -> None:
-        self.head, self.output = head, list[Json]()
+    def __init__(self, head: Json, namespaces: Mapping[str, str]) -> None:
+        self.head, self.output, self._namespaces = head, list[Json](), namespaces
         self._open: Json | None = None
         self._text: list[str] = []
         self._number = 0
@@ -91,6 +92,8 @@ class Items:
         known = tool_call_json(call)
         item = {"id": f"fc_{uuid.uuid4().hex}", "type": "function_call", "status": "completed", "call_id": known["id"]}
         item |= known["function"]
+        if call.name in self._namespaces:
+            item["namespace"] = self._namespaces[call.name]
         self.output.append(item)
         index = len(self.output) - 1
         place = {"item_id": item["id"], "output_index": index}

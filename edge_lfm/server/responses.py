@@ -18,6 +18,7 @@ from edge_lfm.api import Request as EngineRequest
 from edge_lfm.server.chat import tool_call_json
 from edge_lfm.server.failures import RequestError
 from edge_lfm.server.messages import join_parts
+from edge_lfm.server.namespaces import functions_of, namespaces_of
 from edge_lfm.server.response_input import Item, add_item, as_item
 from edge_lfm.server.response_items import Items, Json, Named, output_of
 from edge_lfm.server.schemas import ResponsesRequest, as_fields
@@ -67,7 +68,9 @@ class Responses:
                 completion = await generation.result()
             again = partial(_prepare, model, body)
             completion = await self._service.without_fault(model, completion, messages, again, nbytes)
-            response = self._head(body) | _ending(completion) | {"output": output_of(completion)}
+            response = (
+                self._head(body) | _ending(completion) | {"output": output_of(completion, namespaces_of(body.tools))}
+            )
             self._remember(body, response, [*messages, _answer_of(completion)])
             return response
 
@@ -77,7 +80,7 @@ class Responses:
             prompt = await self._service.work.run(_prepare, model, body, messages, nbytes=nbytes)
             async with self._service.start(model, prompt) as generation:
                 yield None
-                items = Items(self._head(body))
+                items = Items(self._head(body), namespaces_of(body.tools))
                 yield items.event("response.created", response=items.head)
                 yield items.event("response.in_progress", response=items.head)
                 async for event in generation:
@@ -125,7 +128,7 @@ class Responses:
             "max_output_tokens": body.max_output_tokens,
             "temperature": body.temperature,
             "top_p": body.top_p,
-            "tools": [{"type": "function", **tool.plain()} for tool in body.tools or []],
+            "tools": [tool.echo() for tool in body.tools or []],
             "tool_choice": msgspec.to_builtins(body.tool_choice) or "auto",
             "parallel_tool_calls": body.parallel_tool_calls is not False,
             "truncation": body.truncation or "disabled",
@@ -167,7 +170,7 @@ def _answer_of(completion: Completion) -> Json:
 
 
 def _check(body: ResponsesRequest) -> None:
-    check_tools(body.tools)
+    check_tools(functions_of(body.tools))
     if body.text is not None and body.text.format is not None and body.text.format.soft is not None:
         raise RequestError("text.format.soft is for /v1/chat/completions", "text.format.soft")
 
@@ -182,7 +185,7 @@ def _shown_format(body: ResponsesRequest) -> Json:
 
 def _prepare(model: Model, body: ResponsesRequest, messages: Sequence[Mapping[str, Any]]) -> EngineRequest:
     system = [{"role": "system", "content": body.instructions}] if body.instructions else []
-    tools, choice = allowed(body.tools, body.tool_choice)
+    tools, choice = allowed(functions_of(body.tools), body.tool_choice)
     with as_fields(body):
         return model.prepare(
             [*system, *messages],

@@ -20,6 +20,7 @@ from edge_lfm.server.failures import RequestError
 from edge_lfm.server.fields import Body, Nested, check_unknown, kind_of_items, place_of_fault
 from edge_lfm.server.formats import Bound, Format
 from edge_lfm.server.messages import Message
+from edge_lfm.server.namespaces import ResponseTool
 from edge_lfm.server.response_input import Item
 from edge_lfm.server.settings import Defaults
 from edge_lfm.server.sizes import check_values
@@ -291,7 +292,7 @@ class ResponsesRequest(Sampling, kw_only=True):
     previous_response_id: str | None = None
     store: bool | None = None
     stream: bool | None = None
-    tools: Tools | None = None
+    tools: Annotated[list[ResponseTool], Meta(max_length=1000)] | None = None
     tool_choice: ToolChoice | str | None = None
     unknown_tools: UnknownTools | None = None
     parallel_tool_calls: bool | None = None

@@ -142,7 +142,7 @@ def _templated(model: Model, body: TemplateRequest) -> Response:
     template, switches = _template_of(model), body.chat_template_kwargs
     tools = [tool.plain() for tool in body.tools or ()]
     with as_fields(body), about("prompt"):
-        return json_response({"prompt": template.render(messages, tools=tools, switches=switches)})
+        return json_response({"prompt": template.prompt(messages, tools=tools, switches=switches)})
 
 
 def _template_of(model: Model) -> ChatTemplate:

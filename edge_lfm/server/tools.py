@@ -27,13 +27,11 @@ class Function(Nested):
     strict: bool | None = None
 
 
-class Tool(Nested):
-    """A tool: a function in OpenAI's wrapping, or bare, as in /v1/responses."""
+class Described(Nested):
+    """A function in OpenAI's wrapping, or bare, as in /v1/responses."""
 
     harmless: ClassVar[frozenset[str]] = _CACHED
-    kinds: ClassVar[frozenset[str]] = frozenset({"function"})
 
-    type: Literal["function"] = "function"
     function: Function | None = None
     name: str | None = None
     description: str | None = None
@@ -57,6 +55,14 @@ class Tool(Nested):
         """The tool as templates know it, in the form in which it came."""
         described = {name: value for name, value in structs.asdict(self.described).items() if value is not None}
         return described if self.function is None else {"type": "function", "function": described}
+
+
+class Tool(Described):
+    """A tool that the model may call."""
+
+    kinds: ClassVar[frozenset[str]] = frozenset({"function"})
+
+    type: Literal["function"] = "function"
 
 
 class Named(Nested):
