@@ -31,9 +31,9 @@ _STREAM_BYTES = 512 << 20
 class Place:
     """A sequence of `depth` tokens that were not read."""
 
-    def __init__(self, runner: Runner, depth: int, chunk: int, decode: int) -> None:
+    def __init__(self, runner: Runner, depth: int, chunk: int, decode: int, kv_dtype: str) -> None:
         self.runner, self.depth, self.chunk, self.decode = runner, depth, chunk, decode
-        self.state: State = runner.new_state(depth + chunk + decode)
+        self.state: State = runner.new_state(depth + chunk + decode, kv_dtype)
         self.state.reserve(depth + chunk + decode)
         for array in self.state.caches.values():
             array[:] = 0  # pages of their own, not all the same one
@@ -67,7 +67,7 @@ def measure(model: Path, threads: int, depths: list[int], args: argparse.Namespa
         runner, packed = loaded.backend, loaded.files
         assert isinstance(runner, Runner) and isinstance(packed, PackedModel)
         stream, sizes = np.ones(_STREAM_BYTES, np.uint8), measure_sizes(runner.shape, list(packed.tensors.values()))
-        places = [Place(runner, depth, args.prompt, args.generate) for depth in (0, *depths)]
+        places = [Place(runner, depth, args.prompt, args.generate, args.kv_dtype) for depth in (0, *depths)]
         places[0].run(1, 1.0)  # the weights come into memory
         places[0].forget()
         for _ in range(args.rounds):
@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("-d", "--depth", default="8192")
     parser.add_argument("-p", "--prompt", type=int, default=512)
     parser.add_argument("-n", "--generate", type=int, default=16)
+    parser.add_argument("--kv-dtype", choices=("float16", "int8"), default="float16")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()

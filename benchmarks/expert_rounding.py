@@ -26,6 +26,7 @@ from edge_lfm.quantize.calibration import Inputs
 from edge_lfm.quantize.families import family_config
 from edge_lfm.quantize.feedback import FeedbackPacker
 from edge_lfm.quantize.recipe import find_recipe
+from edge_lfm.shape import Shape
 
 PARTS = (
     "moments_of", "_gated", "_first_error", "_second_error", "encode", "in_turn", "descended", "fitted", "factor_of",
@@ -38,6 +39,7 @@ class RandomWeights:
     """An expert's weights, as a checkpoint gives them."""
 
     by_name: dict[str, F32]
+    shape: Shape
 
     def __call__(self, name: str) -> F32:
         return self.by_name[name]
@@ -78,7 +80,7 @@ def main() -> None:
     weights = {s.name: rng.standard_normal(s.shape, np.float32) * np.float32(0.02) for s in experts[0].sources}
     x = rng.standard_normal((seen, shape.hidden), np.float32).astype(np.float16)
     inputs = RandomInputs(Inputs(x, rng.uniform(0.1, 0.4, seen).astype(np.float32)))
-    packer = FeedbackPacker(RandomWeights(weights), recipe, load_kernels(), inputs)  # type: ignore[arg-type]
+    packer = FeedbackPacker(RandomWeights(weights, shape), recipe, load_kernels(), inputs)  # type: ignore[arg-type]
     profile = cProfile.Profile(time.process_time)
     with threadpool_limits(1, "blas"):
         started = time.process_time()

@@ -30,6 +30,7 @@ FORMATS = {  # name -> (matrices, embedding, our recipe, extra arguments of llam
     "Q4_0": ("Q4_0", "Q6_K", "balanced", []),
     "Q4_K no repack": ("Q4_K", "Q6_K", "balanced", ["--repack", "0"]),
     "Q8_0": ("Q8_0", "Q8_0", "int8", []),
+    "MXFP4": ("MXFP4", "Q8_0", "mxfp4", []),  # experts, and all else: as gpt-oss is published
 }
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llama_cpp import build_peer, prepare_peer
+from llama_cpp import FORMATS, build_peer, prepare_peer
 
 from edge_lfm.memory.budget import parse_size
 from edge_lfm.quantize.families import PUBLISHED, family_config
@@ -96,7 +96,7 @@ def peer(bench: Path, model: Path, limit: int, args: argparse.Namespace) -> dict
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="lfm2-24b-a2b", choices=PUBLISHED)
-    parser.add_argument("--recipe", default="balanced")
+    parser.add_argument("--format", default="Q4_0", choices=FORMATS)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--limits", default="4G,6G,8G,12G")
     parser.add_argument("--threads", default="2")
@@ -107,10 +107,11 @@ def main() -> None:
     parser.add_argument("--disk", default="vda", help="the disk of --readahead")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    bench, theirs = build_peer(args.work), prepare_peer(args.work, args.shape, "Q4_0")
-    model = args.work / f"{args.shape}-{args.recipe}"
+    bench, theirs = build_peer(args.work), prepare_peer(args.work, args.shape, args.format)
+    recipe = FORMATS[args.format][2]
+    model = args.work / f"{args.shape}-{recipe}"
     if not model.exists():
-        synthesize(family_config(args.shape), model, find_recipe(args.recipe))
+        synthesize(family_config(args.shape), model, find_recipe(recipe))
     setting = Path(f"/sys/block/{args.disk}/queue/read_ahead_kb")
     print("| limit | test | edge-lfm tok/s | llama.cpp tok/s | ratio | hits | MB a token | of the disk | charged |")
     print("|---|---|---|---|---|---|---|---|---|")

@@ -25,7 +25,7 @@ from edge_lfm.quantize.convert import convert
 from edge_lfm.quantize.recipe import find_recipe
 
 SEED = "2024"
-_ROOM = {"tool": 1.5, "grounded": 2.0, "json": 2.0, "sums": 2.0}
+_ROOM = {"tool": 1.5, "client tool": 1.5, "grounded": 2.0, "json": 2.0, "sums": 2.0}
 """How many more samples of tasks that come in several kinds."""
 AIMS = {
     "recall": 0.95, "grounded": 0.8, "grounded, unseen": 0.6, "tool": 0.9, "tool, unseen": 0.75, "json": 0.85,
@@ -39,7 +39,8 @@ def held_out(count: int) -> list[Task]:
     for name in MAKERS:
         drawn = samples(SEED, "test", int(count * _ROOM.get(name, 1.0)), only=[name])
         tasks += [_task(sample, sample.name, MAX_TOKENS.get(name, 40)) for sample in drawn]
-    drawn = samples(f"{SEED}.several", "test", count, joined=1.0)
+    kinds = [name for name in MAKERS if name != "client tool"]  # conversations that list tools are not joined
+    drawn = samples(f"{SEED}.several", "test", count, joined=1.0, only=kinds)
     several = [sample for sample in drawn if len(sample.messages) > 3 and sample.tools is None]
     return tasks + [_task(sample, "several tasks", 110) for sample in several]
 

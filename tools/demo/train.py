@@ -1,9 +1,12 @@
 """Train the demo model: one recipe, resumable, with a log.
 
     PYTHONPATH=tools python -m demo.train --corpora DIR --tokenizer tokenizer.json --out RUN [--tokens 40e6]
+    PYTHONPATH=tools python -m demo.train ... --start MODEL --tokens 3e6 --seed 8
 
-Rows of 512 tokens, and of 2,048 for the last fifth; after the first fifth nouns and verbs may be any words. The rate
-rises over 60 steps, is constant for 35 % of the tokens, and falls linearly to 0. Experts are balanced without a loss of
+From nothing: rows of 512 tokens, and of 2,048 for the last fifth; after the first fifth nouns and verbs may be any
+words. The rate rises over 60 steps, is constant for 35 % of the tokens, and falls linearly to 0. From the weights of a
+checkpoint in the hub's layout (`--start`): rows of 2,048 and any words from the beginning; the rate rises to a fifth of
+that over 20 steps, and falls linearly to 0; the optimizer remembers nothing. Experts are balanced without a loss of
 their own: after each step a layer's selection bias moves towards the mean load.
 """
 
@@ -15,10 +18,12 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from demo import corpora
@@ -28,27 +33,40 @@ from demo.stream import ANSWER, PROMPT, PROSE, Stream
 
 ROWS, LONG_ROWS = (16, 512), (4, 2048)
 """Rows of a step, and their tokens."""
-_LONG_FROM, _ANY_WORDS_FROM = 0.8, 0.2
-"""Shares of the tokens."""
-_WARM_UP, _CONSTANT = 60, 0.35
 _BIAS_STEP = 0.002
 _CHECKPOINT_S = 120
 _LOG_STEPS = 20
 
 
-def rate_at(step: int, done: float) -> float:
-    """Of the peak rate, after a share of all tokens."""
-    return min(1.0, (step + 1) / _WARM_UP) * min(1.0, (1 - done) / (1 - _CONSTANT))
+@dataclass(frozen=True)
+class Plan:
+    """peak: of the rate; warm_up: steps until it; constant, long_from, any_words_from: shares of all tokens."""
+
+    peak: float
+    warm_up: int
+    constant: float
+    long_from: float
+    any_words_from: float
+
+    def rate_at(self, step: int, done: float) -> float:
+        """Of the optimizer's rates, after a share of all tokens."""
+        return self.peak * min(1.0, (step + 1) / self.warm_up) * min(1.0, (1 - done) / (1 - self.constant))
+
+
+FROM_NOTHING = Plan(peak=1.0, warm_up=60, constant=0.35, long_from=0.8, any_words_from=0.2)
+FURTHER = Plan(peak=0.2, warm_up=20, constant=0.0, long_from=0.0, any_words_from=0.0)
 
 
 class Run:
-    """The state of a training run in its folder."""
+    """The state of a training run in its folder. start: a checkpoint whose weights it begins with."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, start: Path | None) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(seed)
         self.network = Network(seed)
+        if start is not None:
+            self.network.load_hub(load_file(start / "model.safetensors"))
         self.optimizer = Optimizer(self.network)
         self.step = self.tokens = 0
         self.seconds = 0.0
@@ -103,7 +121,7 @@ class _Ahead:
         return batch
 
 
-def train(run: Run, tokenizer: Tokenizer, texts: corpora.Texts, total: int, seed: int) -> bool:
+def train(run: Run, plan: Plan, tokenizer: Tokenizer, texts: corpora.Texts, total: int, seed: int) -> bool:
     """Train until `total` tokens, or until asked to stop; whether it is done."""
     stop: list[int] = []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
@@ -111,11 +129,11 @@ def train(run: Run, tokenizer: Tokenizer, texts: corpora.Texts, total: int, seed
     before, ahead, now_drawn, means = run.seconds, None, (), _Means()
     while run.tokens < total and not stop:
         done = run.tokens / total
-        rows, length = LONG_ROWS if done >= _LONG_FROM else ROWS
-        if ahead is None or now_drawn != (length, done >= _ANY_WORDS_FROM):
-            now_drawn = length, done >= _ANY_WORDS_FROM
+        rows, length = LONG_ROWS if done >= plan.long_from else ROWS
+        if ahead is None or now_drawn != (length, done >= plan.any_words_from):
+            now_drawn = length, done >= plan.any_words_from
             ahead = _Ahead(Stream(tokenizer, texts, seed + run.step, *now_drawn), rows)
-        rate = rate_at(run.step, done)
+        rate = plan.rate_at(run.step, done)
         means.add(*run.learn(ahead.next(), rate))
         now = time.monotonic()
         run.seconds = before + now - started
@@ -155,13 +173,15 @@ def main() -> None:
     parser.add_argument("--corpora", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="folder of a checkpoint whose weights to train further")
     parser.add_argument("--tokens", type=float, default=40e6)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=7)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    run = Run(args.out, args.seed)
-    done = train(run, Tokenizer.from_file(str(args.tokenizer)), corpora.load(args.corpora), int(args.tokens), args.seed)
+    run, plan = Run(args.out, args.seed, args.start), FURTHER if args.start else FROM_NOTHING
+    tokenizer, texts = Tokenizer.from_file(str(args.tokenizer)), corpora.load(args.corpora)
+    done = train(run, plan, tokenizer, texts, int(args.tokens), args.seed)
     facts = {"steps": run.step, "tokens": run.tokens, "seconds": run.seconds, "seed": args.seed, "done": done}
     (args.out / "train.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 

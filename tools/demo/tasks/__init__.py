@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from demo.sample import Draw, Sample, assistant
 from demo.tasks import (
     arithmetic,
+    client_tools,
     code,
     copying,
     extract,
@@ -32,6 +33,7 @@ MAKERS: dict[str, tuple[Callable[[Draw], Sample], int]] = {  # and their shares
     "code": (code.complete, 6),
     "fill-in-the-middle": (code.fill, 6),
     "story": (stories.make, 2),
+    "client tool": (client_tools.make, 24),
 }
 _SINGLE_TURN = ("grounded", "json", "few-shot", "translate", "sums", "copy", "facts", "story", "recall")
 SYSTEM = (
@@ -40,7 +42,7 @@ SYSTEM = (
     "Answer briefly.",
     "You are a small and friendly assistant.",
 )
-MAX_TOKENS = {"story": 150, "tool": 80, "json": 90, "code": 110, "fill-in-the-middle": 60}
+MAX_TOKENS = {"story": 150, "tool": 80, "client tool": 80, "json": 90, "code": 110, "fill-in-the-middle": 60}
 """Of an answer; 40 for the others."""
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from demo.sample import Draw, Message, Sample, assistant, user
 from demo.tasks import small_talk
 from demo.tasks.values import draw_value
 
+Json = dict[str, Any]
+
 
 @dataclass(frozen=True)
-class _Tool:
+class Tool:
     """`parameters`: name -> kind of value; `requests` and `reply` are filled with arguments and results."""
 
     name: str
@@ -23,12 +27,18 @@ class _Tool:
     results: dict[str, str]
     reply: str
 
+    @property
+    def types(self) -> dict[str, str]:
+        """The JSON type of each parameter."""
+        numbers = ("count", "age", "year")
+        return {name: "integer" if kind in numbers else "string" for name, kind in self.parameters.items()}
 
-def _tool(name: str, description: str, parameters: str, requests: str, results: str, reply: str) -> _Tool:
+
+def _tool(name: str, description: str, parameters: str, requests: str, results: str, reply: str) -> Tool:
     def pairs(text: str) -> dict[str, str]:
         return dict(part.split("=") for part in text.split(", ") if part)
 
-    return _Tool(name, description, pairs(parameters), tuple(requests.split("|")), pairs(results), reply)
+    return Tool(name, description, pairs(parameters), tuple(requests.split("|")), pairs(results), reply)
 
 
 _TRAINED = (
@@ -100,7 +110,7 @@ _SYSTEM = ("You are a helpful assistant.", "You can use tools.", "Use a tool if 
 _FREE_KINDS = ("place", "name", "noun", "word", "count", "count", "day", "color", "time", "file")
 
 
-def _free_tool(draw: Draw) -> _Tool:
+def _free_tool(draw: Draw) -> Tool:
     """A tool that nobody knows: everything about it must be read."""
     verb = draw.verb()
     noun, result, *names = draw.nouns(2 + draw.pick((1, 1, 2, 2, 3)))
@@ -115,13 +125,13 @@ def _free_tool(draw: Draw) -> _Tool:
     described = draw.pick(
         (f"{verb.capitalize()} the {noun}.", f"{verb.capitalize()} a {noun} by its {' and '.join(names)}.")
     )
-    return _Tool(
+    return Tool(
         f"{verb}_{noun}", described, parameters, tuple(requests), {result: draw.pick(("count", "word", "place"))},
         f"The {result} of the {noun} is {{{result}}}.",
     )  # fmt: skip
 
 
-def _known_tool(draw: Draw, unseen: bool) -> _Tool:
+def _known_tool(draw: Draw, unseen: bool) -> Tool:
     """A tool with requests of its own. In training mostly under other names than its own: else the request alone tells
     the names, and parameters of tools that were never trained came out as those of others (`minutes` for `level`)."""
     tool = draw.pick(_UNSEEN if unseen else _TRAINED)
@@ -143,16 +153,21 @@ def _known_tool(draw: Draw, unseen: bool) -> _Tool:
 
 
 def make(draw: Draw) -> Sample:
+    return conversation(draw, "tool", lambda: partial(_schema, wrapped=draw.chance(0.4)))
+
+
+def conversation(draw: Draw, task: str, form: Callable[[], Callable[[Tool], Json]]) -> Sample:
+    """A request and its call, or the words for a result; `form` draws how the listed tools are written."""
     unseen = draw.test and draw.chance(0.5)
     tool = _free_tool(draw) if draw.chance(0.55) else _known_tool(draw, unseen)
     offered = draw.shuffled([tool, *_others(draw, tool)])
-    schemas = [_schema(t, wrapped) for wrapped in (draw.chance(0.4),) for t in offered]
+    schemas = list(map(form(), offered))
     messages: list[Message] = []
     if draw.chance(0.3):
         messages.append({"role": "system", "content": draw.pick(_SYSTEM)})
     if draw.chance(0.1):
         question, answer = draw.pick(small_talk.TALK)
-        return Sample("tool", answer, "notool", answer, [*messages, user(question)], schemas)
+        return Sample(task, answer, "notool", answer, [*messages, user(question)], schemas)
     arguments = {name: draw_value(draw, kind) for name, kind in tool.parameters.items()}
     messages.append(user(draw.pick(tool.requests).format(**arguments)))
     call = write_call(tool.name, arguments)
@@ -162,21 +177,18 @@ def make(draw: Draw) -> Sample:
         messages += [assistant(call), {"role": "tool", "content": json.dumps(result)}]
         answer = tool.reply.format(**arguments, **result)
         expect = [str(v) for k, v in (arguments | result).items() if f"{{{k}}}" in tool.reply] or [answer]
-        return Sample("tool reply", answer, "contains_all", expect, messages, schemas, unseen=new)
-    return Sample("tool", call, "tool", [tool.name, arguments], messages, schemas, unseen=new)
+        return Sample(f"{task} reply", answer, "contains_all", expect, messages, schemas, unseen=new)
+    return Sample(task, call, "tool", [tool.name, arguments], messages, schemas, unseen=new)
 
 
-def _others(draw: Draw, tool: _Tool) -> list[_Tool]:
+def _others(draw: Draw, tool: Tool) -> list[Tool]:
     makers = [lambda: _free_tool(draw), lambda: _known_tool(draw, False)]
     others = [draw.pick(makers)() for _ in range(draw.pick((0, 1, 1, 2)))]
     return [other for n, other in enumerate(others) if other.name not in {tool.name, *(o.name for o in others[:n])}]
 
 
-def _schema(tool: _Tool, wrapped: bool) -> dict[str, Any]:
-    kinds = {
-        name: "integer" if kind in ("count", "age", "year") else "string" for name, kind in tool.parameters.items()
-    }
-    properties = {name: {"type": kind} for name, kind in kinds.items()}
+def _schema(tool: Tool, wrapped: bool) -> Json:
+    properties = {name: {"type": kind} for name, kind in tool.types.items()}
     parameters = {"type": "object", "properties": properties, "required": list(properties)}
     function = {"name": tool.name, "description": tool.description, "parameters": parameters}
     return {"type": "function", "function": function} if wrapped else function
