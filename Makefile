@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Empty: install a built wheel in place of the checkout, as a user would.
 EDITABLE ?= --editable
 
-.PHONY: soak crowd demo fuzz test test-quick coverage nightly test-mixes test-resume test-pythons test-javascript test-arm needed needed-kernels needed-clients needed-pythons needed-arm check wheel release rehearsal goldens llama-goldens tables demo-model bench proof site clean
+.PHONY: soak crowd demo fuzz test test-quick coverage nightly test-mixes test-resume test-pythons test-javascript test-arm needed needed-kernels needed-clients needed-pythons needed-arm check wheel release rehearsal goldens llama-goldens tables demo-model bench figures proof site clean
 
 # Quantize the embedded demo model to int4 and chat with it; its drafter makes several tokens a step.
 demo: $(VENV)/.runtime
@@ -128,13 +128,13 @@ llama-goldens: $(VENV)/.installed
 	PYTHONPATH=tests $(BIN)/python tools/make_llama_case_goldens.py
 
 # Embed the model of the training run RUN and its TOKENIZER (tools/demo/README.md), and remake all that depends on it: some
-# two hours.
+# two hours. LOG: the name under which the run's log is kept.
 demo-model: $(VENV)/.installed
 	test -f $(RUN)/checkpoint.pt && test -f $(TOKENIZER)/tokenizer.json
 	$(PYTHON) -m venv .venv-goldens
 	.venv-goldens/bin/pip install --quiet "torch>=2.6" numpy tokenizers safetensors
 	PYTHONPATH=tools .venv-goldens/bin/python -m demo.export $(RUN) --tokenizer $(TOKENIZER) -o edge_lfm/demo_model
-	cp $(RUN)/log.txt tools/demo/train.log
+	cp $(RUN)/log.txt tools/demo/$(or $(LOG),train.log)
 	PYTHONPATH=tools $(BIN)/python -m demo.evaluate edge_lfm/demo_model --tasks edge_lfm/demo_model/tasks.jsonl
 	$(MAKE) goldens llama-goldens tables
 
@@ -143,8 +143,9 @@ demo-model: $(VENV)/.installed
 tables: $(VENV)/.installed
 	PYTHONPATH=tools $(BIN)/python -m demo.texts --corpora $(CORPORA) --wikitext $(WIKITEXT) -o build/tables/texts
 	WORK=build/tables TEXTS=build/tables/texts CALIBRATION=$(CALIBRATION) \
-	    $(BIN)/python tools/remake_tables.py docs/quality.md README.md docs/abilities.md docs/paging.md docs/performance.md \
+	    $(BIN)/python tools/remake_tables.py docs/quality.md README.md docs/abilities.md docs/paging.md \
 	    docs/boards.md docs/server.md edge_lfm/demo_model/README.md
+	$(BIN)/python tools/remake_tables.py --only lookup.py docs/performance.md
 
 # A server under good and hostile requests of 64 clients for MINUTES: what fails, and whether anything grows.
 soak: $(VENV)/.installed
@@ -158,6 +159,14 @@ crowd: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/pip install --quiet gguf cmake ninja
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python benchmarks/llama_cpp.py
+
+# The tables of speeds of docs/performance.md, of this machine (root, a C++ compiler, 60 GB of disk, an hour); ONLY: those
+# whose command has this text.
+figures: $(VENV)/.installed
+	$(BIN)/pip install --quiet gguf cmake ninja
+	mkdir -p build/figures
+	WORK=build/figures PATH="$(abspath $(BIN)):$$PATH" \
+	    $(BIN)/python tools/remake_tables.py --stamp --only "$(ONLY)" docs/performance.md
 
 # A page about this machine, in 15 minutes and the time that llama.cpp takes to build: edge-lfm beside llama.cpp on a shape that fits it (needs a C++ compiler).
 proof: $(VENV)/.installed

@@ -17,6 +17,7 @@ HEADER_NAME = "edge_lfm_kernels.h"
 _RECORDS = {
     "matrix": layout.MATRIX,
     "layer": layout.LAYER,
+    "latent": layout.LATENT,
     "state": layout.STATE,
     "row": layout.ROW,
     "context": layout.CONTEXT,
@@ -51,6 +52,7 @@ def header_text() -> str:
     for name, size in (
         ("SCRATCH", layout.scratch_bytes),
         ("ATTENTION_SCRATCH", layout.attention_scratch_bytes),
+        ("LATENT_SCRATCH", layout.latent_scratch_bytes),
         ("ENCODE_SCRATCH", layout.encode_scratch_bytes),
     ):
         fixed, per_group = size(0), size(layout.GROUP) - size(0)
