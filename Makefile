@@ -161,11 +161,11 @@ bench: $(VENV)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python benchmarks/llama_cpp.py
 
 # The tables of speeds of docs/performance.md, of this machine (root, a C++ compiler, 60 GB of disk, an hour); ONLY: those
-# whose command has this text.
+# whose command has this text; TRACE: a recorded routing of 32 experts, 4 a token (benchmarks/recorded.py).
 figures: $(VENV)/.installed
 	$(BIN)/pip install --quiet gguf cmake ninja
 	mkdir -p build/figures
-	WORK=build/figures PATH="$(abspath $(BIN)):$$PATH" \
+	WORK=build/figures TRACE=$(TRACE) PATH="$(abspath $(BIN)):$$PATH" \
 	    $(BIN)/python tools/remake_tables.py --stamp --only "$(ONLY)" docs/performance.md
 
 # A page about this machine, in 15 minutes and the time that llama.cpp takes to build: edge-lfm beside llama.cpp on a shape that fits it (needs a C++ compiler).

@@ -8,15 +8,14 @@ FOLDER is a packed model, as `edge-lfm synth lfm2-8b-a1b` makes one of random we
 worst case for sharing experts. Tokens per second of all answers together, as multiples of one answer's; medians over
 the rounds, each of which has every count once:
 
-limit: by the bytes of trunk and experts that a step reads, with the union of experts that the steps had
+limit: by the bytes of trunk and experts that a step reads, with the union of experts that the steps had; of a paged
+    model by the bytes that answers read from the disk
 one sequence: a step of so many rows of one sequence, as drafts are
 steps: a step of one row of so many sequences, without sampling
 answers: through the API, greedy, from their first tokens to their last, by the clock
 
-`--routing` makes random weights share experts as a recorded trace does (`experts` [tokens, layers, k] of as many
-experts, and `offsets` of its sequences): every router gets a bias for the selection, `c` times the logarithm of how
-often the trace chose an expert in that layer, and `c` is what gives eight rows the union share of eight tokens of
-different sequences of the trace. It shares as much, but not the same experts for the same tokens.
+`--routing` has every token choose the experts that a recorded trace says (`recorded.py`), each sequence by other,
+unrelated stretches of it. Steps then stop after each router, with one answer too.
 
 `--peer` gives llama.cpp's `llama-batched-bench` the same numbers of answers in the same rounds, built under WORK.
 
@@ -41,6 +40,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
+from recorded import RecordedRouting, Trace
 
 from edge_lfm import Model
 from edge_lfm.devices.estimate import Demand
@@ -54,7 +54,7 @@ from edge_lfm.model.state import State
 LONG = 2048
 STEPS = 8
 """Of each measurement of bare steps."""
-MATCHED_ROWS, DRAWS, HALVINGS, MAX_BIAS = 8, 400, 8, 2.0
+STREAM_TOKENS = 512
 Rates = dict[str, dict[int, list[float]]]
 
 
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=64, help="tokens before each answer")
     parser.add_argument("--tokens", type=int, default=24, help="of each answer")
     parser.add_argument("--ram", help="pages the experts if the model does not fit")
-    parser.add_argument("--routing", type=Path, help="a recorded trace to share experts like")
+    parser.add_argument("--routing", type=Path, help="a recorded trace to route by")
     parser.add_argument("--peer", type=Path, help="folder for llama.cpp and its model")
     parser.add_argument("--shape", default="lfm2-8b-a1b", help="of the peer's model")
     parser.add_argument("--waits", type=_numbers(float), default=[], help="bounds of a token's wait, seconds")
@@ -76,7 +76,9 @@ def main() -> None:
     rates: Rates = {}
     with Model.load(args.folder, **load) as model:
         if args.routing is not None:
-            kept = share_as_recorded(model, args.routing)  # noqa: F841  kernels hold their addresses
+            assert isinstance(model.backend, Runner)
+            streams = Trace.of(args.routing, model.shape).streams(2 * max(args.counts) + 1, STREAM_TOKENS)
+            RecordedRouting(model.backend, streams)
         for _ in range(args.rounds):
             measure(model, args, rates)
             if args.peer is not None:
@@ -105,7 +107,9 @@ def measure(model: Model, args: argparse.Namespace, rates: Rates) -> None:
         before = model.backend.experts
         note(rates, "steps", count, steps(model.backend, states[:count], rng))
         note(rates, "union share", count, (model.backend.experts - before).union_share)
-        note(rates, "answers", count, answers(model, count, args.prompt, args.tokens, rng))
+        rate, read = answers(model, count, args.prompt, args.tokens, rng)
+        note(rates, "answers", count, rate)
+        note(rates, "read", count, read)
 
 
 def note(rates: Rates, name: str, count: int, value: float) -> None:
@@ -129,8 +133,11 @@ def steps(backend: Backend, states: Sequence[State], rng: np.random.Generator) -
     return STEPS * len(states) / (time.perf_counter() - started)
 
 
-def answers(model: Model, count: int, prompt: int, tokens: int, rng: np.random.Generator) -> float:
-    """All are queued before the engine may begin, so that equal prompts are read by the same steps."""
+def answers(model: Model, count: int, prompt: int, tokens: int, rng: np.random.Generator) -> tuple[float, float]:
+    """Tokens a second, and MB that a token read from the disk.
+
+    All are queued before the engine may begin, so that equal prompts are read by the same steps.
+    """
     queued = threading.Event()
     holding = threading.Thread(target=lambda: model.scheduler.call(queued.wait))
     holding.start()
@@ -139,56 +146,21 @@ def answers(model: Model, count: int, prompt: int, tokens: int, rng: np.random.G
         request = model.prepare(ids.tolist(), max_tokens=tokens, temperature=0.0, ignore_eos=True)
         jobs.append(model.submit(request))
         times.append(told := [])
-        jobs[-1].listener = lambda told=told: told.append(time.perf_counter())  # from the engine's thread
+        jobs[-1].listener = lambda told=told: told.append((time.perf_counter(), read_bytes(model)))  # engine's thread
     queued.set()
     holding.join()
     for job in jobs:
         for _ in job:
             pass
     # The last times of each are those of its tokens, and of its end.
-    seconds = max(told[-2] for told in times) - max(told[-1 - tokens] for told in times)
-    return count * (tokens - 1) / seconds
+    last, first = max(told[-2] for told in times), max(told[-1 - tokens] for told in times)
+    given = count * (tokens - 1)
+    return given / (last[0] - first[0]), (last[1] - first[1]) / given / 1e6
 
 
-def share_as_recorded(model: Model, path: Path) -> list[NDArray[np.float32]]:
-    """Give the routers biases that make eight rows share as many experts as the trace's tokens do; keep what it gives
-    as long as the model is used."""
-    assert isinstance(model.backend, Runner)
-    with np.load(path, allow_pickle=False) as trace:
-        experts, offsets = trace["experts"].astype(np.int64), trace["offsets"]
-    layers, shape = model.backend.expert_layers, model.shape
-    if model.paging is not None or experts.max() >= shape.experts or experts.shape[1] < len(layers):
-        raise SystemExit("a trace is for a model of as many experts, whole in memory")
-    wanted = recorded_share(experts[:, : len(layers)], offsets)
-    uses = np.stack([np.bincount(experts[:, row].ravel(), minlength=shape.experts) for row in range(len(layers))])
-    popularity = np.log((uses + 1) / uses.mean())
-    biases = [np.zeros(-(-shape.experts // 16) * 16, np.float32) for _ in layers]
-    for n, bias in zip(layers, biases, strict=True):
-        model.backend.binding.layers["router_bias"][n] = bias.ctypes.data
-    states = [State(shape, 64) for _ in range(MATCHED_ROWS)]
-    low, high = 0.0, MAX_BIAS
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        for bias, row in zip(biases, popularity, strict=True):
-            bias[: shape.experts] = middle * row
-        before = model.backend.experts
-        steps(model.backend, states, np.random.default_rng(0))
-        for state in states:
-            state.reset()
-        found = (model.backend.experts - before).union_share
-        low, high = (middle, high) if found > wanted else (low, middle)
-    print(f"{MATCHED_ROWS} rows read {found:.3f} of the experts that they ask for, in the trace {wanted:.3f}\n")
-    return biases
-
-
-def recorded_share(experts: NDArray[np.int64], offsets: NDArray[np.int64]) -> float:
-    """Union share of eight tokens [tokens, layers, k], each of another sequence, over random draws."""
-    rng, unions = np.random.default_rng(0), []
-    for _ in range(DRAWS):
-        sequences = rng.choice(len(offsets) - 1, MATCHED_ROWS, replace=False)
-        rows = experts[[rng.integers(offsets[n], offsets[n + 1]) for n in sequences]]  # [rows, layers, k]
-        unions.append([len(np.unique(rows[:, n])) for n in range(rows.shape[1])])
-    return float(np.mean(unions)) / (MATCHED_ROWS * experts.shape[2])
+def read_bytes(model: Model) -> int:
+    """From the disk so far; 0: the whole model is in memory."""
+    return model.paging.bytes_read if model.paging is not None else 0
 
 
 def measure_peer(args: argparse.Namespace, threads: int, rates: Rates) -> None:
@@ -234,7 +206,12 @@ def print_table(model: Model, counts: Sequence[int], rates: Rates) -> None:
     print("| answers | " + " | ".join(map(str, counts)) + " |\n" + "|---" * (len(counts) + 1) + "|")
     shares = {count: statistics.median(found) for count, found in rates.pop("union share").items()}
     print("| union share | " + " | ".join(f"{shares[count]:.2f}" for count in counts) + " |")
-    print("| limit | " + " | ".join(f"{limit(demand, count, shares[count]):.2f}" for count in counts) + " |")
+    read = {count: statistics.median(found) for count, found in rates.pop("read").items()}
+    limits = [limit(demand, count, shares[count]) for count in counts]
+    if model.paging is not None:
+        print("| MB read a token | " + " | ".join(f"{read[count]:.0f}" for count in counts) + " |")
+        limits = [read[counts[0]] / max(1e-9, read[count]) for count in counts]
+    print("| limit | " + " | ".join(f"{value:.2f}" for value in limits) + " |")
     for name, found in rates.items():
         medians = [statistics.median(found[count]) for count in counts]
         alone = found[counts[0]]

@@ -2,10 +2,8 @@
 
     python benchmarks/traced.py MODEL TRACE.npz --shares 0.25,0.5,0.75
 
-MODEL is a packed model of the 24B's shape (`edge-lfm synth`); its own routers are overruled. A trace of 32 experts is
-mapped to the model's 64 by running two of its sequences at once: each token takes the two heaviest experts of both, the
-second sequence's numbered from 32 on. Layers are stretched over the model's. Nothing is read on a guess, for a guess
-comes from the routers. A stress case and no trace of LFM2: name GPT-OSS-20B beside the figures.
+MODEL is a packed model of the 24B's shape (`edge-lfm synth`); its own routers are overruled, as `recorded.py` tells.
+Nothing is read on a guess, for a guess comes from the routers.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from recorded import Trace
 
 from edge_lfm.engine.feeds import Feed
 from edge_lfm.engine.paged import paged_runner, slot_bytes_of
@@ -31,22 +30,6 @@ from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.state import State
 
 CONTEXT = 1024
-
-
-def mapped_trace(path: Path, layers: int, tokens: int) -> NDArray[np.int64]:
-    """[tokens, layers, 4]: pairs of sequences until there are enough tokens."""
-    with np.load(path, allow_pickle=False) as file:
-        chosen, offsets = file["experts"].astype(np.int64), file["offsets"]
-    stretch = np.arange(layers) * chosen.shape[1] // layers
-    parts, counted = [], 0
-    for n in range(0, len(offsets) - 2, 2):
-        a, b = chosen[offsets[n] : offsets[n + 1]], chosen[offsets[n + 1] : offsets[n + 2]]
-        count = min(len(a), len(b))
-        parts.append(np.concatenate([a[:count, stretch, :2], b[:count, stretch, :2] + 32], axis=2))
-        counted += count
-        if counted >= tokens:
-            break
-    return np.concatenate(parts)[:tokens]
 
 
 def decode(runner: Runner, trace: NDArray[np.int64]) -> float:
@@ -73,7 +56,7 @@ def main() -> None:
     threads = choose_threads(args.threads)
     with PackedModel(args.model) as model:
         layers = list(model.shape.routers)
-        trace = mapped_trace(args.trace, len(layers), args.tokens)
+        trace = Trace.of(args.trace, model.shape).streams(1, args.tokens)[0]
         prefault = Prefault(*model.span)
         prefault.wait()
         with Runner(model, load_kernels(), threads) as runner:

@@ -224,3 +224,27 @@ def test_experts_of_a_step_are_counted_once(packed_cases: dict[str, dict[str, Pa
             if paging is not None:
                 found = runner.pager.stats.since(paging)
                 assert use.read == int(found.hits.sum() + found.misses.sum())
+
+
+@pytest.mark.parametrize("paged", [False, True], ids=["whole", "paged"])
+def test_rows_take_the_experts_that_they_are_given(packed_cases: dict[str, dict[str, Path]], paged: bool) -> None:
+    """Several rows in one step, each with experts of its own, as each alone; and the union of these is counted."""
+    folder, rng = packed_cases["int8"]["moe"], np.random.default_rng(5)
+    ids = rng.integers(0, 160, SEQUENCES)
+    with paged_model(folder, 1, chunk=CHUNK) if paged else running(folder) as runner:
+        layers, router = runner.expert_layers, next(iter(runner.shape.routers.values()))
+        given = np.stack([[rng.permutation(router.experts)[: router.top_k] for _ in range(SEQUENCES)] for _ in layers])
+
+        def states() -> list[State]:
+            return [State(runner.shape, CONTEXT) for _ in range(SEQUENCES)]
+
+        def run(feeds: list[Feed], rows: slice) -> list[np.ndarray]:
+            return runner.run(feeds, routing=lambda n, _: given[layers.index(n), rows])
+
+        plain = runner.run([Feed(state, [id]) for state, id in zip(states(), ids, strict=True)])
+        alone = [run([Feed(state, [ids[n]])], slice(n, n + 1))[0] for n, state in enumerate(states())]
+        before = runner.experts
+        together = run([Feed(state, [id]) for state, id in zip(states(), ids, strict=True)], slice(None))
+        assert (runner.experts - before).read == sum(len(np.unique(experts)) for experts in given)
+        assert all(np.array_equal(a, b) for a, b in zip(together, alone, strict=True))
+        assert not any(np.array_equal(a, b) for a, b in zip(together, plain, strict=True))

@@ -25,7 +25,7 @@ from edge_lfm.model.state import State
 from edge_lfm.shape import Shape
 
 Routing = Callable[[int, NDArray[np.int64]], "NDArray[np.int64] | None"]
-"""`(layer, chosen experts [T, k]) -> None`, or, for a step of one row, other experts to take at the same weights."""
+"""`(layer, chosen experts [T, k]) -> None`, or other experts [T, k] to take at the same weights."""
 
 
 class Backend(ABC):
@@ -68,7 +68,7 @@ class Backend(ABC):
         Args:
             feeds: of states of this backend, each of another one; at most `chunk` rows together.
             routing: called with each layer that has experts and those chosen by all rows [T, k], in order of their
-                score; what it gives replaces them (steps of one row).
+                score; what it gives [T, k] replaces them, with the weights of those in their places.
             cancelled: asked now and then; when it says yes, the step ends there.
 
         Raises:

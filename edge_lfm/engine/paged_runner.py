@@ -51,7 +51,7 @@ class PagedRunner(Runner):
         choose: Callable[[int], int] | None = None,
     ) -> None:
         super().__init__(model, kernels, threads, chunk, binding, choose)
-        self.pager, self._lookahead, self._cached_ratio, self._ranking = pager, lookahead, cached_ratio, ranking
+        self.pager, self.lookahead, self._cached_ratio, self._ranking = pager, lookahead, cached_ratio, ranking
 
     def begin(self) -> None:
         """Read what was worth most when the model was last used, until the first step comes."""
@@ -92,7 +92,8 @@ class PagedRunner(Runner):
         if routing is not None:
             self.show_routing(n, routing)
         elif self._cached_ratio is not None and self.step.tokens == 1:
-            self.step.take(*self._cached_choice(n, self._cached_ratio))
+            chosen, weights = self._cached_choice(n, self._cached_ratio)
+            self.step.take(chosen[None], weights[None])
 
     def _compute_wave(self, n: int, wave: Wave) -> int:
         """Compute what must be computed before the next wave may come; the first stage that is left to be run."""
@@ -115,8 +116,8 @@ class PagedRunner(Runner):
         return end
 
     def _read_ahead(self, n: int) -> None:
-        if self._lookahead is not None and self.step.tokens == 1 and self.pager.may_read_ahead:
-            guess = self._lookahead.guess(n, self.step.hidden)
+        if self.lookahead is not None and self.step.tokens == 1 and self.pager.may_read_ahead:
+            guess = self.lookahead.guess(n, self.step.hidden)
             if guess is not None:
                 self.pager.read_ahead(guess[0], guess[1].tolist())
 

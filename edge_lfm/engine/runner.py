@@ -173,7 +173,7 @@ class Runner(Backend):
         """Call `routing` with the experts that layer n has chosen, and take what it gives instead."""
         instead: NDArray[np.int64] | None = routing(n, self.step.chosen.copy())
         if instead is not None:
-            self.step.take(instead[0], self.step.weights[: instead.shape[1]])
+            self.step.take(instead, self.step.weights)
 
     def _threads_for(self, rows: int) -> int:
         return self.team.count if self._choose_threads is None else min(self.team.count, self._choose_threads(rows))

@@ -26,7 +26,8 @@ class Step:
 
     def __init__(self, shape: Shape, binding: Binding, chunk: int, threads: int, cols: int = 0) -> None:
         self._shape = shape
-        self._feeds: tuple[Feed, ...] = ()
+        self.feeds: tuple[Feed, ...] = ()
+        """Of the step under way."""
         self._context = np.zeros(1, CONTEXT)
         self._sync = np.zeros(SYNC_BYTES // 8, np.int64)
         rows = np.zeros(chunk, ROW)
@@ -60,14 +61,14 @@ class Step:
             self._logits = np.zeros((asked, self._logits.shape[1]), np.float32)
             self._context["logits"] = self._logits.ctypes.data
         self._context["tokens"], self._context["logit_rows"] = first, asked
-        self.tokens, self._feeds = first, tuple(feeds)
+        self.tokens, self.feeds = first, tuple(feeds)
         self._sync[ERROR // 8] = self._sync[EXPERTS_READ // 8] = 0
         self.show_all()
 
     def logits(self) -> list[Logits]:
         """Of each feed, once the step has been run: float32 [logit_rows, vocab]."""
         logits, first = [], 0
-        for feed in self._feeds:
+        for feed in self.feeds:
             last = first + feed.logit_rows
             logits.append(self._logits[first:last, : self._shape.vocab].copy())
             first = last
@@ -139,8 +140,9 @@ class Step:
 
     @property
     def weights(self) -> NDArray[np.float32]:
-        """Of the first row's experts [k]."""
-        return self._scratch["chosen_weight"][: self._shape.top_k]
+        """Of the experts of each row [T, k]."""
+        k = self._shape.top_k
+        return self._scratch["chosen_weight"][: self.tokens * k].reshape(-1, k)
 
     @property
     def scores(self) -> NDArray[np.float32]:
@@ -148,11 +150,20 @@ class Step:
         return self._scratch["router_logits"][: self._shape.experts]
 
     def take(self, experts: NDArray[np.int64], weights: NDArray[np.float32]) -> None:
-        """Route the one row of this step to other experts [k] with these weights [k]."""
-        segments = self._scratch["segments"]
-        self._scratch["chosen"][: len(experts)] = experts
-        segments[:] = np.searchsorted(np.sort(experts), np.arange(len(segments)))
-        self._scratch["pair_weight"][: len(experts)] = weights[np.argsort(experts, kind="stable")]
+        """Route the rows of this step to other experts [T, k] with these weights [T, k].
+
+        What comes of the router's choice is made anew, the activations of each pair's token included.
+        """
+        segments, flat, pairs = self._scratch["segments"], experts.ravel(), experts.size
+        order = np.argsort(flat, kind="stable")
+        self._sync[EXPERTS_READ // 8] += len(np.unique(flat)) - len(np.unique(self.chosen))
+        self._scratch["chosen"][:pairs] = flat
+        segments[:] = np.searchsorted(flat[order], np.arange(len(segments)))
+        self._scratch["pair_token"][:pairs] = order // experts.shape[1]
+        self._scratch["pair_weight"][:pairs] = weights.ravel()[order]
+        for part in ("", "_q", "_s"):
+            gathered = self._scratch[f"pairs{part}"].reshape(self._chunk * experts.shape[1], -1)
+            gathered[:pairs] = self.array(f"normed{part}", self.tokens)[order // experts.shape[1]]
 
     def show(self, experts: list[int]) -> None:
         """Let the next stages of an FFN compute these experts, and leave out the others."""
