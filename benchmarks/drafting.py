@@ -5,8 +5,9 @@
 
 A random drafter is nearly never right. So its passes are really run, and their outcome is replaced: each draft is the
 token that plain decoding gave, with the chance `--right`, and another one otherwise. Runs are interleaved, medians are
-told. "-" is the model without a drafter, 0 with one that looks on and drafts nothing. Random routers spread the rows of
-a step over more experts than trained ones do.
+told. "-" is the model without a drafter, 0 with one that looks on and drafts nothing. "wrong": as many drafts as pay,
+of a drafter that is never right and is new in each answer, so that each has the loss until it switches itself off.
+Random routers spread the rows of a step over more experts than trained ones do.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_lfm import Completion, Model
+from edge_lfm.engine.draft_costs import Switch
 from edge_lfm.engine.feeds import DraftAsk, Drafts, Feed
 from edge_lfm.engine.runner import Runner
 from edge_lfm.model.packed_model import PackedModel
@@ -47,10 +49,14 @@ class Forced:
         self._answer: list[int] = []
         self._is_right: NDArray[np.bool_] = np.zeros(0, bool)
 
+    never: bool
+    """Whether all drafts are wrong for now."""
+
     def know(self, answer: Sequence[int]) -> None:
         """What plain decoding says; which of its tokens are drafted rightly is drawn once for all runs."""
         self._answer = list(answer)
         self._is_right = np.random.default_rng(1).random(len(answer)) < self._right
+        self.never = False
 
     def __call__(self, runner: Runner, asks: Sequence[DraftAsk], beside: Sequence[Feed]) -> list[Drafts]:
         made = self._draft(runner, asks, beside)
@@ -59,7 +65,8 @@ class Forced:
     def _forced(self, ask: DraftAsk, made: Drafts, vocab: int) -> Drafts:
         first = ask.state.position - PROMPT_TOKENS + 1
         known = list(zip(self._answer, self._is_right, strict=True))[first : first + len(made.token_ids)]
-        return replace(made, token_ids=[token if right else (token + 1) % vocab for token, right in known])
+        told = [token if right and not self.never else (token + 1) % vocab for token, right in known]
+        return replace(made, token_ids=told)
 
 
 def synthetic_drafter(folder: Path, target: Path) -> Path:
@@ -77,16 +84,23 @@ def synthetic_drafter(folder: Path, target: Path) -> Path:
 def measure(
     bare: Model, model: Model, forced: Forced, counts: Sequence[int], tokens: int, repeat: int
 ) -> dict[str, list[Completion]]:
-    """Answers by the number of drafts; "-": of the model without a drafter."""
+    """Answers by the number of drafts; "-": of the model without a drafter; "wrong": of one that is never right."""
     prompt = np.random.default_rng(0).integers(10, model.shape.vocab, PROMPT_TOKENS).tolist()
     options: dict[str, Any] = {"max_tokens": tokens, "temperature": 0, "ignore_eos": True}
     plain = bare.generate(prompt, **options).token_ids
     forced.know(plain)
-    answers: dict[str, list[Completion]] = {"-": [], **{str(count): [] for count in (0, *counts)}}
+    answers: dict[str, list[Completion]] = {"-": [], **{str(count): [] for count in (0, *counts)}, "wrong": []}
     for n in range(repeat + 1):
         for count, made in answers.items():
-            used = bare.generate(prompt, **options) if count == "-" else None
-            answer = used or model.generate(prompt, max_drafts=int(count), **options)
+            forced.never = count == "wrong"
+            if count == "-":
+                answer = bare.generate(prompt, **options)
+            elif forced.never:
+                assert model.backend.drafting is not None
+                model.backend.drafting.switch = Switch()
+                answer = model.generate(prompt, **options)
+            else:
+                answer = model.generate(prompt, max_drafts=int(count), **options)
             assert answer.token_ids == plain
             if n:
                 made.append(answer)

@@ -5,8 +5,9 @@
 
 A table that is made by machine lies between two comments, `<!-- made by: COMMAND -->` and `<!-- end -->`; COMMAND runs
 in the repository's root and prints Markdown. It may read $WORK (a folder, empty at first), $TEXTS (of `python -m
-demo.texts`), $CALIBRATION (a text) and $TRACE (a recorded routing). A command that fails leaves its document as it was. `--stamp` writes under each
-table its command, the commit, the day and the processor, without which a speed means nothing.
+demo.texts`), $CALIBRATION (a text) and $TRACE (a recorded routing). A command that fails leaves its document as it was.
+`--stamp` writes under each table its command, the commit, the day and the processor, without which a speed means
+nothing.
 """
 
 from __future__ import annotations

@@ -20,9 +20,11 @@ MIN_PLAIN_STEPS = 4
 PLAIN_EVERY = 64
 """Rounds after which one without drafts measures again."""
 TRIAL_ROUNDS = 8
+MAX_LOSS = 2.0
+"""Plain steps that a trial may lose before its rounds are over: then it ends at once. With the last round, which may
+take twice as long as a plain step and more, that is some 3 of the 256 tokens that follow, 1.2 %."""
 FIRST_PAUSE, MAX_PAUSE = 256, 16384
-"""Tokens without drafts after a trial that lost; twice as many after each further one. A trial of 8 rounds at half the
-speed takes 3 % of 256 tokens, and less and less."""
+"""Tokens without drafts after a trial that lost; twice as many after each further one."""
 WARM_UP = 32
 """Tokens that the drafter looks on at before it drafts again."""
 
@@ -90,6 +92,7 @@ class Switch:
         self._plain = self._rounds = self._pause = 0
         self._left = 0  # tokens until drafting is tried again
         self._gained = self._spent = 0.0  # seconds of plain steps that the rounds saved the need of, and their own
+        self._lost = 0.0  # plain steps, since drafting last gained as much as it lost
 
     @property
     def looks_on(self) -> bool:
@@ -111,13 +114,14 @@ class Switch:
         """Take account of a round of some answers: the step in which so many drafts were verified, the tokens that it
         gave them, and the seconds that drafting took. Others in that step gained a token each."""
         self._rounds += 1
-        plain = self.costs.of(took.rows - drafts) * (took.feeds - answers + gained) / took.feeds
+        step_s = min(took.step_s, 2 * self.costs.of(took.rows))  # another process may have held it up
+        own, round_s = self.costs.of(took.rows - drafts), step_s + took.read_s + drafting_s
+        plain = own * (took.feeds - answers + gained) / took.feeds
         self._gained += _NEW * (plain - self._gained)
-        self._spent += _NEW * (took.step_s + took.read_s + drafting_s - self._spent)
-        if self._rounds % TRIAL_ROUNDS:
-            return
-        if self._gained < self._spent:
+        self._spent += _NEW * (round_s - self._spent)
+        self._lost = max(0.0, self._lost + (round_s - plain) / max(1e-9, own))
+        if self._lost >= MAX_LOSS or (self._rounds % TRIAL_ROUNDS == 0 and self._gained < self._spent):
             self._pause = min(MAX_PAUSE, 2 * self._pause or FIRST_PAUSE)
-            self._left, self._gained, self._spent = self._pause, 0.0, 0.0
-        elif self._rounds >= PLAIN_EVERY:
+            self._left, self._gained, self._spent, self._lost = self._pause, 0.0, 0.0, 0.0
+        elif self._rounds % TRIAL_ROUNDS == 0 and self._rounds >= PLAIN_EVERY:
             self._pause = 0
