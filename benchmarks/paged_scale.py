@@ -157,7 +157,9 @@ def plan_row(shape: Shape, demand: Demand, budget: str, token: float) -> str:
 
 
 def cut(raw: dict[str, Any], layers: int) -> dict[str, Any]:
-    """A config with the first layers only."""
+    """A config with the first layers only, of which no more than one is dense."""
+    dense = "first_k_dense_replace"
+    raw = raw | ({dense: min(raw[dense], 1)} if dense in raw else {})
     lists = {k: v[:layers] for k, v in raw.items() if isinstance(v, list) and len(v) == raw["num_hidden_layers"]}
     return raw | lists | {"num_hidden_layers": layers}
 
