@@ -2,6 +2,7 @@
 
     python benchmarks/paged_scale.py --shape minimax-m2 [--recipe balanced] [--budgets 8G,16G,32G]
     python benchmarks/paged_scale.py --shape minimax-m2 --layers 4 --work DIR --ram 4G     # and with bytes
+    sudo python benchmarks/paged_scale.py --shape deepseek-v3 --layers 3 --work DIR --limit 8G
 
 First, without weights: the plan of each budget; the compiled router on random logits; and the pager with all layers and
 experts, reading ahead included, over a store that reads nothing. Its tokens choose experts so that about as many are
@@ -9,19 +10,23 @@ found in memory as in GPT-OSS's recorded routing (`devices/estimate.py`). Beside
 at the rate that is measured here, without any wait for a disk.
 
 With --layers, a model of so many of the shape's layers is made of random weights, and decodes under a budget of --ram.
+The checksum of its tokens is that of any other budget. --limit: in a memory cgroup, a little above the budget.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
+import zlib
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from paging import LEFT_BYTES, memory_cgroup, run_in
 
 from edge_lfm.architectures import read_shape
 from edge_lfm.devices.estimate import Machine, estimate
@@ -164,16 +169,24 @@ def cut(raw: dict[str, Any], layers: int) -> dict[str, Any]:
     return raw | lists | {"num_hidden_layers": layers}
 
 
+def folder_of(args: argparse.Namespace, recipe: Recipe) -> Path:
+    return Path(args.work / f"{args.shape}-{args.layers}-{recipe.name}")
+
+
+def make_part(args: argparse.Namespace, recipe: Recipe) -> None:
+    """A model of the first layers of the shape, unless it is there."""
+    from edge_lfm.quantize.synth import synthesize
+
+    if not folder_of(args, recipe).exists():
+        synthesize(cut(family_config(args.shape), args.layers), folder_of(args, recipe), recipe)
+
+
 def run_part(args: argparse.Namespace, recipe: Recipe) -> None:
     """Decode with the first layers of the shape."""
     from edge_lfm import Model
-    from edge_lfm.quantize.synth import synthesize
 
-    folder = args.work / f"{args.shape}-{args.layers}-{recipe.name}"
-    if not folder.exists():
-        synthesize(cut(family_config(args.shape), args.layers), folder, recipe)
     rng = np.random.default_rng(0)
-    with Model.load(folder, ram=args.ram, context=1024) as model:
+    with Model.load(folder_of(args, recipe), ram=args.ram, context=1024) as model:
         vocab = model.shape.vocab
         prompt = rng.integers(0, vocab, 16).tolist()
         runner: Any = model.backend
@@ -186,8 +199,19 @@ def run_part(args: argparse.Namespace, recipe: Recipe) -> None:
     print(
         f"{args.layers} layers at {args.ram}: {keep} kept, {slots} slots; {answer.timings.decode_tps:.2f} tok/s, hits "
         f"{stats.hit_rate:.0%}, {stats.bytes_read / count / 1e6:.0f} MB a token, {stats.stall_s.sum() / seconds:.0%} "
-        f"of the time waiting; guesses {stats.ahead_used} used, {stats.ahead_wasted} wasted"
+        f"of the time waiting; guesses {stats.ahead_used} used, {stats.ahead_wasted} wasted; "
+        f"{count} tokens, checksum {zlib.crc32(np.array(answer.token_ids, np.int32).tobytes()):08x}"
     )
+
+
+def run_limited(args: argparse.Namespace) -> None:
+    """This program again, in a cgroup of --limit."""
+    limit = parse_size(args.limit)
+    command = [sys.executable, __file__, "--shape", args.shape, "--recipe", args.recipe, "--layers", str(args.layers)]
+    command += ["--work", str(args.work), "--tokens", str(args.tokens), "--ram", str(limit - LEFT_BYTES)]
+    with memory_cgroup(limit) as group:
+        output, charged = run_in(group, command)
+    print(f"{output.strip()}; charged {charged / limit:.0%} of {args.limit}")
 
 
 def main() -> None:
@@ -198,11 +222,16 @@ def main() -> None:
     parser.add_argument("--layers", type=int)
     parser.add_argument("--work", type=Path)
     parser.add_argument("--ram", default="4G")
+    parser.add_argument("--limit", help="of a memory cgroup that it runs in; then --ram follows from it")
     parser.add_argument("--tokens", type=int, default=32)
     args = parser.parse_args()
     recipe, shape = find_recipe(args.recipe), read_shape(family_config(args.shape))
     if args.layers:
-        run_part(args, recipe)
+        make_part(args, recipe)
+        if args.limit:
+            run_limited(args)
+        else:
+            run_part(args, recipe)
         return
     machine = measure_machine(load_kernels(), choose_threads(None), Path())
     show_plans(shape, recipe, args.budgets.split(","), machine.read_gbps)
