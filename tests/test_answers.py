@@ -251,6 +251,20 @@ def test_calls_of_messages_are_rendered_by_either_kind_of_template(demo: dict[st
             old.encode([messages[0], {"role": "assistant", "content": "", "tool_calls": bad}], tokenizer)
 
 
+def test_results_stand_in_the_order_of_their_calls() -> None:
+    """Clients that run calls together send the first result first. Where a template writes ids, the results stay."""
+    calls = [{"id": f"c{n}", "type": "function", "function": {"name": "f", "arguments": "{}"}} for n in range(3)]
+    asked = {"role": "assistant", "content": "", "tool_calls": calls}
+    results = [{"role": "tool", "content": f"result {n}", "tool_call_id": f"c{n}"} for n in (2, 0, 1)]
+    source = "{% for m in messages %}{% if m.tool_calls %}?{% endif %}{{ m.content }}{{ ids }}{% endfor %}"
+    plain = ChatTemplate(source.replace("{{ ids }}", ""), "")
+    assert plain.prompt([asked, *results]) == "?result 0result 1result 2"
+    strange = {"role": "tool", "content": "other", "tool_call_id": "c9"}
+    assert plain.prompt([asked, *results[:2], strange]) == "?result 2result 0other"
+    numbered = ChatTemplate(source.replace("ids", "m.tool_call_id"), "")
+    assert numbered.prompt([asked, *results]) == "?result 2c2result 0c0result 1c1"
+
+
 def expected_calls(path: Path) -> list[list[Call]]:
     """The first accepted value of each argument of BFCL's expected calls; "" means that it may be left out."""
     return [

@@ -16,7 +16,9 @@ from serving import serving
 from starlette.testclient import TestClient
 
 from edge_lfm.api import LoadOptions, Model
+from edge_lfm.server.anthropic_input import MessagesRequest
 from edge_lfm.server.app import make_app
+from edge_lfm.server.schemas import decode
 from edge_lfm.server.settings import Settings
 
 NAME = Settings.name
@@ -182,6 +184,69 @@ def test_system_texts_and_blocks_are_the_same_as_chats(client: TestClient, demo:
     assert text_of(told) == answer.text and told["usage"]["output_tokens"] == answer.timings.completion_tokens
 
 
+def test_the_request_of_a_coding_agent_is_taken(client: TestClient) -> None:
+    """As Claude Code sends it, shortened: a system message in the midst, results in another order than their calls."""
+    cached = {"cache_control": {"type": "ephemeral"}}
+    read = {"$schema": "https://json-schema.org/draft/2020-12/schema", **CITY, "additionalProperties": False}
+    uses = [{"type": "tool_use", "id": f"t{n}", "name": "get_weather", "input": {"city": "x"}} for n in (1, 2)]
+    results = [
+        {"tool_use_id": "t2", "type": "tool_result", "content": "1\tvm"},
+        {"type": "tool_result", "content": "Exit code 2", "is_error": True, "tool_use_id": "t1"} | cached,
+    ]
+    body: dict[str, Any] = {
+        "messages": [
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "Context."}, {"type": "text", "text": "Go"} | cached],
+            },
+            {"role": "system", "content": "Available skills: none."},
+            {"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm.", "signature": ""}, *uses]},
+            {"role": "user", "content": results},
+        ],
+        "system": [{"type": "text", "text": "An agent."}, {"type": "text", "text": "Be brief."} | cached],
+        "tools": [TOOL | {"input_schema": read}],
+        "metadata": {"user_id": '{"session_id":"1"}'},
+        "thinking": {"type": "adaptive"},
+        "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+        "output_config": {"effort": "high"},
+    }
+    headers = {"anthropic-beta": "context-management-2025-06-27", "anthropic-version": "2023-06-01"}
+    answer = client.post(f"{MESSAGES}?beta=true", json={**GREEDY, **body}, headers=headers)
+    assert answer.status_code == 200, answer.text
+    ordered = body["messages"][:-1] + [{"role": "user", "content": results[::-1]}]
+    told = ask(client, **body | {"messages": ordered})
+    assert told["content"] == answer.json()["content"]
+    assert told["usage"]["input_tokens"] == 1, "the same prompt again: all but its last token is kept"
+    assert client.head("/").status_code == 200, "asked first"
+
+
+@pytest.mark.parametrize(
+    ("edit", "kept"),
+    [
+        ({}, ["c"]),
+        ({"keep": {"type": "thinking_turns", "value": 2}}, ["b", "c"]),
+        ({"keep": {"type": "thinking_turns", "value": 9}}, ["a", "b", "c"]),
+        ({"keep": {"type": "all"}}, ["a", "b", "c"]),
+        ({"keep": "all"}, ["a", "b", "c"]),
+    ],
+)
+def test_thoughts_of_earlier_turns_are_left_out_where_the_request_says_so(
+    edit: dict[str, Any], kept: list[str]
+) -> None:
+    thoughts = [{"type": "thinking", "thinking": name, "signature": ""} for name in "abc"]
+    turns = [{"role": "assistant", "content": [thought, {"type": "text", "text": "!"}]} for thought in thoughts]
+    edits = [{"type": "clear_thinking_20251015"} | edit]
+    body = {"messages": [*turns, *CAPITAL], "context_management": {"edits": edits}}
+    chat = decode(json.dumps(body).encode(), MessagesRequest).chat()
+    assert [m.reasoning_content for m in chat.messages if m.reasoning_content] == kept
+
+
+def test_a_stream_that_is_silent_pings_in_anthropics_form(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_lfm.server.sse.PING_S", 1e-4)
+    told = client.post(MESSAGES, json={**GREEDY, "messages": CAPITAL, "stream": True}).text
+    assert 'event: ping\ndata: {"type":"ping"}\n\n' in told and ": ping\n" not in told.replace("event: ping", "")
+
+
 def test_stop_sequences_end_the_answer_and_are_named(client: TestClient) -> None:
     told = ask(client, stop_sequences=["xyz", " is"])
     assert (text_of(told), told["stop_reason"], told["stop_sequence"]) == (
@@ -245,7 +310,15 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("temprature", {"temprature": 1}),
     ("container", {"container": "c"}),
     ("mcp_servers", {"mcp_servers": [{"url": "x"}]}),
-    ("context_management", {"context_management": {"edits": [{"type": "x"}]}}),
+    ("context_management.edits[0]: edits of type 'x'", {"context_management": {"edits": [{"type": "x"}]}}),
+    (
+        "context_management.edits[0].keep",
+        {"context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": {"type": "thinking_turns"}}]}},
+    ),
+    (
+        "context_management.edits[0].trigger",
+        {"context_management": {"edits": [{"type": "clear_thinking_20251015", "trigger": {"value": 3}}]}},
+    ),
     ("output_config.effort", {"output_config": {"effort": "low"}}),
     ("output_config.effort", {"output_config": {"effort": "max"}}),
     ("speed", {"speed": "fast"}),

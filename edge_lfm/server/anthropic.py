@@ -38,7 +38,7 @@ class Messages:
             return JSONResponse(await unless_disconnected(request, self._whole(body, chat, nbytes)))
         events = self._stream(body, chat, nbytes)
         await anext(events)  # whatever can be refused is refused before the stream begins
-        return EventStream(events, done=None, stall_s=self._service.settings.stall_s)
+        return EventStream(events, done=None, stall_s=self._service.settings.stall_s, ping=named("ping"))
 
     async def count(self, request: Request) -> Response:
         """POST /v1/messages/count_tokens"""

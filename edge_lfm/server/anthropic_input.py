@@ -119,6 +119,44 @@ class OutputConfig(Nested):
     format: Format | None = None
 
 
+class KeptThoughts(Nested):
+    """Of which turns the thoughts stay: of all, or of so many of the latest that have any."""
+
+    type: Literal["all", "thinking_turns"]
+    value: Count | None = None
+
+    def __post_init__(self) -> None:
+        if (self.type == "thinking_turns") != (self.value is not None):
+            raise ValueError("keep of type thinking_turns has a value, and no other has one")
+
+
+class Edit(Nested):
+    """What is taken out of a conversation before the model reads it: thoughts of earlier turns, and nothing else."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("clear_thinking_20251015",)
+
+    type: str
+    keep: KeptThoughts | Literal["all"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.type not in self.kinds:
+            raise ValueError(f"edits of type {self.type!r:.60} are not here, only {', '.join(self.kinds)}")
+
+    @property
+    def turns(self) -> int | None:
+        """How many of the latest turns with thoughts keep them; None: all. Without `keep` it is one, as Anthropic
+        says."""
+        if self.keep is None:
+            return 1
+        return None if self.keep == "all" else self.keep.value
+
+
+class ContextManagement(Nested):
+    """What is done to a conversation before the model reads it."""
+
+    edits: Annotated[list[Edit], Meta(max_length=1)] | None = None
+
+
 class CountRequest(Sampling, kw_only=True):
     """POST /v1/messages/count_tokens"""
 
@@ -135,6 +173,7 @@ class CountRequest(Sampling, kw_only=True):
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     output_format: Format | None = None
+    context_management: ContextManagement | None = None
     speed: Literal["standard"] | None = None
     chat_template_kwargs: Json | None = None
 
@@ -147,11 +186,11 @@ class CountRequest(Sampling, kw_only=True):
         if self.messages[-1].role == "assistant":
             raise RequestError("the last turn is the assistant's; an answer cannot be begun for the model", "messages")
         choice = self.tool_choice
+        turns = [m for n, turn in enumerate(self.messages) for m in _messages_of(turn, f"messages[{n}]")]
+        for edit in (self.context_management and self.context_management.edits) or ():
+            _clear_thoughts(turns, edit.turns)
         return ChatRequest(
-            messages=[
-                *([Message("system", _text_of(self.system, "system"))] if self.system else []),
-                *(message for n, turn in enumerate(self.messages) for message in _messages_of(turn, f"messages[{n}]")),
-            ],
+            messages=[*([Message("system", _text_of(self.system, "system"))] if self.system else []), *turns],
             model=self.model,
             tools=[_tool_of(tool) for tool in self.tools or []],
             tool_choice=choice.plain() if choice is not None else None,
@@ -225,6 +264,13 @@ def _assistant(blocks: Sequence[Block], place: str) -> Message:
         tool_calls=calls or None,
         reasoning_content="\n".join(b.thinking or "" for b in blocks if b.type == "thinking") or None,
     )
+
+
+def _clear_thoughts(turns: Sequence[Message], kept: int | None) -> None:
+    """Take the thoughts out of all turns but the latest `kept` that have any; None: out of none."""
+    thinking = [turn for turn in turns if turn.reasoning_content]
+    for turn in thinking[: len(thinking) - kept] if kept is not None and kept < len(thinking) else ():
+        turn.reasoning_content = None
 
 
 def _result(block: Block, place: str) -> Message:

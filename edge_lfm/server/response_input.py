@@ -45,11 +45,11 @@ def add_item(messages: list[Json], item: Item, place: str) -> None:
     if item.type == "message":
         messages.append(_message_of(item, place))
     elif item.type == "function_call_output":
-        messages.append({"role": "tool", "content": join_parts(item.output)})
+        messages.append({"role": "tool", "content": join_parts(item.output), "tool_call_id": item.call_id})
     else:
         if item.name is None:
             raise RequestError(f"{place} has no name", f"{place}.name")
-        call = Call(Called(item.name, item.arguments)).plain()
+        call = Call(Called(item.name, item.arguments), item.call_id).plain()
         if messages and messages[-1].get("tool_calls"):
             messages[-1]["tool_calls"].append(call)
         else:

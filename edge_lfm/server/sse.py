@@ -42,15 +42,24 @@ class EventStream(Response):
     under the name that its JSON has as a type.
 
     done: what is sent at the end, as OpenAI's "[DONE]". stall_s: how long the client may leave the stream unread.
+    ping: the event that is sent while nothing comes, in place of a comment.
     """
 
     media_type = "text/event-stream"
     ping = b": ping\n\n"
 
-    def __init__(self, events: AsyncIterator[Any], done: str | None = "[DONE]", stall_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        events: AsyncIterator[Any],
+        done: str | None = "[DONE]",
+        stall_s: float = 60.0,
+        ping: Any = None,
+    ) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events, self._done, self._stall_s = events, done, stall_s
+        if ping is not None:
+            self.ping = self.encoded(ping)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})

@@ -29,6 +29,7 @@ from edge_lfm.text.turns import (
     SYSTEMS,
     TURNS,
     with_one_system,
+    with_results_in_order,
     with_single_calls,
     wrapped,
 )
@@ -192,8 +193,11 @@ class ChatTemplate:
         systems = [n for n, message in enumerate(messages) if message["role"] in SYSTEM_ROLES]
         if any(systems) and self._leaves_out_systems:
             messages = with_one_system(messages)
-        several = any(isinstance(c := m.get("tool_calls"), list | tuple) and len(c) > 1 for m in messages)
-        return with_single_calls(messages) if several and self.renders_calls and self._call_form.single else messages
+        if not any(isinstance(c := m.get("tool_calls"), list | tuple) and len(c) > 1 for m in messages):
+            return messages
+        if "tool_call_id" not in self.source:  # the place alone says whose result it is
+            messages = with_results_in_order(messages)
+        return with_single_calls(messages) if self.renders_calls and self._call_form.single else messages
 
     def _told(self, tools: Sequence[Any] | None) -> Sequence[Any] | None:
         return wrapped(tools) if tools and not self._tells_bare_tools else tools

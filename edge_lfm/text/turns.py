@@ -4,6 +4,7 @@ turn, or only tools in OpenAI's wrapping, says nothing when it leaves out the re
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from edge_lfm.errors import TemplateError
@@ -55,6 +56,22 @@ def with_single_calls(messages: Sequence[Message]) -> list[Message]:
             result = _result_of(call, results)
             turns += [result] if result is not None else []
         turns += results
+    return turns
+
+
+def with_results_in_order(messages: Sequence[Message]) -> list[Message]:
+    """The same with the results of a turn's calls in the order of the calls, told by their `tool_call_id`: clients run
+    calls together, and send the first result first. Results of which one names no call of the turn stay as they are."""
+    turns: list[Message] = []
+    places: dict[Any, int] = {}
+    for asked, run in groupby(messages, lambda message: message.get("role") != "tool"):
+        results = list(run)
+        if not asked and all(str(result.get("tool_call_id")) in places for result in results):
+            results.sort(key=lambda result: places[str(result["tool_call_id"])])
+        turns += results
+        calls = results[-1].get("tool_calls") if asked else None
+        ids = [call.get("id") for call in calls if isinstance(call, Mapping)] if isinstance(calls, list | tuple) else []
+        places = {number: n for n, number in enumerate(ids) if isinstance(number, str)}
     return turns
 
 
