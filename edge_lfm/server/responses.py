@@ -235,7 +235,7 @@ def _ending(completion: Completion) -> Json:
         "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
         "usage": {
             "input_tokens": t.prompt_tokens,
-            "input_tokens_details": {"cached_tokens": t.cached_tokens},
+            "input_tokens_details": {"cached_tokens": t.cached_tokens, "cache_write_tokens": 0},
             "output_tokens": t.completion_tokens,
             "output_tokens_details": {"reasoning_tokens": completion.reasoning_tokens},
             "total_tokens": t.prompt_tokens + t.completion_tokens,
