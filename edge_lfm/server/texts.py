@@ -96,8 +96,10 @@ class Texts:
         """The model as OpenAI's and as Anthropic's clients know one."""
         card: dict[str, Any] = {"id": name, "object": "model", "created": 0, "owned_by": "local"}
         card |= {"type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
+        card |= {"lifecycle": "active"}
         model = self._service.hosting.model
-        return card | ({"max_model_len": model.context} if model is not None else {})
+        limits = ("max_model_len", "max_input_tokens", "max_tokens")
+        return card | (dict.fromkeys(limits, model.context) if model is not None else {})
 
 
 @functools.cache
