@@ -67,7 +67,7 @@ def test_places_of_a_prompt() -> None:
 
 
 def test_of_too_many_places_the_newest_stay() -> None:
-    state: Any = SimpleNamespace(max_checkpoints=8, with_window=lambda checkpoint: checkpoint)
+    state: Any = SimpleNamespace(max_checkpoints=8, has_copies=True, with_window=lambda checkpoint: checkpoint)
     sequence, count = TokenSequence(state), 3000
     for place in sorted(places_in(count)):
         sequence.remember(Checkpoint(place, {}))

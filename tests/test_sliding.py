@@ -20,7 +20,9 @@ from test_reference import TOLERANCE, reference_of
 from edge_lfm import Model
 from edge_lfm.architectures import read_shape
 from edge_lfm.demo import demo_checkpoint
+from edge_lfm.engine import sequence as sequences
 from edge_lfm.engine.feeds import Steps, T, run_alone
+from edge_lfm.engine.pool import SequencePool
 from edge_lfm.engine.runner import Runner
 from edge_lfm.engine.sequence import TokenSequence, nbytes_at
 from edge_lfm.engine.session_file import load_sequence, save_sequence
@@ -30,6 +32,7 @@ from edge_lfm.formats.packed import PackedWriter, TensorSpec
 from edge_lfm.kernels.load.library import load_kernels
 from edge_lfm.kernels.spec.isa import find_isa, runnable_tiers
 from edge_lfm.kernels.spec.layout import LAYOUT_VERSION
+from edge_lfm.memory import caches
 from edge_lfm.memory.caches import CacheSizes, position_bytes
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.state import State
@@ -151,6 +154,100 @@ def test_every_place_is_in_reach(
         sequence.go_back(place)
     goes_on(runner, sequence, expected[kv_dtype])
     goes_on(runner, loaded, expected[kv_dtype])
+
+
+@pytest.fixture
+def large_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of a window takes more than a place may, and rings are no longer for it."""
+    monkeypatch.setattr(caches, "MAX_CHECKPOINT_BYTES", 1)
+    monkeypatch.setattr(caches, "MAX_CHECKPOINTS", 64)
+    monkeypatch.setattr(caches, "MIN_CHECKPOINTS", 64)
+    monkeypatch.setattr(caches, "REACH_BYTES", 0)
+
+
+@pytest.mark.usefixtures("large_windows")
+@pytest.mark.parametrize("kv_dtype", ["float16", "int8"])
+def test_places_without_copies_are_in_reach_while_rings_hold_them(
+    kv_dtype: str, runner: Runner, expected: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    """The window has 10 positions, the ring 256: of 520 tokens it holds the windows of places from 274 on."""
+    turns = (5, 100, 273, 274, 300, 511, 513)
+    sequence = reading(runner, kv_dtype, 520, turns)
+    assert sequence.state.ring == RING and not sequence.copied_bytes
+    assert set(turns) & sequence.checkpoints.keys() == {274, 300, 511, 513}
+    assert not any(checkpoint.window for checkpoint in sequence.checkpoints.values())
+    for place in (274, 300, 513):
+        fork = sequence.fork(place, runner.new_state(CONTEXT, kv_dtype))
+        assert fork.checkpoints.keys() == {place}  # its rings have that window, and none before it
+        goes_on(runner, fork, expected[kv_dtype])
+    save_sequence(tmp_path / "kept", sequence, "m", None)
+    loaded, _ = load_sequence(tmp_path / "kept", runner.new_state(CONTEXT, kv_dtype), "m", 160)
+    assert loaded is not None and not loaded.checkpoints
+    goes_on(runner, loaded, expected[kv_dtype])
+    for place in (513, 300, 274):
+        sequence.go_back(place)
+        assert max(sequence.checkpoints) == place
+    goes_on(runner, sequence, expected[kv_dtype])
+
+
+@pytest.mark.usefixtures("large_windows")
+def test_a_place_that_rings_lose_is_copied_if_there_is_memory_to_spare(
+    runner: Runner, expected: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sequences, "COPY_TOKENS", 150)
+    asked = list[int]()
+    sequence = TokenSequence(runner.new_state(CONTEXT), lambda nbytes: asked.append(nbytes) or True)
+    turns = (20, 100, 190, 250)
+    while (first := len(sequence.ids)) < 590:
+        part = IDS[first : min(590, first + 37)].tolist()
+        run(runner, sequence.read(part, [t for t in turns if first < t <= first + len(part)], last=False))
+    copied = {place for place, checkpoint in sequence.checkpoints.items() if checkpoint.window}
+    conv_bytes = sum(array.nbytes for array in sequence.state.conv.values())
+    assert copied == {190} and sequence.copied_bytes == asked[0] + conv_bytes
+    assert {20, 100, 250}.isdisjoint(sequence.checkpoints) and len(asked) == 1  # 190 took the place of 20
+    goes_on(runner, sequence.fork(190, runner.new_state(CONTEXT)), expected["float16"])
+    sequence.go_back(190)
+    goes_on(runner, sequence, expected["float16"])
+
+
+@pytest.mark.usefixtures("large_windows")
+def test_copies_go_before_sequences_do(runner: Runner) -> None:
+    """Copies count as what is kept for reuse: none is made where that has no room, and they leave first."""
+    pool = SequencePool(lambda: runner.new_state(CONTEXT), 1 << 40)
+
+    def read(ids: list[int]) -> TokenSequence:
+        sequence = pool.take(ids)
+        for first in range(0, len(ids), 37):
+            part = ids[first : first + 37]
+            run(runner, sequence.read(part, [first + len(part)], last=False))
+        return sequence
+
+    sequence = read(IDS[:500].tolist())
+    assert sequence.copied_bytes > 0
+    pool.limit_bytes = sequence.nbytes - 1
+    pool.give(sequence)
+    assert not sequence.copied_bytes and pool.stats.sequences == 1 and pool.stats.evicted == 0
+    assert pool.stats.nbytes == sequence.nbytes <= pool.limit_bytes
+    pool.limit_bytes = pool.stats.nbytes
+    other = read(IDS[100:600].tolist())
+    assert not other.copied_bytes
+    pool.give(other)
+    assert pool.stats.sequences == pool.stats.evicted == 1
+
+
+def test_long_contexts_of_large_windows() -> None:
+    """Trinity Mini and gpt-oss-20b: what 32,768 tokens take, places to go back to included."""
+    for name, most in (("trinity-mini", 0.7e9), ("gpt-oss-20b", 0.9e9)):
+        shape = read_shape(family_config(name))
+        sizes, state = CacheSizes(shape, 32768, "float16", 512), State(shape, 32768)
+        state.reserve(32768)
+        copied = (
+            sizes.checkpoints * (shape.window - 1) * position_bytes(next(iter(shape.attentions.values())), "float16")
+        )
+        sliding = sum(attention.window is not None for attention in shape.attentions.values())
+        assert sizes.nbytes == state.nbytes + (copied * sliding if sizes.has_copies else 0) < most
+        # Without copies: of a prompt's last places each is in reach while an answer has 890 tokens.
+        assert sizes.has_copies or state.ring - (shape.window - 1) >= 128 + 890
 
 
 @pytest.mark.parametrize("kv_dtype", ["float16", "int8"])

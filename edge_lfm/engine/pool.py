@@ -91,7 +91,7 @@ class SequencePool:
         best, reach = self._longest(ids, holder)
         lender, lent = self._longest_lent(ids)
         if best is None and lender is None:
-            return TokenSequence(self._make_state())
+            return TokenSequence(self._make_state(), self._spare)
         self.stats.prompts_reused += 1
         if best is None or (lender is not None and lent > reach):
             assert lender is not None
@@ -124,7 +124,16 @@ class SequencePool:
             oldest = next(iter(self._idle.values()))
             gone = next((kept for kept in self._idle.values() if not kept.sequence.held), oldest)
             self._remove(gone.sequence)
-            self.stats.evicted += 1
+            if gone.sequence.drop_copies():
+                self._add(gone.sequence)
+                self._idle.move_to_end(id(gone.sequence), last=False)
+            else:
+                self.stats.evicted += 1
+
+    def _spare(self, nbytes: int) -> bool:
+        """Whether copies of places that rings lose may take so many bytes more, of what is kept for reuse."""
+        lent = sum(sequence.copied_bytes for sequence in self._lent)
+        return self.stats.nbytes + lent + nbytes <= self.limit_bytes
 
     def find(self, holder: Holder) -> TokenSequence | None:
         """The sequence that a conversation holds, if it is still kept."""

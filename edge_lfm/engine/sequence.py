@@ -2,7 +2,9 @@
 
 Keys and values of a prefix stay valid whatever follows; the conv state and what sliding layers see do not, so a copy
 of those is kept where sequences are likely to part: at the turns of a conversation, now and then in a prompt, and at
-places that draw closer to each other before its end, where a document gives way to a question.
+places that draw closer to each other before its end, where a document gives way to a question. Where such a copy is
+large, a place lasts while the rings of sliding layers hold its window; one that they are about to lose is copied then,
+if there is memory to spare.
 Knows token ids; does not know what a turn is.
 """
 
@@ -26,19 +28,45 @@ BEFORE_END = (128, 64, 32, 16)
 """Tokens of a prompt that follow its last checkpoints. So a prompt that parts from it that close to its end is read
 from no farther back than the end is away."""
 
+COPY_TOKENS = 512
+"""Between two places of which the rings' windows are copied, where there is one copy at a time: a step of a prompt."""
+
 OBJECT_BYTES = 32 << 10
 """Of a sequence's objects beside the bytes of its arrays. Thousands of short prompts of a small model took a third more
 than was counted without them."""
 
 
+Spare = Callable[[int], bool]
+"""Whether there is memory for so many bytes beyond what was planned."""
+
+
 class TokenSequence:
     """`ids`: the tokens fed so far, as many as the state's position. `holder`: who is to find it again, if anyone."""
 
-    def __init__(self, state: State) -> None:
-        self.state = state
+    def __init__(self, state: State, spare: Spare = lambda _: False) -> None:
+        self.state, self._spare = state, spare
         self.ids = array("i")
-        self.checkpoints: dict[int, Checkpoint] = {}
+        self._places: dict[int, Checkpoint] = {}
         self.holder: Callable[[], Any] | None = None
+
+    @property
+    def checkpoints(self) -> dict[int, Checkpoint]:
+        """The places that it can go back to."""
+        if self.state.has_copies:
+            return self._places
+        return {place: c for place, c in self._places.items() if c.window or self.state.holds(place)}
+
+    @property
+    def copied_bytes(self) -> int:
+        """Of the copies that there was memory to spare for."""
+        return 0 if self.state.has_copies else sum(c.nbytes for c in self._places.values() if c.window)
+
+    def drop_copies(self) -> bool:
+        """Give these back; whether there were any."""
+        had = self.copied_bytes > 0
+        if had:
+            self._places = {place: c for place, c in self._places.items() if not c.window}
+        return had
 
     @property
     def held(self) -> bool:
@@ -58,22 +86,23 @@ class TokenSequence:
             self.state.reset()
         else:
             self.state.go_back(self.checkpoints[position])
-        self.checkpoints = {p: c for p, c in self.checkpoints.items() if p <= position}
+        self._places = {p: c for p, c in self.checkpoints.items() if p <= position}
         del self.ids[position:]
 
     def fork(self, position: int, state: State) -> TokenSequence:
         """A copy of the first tokens in a fresh state; this sequence stays as it is."""
-        copy = TokenSequence(state)
+        copy = TokenSequence(state, self._spare)
         state.copy_from(self.state, position)
         here = position == len(self.ids)
         if position:
             state.go_back(self.state.checkpoint() if here else self.checkpoints[position])
-        copy.checkpoints = {p: c for p, c in self.checkpoints.items() if p <= position}
+        copy._places = {p: c for p, c in self.checkpoints.items() if p <= position}
         copy.ids = self.ids[:position]
         return copy
 
     def feed(self, token: int, contenders: Contenders | None = None) -> Steps[Logits]:
         """Feed the next token of an answer; its logits [1, vocab]. contenders: as of `Feed`."""
+        self._save_place(1)
         rows: Logits = yield Feed(self.state, (token,), contenders=contenders)
         self.ids.append(token)
         return rows
@@ -123,6 +152,7 @@ class TokenSequence:
 
     def _feed_undoable(self, feed: Feed) -> Steps[tuple[Checkpoint, Logits]]:
         """A step that leaves the sequence as it was when it is cancelled; the checkpoint before it, and its logits."""
+        self._save_place(len(feed.token_ids))
         before = self.state.checkpoint()
         try:
             rows = yield feed
@@ -141,12 +171,32 @@ class TokenSequence:
 
         The newest ones lie close to each other on purpose, and go last.
         """
-        self.checkpoints[checkpoint.position] = self.state.with_window(checkpoint)
-        if len(self.checkpoints) > self.state.max_checkpoints:
-            places = sorted(self.checkpoints)
+        self._places = self.checkpoints
+        if checkpoint.window and not self.state.has_copies:
+            self.drop_copies()
+        self._places[checkpoint.position] = self.state.with_window(checkpoint) if self.state.has_copies else checkpoint
+        if len(self._places) > self.state.max_checkpoints:
+            places = sorted(self._places)
             near_end, around = places[-1] - CHECKPOINT_TOKENS, zip(places, places[1:], places[2:], strict=False)
             _, _, gone = min((place > near_end, later - earlier, place) for earlier, place, later in around)
-            del self.checkpoints[gone]
+            del self._places[gone]
+
+    def _save_place(self, count: int) -> None:
+        """Before so many tokens are fed: copy the window of a place that the rings will lose, where places have no
+        copies. There is one copy, of the last place that none lay near before."""
+        state = self.state
+        if state.has_copies or not state.ring:
+            return
+        going = [p for p, c in self._places.items() if not c.window and state.holds(p) and not state.holds(p, count)]
+        saved = max((p for p, c in self._places.items() if c.window), default=None)
+        if not going or (saved is not None and min(going) - saved < COPY_TOKENS):
+            return
+        window_bytes = sum(state.caches[key].nbytes // state.room(key[0]) for key in state.rings) * len(
+            state.window_before(min(going))
+        )
+        if saved is not None or self._spare(window_bytes):
+            self.drop_copies()
+            self._places[min(going)] = state.with_window(self._places[min(going)])
 
 
 def places_in(count: int) -> set[int]:

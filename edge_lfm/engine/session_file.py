@@ -51,7 +51,7 @@ def save_sequence(path: Path, sequence: TokenSequence | None, model: str, extra:
         "kv": sequence.state.kv_dtype if sequence is not None else None,
         "tokens": len(sequence.ids) if sequence is not None else 0,
         "rings": sequence is not None and sequence.state.ring > 0,
-        "checkpoints": sorted(sequence.checkpoints) if sequence is not None else [],
+        "checkpoints": sorted(_lasting(sequence)) if sequence is not None else [],
         "draft": draft,
         "extra": extra,
     }
@@ -192,8 +192,14 @@ def _arrays(sequence: TokenSequence) -> Iterator[tuple[str, NDArray[Any]]]:
     for name, view in sequence.state.cache_views(len(sequence.ids)):
         yield name, np.ascontiguousarray(view)
     end = sequence.state.with_window(sequence.state.checkpoint())
-    for position, checkpoint in sorted((sequence.checkpoints | {end.position: end}).items()):
-        if checkpoint.conv and position in sequence.checkpoints:
+    places = _lasting(sequence)
+    for position, checkpoint in sorted((places | {end.position: end}).items()):
+        if checkpoint.conv and position in places:
             yield f"checkpoint.{position}", np.stack(list(checkpoint.conv.values()))
         for (layer, field), values in checkpoint.window.items():
             yield f"{field}.{layer}.{position}", values
+
+
+def _lasting(sequence: TokenSequence) -> dict[int, Checkpoint]:
+    """The places that do not depend on what rings hold now."""
+    return {p: c for p, c in sequence.checkpoints.items() if c.window or not sequence.state.ring}

@@ -52,11 +52,13 @@ class State:
 
     draft: DraftCache | None = None
     """What a drafter keeps of the same tokens."""
+    has_copies = True
+    """Whether a place to go back to is kept with a copy of its window, where there are rings."""
 
     def __init__(self, shape: Shape, context: int, kv_dtype: str = "float16", chunk: int = CHUNK) -> None:
         self.shape, self.context, self.kv_dtype = shape, context, check_kv_dtype(kv_dtype)
         sizes = CacheSizes(shape, context, kv_dtype, chunk)
-        self.ring, self.max_checkpoints = sizes.ring, sizes.checkpoints
+        self.ring, self.max_checkpoints, self.has_copies = sizes.ring, sizes.checkpoints, sizes.has_copies
         self.position = self.oldest = 0
         self.capacity = 0
         self.noted: NDArray[np.int64] = np.zeros(0, np.int64)
@@ -232,6 +234,12 @@ class State:
     def window_before(self, position: int) -> range:
         """The positions before this one that sliding layers see from it, those of the widest window."""
         return range(max(0, position - self.shape.window + 1), position)
+
+    def holds(self, position: int, count: int = 0) -> bool:
+        """Whether rings hold the window before a position, and will when `count` more tokens were fed."""
+        window = self.window_before(position)
+        oldest = max(self.oldest, self.position + count - self.ring) if self.ring else 0
+        return not window or window.start >= oldest
 
     def room(self, n: int) -> int:
         """Positions that the caches of layer n have room for."""
