@@ -98,7 +98,7 @@ check: $(VENV)/.installed
 # A wheel with prebuilt kernels of every tier: a user's first run compiles nothing. They are compiled here and now.
 wheel: $(VENV)/.installed
 	rm -rf kernels/prebuilt build/lib build/cache
-	EDGE_LFM_CACHE=build/cache $(BIN)/edge-lfm compile -o kernels/prebuilt --target portable ssse3 avx2 avxvnni avx512vnni neon dotprod i8mm
+	EDGE_LFM_CACHE=build/cache $(BIN)/edge-lfm compile -o kernels/prebuilt --target portable ssse3 avx2 avxvnni avx512vnni amx neon dotprod i8mm
 	$(BIN)/python -m build --wheel
 	rm -rf kernels/prebuilt build/lib
 

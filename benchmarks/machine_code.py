@@ -24,6 +24,7 @@ from pathlib import Path
 
 from edge_lfm.devices.targets import find_target
 from edge_lfm.kernels.spec.isa import Isa, find_isa
+from edge_lfm.kernels.spec.layout import LANE_TOKENS, TOKEN_BATCH
 from edge_lfm.kernels.spec.schemes import SCHEMES
 
 
@@ -49,6 +50,7 @@ BOARDS = (
     Board("Cortex-X1 laptop, X1 only", "cortex-x1", "neoverse-v1", 4, 3.0, 68.3),
 )
 MODELS = (
+    ("amx", "sapphirerapids"), ("avx512vnni", "sapphirerapids"),
     ("avx512vnni", "znver4"), ("avx512vnni", "icelake-server"), ("avxvnni", "alderlake"), ("avx2", "znver3"),
     ("avx2", "skylake"), ("ssse3", "nehalem"), ("i8mm", "neoverse-v1"), ("dotprod", "neoverse-n1"),
     ("dotprod", "cortex-a55"), ("neon", "cortex-a72"),
@@ -101,19 +103,28 @@ def emit(scheme: str, isa: Isa, tokens: int, output: Path) -> None:
     from edge_lfm.kernels.ops.schemes import KERNELS
 
     row = next(row for row in KERNELS if row.scheme.name == scheme)
-    tile, store = row.tile(tokens), store_tile(tokens)
+    tile, store, blocks, count = row.tile(tokens), store_tile(tokens), row.blocks, tokens // LANE_TOKENS
 
     @kernel
-    def probe(w, x, s, cols, out):  # type: ignore[no-untyped-def]
+    def one_tile(w, x, s, cols, out):  # type: ignore[no-untyped-def]
         store(out, tile(w, x, s, cols), 64)
+
+    @kernel
+    def all_blocks(w, x, s, cols, out):  # type: ignore[no-untyped-def]
+        blocks(w, x, count, cols, out)
+
+    probe = all_blocks if isa.has_byte_tiles and tokens > max(isa.token_tiles) else one_tile
 
     library, mangled = ir_of(probe, (types.int64,) * 5)
     _, assembly = compile_modules(list(modules_of(library).values()), {mangled}, isa)
     output.write_text(assembly(), encoding="utf-8")
 
 
-def group_loop(assembly: str) -> list[str]:
-    """The instructions of the loop over groups: the longest run of lines from a label to a branch back to it."""
+def group_loop(assembly: str, mark: str = "") -> list[str]:
+    """The instructions of the loop over groups: the longest run of lines from a label to a branch back to it.
+
+    mark: what one of the lines must have in it.
+    """
     lines = [re.split(r"//|#(?![\w-])", line)[0].rstrip() for line in assembly.splitlines()]
     starts: dict[str, int] = {}
     longest: list[str] = []
@@ -123,7 +134,7 @@ def group_loop(assembly: str) -> list[str]:
             starts[label[1]] = n
         elif branch and branch[1] in starts:
             body = [x for x in lines[starts[branch[1]] : n + 1] if re.match(r"\s+[a-z]", x)]
-            longest = max(longest, body, key=len)
+            longest = max(longest, body, key=len) if any(mark in line for line in body) else longest
     if not longest:
         raise SystemExit("no loop was found")
     return longest
@@ -153,11 +164,18 @@ def decode(board: Board, scheme: str, mca: str) -> Decode:
 
 def prefill(tier: str, model: str, mca: str) -> Prefill:
     isa = find_isa(tier)
-    tokens = isa.token_tiles[0]
+    tokens = TOKEN_BATCH if isa.has_byte_tiles else isa.token_tiles[0]
     products = {}
-    for scheme in LOOPS:
-        cycles = cycles_of(group_loop(assembly_of(isa, scheme, tokens)), mca, isa, model)
-        products[scheme] = 16 * SCHEMES[scheme].columns * tokens / cycles
+    for name in LOOPS:
+        assembly, scheme = assembly_of(isa, name, tokens), SCHEMES[name]
+        if isa.has_byte_tiles:  # one loop unpacks a group, the other multiplies one block of tokens
+            body = group_loop(assembly, "tdpbsud")
+            groups = sum("tdpbsud" in line for line in body) * scheme.block / scheme.columns
+            multiplied = cycles_of(body, mca, isa, model) / groups * tokens / LANE_TOKENS
+            cycles = multiplied + cycles_of(group_loop(assembly, "prefetch"), mca, isa, model)
+        else:
+            cycles = cycles_of(group_loop(assembly), mca, isa, model)
+        products[name] = 16 * scheme.columns * tokens / cycles
     return Prefill(tier, model, tokens, products)
 
 

@@ -50,7 +50,7 @@ PLAIN = _dot(16) + _dot(8) + _permute("qi", 64, "i8", "i8") + _permute("sf", 16,
 TESTED: tuple[Isa, ...] = tuple(
     tier for tier in TIERS if tier in runnable_tiers() or tier.machine == runnable_tiers()[0].machine == "x86_64"
 )
-"""Tiers that run here, with their instructions or without."""
+"""Tiers that run here, with their instructions or without; AMX's are not spelled out, but emulated (`emulated.py`)."""
 
 
 def load_spelled_out(tier: Isa) -> Kernels:

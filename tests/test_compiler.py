@@ -16,6 +16,7 @@ pytestmark = pytest.mark.slow
 
 FOREIGN = [tier.name for tier in TIERS if tier not in runnable_tiers()]
 DOT_PRODUCT = {
+    "amx": r"vpdpbusd\s.*zmm",  # and more, which `test_byte_tiles.py` counts
     "avx512vnni": r"vpdpbusd\s.*zmm",
     "avxvnni": r"vpdpbusd\s.*ymm",
     "avx2": r"vpmaddubsw\s.*ymm",

@@ -11,6 +11,7 @@ from operator import attrgetter
 
 import numpy as np
 import pytest
+from emulated import load_emulated
 from spelled_out import TESTED, load_spelled_out
 
 from edge_lfm.errors import IsaError
@@ -58,6 +59,8 @@ ALL, QUANTIZED = list(SCHEMES.values()), [scheme for scheme in SCHEMES.values() 
 @pytest.fixture(scope="module", params=[tier.name for tier in TESTED])
 def kernels(request: pytest.FixtureRequest) -> Kernels:
     tier = find_isa(request.param)
+    if tier.has_byte_tiles:
+        return load_emulated()
     return load_kernels(tier) if tier in runnable_tiers() else load_spelled_out(tier)
 
 
@@ -838,7 +841,7 @@ def test_measuring_kernels(kernels: Kernels) -> None:
     data = np.arange(1024, dtype=np.int32)
     assert kernels.read_bytes(data.ctypes.data, data.nbytes) == data.sum()
     lines = np.ones(256, np.uint8)
-    products = 16 * kernels.isa.peak_tile * 16
+    products = 2 * 16 * 16 * 32 if kernels.isa.has_byte_tiles else 16 * kernels.isa.peak_tile * 16
     assert kernels.dot_many(lines.ctypes.data, 3) == 3 * products
     floats = np.ones(64 + 16 * kernels.isa.peak_tile, np.float32)
     assert kernels.fma_many(floats.ctypes.data, 5) == 5 * 16 * kernels.isa.peak_tile

@@ -36,7 +36,7 @@ def dot_block(
     SIGNED_ZERO_POINT as read), others 0..63. Activations are -127..127.
     """
     if signed and SIGNED_ZERO_POINT:
-        weights = [b.xor(w, ir.Constant(w.type, [-128] * 64)) for w in weights]  # w + 128
+        weights = [as_unsigned(b, w) for w in weights]
     ordered = _ORDER_ALL or (looked_up and _ORDER_LOOKED_UP)
 
     def step(b: ir.IRBuilder, a: Any, ws: list[Any], xs: list[Any]) -> Any:
@@ -44,6 +44,11 @@ def dot_block(
 
     by_token, together = ordered and ISA.token_by_token, 1 if signed else _TOGETHER
     return _by_registers(b, sums, weights, xs, step, ordered, by_token, together)
+
+
+def as_unsigned(b: ir.IRBuilder, weights: Any) -> Any:
+    """Signed weights plus 128."""
+    return b.xor(weights, ir.Constant(weights.type, [-128] * 64))
 
 
 def _by_registers(

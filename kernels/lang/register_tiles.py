@@ -79,6 +79,10 @@ def dot_tile(count: int, signed: bool, looked_up: bool = False) -> Any:
     )
 
 
+unsigned_levels = operation(I8, [I8], lambda b, a: dots.as_unsigned(b, a[0]))
+"""Signed levels as tiers read them that multiply unsigned by signed bytes (`dots.SIGNED_ZERO_POINT`)."""
+
+
 def zero_small_tile(count: int) -> Any:
     """Accumulators for `dot_small_tile`, all zero."""
     tile = Tile(Vec(*dots.SMALL_SUMS), count)
@@ -233,6 +237,16 @@ def load_tile(count: int) -> Any:
         tile,
         [types.int64, types.int64],
         _each(tile, lambda b, m, at, a: b.load(pointer(b, b.add(a[0], at), F32.ll), align=1)),
+    )
+
+
+def load_int_tile(count: int) -> Any:
+    """`(address, stride)` -> int32 accumulators of `count` tokens."""
+    tile = Tile(I32, count)
+    return operation(
+        tile,
+        [types.int64, types.int64],
+        _each(tile, lambda b, m, at, a: b.load(pointer(b, b.add(a[0], at), I32.ll), align=1)),
     )
 
 

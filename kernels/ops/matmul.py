@@ -5,9 +5,9 @@ A weight matrix is tiles of 16 rows, each a header and a run of groups of column
 on every processor. Activations: `activations.py`; layouts: `spec/definitions/`.
 
 A register tile is 16 rows x `count` tokens; weights are unpacked once for all its tokens. The sizes of
-the tier (`Isa.token_tiles`) cover any number of tokens, largest first; where there is no dot product of fours, whole
-blocks of 16 tokens go through `lanes.py` before. Each output is summed in one fixed order, so results depend neither on
-the threads nor on the batch.
+the tier (`Isa.token_tiles`) cover any number of tokens, largest first; before, some tiers take whole blocks of 16
+tokens another way (`blocks.py`). Each output is summed in one fixed order, so results depend neither on the threads nor
+on the batch.
 """
 
 from numba import int64
@@ -16,7 +16,7 @@ from edge_lfm.kernels.lang.lowering import ISA
 from edge_lfm.kernels.lang.register_tiles import add_tiles, load_tile, store_tile
 from edge_lfm.kernels.lang.simd import i64, kernel, load_f32, smaller, store_f32
 from edge_lfm.kernels.lang.sync import claim_run
-from edge_lfm.kernels.ops.lanes import blocks_of, pack_blocks, pack_none
+from edge_lfm.kernels.ops.blocks import multiply_for, pack_for
 from edge_lfm.kernels.ops.operands import Inputs, Outputs, Packed, from_token, outputs_from
 from edge_lfm.kernels.ops.schemes import by_scheme, tile_bytes
 from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, GROUP, LANE_TOKENS, MATRIX, PRODUCT, TOKEN_BATCH, offsets
@@ -53,7 +53,7 @@ def any_tokens(make_tile, sizes, value_bytes):
 def tile_of(row):
     """A kernel `(w, x, cols, out, count, packed)`: a tile of a scheme x any number of tokens."""
     quantized = row.scheme.quantized
-    rows, multiply_blocks = any_tokens(row.tile, ISA.token_tiles, 1 if quantized else 4), blocks_of(row)
+    rows, multiply_blocks = any_tokens(row.tile, ISA.token_tiles, 1 if quantized else 4), multiply_for(row)
 
     @kernel
     def multiply(w, x, cols, out, count, packed):
@@ -72,12 +72,12 @@ multiply_tile = by_scheme(tile_of)
 x, out, packed: `operands.Inputs`, `Outputs`, and the `Packed` blocks that the first tokens are in.
 """
 
-pack_inputs = by_scheme(lambda row: pack_none if row.lanes is None else pack_blocks)
+pack_inputs = by_scheme(pack_for)
 
 
 @kernel
 def pack_tokens(scheme, x, cols, count, area):
-    """As many whole blocks of 16 tokens as `count` has, for schemes that are multiplied in lanes: `operands.Packed`."""
+    """As many whole blocks of 16 tokens as `count` has, for schemes that are multiplied so: `operands.Packed`."""
     return Packed(area, pack_inputs(scheme, x.q, x.s, cols, count, area))
 
 
@@ -102,7 +102,7 @@ def multiply_rows(matrix, first, last, x, out, count, area):
 def multiply_matrix(ctx, matrix, x, out, tokens, area):
     """All rows of a matrix record x `tokens` tokens, shared out among the team in runs of row tiles.
 
-    x, out: `operands.Inputs`, `Outputs`; row r of the result goes to `at + 4 * r`. area: of this thread, for lanes.
+    x, out: `operands.Inputs`, `Outputs`; row r of the result goes to `at + 4 * r`. area: of this thread, for blocks.
     """
     tiles = (i64(matrix + MAT.rows) + 15) // 16
     while True:

@@ -3,16 +3,19 @@ float32."""
 
 from numba import int64
 
+from edge_lfm.kernels.lang.byte_tiles import add_products, release_tiles, set_shapes, sums_of
 from edge_lfm.kernels.lang.lowering import ISA
 from edge_lfm.kernels.lang.register_tiles import (
     dot_tile,
     fma_tile,
+    load_int_tile,
     store_tile,
     sum_tile,
     zero_int_tile,
     zero_tile,
 )
 from edge_lfm.kernels.lang.simd import bits_of, kernel, load_f32, load_i8, sum_i32, zero_i32
+from edge_lfm.kernels.spec.layout import GROUP
 
 SUMS = 16 * ISA.peak_tile
 float_zeros, multiply_add, store = zero_tile(ISA.peak_tile), fma_tile(ISA.peak_tile), store_tile(ISA.peak_tile)
@@ -31,15 +34,43 @@ def read_bytes(address, count):
     return int64(sum_i32(a + b + (c + d)))
 
 
+shapes, add_first, add_second, first_sums, second_sums = (
+    set_shapes(GROUP), add_products(0), add_products(1), sums_of(0), sums_of(1),
+)  # fmt: skip
+load_sums, total_of_sums = load_int_tile(16), sum_tile(16)
+
+
 @kernel
-def dot_many(address, rounds):
-    """`rounds` times 16 rows x ISA.peak_tile tokens x 16 columns from 4 cache lines: the sum, for ones the products."""
+def tiles_many(address, rounds):
+    """`rounds` times two products of tiles, 16 tokens x 16 rows x 32 columns, from 4 cache lines: the sum."""
+    shapes()
+    for n in range(rounds):
+        add_first(address + 64 * (n % 4))
+        add_second(address + 64 * (n % 4))
+    sums = total_of_sums(load_sums(first_sums(), int64(64)))
+    sums += total_of_sums(load_sums(second_sums(), int64(64)))
+    release_tiles()
+    return sums
+
+
+@kernel
+def vectors_many(address, rounds):
+    """`rounds` times 16 rows x ISA.peak_tile tokens x 16 columns from 4 cache lines: the sum."""
     acc = zeros()
     for n in range(rounds):
         line = address + 64 * (n % 4)  # or else a compiler takes what does not change out of the loop
         w = load_i8(line)
         acc = dot(acc, w, w, w, w, line, int64(4))
     return total(acc)
+
+
+many = tiles_many if ISA.has_byte_tiles else vectors_many
+
+
+@kernel
+def dot_many(address, rounds):
+    """Integer dot products, `rounds` times as many from 4 cache lines: the sum, for ones the number of products."""
+    return many(address, rounds)
 
 
 @kernel

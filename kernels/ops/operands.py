@@ -16,7 +16,7 @@ Outputs = namedtuple("Outputs", "at stride add")
 """Where 16 rows of float32 go: token t's to at + t * stride (bytes), overwritten, or added to where `add` is not 0."""
 
 Packed = namedtuple("Packed", "area blocks")
-"""A thread's memory for lanes, and the number of blocks of 16 tokens that are packed there (`lanes.py`)."""
+"""A thread's memory for blocks, and the number of blocks of 16 tokens that are packed there (`blocks.py`)."""
 
 
 @kernel

@@ -1,7 +1,7 @@
 """What kernels need to know of a weight scheme: the compiled side of a row of the table (`spec/schemes.py`).
 
 A family of schemes says how its bytes become levels, scales and offsets (`Integers`); tiles for few tokens
-(`integer_tiles.py`) and for many (`lanes.py`) are made from that. Knows no scheme.
+(`integer_tiles.py`) and for many (`blocks.py`) are made from that. Knows no scheme.
 """
 
 from collections.abc import Callable
@@ -58,8 +58,8 @@ class SchemeKernels:
     weights; x: activations [count, cols], int8, or float32 for float32 weights; s: records [count, cols / 32]."""
     value: Kernel
     """`(w, r, k)` -> float32: row r, column k of a tile at w."""
-    lanes: Kernel | None = None
-    """`(w, x, blocks, cols, work)`: a tile times blocks of 16 tokens (`lanes.py`), or None."""
+    blocks: Kernel | None = None
+    """`(w, x, blocks, cols, work)`: a tile times blocks of 16 tokens (`blocks.py`), or None."""
     encode: Kernel | None = None
     """`(plain, x, importance, cols, row_peak, out, scratch, errors)` -> 0 or an error code: one tile (`encode.py`)."""
     unit: float = 1.0

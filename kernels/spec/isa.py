@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -58,6 +58,8 @@ class Isa:
     """Heads and latents of a register tile of dot products: their partial sums, and the latents, stay in registers."""
     lane_rows: int = 0
     """Rows whose sums with 16 tokens stay in registers (`lanes.py`); 0: the tier has no use for it."""
+    has_byte_tiles: bool = False
+    """Products of tiles of bytes in hardware, AMX's: 16 tokens x columns times columns x 16 rows."""
     slow_schemes: tuple[str, ...] = ()
     """Schemes that the tier unpacks slower than a core's share of memory delivers: `fit` does not propose them."""
     is_fallback: bool = False
@@ -80,12 +82,18 @@ _ARM = ("aarch64", "aarch64-unknown-linux-gnu")
 # From Cortex-A55 and A75 on, all of them together; LLVM then uses LSE atomics and load-acquire RCpc, too.
 _ARM82 = frozenset(("asimddp", "atomics", "lrcpc"))
 
+_VNNI = Isa(
+    "avx512vnni", *_X86, "x86-64-v4", "+avx512vnni,+avx512vbmi", _AVX512, (12, 8, 4, 3, 2, 1), 12,
+    register_lanes=16, dot="vpdpbusd", shuffle_bytes=64, has_float16=True, ordered="all", token_by_token=True,
+    query_tiles=((4, 4), (8, 2), (16, 1)), inner_tile=(4, 4),
+)  # fmt: skip
+
 TIERS: tuple[Isa, ...] = (
-    Isa(
-        "avx512vnni", *_X86, "x86-64-v4", "+avx512vnni,+avx512vbmi", _AVX512, (12, 8, 4, 3, 2, 1), 12,
-        register_lanes=16, dot="vpdpbusd", shuffle_bytes=64, has_float16=True, ordered="all", token_by_token=True,
-        query_tiles=((4, 4), (8, 2), (16, 1)), inner_tile=(4, 4),
+    replace(
+        _VNNI, name="amx", features=_VNNI.features + ",+amx-tile,+amx-int8",
+        requires=_AVX512 | {"amx_tile", "amx_int8"}, has_byte_tiles=True,
     ),
+    _VNNI,
     Isa(
         "avxvnni", *_X86, "x86-64-v3", "+avxvnni", frozenset({"avx2", "fma", "f16c", "avx_vnni"}), (4, 3, 2, 1), 6,
         register_lanes=8, dot="vpdpbusd", shuffle_bytes=32, has_float16=True, ordered="looked_up", slow_schemes=_SLOW,
@@ -133,9 +141,22 @@ _ARM_BITS = (
 )
 
 
+_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
+"""Linux's numbers of a system call, of what it is asked, ARCH_REQ_XCOMP_PERM, and of the state of AMX's tiles
+(arch/x86/include/uapi/asm/prctl.h and asm/fpu/types.h)."""
+_TILE_FLAGS = frozenset(("amx_tile", "amx_int8"))
+
+
+def _tiles_are_granted() -> bool:
+    """Ask Linux to let the threads of this process use tiles: it saves their 8 KB only for who has asked."""
+    system_call = ctypes.CDLL(None).syscall
+    system_call.restype, system_call.argtypes = ctypes.c_long, [ctypes.c_long] * 3
+    return bool(system_call(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) == 0)
+
+
 @cache
 def processor_flags() -> frozenset[str]:
-    """The features that this processor has, by their names in /proc/cpuinfo.
+    """The features that this processor has and Linux lets this process use, by their names in /proc/cpuinfo.
 
     On ARM from the kernel's auxiliary vector: what every core of the system can run, under emulation too.
     """
@@ -150,7 +171,8 @@ def processor_flags() -> frozenset[str]:
     for line in text.splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "flags":
-            return frozenset(value.split())
+            flags = frozenset(value.split())
+            return flags if not flags >= _TILE_FLAGS or _tiles_are_granted() else flags - _TILE_FLAGS
     return frozenset()
 
 

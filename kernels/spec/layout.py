@@ -238,7 +238,7 @@ TOKEN_BATCH = 48
 """Tokens that pass through a thread's scratch at a time: four of AVX-512's register tiles, three blocks of lanes."""
 
 LANE_TOKENS = 16
-"""Tokens side by side in `lanes.py`."""
+"""Tokens of a block, in `lanes.py` and `byte_tiles.py`."""
 
 LANES = np.dtype(
     [
@@ -248,6 +248,20 @@ LANES = np.dtype(
     ]
 )
 """A thread's work memory beside the tokens that lie in lanes."""
+
+TILE_GROUPS = 8
+"""Groups of 32 columns that are unpacked for one pass over the tokens in `byte_tiles.py`: with the activations of 48
+tokens 29 KB, where a core with AMX has 48 KB in its first cache."""
+
+TILES = np.dtype(
+    [
+        ("panel", "u1", (TILE_GROUPS, 8, 64)),  # 16 rows x 32 columns of weights each, as dot products read them
+        ("scales", "f4", (TILE_GROUPS, 2, 2, 16)),  # as in LANES
+        ("sums", "i4", (2, LANE_TOKENS, 16)),  # what two products of tiles gave [token, row]
+        ("totals", "f4", (TOKEN_BATCH // LANE_TOKENS, LANE_TOKENS, 16)),  # sums [token, row] of every block of tokens
+    ]
+)
+"""A thread's work memory for products of tiles of bytes."""
 
 EXPERT_SCRATCH_BYTES = TOKEN_BATCH * 64 * 4
 
@@ -315,9 +329,10 @@ FEEDBACK = np.dtype(
 
 
 def scratch_bytes(cols: int) -> int:
-    """Scratch memory of a thread, for matrices of up to `cols` columns: outputs of experts; then tokens in lanes, int8
-    with their records."""
-    return EXPERT_SCRATCH_BYTES + LANES.itemsize + TOKEN_BATCH * cols * (GROUP + ACTIVATION_BYTES) // GROUP
+    """Scratch memory of a thread, for matrices of up to `cols` columns: outputs of experts; then packed tokens,
+    int8 with their records, and what multiplies them."""
+    work = max(LANES.itemsize, TILES.itemsize)
+    return EXPERT_SCRATCH_BYTES + work + TOKEN_BATCH * cols * (GROUP + ACTIVATION_BYTES) // GROUP
 
 
 def attention_scratch_bytes(width: int) -> int:

@@ -19,8 +19,8 @@ from edge_lfm.kernels.lang.simd import (
     zero_f32,
     zero_i32,
 )
+from edge_lfm.kernels.ops.blocks import blocks_of
 from edge_lfm.kernels.ops.integer_tiles import integer_tile
-from edge_lfm.kernels.ops.lanes import lanes_of
 from edge_lfm.kernels.ops.search import absolute, note_error
 from edge_lfm.kernels.ops.weights import Block, Integers, SchemeKernels
 
@@ -30,7 +30,7 @@ HEADER, COLUMNS, GROUP_BYTES = 64, 64, 128
 def kernels_of(scheme):
     parts = tuple((Block((columns_of(part, False), columns_of(part, True)), scale, offset),) for part in (False, True))
     integers = Integers(scheme, "small", load, parts)
-    return SchemeKernels(scheme, integer_tile(integers), value, lanes_of(integers), encode)
+    return SchemeKernels(scheme, integer_tile(integers), value, blocks_of(integers), encode)
 
 
 @inlined

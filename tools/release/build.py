@@ -17,7 +17,7 @@ from edge_lfm.devices.prebuild import find_linker
 from release.checklist import ReleaseError, call
 from release.tree import commit_seconds, project_version
 
-TIERS = ("portable", "ssse3", "avx2", "avxvnni", "avx512vnni", "neon", "dotprod", "i8mm")
+TIERS = ("portable", "ssse3", "avx2", "avxvnni", "avx512vnni", "amx", "neon", "dotprod", "i8mm")
 
 
 def build_twice(root: Path, work: Path, out: Path) -> str:

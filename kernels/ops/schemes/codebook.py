@@ -36,8 +36,8 @@ from edge_lfm.kernels.lang.simd import (
     zero_f32,
     zero_i32,
 )
+from edge_lfm.kernels.ops.blocks import blocks_of
 from edge_lfm.kernels.ops.integer_tiles import integer_tile
-from edge_lfm.kernels.ops.lanes import lanes_of
 from edge_lfm.kernels.ops.search import (
     SCRATCH,
     SCRATCH_BYTES,
@@ -68,7 +68,7 @@ def kernels_of(scheme):
         for vectors, at in zip(of_blocks, range(scheme.value_bytes, scheme.group_bytes, 16), strict=True)
     )
     integers = Integers(scheme, "looked_up", load, (blocks,))
-    return SchemeKernels(scheme, integer_tile(integers), value_of(scheme), lanes_of(integers), encoder_of(scheme))
+    return SchemeKernels(scheme, integer_tile(integers), value_of(scheme), blocks_of(integers), encoder_of(scheme))
 
 
 def nibbles_of(levels):

@@ -27,8 +27,8 @@ from edge_lfm.kernels.lang.simd import (
     to_f32,
     u8,
 )
+from edge_lfm.kernels.ops.blocks import blocks_of
 from edge_lfm.kernels.ops.integer_tiles import integer_tile, same
-from edge_lfm.kernels.ops.lanes import lanes_of
 from edge_lfm.kernels.ops.search import (
     SCRATCH,
     absolute,
@@ -55,7 +55,7 @@ def kernels_of(scheme):
     load = load_nibbles if nibbles else same
     block = Block(columns, scale_at(scheme.value_bytes), offset_by(-zero_point) if zero_point else None)
     integers = Integers(scheme, "small" if nibbles else "signed", load, ((block,),))
-    return SchemeKernels(scheme, integer_tile(integers), value_of(scheme), lanes_of(integers), encoder_of(scheme))
+    return SchemeKernels(scheme, integer_tile(integers), value_of(scheme), blocks_of(integers), encoder_of(scheme))
 
 
 @inlined

@@ -30,8 +30,8 @@ from edge_lfm.kernels.lang.simd import (
     where_above,
     zero_f32,
 )
+from edge_lfm.kernels.ops.blocks import blocks_of
 from edge_lfm.kernels.ops.integer_tiles import integer_tile
-from edge_lfm.kernels.ops.lanes import lanes_of
 from edge_lfm.kernels.ops.schemes.codebook import columns_of, error_of
 from edge_lfm.kernels.ops.search import (
     SCRATCH,
@@ -58,8 +58,8 @@ def kernels_of(scheme):
     columns = tuple(columns_of(lookup_nibbles(unsigned, high=is_high)) for is_high in (False, True))
     block = Block(columns, scale_at(scheme.value_bytes), offset_by(grid.low))
     integers = Integers(scheme, "looked_up", load_nibbles, ((block,),), 1 / HELD_BACK)
-    lanes, encode = lanes_of(integers), encoder_of(scheme)
-    return SchemeKernels(scheme, integer_tile(integers), value_of(scheme), lanes, encode, integers.unit)
+    blocks, encode = blocks_of(integers), encoder_of(scheme)
+    return SchemeKernels(scheme, integer_tile(integers), value_of(scheme), blocks, encode, integers.unit)
 
 
 @kernel

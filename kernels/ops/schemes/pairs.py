@@ -23,8 +23,8 @@ from edge_lfm.kernels.lang.simd import (
     where_above,
     zero_f32,
 )
+from edge_lfm.kernels.ops.blocks import blocks_of
 from edge_lfm.kernels.ops.integer_tiles import integer_tile
-from edge_lfm.kernels.ops.lanes import lanes_of
 from edge_lfm.kernels.ops.schemes.codebook import ROW_SCALES_BYTES, code_of, offset_at, scale_at
 from edge_lfm.kernels.ops.search import (
     SCRATCH,
@@ -53,7 +53,7 @@ def kernels_of(scheme):
         for columns, at in zip(columns_of(first, last), range(scheme.value_bytes, scheme.group_bytes, 16), strict=True)
     )
     integers = Integers(scheme, "looked_up", load_fifths, parts)
-    return SchemeKernels(scheme, integer_tile(integers), value_of(scheme), lanes_of(integers), encoder_of(scheme))
+    return SchemeKernels(scheme, integer_tile(integers), value_of(scheme), blocks_of(integers), encoder_of(scheme))
 
 
 def columns_of(first, last):
