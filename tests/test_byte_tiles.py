@@ -19,6 +19,7 @@ from emulated import AMX, emulator, load_emulated, skip_without_emulation
 from test_engine import engine_logits
 from test_kernels import QUANTIZED, random_weights, run_multiply, whole
 
+from edge_lfm.cli import doctor
 from edge_lfm.errors import IsaError
 from edge_lfm.kernels.load.library import Kernels, load_kernels, object_code
 from edge_lfm.kernels.spec import isa
@@ -185,6 +186,12 @@ def test_linux_is_asked_only_for_processors_that_have_tiles(monkeypatch: pytest.
     monkeypatch.setattr(isa.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(isa, "_tiles_are_granted", lambda: pytest.fail("asked"))
     assert isa.processor_flags.__wrapped__() == {"avx2", "fma", "f16c", "bmi2"}
+
+
+def test_doctor_says_that_the_tier_was_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "kernels_are_ready", lambda: True)
+    monkeypatch.setattr(doctor, "load_kernels", lambda: Kernels(AMX, "prebuilt for amx", {}, None))
+    assert "amx, prebuilt for amx; its tiles are proven by emulation" in doctor._kernels().value
 
 
 @pytest.mark.skipif(isa.platform.machine() != "x86_64", reason="a system call of x86")

@@ -86,6 +86,8 @@ def _kernels() -> Finding:
     value = f"{kernels.isa.name}, {kernels.origin}{'' if ready else ' just now'}"
     if kernels.isa.is_fallback:
         return Finding("kernels", "warning", value, "this processor has no integer dot product: prefill is slow")
+    if kernels.isa.has_byte_tiles:
+        value += "; its tiles are proven by emulation, their speed was never measured"
     return Finding("kernels", "ok", value)
 
 
