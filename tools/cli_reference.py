@@ -15,7 +15,7 @@ TAIL = """## Environment
 
 | variable | meaning |
 |---|---|
-| `EDGE_LFM_ISA` | force a tier: `amx`, `avx512vnni`, `avxvnni`, `avx2`, `ssse3`, `portable`, `i8mm`, `dotprod`, `neon` |
+| `EDGE_LFM_ISA` | the tier: `amx`, `avx512vnni`, `avxvnni`, `avx2`, `ssse3`, `portable`, `i8mm`, `dotprod`, `neon` |
 | `EDGE_LFM_KERNELS` | a folder or shared object of `edge-lfm compile`, to be used instead of compiling |
 | `EDGE_LFM_THREADS` | the most threads, instead of the physical cores that the process may use |
 | `EDGE_LFM_API_KEY` | the key that `edge-lfm serve` asks clients for |
