@@ -30,12 +30,15 @@ _OF_PROPERTY = (
     "The {name}.",
     "The {name}",
     "Name of the {name}",
+    "the {name}",
     "the {name} to use",
     "A {name}, as text",
 )
+_SAFE = {"minimum": -(2**53) + 1, "maximum": 2**53 - 1}
+"""Whole numbers that JavaScript can hold, as zod writes them."""
 _LIMITS: dict[str, tuple[Json, ...]] = {
-    "string": ({"minLength": 1}, {"maxLength": 100}, {"minLength": 1, "maxLength": 40}),
-    "integer": ({"minimum": 0}, {"minimum": 1, "maximum": 1000}, {"format": "int64"}),
+    "string": ({"minLength": 1}, {"maxLength": 100}, {"minLength": 1, "maxLength": 40}, {}),
+    "integer": ({"minimum": 0}, {"minimum": 1, "maximum": 1000}, {"format": "int64"}, _SAFE),
 }
 
 
@@ -92,29 +95,44 @@ class Form:
 
 
 _PYTHON = {"string": "str", "integer": "int"}
-_CLOSED = (*_SCHEMA, "additionalProperties")
+_BARE = ("properties", "required", "type")
+_CLOSED, _BARE_CLOSED = (*_SCHEMA, "additionalProperties"), (*_BARE, "additionalProperties")
 _PYDANTIC = ("properties", "required", "title", "type")
+_STRICT, _TOLD = (*_FUNCTION, "strict"), ("type", "description")
 _KNOWN = (
     # openai-agents
-    Form((*_FUNCTION, "strict"), (*_PYDANTIC, "additionalProperties"), ("title", "type")),
+    Form(_STRICT, (*_PYDANTIC, "additionalProperties"), ("title", "type")),
     # pydantic-ai
-    Form(_FUNCTION, ("additionalProperties", "properties", "required", "type"), ("type",)),
-    # langchain
-    Form(_FUNCTION, ("properties", "required", "type"), ("type",)),
-    # AI SDK
-    Form(_FUNCTION, ("$schema", *_CLOSED), ("type",)),
+    Form(_STRICT, ("additionalProperties", *_BARE), ("type",)),
+    # langchain, llm, haystack's decorator
+    Form(_FUNCTION, _BARE, ("type",)),
+    # langchain, bound strictly
+    Form(_STRICT, _BARE_CLOSED, ("type",)),
+    # AI SDK, of a zod schema
+    Form(_FUNCTION, ("$schema", *_CLOSED), ("type", "limit"), limits=3),
+    # opencode
+    Form(_FUNCTION, ("$schema", *_SCHEMA), _TOLD, draft=_DRAFTS[1], of_property="The {name}"),
+    # Claude Code
+    Form(_FUNCTION, ("$schema", *_CLOSED), ("description", "type"), draft=_DRAFTS[1], of_property="The {name}"),
+    # codex
+    Form(_STRICT, _CLOSED, _TOLD, strict=False, of_property="The {name}."),
+    # cline
+    Form(_FUNCTION, _CLOSED, _TOLD, of_property="The {name}"),
     # ag2
-    Form(_FUNCTION, _SCHEMA, ("type", "description"), of_property="{name}"),
+    Form(_FUNCTION, _BARE_CLOSED, ("title", "type")),
     # autogen
-    Form((*_FUNCTION, "strict"), _CLOSED, ("description", "title", "type"), of_property="{name}", strict=False),
+    Form(_STRICT, _CLOSED, ("description", "title", "type"), of_property="{name}"),
+    # autogen, not bound strictly
+    Form(_STRICT, _CLOSED, ("description", "title", "type"), of_property="{name}", strict=False),
     # llama-index
-    Form(_FUNCTION, ("properties", "required", "type", "additionalProperties"), ("title", "type"),
-         description=_DESCRIPTIONS[2]),
-    # ollama
-    Form(_FUNCTION, ("type", "required", "properties"), ("type", "description")),
+    Form(_STRICT, _BARE_CLOSED, ("title", "type"), description=_DESCRIPTIONS[2], strict=False),
+    # ollama, Continue
+    Form(_FUNCTION, ("type", "required", "properties"), _TOLD, of_property="The {name}"),
+    # smolagents
+    Form(_FUNCTION, _SCHEMA, _TOLD, of_property="the {name}"),
     # the Model Context Protocol's SDK for Python
     Form(_FUNCTION, _PYDANTIC, ("title", "type"), title=_TITLES[1]),
-)  # fmt: skip
+)
 
 
 def make(draw: Draw) -> Sample:
@@ -151,7 +169,7 @@ def _any_form(draw: Draw) -> Form:
         strict=draw.chance(0.7),
         additional=draw.chance(0.1),
         draft=draw.pick(_DRAFTS),
-        limits=draw.whole(0, 2),
+        limits=draw.whole(0, 3),
     )
 
 
