@@ -14,6 +14,8 @@ from types import SimpleNamespace
 import pytest
 
 import edge_lfm
+from edge_lfm.api import Model, Session
+from edge_lfm.cli.chat import _Chat
 from edge_lfm.cli.line_editing import completions
 from edge_lfm.cli.parsing import VERBS, parse, verb_module, verb_parser
 from edge_lfm.cli.run import read_prompt, split_positionals
@@ -148,3 +150,20 @@ def test_completion_knows_verbs_and_options(shell: str) -> None:
     assert all(word in script for word in ("quantize", "calibrate", "--strict-model", "--recipe"))
     if shell == "bash":
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_ctrl_c_while_an_answer_is_prepared_ends_no_chat(
+    demo: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Session, "stream", interrupted)
+    with Model.load(demo["int4"], threads=1) as model:
+        chat = _Chat(model, parse(["chat"]))
+        chat.terminal = True
+        chat._take("Hello")
+        assert "[stopped]" in capsys.readouterr().out
+        chat.terminal = False
+        with pytest.raises(KeyboardInterrupt):
+            chat._take("Hello")

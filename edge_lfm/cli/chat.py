@@ -89,7 +89,8 @@ class _Chat:
                 self._take(line)
 
     def _take(self, line: str) -> None:
-        """One line of the user. In a terminal an error is told, and the conversation goes on."""
+        """One line of the user. In a terminal an error is told, and the conversation goes on; Ctrl-C stops what the line
+        asks for, from its first moment on: the first prompt waits for the template to be looked at."""
         try:
             word, _, rest = line.strip().partition(" ")
             word = _ALIASES.get(word, word)
@@ -99,6 +100,10 @@ class _Chat:
                 raise UsageError(f"unknown command {word}", hint="/help lists them; a space before it makes it text")
             else:
                 self._answer(self.session.stream(line, **self._options()))
+        except KeyboardInterrupt:
+            if not self.terminal:
+                raise
+            print(" [stopped]", flush=True)
         except EdgeLfmError as error:
             if not self.terminal:
                 raise
@@ -111,10 +116,7 @@ class _Chat:
             show(generation, quiet=self.args.json, paging=self.model.paging)
         except KeyboardInterrupt:
             generation.close()
-            if not self.terminal:
-                raise
-            print(" [stopped]", flush=True)
-            return
+            raise
         answer = self.last = generation.result()
         if self.args.json:
             print_json(_as_json(answer))
