@@ -75,6 +75,15 @@ def test_the_official_client_generates(sdk: ollama.Client) -> None:
     assert sdk.generate(NAME, "").done_reason == "load"
 
 
+def test_answers_end_where_the_request_says(sdk: ollama.Client) -> None:
+    """Options beyond Ollama's, as on every other route."""
+    endless: dict[str, Any] = GREEDY | {"ignore_eos": True, "num_predict": 40}
+    for answer in (sdk.chat(NAME, CAPITAL, options=endless), sdk.generate(NAME, "Hello", options=endless)):
+        assert (answer.done_reason, answer.eval_count) == ("length", 40)
+    assert "Paris" not in (sdk.chat(NAME, CAPITAL, options=GREEDY | {"bad_words": ["Paris"]}).message.content or "")
+    assert sdk.chat(NAME, CAPITAL, options=GREEDY | {"min_tokens": 30, "num_predict": 40}).eval_count in range(30, 41)
+
+
 def test_tools_are_called(client: TestClient, sdk: ollama.Client) -> None:
     """Whole and streamed, as the client's classes read it; then its result through the client.
 

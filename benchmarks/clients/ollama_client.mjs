@@ -33,7 +33,7 @@ async function error() {
 }
 
 async function cancel() {
-  const options = {temperature: 1.5, num_predict: -2};
+  const options = {num_predict: 30000, ignore_eos: true};
   const parts = await client.chat({model, messages: asked, stream: true, options});
   setTimeout(() => parts.abort(), 1);
   try {

@@ -35,7 +35,7 @@ def error():
 
 
 def cancel():
-    parts = client.chat(MODEL, ASKED, stream=True, options={"num_predict": -2, "temperature": 1.5})
+    parts = client.chat(MODEL, ASKED, stream=True, options={"num_predict": 30_000, "ignore_eos": True})
     next(parts)
     parts.close()
     return 1

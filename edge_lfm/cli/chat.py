@@ -89,8 +89,8 @@ class _Chat:
                 self._take(line)
 
     def _take(self, line: str) -> None:
-        """One line of the user. In a terminal an error is told, and the conversation goes on. Ctrl-C stops what the line
-        asks for, from its first moment on: preparing the first prompt takes half a second on a busy machine."""
+        """One line of the user. In a terminal an error is told, and the conversation goes on. Ctrl-C stops what the
+        line asks for, from its first moment on: preparing the first prompt takes half a second on a busy machine."""
         try:
             word, _, rest = line.strip().partition(" ")
             word = _ALIASES.get(word, word)

@@ -15,7 +15,7 @@ from edge_lfm.server.failures import RequestError
 from edge_lfm.server.fields import Body
 from edge_lfm.server.formats import Format, json_schema
 from edge_lfm.server.messages import Message
-from edge_lfm.server.schemas import MAX_MESSAGES, ChatRequest, CompletionRequest, Stops, Tools
+from edge_lfm.server.schemas import MAX_MESSAGES, ChatRequest, CompletionRequest, StopIds, Stops, Tools
 from edge_lfm.server.unknown_tools import UnknownTools
 
 Json = dict[str, Any]
@@ -28,7 +28,7 @@ _ALL = (None, -1)
 
 
 class Options(Body):
-    """How an answer is drawn, and when it ends."""
+    """How an answer is drawn, and when it ends. The last four are vLLM's, which all interfaces have."""
 
     harmless: ClassVar[frozenset[str]] = _HELD
 
@@ -43,6 +43,10 @@ class Options(Body):
     seed: int | None = None
     stop: Stops | None = None
     num_predict: Annotated[int, Meta(ge=-2, le=1 << 31)] | None = None
+    min_tokens: int | None = None
+    stop_token_ids: StopIds | None = None
+    ignore_eos: bool | None = None
+    bad_words: Annotated[list[str], Meta(max_length=1000)] | None = None
 
     def asked(self) -> Json:
         """The same as fields of a chat or a completion."""
