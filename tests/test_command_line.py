@@ -17,6 +17,7 @@ import edge_lfm
 from edge_lfm.api import Model, Session
 from edge_lfm.cli.chat import _Chat
 from edge_lfm.cli.line_editing import completions
+from edge_lfm.cli.local_models import settle_model
 from edge_lfm.cli.parsing import VERBS, parse, verb_module, verb_parser
 from edge_lfm.cli.run import read_prompt, split_positionals
 from edge_lfm.errors import MissingExtraError, UsageError, install_line
@@ -167,3 +168,11 @@ def test_ctrl_c_while_an_answer_is_prepared_ends_no_chat(
         chat.terminal = False
         with pytest.raises(KeyboardInterrupt):
             chat._take("Hello")
+
+
+def test_demo_is_the_name_of_the_embedded_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDGE_LFM_MODELS", str(tmp_path / "models"))
+    assert settle_model("demo", lambda _: lambda _: None) is None
+    (tmp_path / "demo").mkdir()
+    assert settle_model("demo", lambda _: lambda _: None) == "demo", "a folder of that name goes first"

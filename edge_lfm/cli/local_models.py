@@ -24,6 +24,9 @@ from edge_lfm.quantize.convert import Progress
 from edge_lfm.quantize.recipe import find_recipe
 from edge_lfm.quantize.recipe_files import DEFAULT_RECIPE
 
+DEMO = "demo"
+"""The embedded demo model's name, as of its drafter."""
+
 
 @dataclass(frozen=True)
 class LocalModel:
@@ -54,6 +57,7 @@ def find_model(text: str) -> str:
 
 def settle_model(text: str | None, progress: Callable[[int], Progress]) -> str | None:
     """As `find_model`; a repository that is not here is pulled and quantized, if who sits at the terminal wants it.
+    `demo`, where nothing else has that name, is the embedded demo model: None, as no name is.
 
     Raises:
         UsageError: nobody wants it, or nobody can be asked.
@@ -62,7 +66,7 @@ def settle_model(text: str | None, progress: Callable[[int], Progress]) -> str |
         return None
     found = find_model(text)
     if Path(found).exists() or not is_repository(found):
-        return found
+        return None if found == DEMO and not Path(found).exists() else found
     recipe, command = find_recipe(DEFAULT_RECIPE), f"edge-lfm pull {text} --quantize {DEFAULT_RECIPE}"
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UsageError(f"{text} is not on this machine", hint=f"get it: {command}")
