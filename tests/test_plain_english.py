@@ -49,7 +49,7 @@ HELD = (
     "docs/adr/0032-latents-are-attended-to-as-they-are-kept.md",
     "docs/adr/0033-a-release-is-built-twice.md",
     "docs/adr/0035-queries-are-rounded-for-int8-keys.md",
-    "docs/adr/0036-amx-multiplies-one-group-at-a-time.md",
+    "docs/adr/0037-amx-multiplies-one-group-at-a-time.md",
     "docs/api.md",
     "docs/architecture.md",
     "docs/boards.md",
