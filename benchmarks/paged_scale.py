@@ -10,7 +10,8 @@ found in memory as in GPT-OSS's recorded routing (`devices/estimate.py`). Beside
 at the rate that is measured here, without any wait for a disk.
 
 With --layers, a model of so many of the shape's layers is made of random weights, and decodes under a budget of --ram.
-The checksum of its tokens is that of any other budget. --limit: in a memory cgroup, a little above the budget.
+The checksum of its tokens is that of any other budget, and of one that holds the whole model. --limit: in a memory
+cgroup, a little above the budget.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ def router_seconds(router: Router) -> float:
     layer["is_moe"], layer["router_bias"] = 1, bias.ctypes.data if router.selection_bias else 0
     layer["softmax"], layer["normalize"] = router.score == "softmax", router.normalize
     layer["guard"], layer["route_scale"] = router.guard, router.scale
+    layer["groups"], layer["kept_groups"] = router.groups, router.kept_groups
     address, record = step.address, layer.ctypes.data
     times = []
     for _ in range(200):
@@ -189,19 +191,20 @@ def run_part(args: argparse.Namespace, recipe: Recipe) -> None:
     with Model.load(folder_of(args, recipe), ram=args.ram, context=1024) as model:
         vocab = model.shape.vocab
         prompt = rng.integers(0, vocab, 16).tolist()
-        runner: Any = model.backend
+        backend: Any = model.backend
         model.generate(prompt, max_tokens=16, raw=True, ignore_eos=True, temperature=1.0, seed=1)
-        before, started = runner.pager.stats.copy(), time.perf_counter()
+        before, started = backend.pager and backend.pager.stats.copy(), time.perf_counter()
         answer = model.generate(prompt, max_tokens=args.tokens, raw=True, ignore_eos=True, temperature=1.0, seed=2)
-        seconds, stats = time.perf_counter() - started, runner.pager.stats.since(before)
-        count = len(answer.token_ids)
-        keep, slots = runner.pager.plan.keep, runner.pager.plan.slots
-    print(
-        f"{args.layers} layers at {args.ram}: {keep} kept, {slots} slots; {answer.timings.decode_tps:.2f} tok/s, hits "
-        f"{stats.hit_rate:.0%}, {stats.bytes_read / count / 1e6:.0f} MB a token, {stats.stall_s.sum() / seconds:.0%} "
-        f"of the time waiting; guesses {stats.ahead_used} used, {stats.ahead_wasted} wasted; "
-        f"{count} tokens, checksum {zlib.crc32(np.array(answer.token_ids, np.int32).tobytes()):08x}"
-    )
+        seconds, count = time.perf_counter() - started, len(answer.token_ids)
+        checksum = f"{zlib.crc32(np.array(answer.token_ids, np.int32).tobytes()):08x}"
+        print(f"{args.layers} layers: {count} tokens, checksum {checksum}; {answer.timings.decode_tps:.2f} tok/s")
+        if backend.pager is not None:
+            stats, plan = backend.pager.stats.since(before), backend.pager.plan
+            print(
+                f"{args.ram}: {plan.keep} kept, {plan.slots} slots; hits {stats.hit_rate:.0%}, "
+                f"{stats.bytes_read / count / 1e6:.0f} MB a token, {stats.stall_s.sum() / seconds:.0%} of the time "
+                f"waiting; guesses {stats.ahead_used} used, {stats.ahead_wasted} wasted"
+            )
 
 
 def run_limited(args: argparse.Namespace) -> None:
