@@ -9,7 +9,7 @@ and caches; does not decide how many drafts are worth a step.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,11 +133,13 @@ class DraftModel:
 
     def _read(self, parts: Sequence[tuple[DraftCache, int]]) -> None:
         """Make keys and values of the first so many unread tokens of each, of DRAFT_CHUNK together at most."""
-        parts = [(cache, count) for cache, count in parts if count and _has_room(cache, cache.read + count)]
+        parts = [
+            (cache, count) for cache, count in parts if count and _has_room(cache, cache.place(cache.read) + count)
+        ]
         if not parts:
             return
         for cache, _ in parts:
-            cache.state.position = cache.read
+            cache.state.position = cache.place(cache.read)
         self._reserve([cache.state.capacity for cache, _ in parts])
         self.step.begin([Feed(cache.state, np.zeros(count, np.int64), "none") for cache, count in parts])
         self._read_rows(np.concatenate([cache.unread[:count] for cache, count in parts]))
@@ -158,20 +160,15 @@ class DraftModel:
         self.catch_up([block.cache for block in blocks])
         ready = [block for block in blocks if self._is_ready(block)]
         made: dict[int, Made] = {}
-        for some in self._passes(ready):
+        for first in range(0, len(ready), self._together):
+            some = ready[first : first + self._together]
             made |= zip(map(id, some), self._pass(some), strict=True)
         return [made.get(id(block), ([], [])) for block in blocks]
 
     def _is_ready(self, block: Block) -> bool:
         """Whether its tokens were read, and there is memory for its slots."""
-        return block.cache.holds(block.position) and _has_room(block.cache, block.position + self.drafter.slots)
-
-    def _passes(self, blocks: Sequence[Block]) -> Iterator[list[Block]]:
-        """Those that a pass can make together. A sequence whose first tokens were not seen has a window of its own."""
-        whole = [block for block in blocks if not block.cache.first]
-        for first in range(0, len(whole), self._together):
-            yield whole[first : first + self._together]
-        yield from ([block] for block in blocks if block.cache.first)
+        cache, position = block.cache, block.position
+        return cache.holds(position) and _has_room(cache, cache.place(position) + self.drafter.slots)
 
     def _pass(self, blocks: Sequence[Block]) -> list[Made]:
         """One pass of the slots of these blocks, and what follows from it slot by slot."""
@@ -179,12 +176,9 @@ class DraftModel:
         asked = min(slots, max(block.count for block in blocks))
         for block in blocks:
             state, ids = block.cache.state, [block.anchor] + [self.drafter.mask] * (slots - 1)
-            state.position = block.position
+            state.position = block.cache.place(block.position)
             feeds.append(Feed(state, ids, asked, block=True))
         self._reserve([feed.state.capacity for feed in feeds])
-        # It sees what it has read, and its own block.
-        first = blocks[0].cache.first
-        self._parts.binding.layers["window"] = blocks[0].position + slots - first if first else 0
         self.step.begin(feeds)
         forward, address, stages = self._kernels.forward, self.step.address, 2 + 3 * len(self.drafter.body.layers)
         self._run(lambda n: forward(address, n, 0, stages))

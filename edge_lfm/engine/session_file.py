@@ -132,8 +132,10 @@ def _read_draft(file: PackedFile, header: Any, count: int, draft: DraftCache | N
     first, read, unread, cols = header["first"], header["read"], count - header["read"], draft.unread.shape[1]
     if not 0 <= first <= read <= count or not 0 <= unread < DRAFT_CHUNK:
         raise ValueError("what it has for a drafter is of other tokens")
-    draft.state.reserve(read)
-    for name, target in draft.state.cache_views(read) if read else ():
+    if first and header.get("begins") != "at 0":  # earlier versions had the tokens before the first one, too
+        return
+    draft.state.reserve(read - first)
+    for name, target in draft.state.cache_views(read - first) if read > first else ():
         target[...] = file.tensor(f"draft.{name}", "U8", target.nbytes).view(target.dtype).reshape(target.shape)
     draft.first, draft.read = first, read
     if unread:
@@ -174,11 +176,11 @@ def _describe_draft(sequence: TokenSequence | None) -> dict[str, Any] | None:
     if sequence is None or draft is None or not draft.holds(len(sequence.ids)):
         return None
     draft.cut(len(sequence.ids))
-    return {"drafter": draft.drafter, "first": draft.first, "read": draft.read}
+    return {"drafter": draft.drafter, "first": draft.first, "read": draft.read, "begins": "at 0"}
 
 
 def _draft_arrays(draft: DraftCache) -> Iterator[tuple[str, NDArray[Any]]]:
-    for name, view in draft.state.cache_views(draft.read):
+    for name, view in draft.state.cache_views(draft.place(draft.read)):
         if view.size:
             yield f"draft.{name}", np.ascontiguousarray(view)
     if len(draft.unread):

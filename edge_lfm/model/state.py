@@ -288,7 +288,8 @@ class State:
 
 class DraftCache:
     """What a drafter keeps of the tokens [first, end) of one sequence, which it has seen: keys and values of those
-    before `read`, and of those behind the streams that these will be made of. It need not have seen earlier tokens.
+    before `read`, and of those behind the streams that these will be made of. It need not have seen earlier tokens: in
+    its state the first one that it has seen stands at 0. Rotary positions count from each other only.
 
     unread: float32 [end - read, cols].
     drafter: tells which one it belongs to.
@@ -304,6 +305,10 @@ class DraftCache:
     @property
     def end(self) -> int:
         return self.read + len(self.unread)
+
+    def place(self, position: int) -> int:
+        """Where a position of the sequence stands in its state."""
+        return position - self.first
 
     def holds(self, position: int) -> bool:
         """Whether it has seen the token before `position`."""
@@ -337,6 +342,6 @@ class DraftCache:
         self.cut(positions)
         self.unread = self.unread.copy()
         if self.first < self.end:
-            self.state.copy_from(other.state, self.read)
+            self.state.copy_from(other.state, self.place(self.read))
         else:
             self.forget()
