@@ -350,6 +350,34 @@ def test_a_drafter_that_is_off_sees_only_answers_that_ask_for_drafts(
         assert same(late, plain) and late.timings.cached_tokens > 64 and seen
 
 
+def test_what_was_seen_in_part_goes_along_with_forks_and_files(
+    demo: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The drafter has not seen the first question: what it keeps of the second one serves all who go on from there."""
+    monkeypatch.setattr(Switch, "looks_on", False)
+    load: dict[str, Any] = {"draft": packed_demo_drafter(), "context": 512, "threads": 1}
+    options: dict[str, Any] = {"max_drafts": 4, "max_tokens": 30, "ignore_eos": True}
+    kept, read = list[tuple[int, int]](), session_file._read_draft
+    with Model.load(demo["int4"], **load) as model:
+        session = model.session()
+        session.send(LONG, max_tokens=5, max_drafts=0)
+        session.send("What is the capital of France?", **options)
+        session.save(tmp_path / "session")
+        fork = session.fork()
+        answers = [each.send("And of Spain?", **options) for each in (session, fork)]
+
+    def note(*asked: Any) -> None:
+        read(*asked)
+        kept.append((asked[-1].first, asked[-1].end))
+
+    monkeypatch.setattr(session_file, "_read_draft", note)
+    with Model.load(demo["int4"], **load) as model:
+        answers.append(model.restore(tmp_path / "session").send("And of Spain?", **options))
+    assert all(same(answer, answers[0]) for answer in answers[1:])
+    assert len({(answer.timings.drafted, answer.timings.accepted) for answer in answers}) == 1
+    assert answers[0].timings.drafted > 0 and 64 < kept[0][0] < kept[0][1]
+
+
 def test_a_file_of_another_drafter_or_of_none_is_read_on_without(
     demo: dict[str, Path], drafter: Path, tmp_path: Path
 ) -> None:
