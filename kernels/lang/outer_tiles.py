@@ -101,10 +101,10 @@ def splat_tile(rows: int) -> Any:
     return operation(tile, [types.int64], build)
 
 
-def store_sums(rows: int, stride: int) -> Any:
+def store_sums(rows: int, stride: int, adds: bool = False) -> Any:
     """`(address, high, low, v, factors)`: float32 of (128 * high + low) * factor * v, rows `stride` bytes apart.
 
-    factors: float32 [rows].
+    factors: float32 [rows]. `adds`: to what is there.
     """
     tile = Tile(I32, rows)
 
@@ -114,6 +114,7 @@ def store_sums(rows: int, stride: int) -> Any:
             factor = splat_of(b, scalar_at(b, b.add(a[4], LL["i64"](4 * m)), "f32"), F32)
             total = b.add(b.shl(b.extract_value(a[1], m), seven), b.extract_value(a[2], m))
             value = b.fmul(b.sitofp(total, F32.ll), b.fmul(factor, a[3]))
-            b.store(value, pointer(b, b.add(a[0], LL["i64"](m * stride)), F32.ll), align=1)
+            at = pointer(b, b.add(a[0], LL["i64"](m * stride)), F32.ll)
+            b.store(b.fadd(b.load(at, align=1), value) if adds else value, at, align=1)
 
     return operation(types.void, [types.int64, tile, tile, F32, types.int64], build)

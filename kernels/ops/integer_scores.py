@@ -16,15 +16,20 @@ from edge_lfm.kernels.lang.simd import (
     bits_of,
     from_bits,
     kernel,
+    largest_f32,
     load_f32,
     max_f32,
     prefetch,
     round_i32,
+    set_f32,
     set_i8_column,
+    set_i32,
     splat_f32,
     splat_i32,
     store_f32,
     store_i32,
+    store_i32_as_i8,
+    sum_i32,
     to_f32,
     where_above,
     zero_f32,
@@ -41,6 +46,12 @@ AHEAD = 64
 def factors_at(hd):
     """Offset of the factors from the queries."""
     return hd * int64(2 * QUERY_ROWS)
+
+
+@kernel
+def integer_bytes(hd):
+    """Of rows of `hd` integers, their factors and beginnings."""
+    return factors_at(hd) + int64(8 * QUERY_ROWS)
 
 
 @kernel
@@ -62,31 +73,66 @@ def round_queries(queries, hd, scale, out):
     store_i32(out + factors_at(hd) + 4 * QUERY_ROWS, total * splat_i32(int32(-SIGNED_ZERO_POINT)))
 
 
+@kernel
+def round_row(x, count, scale, out, factors):
+    """x, float32 [count], one row -> its integers at `out`; at `factors` what its sums are multiplied by."""
+    magnitude, top = splat_i32(int32(0x7FFFFFFF)), zero_f32()
+    for i in range(0, count, 16):
+        top = max_f32(top, from_bits(bits_of(load_f32(x + 4 * i)) & magnitude))
+    largest = largest_f32(top)
+    top, steps, total = splat_f32(largest), splat_f32(float32(QUERY_STEPS)), zero_i32()
+    inverse = where_above(top, splat_f32(float32(1e-30)), steps / top, zero_f32())
+    for i in range(0, count, 16):
+        q = round_i32(load_f32(x + 4 * i) * inverse)
+        high = round_i32(to_f32(q) * splat_f32(float32(1.0 / 128)))
+        at = out + i // 16 * (2 * PIECE_BYTES)
+        store_i32_as_i8(at, high)
+        store_i32_as_i8(at + PIECE_BYTES, q - high * splat_i32(int32(128)))
+        total = total + q
+    set_f32(factors, largest / float32(QUERY_STEPS) * scale)
+    set_i32(factors + 4 * QUERY_ROWS, int32(sum_i32(total) * int32(-SIGNED_ZERO_POINT)))
+
+
+def integer_products_of(rows, accumulators, load, signed, row_bytes, adds=False):
+    """The kernel that multiplies `rows` rounded rows and 16 vectors of int8, with so many sums in registers.
+
+    `(w, length, x, factors, v, out)`: w: the vectors, of `length` values, where `load` finds four values of each; x,
+    factors: of the first row; v: float32 x 16, of the vectors; out: float32, rows `row_bytes` apart.
+    """
+    some = min(rows, accumulators // 2)
+    zeros, dot = zero_int_tile(some), dot_tile(some, signed)
+    begin_low, store = splat_tile(some), store_sums(some, row_bytes, adds)
+
+    @kernel
+    def multiply(w, length, x, factors, v, out):
+        for first in range(0, rows, some):
+            of_first = factors + 4 * first
+            high, low = zeros(), begin_low(of_first + 4 * QUERY_ROWS)
+            for d in range(0, length, 16):
+                at, q = w + 16 * d, x + d // 16 * (2 * PIECE_BYTES) + 16 * first
+                a, b, c, e = load(at), load(at + 64), load(at + 128), load(at + 192)
+                high = dot(high, a, b, c, e, q, int64(16))
+                low = dot(low, a, b, c, e, q + PIECE_BYTES, int64(16))
+            store(out + first * row_bytes, high, low, v, of_first)
+
+    return multiply
+
+
 def integer_score_of(rows, accumulators):
     """The kernel that scores `rows` queries with so many sums in registers, two for each query, 16 positions at a time.
 
     `(keys, scales, hd, begin, length, values, queries, scores)`: positions [begin, length) of a block; queries: as
     `round_queries` left them; scores: float32 [R, SCORE_BLOCK].
     """
-    some = min(rows, accumulators // 2)
-    zeros, dot = zero_int_tile(some), dot_tile(some, signed=True)
-    begin_low, store = splat_tile(some), store_sums(some, SCORE_BLOCK * 4)
+    multiply = integer_products_of(rows, accumulators, load_fours, True, SCORE_BLOCK * 4)
 
     @kernel
     def score(keys, scales, hd, begin, length, values, queries, scores):
         for p in range(begin, length, 16):
-            block, key_scales = keys + p * hd, load_f32(scales + 4 * p)
+            block = keys + p * hd
             for line in range(0, 16 * hd, 64):
                 prefetch(block + AHEAD * hd + line)
                 prefetch(values + p * hd + line)
-            for first in range(0, rows, some):
-                factors = queries + factors_at(hd) + 4 * first
-                high, low = zeros(), begin_low(factors + 4 * QUERY_ROWS)
-                for d in range(0, hd, 16):
-                    w, x = block + 16 * d, queries + d // 16 * (2 * PIECE_BYTES) + 16 * first
-                    a, b, c, e = load_fours(w), load_fours(w + 64), load_fours(w + 128), load_fours(w + 192)
-                    high = dot(high, a, b, c, e, x, int64(16))
-                    low = dot(low, a, b, c, e, x + PIECE_BYTES, int64(16))
-                store(scores + first * (SCORE_BLOCK * 4) + 4 * p, high, low, key_scales, factors)
+            multiply(block, hd, queries, queries + factors_at(hd), load_f32(scales + 4 * p), scores + 4 * p)
 
     return score

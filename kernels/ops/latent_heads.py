@@ -11,8 +11,9 @@ from numba import int64
 from edge_lfm.kernels.lang.simd import f32, i64, kernel, larger, smaller
 from edge_lfm.kernels.lang.sync import barrier, claim
 from edge_lfm.kernels.ops.activations import round_activations
-from edge_lfm.kernels.ops.latent_tiles import ROWS as TILE_HEADS
-from edge_lfm.kernels.ops.latent_tiles import Kept, attend_float16, attend_int8, put_low_query, set_of, used_bytes
+from edge_lfm.kernels.ops.latent_memory import ROWS as TILE_HEADS
+from edge_lfm.kernels.ops.latent_memory import Kept, put_head, set_of, used_bytes
+from edge_lfm.kernels.ops.latent_tiles import attend_float16, attend_int8
 from edge_lfm.kernels.ops.query_tiles import put_query, take_mixed
 from edge_lfm.kernels.ops.spans import keep_part, merge_parts, spans_apart
 from edge_lfm.kernels.spec.layout import (
@@ -43,21 +44,21 @@ def query_of(ctx, layer, latent, t):
 
 
 @kernel
-def put_heads(ctx, layer, latent, t, first, count, scratch):
+def put_heads(ctx, layer, latent, t, first, count, kept, in_int8, scratch):
     """The queries of `count` heads of token `t` from `first` on, and rows that attend to nothing up to a whole tile.
 
     Returns the number of rows.
     """
-    heads, rank = i64(latent + LAT.heads), i64(latent + LAT.rank)
-    plain, turned, query = i64(latent + LAT.k_b_cols), i64(layer + LAY.rope_width), query_of(ctx, layer, latent, t)
+    heads, rank, turned = i64(latent + LAT.heads), kept.rank, kept.turned
+    plain, query = i64(latent + LAT.k_b_cols), query_of(ctx, layer, latent, t)
     limit, rows = limit_of(ctx, t), (count + TILE_HEADS - 1) // TILE_HEADS * TILE_HEADS
     for m in range(rows):
         of_set, row, h = set_of(m, rank, scratch), m % QUERY_ROWS, first + m
         if m >= count:
             put_query(row, query, int64(0), int64(0), int64(0), int64(0), of_set)
         else:
-            put_query(row, query + (h * (plain + turned) + plain) * 4, turned, int64(0), limit, int64(0), of_set)
-            put_low_query(row, i64(ctx + CTX.low_queries) + (t * heads + h) * rank * 4, rank, of_set)
+            low, part = i64(ctx + CTX.low_queries) + (t * heads + h) * rank * 4, h * (plain + turned) + plain
+            put_head(row, low, query + part * 4, limit, kept, in_int8, of_set)
     return rows
 
 
@@ -69,15 +70,11 @@ def limit_of(ctx, t):
 
 
 @kernel
-def attend_rows(layer, latent, state, rows, lowest, highest, scratch):
-    """What is put, over positions [lowest, highest) of the sequence whose `state` of the layer is given."""
+def kept_of(layer, latent, state):
+    """The caches of the sequence whose `state` of the layer is given."""
     rank, turned, scale = i64(latent + LAT.rank), i64(layer + LAY.rope_width), f32(latent + LAT.scale)
     keys, values = i64(state + STA.keys), i64(state + STA.values)
-    kept = Kept(rank, turned, keys, values, i64(state + STA.key_scales), i64(state + STA.value_scales), scale)
-    if i64(state + STA.is_int8) != 0:
-        attend_int8(rows, kept, lowest, highest, scratch)
-    else:
-        attend_float16(rows, kept, lowest, highest, scratch)
+    return Kept(rank, turned, keys, values, i64(state + STA.key_scales), i64(state + STA.value_scales), scale)
 
 
 @kernel
@@ -102,8 +99,12 @@ def attend_heads(ctx, layer, latent, n, t, first, count, span, spans, scratch):
     if lowest >= highest:
         return
     state = i64(i64(ctx + CTX.rows) + t * ROW_BYTES + RW.states) + n * STATE_BYTES
-    rows = put_heads(ctx, layer, latent, t, first, count, scratch)
-    attend_rows(layer, latent, state, rows, lowest, highest, scratch)
+    kept, in_int8 = kept_of(layer, latent, state), i64(state + STA.is_int8) != 0
+    rows = put_heads(ctx, layer, latent, t, first, count, kept, in_int8, scratch)
+    if in_int8:
+        attend_int8(rows, kept, lowest, highest, scratch)
+    else:
+        attend_float16(rows, kept, lowest, highest, scratch)
     for m in range(count):
         of_set, row, h = set_of(m, rank, scratch), m % QUERY_ROWS, first + m
         if spans > 1:

@@ -1,16 +1,12 @@
 """Softmax attention of heads of one token over latents and turned keys.
 
-Positions pass in blocks of `LATENT_BLOCK`. The latents of a block are widened to float32 once, for all heads. Scores
-are first of the turned keys, then the products of queries and latents are added, whose sums run along a latent.
-Softmax, spans and the order of positions are those of `query_tiles.py`. So is the scratch memory of each set of
-`QUERY_ROWS` heads, with the queries of its heads behind it, float32 [QUERY_ROWS, R]. The block follows the sets,
-[LATENT_BLOCK, R]. Rows of both are a cache line further apart than they are long: columns of rows whose length is a
-power of two would fall into few lines of the cache.
+Positions pass in blocks. Of a block of `LATENT_BLOCK` the latents are widened to float32 once, for all heads. Scores
+are first of the turned keys, then the products of queries and latents are added, whose sums run along a latent. Where
+int8 latents are multiplied as bytes (`latent_bytes.py`), blocks are of `LATENT_BYTES_BLOCK`. Softmax, spans and the
+order of positions are those of `query_tiles.py`. Where all this lies: `latent_memory.py`.
 
 Legend: R values of a latent, W values of a key that are turned.
 """
-
-from collections import namedtuple
 
 from numba import float32, int64
 
@@ -18,15 +14,9 @@ from edge_lfm.kernels.lang.inner_tiles import add_sums, inner_tile
 from edge_lfm.kernels.lang.lowering import ISA
 from edge_lfm.kernels.lang.outer_tiles import load_kept_tile, load_outer_tile, outer_tile, store_outer_tile
 from edge_lfm.kernels.lang.register_tiles import zero_tile
-from edge_lfm.kernels.lang.simd import (
-    copy_bytes,
-    kernel,
-    load_f16,
-    load_i8_as_f32,
-    prefetch_far,
-    smaller,
-    store_f32,
-)
+from edge_lfm.kernels.lang.simd import kernel, load_f16, load_i8_as_f32, prefetch_far, smaller, store_f32
+from edge_lfm.kernels.ops import latent_bytes
+from edge_lfm.kernels.ops.latent_memory import IN_BYTES, ROWS, VECTORS, block_at, queries_at, row_bytes, set_of
 from edge_lfm.kernels.ops.query_tiles import (
     BLOCK_BYTES,
     QUERIES_AT,
@@ -38,52 +28,8 @@ from edge_lfm.kernels.ops.query_tiles import (
     multiply_scores,
     soften_rows,
     weighed_at,
-    whole_at,
 )
-from edge_lfm.kernels.spec.layout import LATENT_BLOCK, LATENT_SETS, QUERY_ROWS, SPAN
-
-ROWS, VECTORS = min(ISA.query_tiles)
-"""Heads of a tile, and vectors of the latents that they weigh; heads fill whole tiles."""
-
-
-Kept = namedtuple("Kept", "rank turned keys values key_scales value_scales scale")
-"""The caches of a sequence in this layer: sizes, addresses, and what scores are multiplied by."""
-
-
-@kernel
-def row_bytes(rank):
-    """From a row of R values to the next one."""
-    return rank * int64(4) + int64(VECTOR_BYTES)
-
-
-@kernel
-def queries_at(rank):
-    """Offset of the queries of a set of heads, which are scored against latents."""
-    return whole_at(rank) + rank * int64(QUERY_ROWS * 4)
-
-
-@kernel
-def set_bytes(rank):
-    """Of the scratch memory of a set of heads."""
-    return queries_at(rank) + int64(QUERY_ROWS) * row_bytes(rank)
-
-
-@kernel
-def set_of(m, rank, scratch):
-    """The scratch memory of the set that head m is in."""
-    return scratch + m // QUERY_ROWS * set_bytes(rank)
-
-
-@kernel
-def used_bytes(rank):
-    """`latent_scratch_bytes`."""
-    return LATENT_SETS * set_bytes(rank) + LATENT_BLOCK * row_bytes(rank)
-
-
-@kernel
-def put_low_query(m, low, rank, scratch):
-    """Row m of a set: the query `low`, float32 [R], of latents."""
-    copy_bytes(scratch + queries_at(rank) + m * row_bytes(rank), low, rank * 4)
+from edge_lfm.kernels.spec.layout import LATENT_BLOCK, LATENT_BYTES_BLOCK, QUERY_ROWS, SPAN
 
 
 def widen_of(in_int8):
@@ -187,10 +133,9 @@ def weigh_block(count, block, rank, length, scratch):
         weigh_rest(count, block, rank, first, length, scratch)
 
 
-def attend_of(in_int8):
-    """The kernel for up to LATENT_SETS x QUERY_ROWS heads of a token, in whole tiles of `ROWS`."""
-    kept_bytes = 1 if in_int8 else 2
-    widen, score_latents = widen_of(in_int8), score_latents_of(in_int8)
+def weights_of(in_int8):
+    """The kernel that makes what the latents of a block are weighed by."""
+    kept_bytes, score_latents = 1 if in_int8 else 2, score_latents_of(in_int8)
     score_turned, score_rest = score_turned_of(VECTORS, in_int8), score_turned_of(1, in_int8)
 
     @kernel
@@ -210,6 +155,17 @@ def attend_of(in_int8):
         if in_int8:
             multiply_scores(count, float32(1.0), scales, zero, length, scratch)
 
+    return weights_of_set
+
+
+def attend_of(in_int8):
+    """The kernel for up to LATENT_SETS x QUERY_ROWS heads of a token, in whole tiles of `ROWS`."""
+    kept_bytes, in_bytes = 1 if in_int8 else 2, in_int8 and IN_BYTES
+    most = LATENT_BYTES_BLOCK if in_bytes else LATENT_BLOCK
+    fill = latent_bytes.pack if in_bytes else widen_of(in_int8)
+    weights_of_set = latent_bytes.weights_of_set if in_bytes else weights_of(in_int8)
+    add_weighed = latent_bytes.weigh_block if in_bytes else weigh_block
+
     @kernel
     def attend(count, kept, start, limit, scratch):
         """weighed [count, R] and totals of `count` heads, whose queries are put, over positions [start, limit).
@@ -217,21 +173,21 @@ def attend_of(in_int8):
         start: a multiple of SPAN.
         """
         rank = kept.rank
-        block, block_bytes = scratch + LATENT_SETS * set_bytes(rank), LATENT_BLOCK * rank * kept_bytes
+        block = scratch + block_at(rank)
         for m in range(count):
             begin_whole(m % QUERY_ROWS, rank, set_of(m, rank, scratch))
-        for place in range(start, limit, LATENT_BLOCK):
-            length, is_last = smaller(limit - place, int64(LATENT_BLOCK)), place + LATENT_BLOCK >= limit
+        for place in range(start, limit, most):
+            length, is_last = smaller(limit - place, int64(most)), place + most >= limit
             latents = kept.values + place * rank * kept_bytes
-            ahead = latents if is_last else latents + block_bytes
-            widen(latents, rank, length, block)
+            ahead = latents if is_last else latents + most * rank * kept_bytes
+            fill(latents, rank, length, block)
             for first in range(0, count, QUERY_ROWS):
                 own, of_set = smaller(count - first, int64(QUERY_ROWS)), set_of(first, rank, scratch)
                 if place % SPAN == 0:
                     begin_span(own, place // SPAN, rank, of_set)
                 weights_of_set(own, kept, place, length, block, ahead, of_set)
-            weigh_block(count, block, rank, length, scratch)
-            if is_last or (place + LATENT_BLOCK) % SPAN == 0:
+            add_weighed(count, block, rank, length, scratch)
+            if is_last or (place + most) % SPAN == 0:
                 for first in range(0, count, QUERY_ROWS):
                     own = smaller(count - first, int64(QUERY_ROWS))
                     merge_span(own, place // SPAN, rank, set_of(first, rank, scratch))

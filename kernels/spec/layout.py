@@ -231,6 +231,10 @@ LATENT_BLOCK = 64
 """Positions whose latents are widened at a time, for all heads of an item of work: 135 KB for latents of 512 values, so
 that they stay in the second level of the cache."""
 
+LATENT_BYTES_BLOCK = 128
+"""Positions whose latents are multiplied as bytes at a time, where they are (`ops/latent_bytes.py`). In two orders they
+take no more room than half as many of float32."""
+
 LATENT_SETS = 2
 """Times QUERY_ROWS heads of a token, at most, that share a pass over the latents."""
 
@@ -343,7 +347,7 @@ def attention_scratch_bytes(width: int) -> int:
 def latent_scratch_bytes(rank: int) -> int:
     """Scratch memory of a thread, for latents of `rank` values (`ops/latent_tiles.py`)."""
     row = 4 * rank + 64
-    each = QUERY.itemsize + 4 * (SCORE_BLOCK + 3 * rank) + row
+    each = QUERY.itemsize + 4 * (SCORE_BLOCK + 3 * rank) + row + 2 * LATENT_BYTES_BLOCK + 8
     return LATENT_SETS * QUERY_ROWS * each + LATENT_BLOCK * row
 
 
