@@ -17,6 +17,7 @@ from edge_lfm.kernels.lang.simd import (
     F32,
     I8,
     I32,
+    LANES,
     LL,
     Build,
     Tile,
@@ -27,6 +28,7 @@ from edge_lfm.kernels.lang.simd import (
     scalar_at,
     splat_of,
 )
+from edge_lfm.kernels.spec.layout import RAISED
 
 _FMA = "llvm.fmuladd.v16f32"
 
@@ -79,6 +81,12 @@ def dot_tile(count: int, signed: bool, looked_up: bool = False) -> Any:
     )
 
 
+bytes_of_lanes = operation(
+    I8,
+    [I32, types.int32],
+    lambda b, a: b.bitcast(b.mul(a[0], splat_of(b, b.mul(a[1], LL["i32"](0x01010101)), I32)), I8.ll),
+)
+"""bytes_of_lanes(i, n): n times each lane, 0..127, in all four of its bytes."""
 unsigned_levels = operation(I8, [I8], lambda b, a: dots.as_unsigned(b, a[0]))
 """Signed levels as tiers read them that multiply unsigned by signed bytes (`dots.SIGNED_ZERO_POINT`)."""
 
@@ -165,6 +173,27 @@ def _interleave(b: ir.IRBuilder, a: Sequence[Any]) -> None:
 
 interleave = operation(types.void, [types.int64, types.int64, types.int64], _interleave)
 """`(address, stride, to)`: 16 runs of 16 bytes -> four vectors at `to`, the first with the first fours of all runs."""
+
+
+def start_tile(count: int, zero_point: int) -> Any:
+    """`(acc, starts, stride)`: acc of each token + what undoes levels raised by `zero_point`, 0 or a power of two.
+
+    starts: int32 of each token, which would undo levels raised by `RAISED`.
+    """
+    tile = Tile(I32, count)
+
+    def one(b: ir.IRBuilder, m: int, at: Any, a: Sequence[Any]) -> Any:
+        acc = b.extract_value(a[0], m)
+        if not zero_point:
+            return acc
+        start = splat_of(b, scalar_at(b, b.add(a[1], at), "i32"), I32)
+        if zero_point > RAISED:
+            start = b.shl(start, ir.Constant(I32.ll, [(zero_point // RAISED).bit_length() - 1] * LANES))
+        elif zero_point < RAISED:
+            start = b.ashr(start, ir.Constant(I32.ll, [(RAISED // zero_point).bit_length() - 1] * LANES))
+        return b.add(acc, start)
+
+    return operation(tile, [tile, types.int64, types.int64], _each(tile, one))
 
 
 def scale_tile(count: int) -> Any:

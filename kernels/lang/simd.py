@@ -359,6 +359,7 @@ def _arithmetic(op: Any, vec: Vec, name: str) -> None:
 for _op, _f32, _i32 in ((operator.add, "fadd", "add"), (operator.sub, "fsub", "sub"), (operator.mul, "fmul", "mul")):
     _arithmetic(_op, F32, _f32)
     _arithmetic(_op, I32, _i32)
+_arithmetic(operator.add, I8, "add")
 _arithmetic(operator.truediv, F32, "fdiv")
 _arithmetic(operator.and_, I32, "and_")
 _arithmetic(operator.or_, I32, "or_")

@@ -6,22 +6,25 @@ NaN, so this is where the finiteness of activations is checked, by their bits.
 
 from numba import float32, int32, int64
 
+from edge_lfm.kernels.lang.lowering import ISA
 from edge_lfm.kernels.lang.simd import (
     bits_of,
     bits_to_float,
+    inlined,
     kernel,
     largest_i32,
     load_f32,
     max_i32,
     round_i32,
     set_f32,
+    set_i32,
     splat_f32,
     splat_i32,
     store_i32_as_i8,
     sum_i32,
 )
 from edge_lfm.kernels.lang.sync import raise_error
-from edge_lfm.kernels.spec.layout import ACTIVATION, ACTIVATION_BYTES, GROUP, offsets
+from edge_lfm.kernels.spec.layout import ACTIVATION, ACTIVATION_BYTES, GROUP, RAISED, offsets
 
 REC = offsets(ACTIVATION)
 INFINITY_BITS = 0x7F800000
@@ -42,6 +45,20 @@ def check_below(ctx, x, count, limit_bits):
         raise_error(ctx, int64(NOT_FINITE))
 
 
+@inlined
+def set_started(at, scale, total):
+    """What sums of products with levels that are raised start at."""
+    set_i32(at, int32(-RAISED) * total)
+
+
+@inlined
+def set_scaled(at, scale, total):
+    set_f32(at, scale * float32(total))
+
+
+set_sum = set_started if ISA.starts_sums else set_scaled
+
+
 @kernel
 def round_group(ctx, low, high, q, s):
     """32 float32 in two vectors -> 32 int8 at q, and the group's record at s (`layout.ACTIVATION`)."""
@@ -60,9 +77,9 @@ def round_group(ctx, low, high, q, s):
     scale = largest / float32(127.0) if inverse != float32(0.0) else float32(0.0)
     first, last = sum_i32(a), sum_i32(b)
     set_f32(s + REC.scale, scale)
-    set_f32(s + REC.sum, scale * float32(first + last))
-    set_f32(s + REC.first_sum, scale * float32(first))
-    set_f32(s + REC.last_sum, scale * float32(last))
+    set_sum(s + REC.sum, scale, first + last)
+    set_sum(s + REC.first_sum, scale, first)
+    set_sum(s + REC.last_sum, scale, last)
 
 
 @kernel

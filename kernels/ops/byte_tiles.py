@@ -8,10 +8,12 @@ Weights are unpacked for `TILE_GROUPS` groups at a time, and used for all blocks
 registers meanwhile, 16 of AVX-512's 32. In a block of tokens (`panels.py`) the 32 columns of a token lie side by side.
 """
 
+from functools import cache
+
 from numba import float32, int64
 
 from edge_lfm.kernels.lang.byte_tiles import multiply_tiles, release_tiles, set_shapes
-from edge_lfm.kernels.lang.register_tiles import fma_tile, load_int_tile, load_tile, scale_tile, store_tile
+from edge_lfm.kernels.lang.register_tiles import load_int_tile, load_tile, scale_tile, start_tile, store_tile
 from edge_lfm.kernels.lang.simd import copy_bytes, inlined, kernel, load_f32, smaller, splat_f32, store_f32
 from edge_lfm.kernels.ops.integer_tiles import SUMS
 from edge_lfm.kernels.ops.panels import (
@@ -34,7 +36,7 @@ PANEL, SCALES, VALUES, RECORDS = (int64(n) for n in (PANEL_BYTES, SCALES_BYTES, 
 
 multiply_first, multiply_second = multiply_tiles(0), multiply_tiles(1)
 load_totals, store_totals, load_sums = load_tile(LANE_TOKENS), store_tile(LANE_TOKENS), load_int_tile(LANE_TOKENS)
-scaled, plus = scale_tile(LANE_TOKENS), fma_tile(LANE_TOKENS)
+scaled = scale_tile(LANE_TOKENS)
 
 
 @inlined
@@ -46,52 +48,69 @@ def side_by_side(x, cols, to):
 pack_blocks = pack_of(side_by_side, WORK_BYTES)
 
 
-@inlined
-def fold(total, sums, scales, record, at_sum):
-    """total + sums * both scales + offset * sum of the activations: `integer_tiles.block_step`'s arithmetic."""
-    total = scaled(total, load_sums(sums, int64(64)), load_f32(scales), record, int64(4))
-    return plus(total, load_f32(scales + 64), record + at_sum, int64(4))
+def fold_of(zero_point):
+    """A kernel: total + sums * both scales, with sums that start as in `integer_tiles.block_step`."""
+    start = start_tile(LANE_TOKENS, zero_point)
+
+    @inlined
+    def fold(total, sums, scales, record, at_sum):
+        started = start(load_sums(sums, int64(64)), record + at_sum, int64(4))
+        return scaled(total, started, load_f32(scales), record, int64(4))
+
+    return fold
 
 
-@kernel
-def add_whole(x, s, parts, work, totals):
-    """The products of `parts` groups of 32 columns that share a scale, added to the totals of a block of tokens.
+@cache
+def add_whole_of(zero_point):
+    fold = fold_of(zero_point)
 
-    x, s: where the block's activations and records of the first group begin.
-    """
-    total = load_totals(totals, int64(64))
-    panel, scales = work + WORK.panel, work + WORK.scales
-    first, second = work + WORK.sums, work + WORK.sums + TOTALS_BYTES
-    for _pair in range(parts // 2):
-        multiply_first(x, panel, first)
-        multiply_second(x + VALUES, panel + PANEL, second)
-        total = fold(total, first, scales, s, SUM)
-        total = fold(total, second, scales + SCALES, s + RECORDS, SUM)
-        x, panel, s, scales = x + 2 * VALUES, panel + 2 * PANEL, s + 2 * RECORDS, scales + 2 * SCALES
-    if parts % 2 == 1:
-        multiply_first(x, panel, first)
-        total = fold(total, first, scales, s, SUM)
-    store_totals(totals, total, int64(64))
+    @kernel
+    def add_whole(x, s, parts, work, totals):
+        """The products of `parts` groups of 32 columns that share a scale, added to the totals of a block of tokens.
+
+        x, s: where the block's activations and records of the first group begin.
+        """
+        total = load_totals(totals, int64(64))
+        panel, scales = work + WORK.panel, work + WORK.scales
+        first, second = work + WORK.sums, work + WORK.sums + TOTALS_BYTES
+        for _pair in range(parts // 2):
+            multiply_first(x, panel, first)
+            multiply_second(x + VALUES, panel + PANEL, second)
+            total = fold(total, first, scales, s, SUM)
+            total = fold(total, second, scales + SCALES, s + RECORDS, SUM)
+            x, panel, s, scales = x + 2 * VALUES, panel + 2 * PANEL, s + 2 * RECORDS, scales + 2 * SCALES
+        if parts % 2 == 1:
+            multiply_first(x, panel, first)
+            total = fold(total, first, scales, s, SUM)
+        store_totals(totals, total, int64(64))
+
+    return add_whole
 
 
-@kernel
-def add_halves(x, s, parts, work, totals):
-    """The same of groups whose halves have a scale each."""
-    total = load_totals(totals, int64(64))
-    panel, scales = work + WORK.panel, work + WORK.scales
-    first, second = work + WORK.sums, work + WORK.sums + TOTALS_BYTES
-    for _part in range(parts):
-        multiply_first(x, panel, first)
-        multiply_second(x + GROUP // 2, panel + PANEL // 2, second)
-        total = fold(total, first, scales, s, FIRST_SUM)
-        total = fold(total, second, scales + SCALES // 2, s, LAST_SUM)
-        x, panel, s, scales = x + VALUES, panel + PANEL, s + RECORDS, scales + SCALES
-    store_totals(totals, total, int64(64))
+@cache
+def add_halves_of(zero_point):
+    fold = fold_of(zero_point)
+
+    @kernel
+    def add_halves(x, s, parts, work, totals):
+        """The same of groups whose halves have a scale each."""
+        total = load_totals(totals, int64(64))
+        panel, scales = work + WORK.panel, work + WORK.scales
+        first, second = work + WORK.sums, work + WORK.sums + TOTALS_BYTES
+        for _part in range(parts):
+            multiply_first(x, panel, first)
+            multiply_second(x + GROUP // 2, panel + PANEL // 2, second)
+            total = fold(total, first, scales, s, FIRST_SUM)
+            total = fold(total, second, scales + SCALES // 2, s, LAST_SUM)
+            x, panel, s, scales = x + VALUES, panel + PANEL, s + RECORDS, scales + SCALES
+        store_totals(totals, total, int64(64))
+
+    return add_halves
 
 
 def unpack_nth(integers, n):
     """A kernel `(stored, w, panel, scales)` -> stored: part n of a group into memory; part 0 begins at `panel`."""
-    unpack = unpack_part(integers.parts[n], integers.levels == "signed")
+    unpack = unpack_part(integers, n)
 
     @inlined
     def nth(stored, w, panel, scales):
@@ -107,8 +126,8 @@ def tiles_of(integers):
     header, columns, nbytes = scheme.header_bytes, scheme.columns, scheme.group_bytes
     load, fetch, parts = integers.load, prefetch_group(nbytes), len(integers.parts)
     unpack = in_turn([unpack_nth(integers, n) for n in range(parts)])
-    shapes, add = set_shapes(scheme.block), add_halves if len(integers.parts[0]) == 2 else add_whole
-    span = TILE_GROUPS // parts
+    shapes, add_of = set_shapes(scheme.block), add_halves_of if len(integers.parts[0]) == 2 else add_whole_of
+    add, span = add_of(integers.zero_point), TILE_GROUPS // parts
 
     @kernel
     def tiles(w, x, blocks, cols, work):

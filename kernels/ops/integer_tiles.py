@@ -1,23 +1,27 @@
 """A register tile of 16 rows of integer weights x a few tokens, for any scheme.
 
 The integer dot products of a block of columns are scaled by the block's and the activations' scales. What weights carry
-on top of their levels is one number a block, and comes off as that number times the sum of the activations: a fused
-multiply-add per block and token.
+on top of their levels is one number a block and row, and comes off as that number times the sum of the activations: a
+fused multiply-add per block and token. With a dot product of fours it costs nothing (`Isa.starts_sums`): a row's own
+part is added to its levels, once for all tokens, and for the rest sums do not start at 0. On a Zen 4 core that is 11 %
+of the time of `codebook4_g32` and 18 % of `codebook4_g16`.
 """
 
+from edge_lfm.kernels.lang.lowering import ISA
 from edge_lfm.kernels.lang.register_tiles import (
     dot_small_tile,
     dot_tile,
     fma_tile,
     scale_rows_tile,
     scale_tile,
+    start_tile,
     widen_tile,
     zero_int_tile,
     zero_small_tile,
     zero_tile,
 )
 from edge_lfm.kernels.lang.simd import inlined, kernel
-from edge_lfm.kernels.ops.weights import factors_of, in_turn, prefetch_group
+from edge_lfm.kernels.ops.weights import factors_of, in_turn, offset_of, prefetch_group
 from edge_lfm.kernels.spec.layout import ACTIVATION, ACTIVATION_BYTES, GROUP, offsets
 
 SUMS = offsets(ACTIVATION)
@@ -79,27 +83,46 @@ def group_steps(integers, count):
     return steps
 
 
+def shifted_by(block):
+    """A kernel `(levels, w)` -> the levels of 16 columns of a block at w with their shift."""
+    shift = block.shift
+    if shift is None:
+        return same
+
+    @inlined
+    def shifted(levels, w):
+        a, b, c, d = levels
+        by = shift(w)
+        return a + by, b + by, c + by, d + by
+
+    return shifted
+
+
 def block_step(integers, block, count, column, record, at_sum):
     """A block whose activations lie `column` bytes, and their record `record` bytes, from those of the group.
 
     at_sum: where in the record the sum of the block's activations stands.
     """
     zeros, dot, widened = products(integers.levels, count)
-    scaled, plus, scale_of, offset_of = scale_tile(count), fma_tile(count), block.scale, block.offset
-    has_offset = offset_of is not None
+    scaled, plus, scale_of, offset = scale_tile(count), fma_tile(count), block.scale, offset_of(integers, block)
+    start, has_offset, shifted = start_tile(count, integers.zero_point), offset is not None, shifted_by(block)
     first, last, is_wide = block.columns[0], block.columns[-1], len(block.columns) == 2
+    starts = ISA.starts_sums
 
     @inlined
     def step(total, stored, w, x, s, cols, stride):
-        a, b, c, d = first(stored)
-        sums = dot(zeros(), a, b, c, d, x + column, cols)
+        a, b, c, d = shifted(first(stored), w)
+        sums = zeros()
+        if starts:
+            sums = start(sums, s + record + at_sum, stride)
+        sums = dot(sums, a, b, c, d, x + column, cols)
         if is_wide:
-            a, b, c, d = last(stored)
+            a, b, c, d = shifted(last(stored), w)
             sums = dot(sums, a, b, c, d, x + column + 16, cols)
         scale = scale_of(w)
         total = scaled(total, widened(sums), scale, s + record, stride)
         if has_offset:
-            total = plus(total, offset_of(w, scale), s + record + at_sum, stride)
+            total = plus(total, offset(w, scale), s + record + at_sum, stride)
         return total
 
     return step

@@ -46,9 +46,8 @@ def part_step(integers, part):
 
     x, s: where the activations and the records of the group begin in the first block of tokens.
     """
-    blocks_of_columns = integers.parts[part]
     rows = ISA.lane_rows
-    unpack, halves, fold = unpack_part(blocks_of_columns, False), len(blocks_of_columns) == 2, lane_fold(rows)
+    unpack, halves, fold = unpack_part(integers, part), len(integers.parts[part]) == 2, lane_fold(rows)
     if integers.levels == "small":
         zeros, dot, widened = zero_small_tile(rows), lane_small_dot_tile(rows), widen_tile(rows)
     else:

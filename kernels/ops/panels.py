@@ -8,6 +8,8 @@ of eight vectors as dot products read them, then scales and offsets (`layout.LAN
 
 from edge_lfm.kernels.lang.register_tiles import interleave, unsigned_levels
 from edge_lfm.kernels.lang.simd import inlined, kernel, store_f32, store_i8
+from edge_lfm.kernels.ops.integer_tiles import shifted_by
+from edge_lfm.kernels.ops.weights import offset_of
 from edge_lfm.kernels.spec.layout import ACTIVATION_BYTES, GROUP, LANE_TOKENS
 
 VALUES_BYTES, RECORDS_BYTES = LANE_TOKENS * GROUP, LANE_TOKENS * ACTIVATION_BYTES  # of 32 columns of a block of tokens
@@ -46,29 +48,34 @@ def store_four(at, a, b, c, d):
     store_i8(at + 192, d)
 
 
-def store_scales(block):
+def store_scales(integers, block):
     """A kernel `(w, at)`: the scales of 16 rows, then their offsets."""
-    scale_of, offset_of = block.scale, block.offset
+    scale_of, offset = block.scale, offset_of(integers, block)
+    has_offset = offset is not None
 
     @inlined
     def store(w, at):
         scale = scale_of(w)
         store_f32(at, scale)
-        store_f32(at + 64, offset_of(w, scale))
+        if has_offset:
+            store_f32(at + 64, offset(w, scale))
 
     return store
 
 
-def unpack_part(blocks, signed):
+def unpack_part(integers, part):
     """A kernel `(stored, w, panel, scales)`: 32 columns of a group into memory; levels that are `signed` plus
     `dots.SIGNED_ZERO_POINT`."""
+    blocks = integers.parts[part]
     first, last = [columns for block in blocks for columns in block.columns]
-    first_scales, last_scales, halves = store_scales(blocks[0]), store_scales(blocks[-1]), len(blocks) == 2
+    first_shifted, last_shifted = shifted_by(blocks[0]), shifted_by(blocks[-1])
+    first_scales, last_scales = store_scales(integers, blocks[0]), store_scales(integers, blocks[-1])
+    halves, signed = len(blocks) == 2, integers.levels == "signed"
 
     @inlined
     def unpack(stored, w, panel, scales):
-        a, b, c, d = first(stored)
-        e, f, g, h = last(stored)
+        a, b, c, d = first_shifted(first(stored), w)
+        e, f, g, h = last_shifted(last(stored), w)
         if signed:
             a, b, c, d = unsigned_levels(a), unsigned_levels(b), unsigned_levels(c), unsigned_levels(d)
             e, f, g, h = unsigned_levels(e), unsigned_levels(f), unsigned_levels(g), unsigned_levels(h)

@@ -10,6 +10,7 @@ from typing import Any
 
 from numba import float32
 
+from edge_lfm.kernels.lang.lowering import ISA
 from edge_lfm.kernels.lang.simd import fourth_thirds, inlined, last_fifths, load_f32, load_i8, prefetch, splat_f32
 from edge_lfm.kernels.spec.schemes import Scheme
 
@@ -28,8 +29,11 @@ class Block:
     vector j is row r, column 4j + b. `stored`: what `Integers.load` gave for the group."""
     scale: Kernel
     """`(w)` -> float32 x 16, the scales of the rows: weight = scale * level + offset."""
-    offset: Kernel | None
-    """`(w, scale)` -> float32 x 16, or None where it is 0."""
+    offset: Kernel | None = None
+    """`(w, scale)` -> float32 x 16, on tiers that do not start sums (`Isa.starts_sums`). None: what undoes
+    `Integers.zero_point`."""
+    shift: Kernel | None = None
+    """`(w)` -> bytes as of `columns`, what is to be added to these, on tiers that start sums. None: nothing."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Integers:
     """A group, 32 columns after the other: one block of 32 columns, or two of 16."""
     unit: float = 1.0
     """What a tile's sums are multiplied by at last; scales and offsets are of that much less."""
+    zero_point: int = 0
+    """What levels are raised by. On tiers that start sums a power of two, or 0."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,20 @@ class SchemeKernels:
     """`(plain, x, importance, cols, row_peak, out, scratch, errors)` -> 0 or an error code: one tile (`encode.py`)."""
     unit: float = 1.0
     """As of `Integers`."""
+
+
+def offset_of(integers, block):
+    """A kernel `(w, scale)` -> float32 x 16, what weights of a block carry on top of their levels; None: nothing, or
+    what sums start with."""
+    if ISA.starts_sums or block.offset is not None or integers.zero_point == 0:
+        return block.offset
+    undone = -integers.zero_point
+
+    @inlined
+    def offset(w, scale):
+        return scale * splat_f32(float32(undone))
+
+    return offset
 
 
 def factors_of(scheme, unit):

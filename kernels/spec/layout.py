@@ -271,7 +271,10 @@ EXPERT_SCRATCH_BYTES = TOKEN_BATCH * 64 * 4
 
 ACTIVATION = np.dtype([("scale", "f4"), ("sum", "f4"), ("first_sum", "f4"), ("last_sum", "f4")])
 """What is known of a group of int8 activations: its scale, then scale * sum of all of its bytes, of the first 16 and of
-the last 16. The sums undo the offsets of weights (`integer_tiles.py`)."""
+the last 16. The sums undo the offsets of weights (`integer_tiles.py`). On tiers that start their sums with that
+(`Isa.starts_sums`) they are int32: -RAISED * sum of the bytes."""
+RAISED = 64
+"""What levels are raised by on such tiers, to be bytes without a sign: those of every scheme lie within -64..63."""
 ACTIVATION_BYTES = ACTIVATION.itemsize
 
 PRODUCT = np.dtype(

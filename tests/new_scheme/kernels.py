@@ -28,8 +28,8 @@ HEADER, COLUMNS, GROUP_BYTES = 64, 64, 128
 
 
 def kernels_of(scheme):
-    parts = tuple((Block((columns_of(part, False), columns_of(part, True)), scale, offset),) for part in (False, True))
-    integers = Integers(scheme, "small", load, parts)
+    parts = tuple((Block((columns_of(part, False), columns_of(part, True)), scale),) for part in (False, True))
+    integers = Integers(scheme, "small", load, parts, zero_point=1)  # levels are read as 0 and 2
     return SchemeKernels(scheme, integer_tile(integers), value, blocks_of(integers), encode)
 
 
@@ -39,7 +39,7 @@ def load(w):
 
 
 def columns_of(second, high):
-    bit0, bit1, bit2, bit3 = (lookup_nibbles(tuple(n >> j & 1 for n in range(16)), high) for j in range(4))
+    bit0, bit1, bit2, bit3 = (lookup_nibbles(tuple(2 * (n >> j & 1) for n in range(16)), high) for j in range(4))
 
     @inlined
     def columns(stored):
@@ -52,12 +52,7 @@ def columns_of(second, high):
 
 @inlined
 def scale(w):
-    return splat_f32(float32(2.0))
-
-
-@inlined
-def offset(w, scale):
-    return splat_f32(float32(-1.0))
+    return splat_f32(float32(1.0))
 
 
 @kernel

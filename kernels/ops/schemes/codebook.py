@@ -10,6 +10,8 @@ from itertools import pairwise
 
 from numba import float32, int32, int64
 
+from edge_lfm.kernels.lang.lowering import ISA
+from edge_lfm.kernels.lang.register_tiles import bytes_of_lanes
 from edge_lfm.kernels.lang.simd import (
     add_above,
     f32,
@@ -51,7 +53,7 @@ from edge_lfm.kernels.ops.search import (
     weigh,
 )
 from edge_lfm.kernels.ops.weights import Block, Integers, SchemeKernels, load_nibbles, load_thirds
-from edge_lfm.kernels.spec.layout import GROUP
+from edge_lfm.kernels.spec.layout import GROUP, RAISED
 from edge_lfm.kernels.spec.schemes import ABOUT_ONE, MAX_SCALE
 
 ROW_SCALES_BYTES = 64  # the header of a tile
@@ -59,15 +61,15 @@ ROW_SCALES_BYTES = 64  # the header of a tile
 
 def kernels_of(scheme):
     grid = scheme.grid
-    zero_point = -grid.low
-    unsigned = tuple(level + zero_point for level in grid.levels)  # as dot products read them: 0..63
+    zero_point = zero_point_of(grid)
+    unsigned = tuple(level + zero_point for level in grid.levels)  # as dot products read them
     load, columns = nibbles_of(unsigned) if len(unsigned) == 16 else thirds_of(unsigned)
     of_blocks = (columns,) if scheme.block == GROUP else tuple((half,) for half in columns)
     blocks = tuple(
-        Block(vectors, scale_at(at), offset_at(at, grid, zero_point))
+        Block(vectors, scale_at(at), **undone_at(at, grid))
         for vectors, at in zip(of_blocks, range(scheme.value_bytes, scheme.group_bytes, 16), strict=True)
     )
-    integers = Integers(scheme, "looked_up", load, (blocks,))
+    integers = Integers(scheme, "looked_up", load, (blocks,), zero_point=zero_point)
     return SchemeKernels(scheme, integer_tile(integers), value_of(scheme), blocks_of(integers), encoder_of(scheme))
 
 
@@ -116,6 +118,29 @@ def scale_at(at):
         return to_f32(load_u8(w + at)) - splat_f32(float32(MAX_SCALE))
 
     return scale
+
+
+def zero_point_of(grid):
+    """What levels are raised by, as dot products read them: to 0..63, or by what sums start with."""
+    return RAISED if ISA.starts_sums else -grid.low
+
+
+def undone_at(at, grid):
+    """How a block undoes what its levels are raised by (arguments of `Block`)."""
+    if ISA.starts_sums:
+        return {"shift": shift_at(at, grid)}
+    return {"offset": offset_at(at, grid, zero_point_of(grid))}
+
+
+def shift_at(at, grid):
+    """A kernel `(w)` -> what the levels of rows have to be raised by."""
+    size, last = grid.shift, grid.shifts - 1
+
+    @inlined
+    def shift(w):
+        return bytes_of_lanes(load_u8(w + at) & splat_i32(int32(last)), int32(size))
+
+    return shift
 
 
 def offset_at(at, grid, zero_point):

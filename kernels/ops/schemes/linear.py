@@ -53,8 +53,8 @@ def kernels_of(scheme):
     zero_point = NIBBLE_ZERO if nibbles else SIGNED_ZERO_POINT
     columns = (low_columns, high_columns) if nibbles else (first_columns, last_columns)
     load = load_nibbles if nibbles else same
-    block = Block(columns, scale_at(scheme.value_bytes), offset_by(-zero_point) if zero_point else None)
-    integers = Integers(scheme, "small" if nibbles else "signed", load, ((block,),))
+    block = Block(columns, scale_at(scheme.value_bytes))
+    integers = Integers(scheme, "small" if nibbles else "signed", load, ((block,),), zero_point=zero_point)
     return SchemeKernels(scheme, integer_tile(integers), value_of(scheme), blocks_of(integers), encoder_of(scheme))
 
 
@@ -88,16 +88,6 @@ def scale_at(at):
         return load_f16(w + at)
 
     return scale
-
-
-def offset_by(levels):
-    """A kernel `(w, scale)` -> so many levels, scaled."""
-
-    @inlined
-    def offset(w, scale):
-        return scale * splat_f32(float32(levels))
-
-    return offset
 
 
 def value_of(scheme):

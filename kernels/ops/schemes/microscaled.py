@@ -32,7 +32,7 @@ from edge_lfm.kernels.lang.simd import (
 )
 from edge_lfm.kernels.ops.blocks import blocks_of
 from edge_lfm.kernels.ops.integer_tiles import integer_tile
-from edge_lfm.kernels.ops.schemes.codebook import columns_of, error_of
+from edge_lfm.kernels.ops.schemes.codebook import columns_of, error_of, zero_point_of
 from edge_lfm.kernels.ops.search import (
     SCRATCH,
     absolute,
@@ -54,10 +54,11 @@ and the sum of a group, would overflow, and 2**-148, the least that is left, is 
 
 def kernels_of(scheme):
     grid = scheme.grid
-    unsigned = tuple(level - grid.low for level in grid.levels)  # as dot products read them: 0..24
+    zero_point = zero_point_of(grid)
+    unsigned = tuple(level + zero_point for level in grid.levels)  # as dot products read them
     columns = tuple(columns_of(lookup_nibbles(unsigned, high=is_high)) for is_high in (False, True))
-    block = Block(columns, scale_at(scheme.value_bytes), offset_by(grid.low))
-    integers = Integers(scheme, "looked_up", load_nibbles, ((block,),), 1 / HELD_BACK)
+    block = Block(columns, scale_at(scheme.value_bytes))
+    integers = Integers(scheme, "looked_up", load_nibbles, ((block,),), 1 / HELD_BACK, zero_point)
     blocks, encode = blocks_of(integers), encoder_of(scheme)
     return SchemeKernels(scheme, integer_tile(integers), value_of(scheme), blocks, encode, integers.unit)
 
@@ -77,16 +78,6 @@ def scale_at(at):
         return powers * splat_f32(float32(0.5 * HELD_BACK))
 
     return scale
-
-
-def offset_by(level):
-    """A kernel `(w, scale)` -> the level that unsigned ones are counted from, scaled."""
-
-    @inlined
-    def offset(w, scale):
-        return scale * splat_f32(float32(level))
-
-    return offset
 
 
 def value_of(scheme):

@@ -25,7 +25,7 @@ from edge_lfm.kernels.lang.simd import (
 )
 from edge_lfm.kernels.ops.blocks import blocks_of
 from edge_lfm.kernels.ops.integer_tiles import integer_tile
-from edge_lfm.kernels.ops.schemes.codebook import ROW_SCALES_BYTES, code_of, offset_at, scale_at
+from edge_lfm.kernels.ops.schemes.codebook import ROW_SCALES_BYTES, code_of, scale_at, undone_at, zero_point_of
 from edge_lfm.kernels.ops.search import (
     SCRATCH,
     SCRATCH_BYTES,
@@ -46,13 +46,13 @@ HALF = GROUP // 2
 
 def kernels_of(scheme):
     grid = scheme.grid
-    zero_point = -grid.low
+    zero_point = zero_point_of(grid)
     first, last = (lookup_fifths(tuple(point[n] + zero_point for point in grid.points)) for n in (0, 1))
     parts = tuple(
-        (Block(columns, scale_at(at), offset_at(at, grid, zero_point)),)
+        (Block(columns, scale_at(at), **undone_at(at, grid)),)
         for columns, at in zip(columns_of(first, last), range(scheme.value_bytes, scheme.group_bytes, 16), strict=True)
     )
-    integers = Integers(scheme, "looked_up", load_fifths, parts)
+    integers = Integers(scheme, "looked_up", load_fifths, parts, zero_point=zero_point)
     return SchemeKernels(scheme, integer_tile(integers), value_of(scheme), blocks_of(integers), encoder_of(scheme))
 
 
