@@ -42,7 +42,7 @@ def build_peer(work: Path, amx: bool = True, program: str = "llama-bench") -> Pa
     if builds:
         return builds[-1]
     build = next(work.glob("llama_cpp_python-*/vendor/llama.cpp/build"), None) or configure_peer(work, amx)
-    subprocess.run(["cmake", "--build", "build", "--target", program], cwd=build.parent, check=True)
+    subprocess.run(["cmake", "--build", "build", "--target", program], cwd=build.parent, check=True, stdout=sys.stderr)
     return build / "bin" / program
 
 
@@ -61,7 +61,7 @@ def configure_peer(work: Path, amx: bool) -> Path:
     if not amx:
         without = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
         flags += [f"-DCMAKE_C_FLAGS={without}", f"-DCMAKE_CXX_FLAGS={without}"]
-    subprocess.run(["cmake", "-B", "build", "-G", "Ninja", *flags], cwd=source, check=True)
+    subprocess.run(["cmake", "-B", "build", "-G", "Ninja", *flags], cwd=source, check=True, stdout=sys.stderr)
     return source / "build"
 
 
