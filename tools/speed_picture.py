@@ -34,7 +34,7 @@ def picture() -> str:
             parts.append(f'<text x="{_LEFT + 52 + width}" y="{y + 16}">{value:g}</text>')
             y += _BAR + 6
         y += 12
-    head = "LFM2-24B-A2B shape, 4 bits, tokens a second, two threads of an Intel Emerald Rapids server"
+    head = "LFM2-24B-A2B shape, 4 bits, tokens a second, two threads of an AMD Zen 4 server"
     style = "text{font:14px sans-serif;fill:#6b7684}"
     return "\n".join([
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {y}" role="img" aria-label="{head}">',
