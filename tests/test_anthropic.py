@@ -242,7 +242,7 @@ def test_thoughts_of_earlier_turns_are_left_out_where_the_request_says_so(
 
 
 def test_a_stream_that_is_silent_pings_in_anthropics_form(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_lfm.server.sse.PING_S", 1e-4)
+    monkeypatch.setattr("edge_lfm.server.sse.PING_S", 0)  # whatever is not there at once was silent for as long
     told = client.post(MESSAGES, json={**GREEDY, "messages": CAPITAL, "stream": True}).text
     assert 'event: ping\ndata: {"type":"ping"}\n\n' in told and ": ping\n" not in told.replace("event: ping", "")
 

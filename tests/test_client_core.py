@@ -49,7 +49,7 @@ def test_a_client_does_all_its_scenarios(name: str, clients: dict[str, Any], req
 
 
 def test_the_list_names_scripts_that_are_there(clients: dict[str, Any]) -> None:
-    assert len(clients) == 26 and {name for name, client in clients.items() if client.core} == set(CORE)
+    assert len(clients) == 27 and {name for name, client in clients.items() if client.core} == set(CORE)
     assert {client.script for client in clients.values()} == {
         path.name for path in CLIENTS.glob("*_client.*") if path.suffix in (".py", ".mjs")
     } | {path.name for path in CLIENTS.glob("*_agent.py")}

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, importing_from
 
-sys.path.insert(0, str(ROOT / "benchmarks"))  # for these imports only: files there and here share names
 pytest.importorskip("matplotlib", reason="needs matplotlib")
-import proof as proving
-from proof_page import Proof, markdown, page, speeds_table, warnings, write_page
-
-sys.path.remove(str(ROOT / "benchmarks"))
-del sys.modules["llama_cpp"]  # the benchmark: tests/test_gguf.py looks for the package of that name
+with importing_from(ROOT / "benchmarks"):
+    import proof as proving
+    from proof_page import Proof, markdown, page, speeds_table, warnings, write_page
 
 GB = 10**9
 LARGE = proving.Expected("large", True, 13 * GB, 100.0, 20.0)

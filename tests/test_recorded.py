@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, importing_from
 
 from edge_lfm.engine.feeds import Feed
 from edge_lfm.engine.runner import Runner
@@ -17,12 +16,9 @@ from edge_lfm.memory.plan import PagingPlan
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.state import State
 
-sys.path.insert(0, str(ROOT / "benchmarks"))  # for these imports only: files there and here share names
-import paged_limit
-from recorded import RecordedRouting, Trace
-
-sys.path.remove(str(ROOT / "benchmarks"))
-sys.modules.pop("kernels", None)
+with importing_from(ROOT / "benchmarks"):
+    import paged_limit
+    from recorded import RecordedRouting, Trace
 
 LAYERS, EXPERTS, TOP_K = 6, 16, 4
 
