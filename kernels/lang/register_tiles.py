@@ -180,6 +180,8 @@ def start_tile(count: int, zero_point: int) -> Any:
 
     starts: int32 of each token, which would undo levels raised by `RAISED`.
     """
+    if zero_point & (zero_point - 1):
+        raise ValueError(f"a zero point of {zero_point} is no power of two")
     tile = Tile(I32, count)
 
     def one(b: ir.IRBuilder, m: int, at: Any, a: Sequence[Any]) -> Any:

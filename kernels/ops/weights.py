@@ -75,6 +75,8 @@ class SchemeKernels:
 def offset_of(integers, block):
     """A kernel `(w, scale)` -> float32 x 16, what weights of a block carry on top of their levels; None: nothing, or
     what sums start with."""
+    if ISA.starts_sums and block.offset is not None:
+        raise ValueError(f"{integers.scheme.name}: this tier takes offsets as zero point and shift")
     if ISA.starts_sums or block.offset is not None or integers.zero_point == 0:
         return block.offset
     undone = -integers.zero_point

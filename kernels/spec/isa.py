@@ -59,7 +59,7 @@ class Isa:
     starts_sums: bool = False
     """Whether sums of products start at what undoes the offset of levels (`ops/integer_tiles.py`), and rows' shifts are
     added to the levels, which the int16 of other tiers have no room for. That is eight additions a group and register
-    of rows. Twelve tokens save more than that; for three, llvm-mca counts 12 % more on a Neoverse N1."""
+    of rows. Twelve tokens save more than that; for three, llvm-mca counts 10 % more on a Neoverse N1."""
     lane_rows: int = 0
     """Rows whose sums with 16 tokens stay in registers (`lanes.py`); 0: the tier has no use for it."""
     has_byte_tiles: bool = False
