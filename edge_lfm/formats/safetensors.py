@@ -173,10 +173,12 @@ class SafetensorsFile(FileMap):
         items = 1
         for n in shape:
             items *= n
-        if base + last > self.size or last - first != items * _ITEM_BYTES[dtype]:
+        if base + last > self.size:
+            raise self.broken(f"it ends at byte {self.size}, before the end of tensor {name!r:.80}, byte {base + last}")
+        if last - first != items * _ITEM_BYTES[dtype]:
+            needed = items * _ITEM_BYTES[dtype]
             raise self.broken(
-                f"tensor {name!r:.80} has {last - first} bytes at {first}..{last}, "
-                f"its shape needs {items * _ITEM_BYTES[dtype]}, the file has {self.size}"
+                f"tensor {name!r:.80} has {last - first} bytes at {first}..{last}, its shape needs {needed}"
             )
         return TensorInfo(name, dtype, shape, base + first, base + last)
 
