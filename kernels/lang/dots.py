@@ -74,9 +74,9 @@ def _by_registers(
             fours = [_four_bytes(b, xs[m], i) for i in range(j, j + together)]
             accs[m] = [step(b, a, row, fours) for a, row in zip(acc, rows, strict=True)]
             if by_token and m + 1 < len(accs):
-                xs[m + 1] = _after(b, xs[m + 1], accs[m])
+                xs[m + 1] = after(b, xs[m + 1], accs[m])
         if ordered:
-            xs = [_after(b, x, [a for acc in accs for a in acc]) for x in xs]
+            xs = [after(b, x, [a for acc in accs for a in acc]) for x in xs]
     return [join(b, acc) for acc in accs]
 
 
@@ -100,11 +100,11 @@ def lane_block(b: ir.IRBuilder, sums: list[Any], weights: Any, x: Any, small: bo
             for r in range(16 // _LANES):
                 tokens = [part(b, v, 4 * _LANES * r, 4 * _LANES) for v in vectors]
                 acc[r] = step(b, acc[r], fours, tokens)
-        x = _after(b, x, [a for acc in accs for a in acc])
+        x = after(b, x, [a for acc in accs for a in acc])
     return [join(b, acc) for acc in accs]
 
 
-def _after(b: ir.IRBuilder, address: Any, values: list[Any]) -> Any:
+def after(b: ir.IRBuilder, address: Any, values: list[Any]) -> Any:
     """An address that LLVM believes to come from the values, so that what it is used for is done after them."""
     register = "x" if ISA.machine == "x86_64" else "w"
     signature = ir.FunctionType(address.type, [address.type, *[v.type for v in values]])

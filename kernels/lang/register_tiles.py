@@ -28,9 +28,14 @@ from edge_lfm.kernels.lang.simd import (
     scalar_at,
     splat_of,
 )
-from edge_lfm.kernels.spec.layout import RAISED
+from edge_lfm.kernels.spec.layout import ACTIVATION, RAISED, offsets
 
 _FMA = "llvm.fmuladd.v16f32"
+SUMS = offsets(ACTIVATION)
+
+
+def _fma(b: ir.IRBuilder, x: Any, y: Any, z: Any) -> Any:
+    return call_of(b, _FMA, F32.ll, [x, y, z])
 
 
 def _each(tile: Tile, build: Callable[..., Any]) -> Build:
@@ -149,8 +154,8 @@ def lane_fold(rows: int) -> Any:
             place = pointer(b, b.add(a[0], LL["i64"](64 * m)), F32.ll)
             weight, offset = (splat_of(b, scalar_at(b, b.add(a[2], LL["i64"](4 * m + n)), "f32"), F32) for n in (0, 64))
             value = b.sitofp(b.extract_value(a[1], m), F32.ll)
-            total = call_of(b, _FMA, F32.ll, [b.fmul(weight, activation), value, b.load(place, align=1)])
-            b.store(call_of(b, _FMA, F32.ll, [offset, sums, total]), place, align=1)
+            total = _fma(b, b.fmul(weight, activation), value, b.load(place, align=1))
+            b.store(_fma(b, offset, sums, total), place, align=1)
 
     return operation(types.void, [types.int64, acc, types.int64, types.int64, types.int64], build)
 
@@ -186,16 +191,73 @@ def start_tile(count: int, zero_point: int) -> Any:
 
     def one(b: ir.IRBuilder, m: int, at: Any, a: Sequence[Any]) -> Any:
         acc = b.extract_value(a[0], m)
-        if not zero_point:
-            return acc
-        start = splat_of(b, scalar_at(b, b.add(a[1], at), "i32"), I32)
-        if zero_point > RAISED:
-            start = b.shl(start, ir.Constant(I32.ll, [(zero_point // RAISED).bit_length() - 1] * LANES))
-        elif zero_point < RAISED:
-            start = b.ashr(start, ir.Constant(I32.ll, [(RAISED // zero_point).bit_length() - 1] * LANES))
-        return b.add(acc, start)
+        return b.add(acc, _start(b, b.add(a[1], at), zero_point)) if zero_point else acc
 
     return operation(tile, [tile, types.int64, types.int64], _each(tile, one))
+
+
+def _start(b: ir.IRBuilder, at: Any, zero_point: int) -> Any:
+    """What int32 sums of 16 rows start at (`start_tile`)."""
+    if not zero_point:
+        return ir.Constant(I32.ll, None)
+    start = splat_of(b, scalar_at(b, at, "i32"), I32)
+    if zero_point > RAISED:
+        return b.shl(start, ir.Constant(I32.ll, [(zero_point // RAISED).bit_length() - 1] * LANES))
+    if zero_point < RAISED:
+        return b.ashr(start, ir.Constant(I32.ll, [(RAISED // zero_point).bit_length() - 1] * LANES))
+    return start
+
+
+def add_halves_tile(count: int, zero_point: int, looked_up: bool) -> Any:
+    """`(total, levels, scales, x, cols, s, stride)`: total + 32 columns of weights times those of each token.
+
+    levels: four vectors of the first 16 columns, four of the last; scales: of the rows, for either. x: the activations,
+    int8, of tokens `cols` bytes apart; s: their ACTIVATION records, `stride` bytes apart.
+
+    The halves of a token are added up first, so that its scale multiplies once: three operations in place of four. Two
+    tokens after two, so that all totals, all levels and the sums of those two have room in 32 registers.
+    """
+    tile = Tile(F32, count)
+
+    def build(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
+        total, scales, (x, cols, s, stride) = a[0], a[2], a[3:]
+        levels = [[b.extract_value(a[1], 4 * half + n) for n in range(4)] for half in range(2)]
+        for begin in range(0, count, 2):
+            tokens = range(begin, min(begin + 2, count))
+            parts: list[Any] = [None for _ in tokens]
+            for half, at_sum in enumerate((SUMS.first_sum, SUMS.last_sum)):
+                sums = [
+                    _start(b, b.add(s, b.add(b.mul(stride, LL["i64"](m)), LL["i64"](at_sum))), zero_point)
+                    for m in tokens
+                ]
+                xs = [b.add(x, b.add(b.mul(cols, LL["i64"](m)), LL["i64"](16 * half))) for m in tokens]
+                sums = dots.dot_block(b, sums, levels[half], xs, signed=False, looked_up=looked_up)
+                scale = b.extract_value(scales, half)
+                values = [b.sitofp(v, F32.ll) for v in sums]
+                parts = [_fma(b, v, scale, p) if half else b.fmul(v, scale) for v, p in zip(values, parts, strict=True)]
+            for m, part in zip(tokens, parts, strict=True):
+                factor = splat_of(b, scalar_at(b, b.add(s, b.mul(stride, LL["i64"](m))), "f32"), F32)
+                total = b.insert_value(total, _fma(b, part, factor, b.extract_value(total, m)), m)
+            x = dots.after(b, x, [b.extract_value(total, m) for m in tokens])
+        return total
+
+    return operation(tile, [tile, types.UniTuple(I8, 8), types.UniTuple(F32, 2), *[types.int64] * 4], build)
+
+
+def fold_halves_tile(count: int) -> Any:
+    """`(total, first, last, first scales, last scales, s, stride)` -> total + 32 columns, as `add_halves_tile` adds.
+
+    first, last: int32 accumulators of the halves, started.
+    """
+    total, acc = Tile(F32, count), Tile(I32, count)
+
+    def one(b: ir.IRBuilder, m: int, at: Any, a: Sequence[Any]) -> Any:
+        first, last = (b.sitofp(b.extract_value(half, m), F32.ll) for half in a[1:3])
+        factor = splat_of(b, scalar_at(b, b.add(a[5], at), "f32"), F32)
+        part = _fma(b, last, a[4], b.fmul(first, a[3]))
+        return _fma(b, part, factor, b.extract_value(a[0], m))
+
+    return operation(total, [total, acc, acc, F32, F32, types.int64, types.int64], _each(total, one))
 
 
 def scale_tile(count: int) -> Any:
@@ -205,7 +267,7 @@ def scale_tile(count: int) -> Any:
     def one(b: ir.IRBuilder, m: int, at: Any, a: Sequence[Any]) -> Any:
         scale = b.fmul(a[2], splat_of(b, scalar_at(b, b.add(a[3], at), "f32"), F32))
         value = b.sitofp(b.extract_value(a[1], m), F32.ll)
-        return call_of(b, _FMA, F32.ll, [scale, value, b.extract_value(a[0], m)])
+        return _fma(b, scale, value, b.extract_value(a[0], m))
 
     return operation(total, [total, acc, F32, types.int64, types.int64], _each(total, one))
 
@@ -216,7 +278,7 @@ def fma_tile(count: int) -> Any:
 
     def one(b: ir.IRBuilder, m: int, at: Any, a: Sequence[Any]) -> Any:
         x = splat_of(b, scalar_at(b, b.add(a[2], at), "f32"), F32)
-        return call_of(b, _FMA, F32.ll, [a[1], x, b.extract_value(a[0], m)])
+        return _fma(b, a[1], x, b.extract_value(a[0], m))
 
     return operation(tile, [tile, F32, types.int64, types.int64], _each(tile, one))
 

@@ -13,7 +13,14 @@ from functools import cache
 from numba import float32, int64
 
 from edge_lfm.kernels.lang.byte_tiles import multiply_tiles, release_tiles, set_shapes
-from edge_lfm.kernels.lang.register_tiles import load_int_tile, load_tile, scale_tile, start_tile, store_tile
+from edge_lfm.kernels.lang.register_tiles import (
+    fold_halves_tile,
+    load_int_tile,
+    load_tile,
+    scale_tile,
+    start_tile,
+    store_tile,
+)
 from edge_lfm.kernels.lang.simd import copy_bytes, inlined, kernel, load_f32, smaller, splat_f32, store_f32
 from edge_lfm.kernels.ops.integer_tiles import SUMS
 from edge_lfm.kernels.ops.panels import (
@@ -36,7 +43,7 @@ PANEL, SCALES, VALUES, RECORDS = (int64(n) for n in (PANEL_BYTES, SCALES_BYTES, 
 
 multiply_first, multiply_second = multiply_tiles(0), multiply_tiles(1)
 load_totals, store_totals, load_sums = load_tile(LANE_TOKENS), store_tile(LANE_TOKENS), load_int_tile(LANE_TOKENS)
-scaled = scale_tile(LANE_TOKENS)
+scaled, fold_halves = scale_tile(LANE_TOKENS), fold_halves_tile(LANE_TOKENS)
 
 
 @inlined
@@ -89,7 +96,7 @@ def add_whole_of(zero_point):
 
 @cache
 def add_halves_of(zero_point):
-    fold = fold_of(zero_point)
+    start = start_tile(LANE_TOKENS, zero_point)
 
     @kernel
     def add_halves(x, s, parts, work, totals):
@@ -100,8 +107,9 @@ def add_halves_of(zero_point):
         for _part in range(parts):
             multiply_first(x, panel, first)
             multiply_second(x + GROUP // 2, panel + PANEL // 2, second)
-            total = fold(total, first, scales, s, FIRST_SUM)
-            total = fold(total, second, scales + SCALES // 2, s, LAST_SUM)
+            low = start(load_sums(first, int64(64)), s + FIRST_SUM, int64(4))
+            high = start(load_sums(second, int64(64)), s + LAST_SUM, int64(4))
+            total = fold_halves(total, low, high, load_f32(scales), load_f32(scales + SCALES // 2), s, int64(4))
             x, panel, s, scales = x + VALUES, panel + PANEL, s + RECORDS, scales + SCALES
         store_totals(totals, total, int64(64))
 

@@ -29,8 +29,9 @@ class Isa:
     """Flags of /proc/cpuinfo without which the tier must not run."""
     token_tiles: tuple[int, ...]
     """Tokens per register tile of a matmul, largest first. Each needs a float32 and an int32
-    accumulator of 16 lanes per token: 2 x 12 of AVX-512's 32 registers. With AVX2 the float32 ones of four tokens go
-    to memory once a group, which costs less than unpacking weights for fewer tokens."""
+    accumulator of 16 lanes per token: 2 x 12 of AVX-512's 32 registers. Every size up to that: with 8 and 4 only, five
+    tokens unpack weights twice, which costs 18 to 29 % on a Zen 4 core (ADR 40). With AVX2 the float32 ones of four
+    tokens go to memory once a group, which costs less than unpacking weights for fewer tokens."""
     peak_tile: int
     """Tokens whose int32 accumulators stay in registers, for measuring the peak: 12 of AVX-512's 32 and of 16 elsewhere
     on x86, 24 of ARM's 32."""
@@ -87,7 +88,7 @@ _ARM = ("aarch64", "aarch64-unknown-linux-gnu")
 _ARM82 = frozenset(("asimddp", "atomics", "lrcpc"))
 
 _VNNI = Isa(
-    "avx512vnni", *_X86, "x86-64-v4", "+avx512vnni,+avx512vbmi", _AVX512, (12, 8, 4, 3, 2, 1), 12,
+    "avx512vnni", *_X86, "x86-64-v4", "+avx512vnni,+avx512vbmi", _AVX512, tuple(range(12, 0, -1)), 12,
     register_lanes=16, dot="vpdpbusd", shuffle_bytes=64, has_float16=True, ordered="all", token_by_token=True,
     query_tiles=((4, 4), (8, 2), (16, 1)), inner_tile=(4, 4), starts_sums=True,
 )  # fmt: skip
