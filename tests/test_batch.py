@@ -135,6 +135,38 @@ def test_a_run_that_is_killed_goes_on_with_nothing_lost_and_nothing_done_twice(t
     assert all(r["response"]["status_code"] == 200 for r in records(output))
 
 
+SIGTERM_AT_A_THREADS_START = """
+import asyncio, os, signal, threading
+from anyio import to_thread
+from edge_lfm.cli.batch import _run_until_signal
+from edge_lfm.cli.main import _terminate
+
+start = threading.Thread.start
+
+def start_and_terminate(thread):
+    start(thread)
+    threading.Thread.start = start
+    os.kill(os.getpid(), signal.SIGTERM)
+
+async def answering():
+    threading.Thread.start = start_and_terminate
+    try:
+        await asyncio.create_task(to_thread.run_sync(int))
+    finally:
+        print("cleaned up")
+
+signal.signal(signal.SIGTERM, _terminate)
+_run_until_signal(answering())
+"""
+
+
+def test_sigterm_leaves_no_thread_to_wait_for() -> None:
+    """A process that was told to end while its loop started a thread waited for that thread for ever."""
+    command = [sys.executable, "-c", SIGTERM_AT_A_THREADS_START]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "cleaned up\n", "")
+
+
 def test_a_full_disk_stops_cleanly_and_resumes(tmp_path: Path) -> None:
     requests, output = write(tmp_path / "in.jsonl", [chat(n) for n in range(12)]), tmp_path / "out.jsonl"
     small: Callable[[], None] = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))  # noqa: E731

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 import time
+from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
             elif args.ray:
                 lost = answer_on_cluster(args.ray, partial(_settings_on_machine, args), requests, output, take)
             else:
-                asyncio.run(answer_here(_settings_of(args), requests, to_answer, take))
+                _run_until_signal(answer_here(_settings_of(args), requests, to_answer, take))
         finally:
             counts.close()
     summary = {"requests": len(requests.lines), "before": len(requests.lines) - len(left), **counts.as_json()}
@@ -59,6 +61,37 @@ def run(args: argparse.Namespace) -> None:
         print(f"{summary['answered']} answered{before}; {summary['tokens_per_s']:.1f} tok/s{gone}", file=sys.stderr)
     if counts.failed:
         raise CheckError(f"{counts.failed} requests failed", hint=f"{args.output} says why, in their places")
+
+
+def _run_until_signal(answering: Coroutine[Any, Any, None]) -> None:
+    """As `asyncio.run`, which cancels the coroutine at SIGINT; SIGTERM does so here too.
+
+    The process's own handler of SIGTERM raises. Raised while the loop starts a worker thread, that left a thread which
+    nobody told to end, and the process waited for it for ever.
+    """
+    handler, terminated = signal.getsignal(signal.SIGTERM), False
+
+    async def run() -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.ensure_future(answering)
+
+        def end() -> None:
+            nonlocal terminated
+            terminated = True
+            loop.remove_signal_handler(signal.SIGTERM)  # a second one ends the process at once: lines are written whole
+            task.cancel()
+
+        loop.add_signal_handler(signal.SIGTERM, end)
+        await task
+
+    try:
+        asyncio.run(run())
+    except asyncio.CancelledError:
+        if not terminated:
+            raise
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    if terminated:
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _name_of(args: argparse.Namespace) -> str:
