@@ -34,6 +34,7 @@ from edge_lfm.model.plan import TENSOR_CLASSES
 from edge_lfm.quantize.convert import check_room
 from edge_lfm.quantize.output import working_folder
 from edge_lfm.quantize.pack import ErrorSum
+from edge_lfm.shape import Shape
 
 _FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32, "mxfp4": 38}
 _QUANTIZATION_VERSION = 2
@@ -131,12 +132,16 @@ def _tensors_of(
     return gguf_tensors(spelling, shapes, len(source.shape.layers), source.shape.experts, heads)
 
 
+def problems_of(spelling: GgufSpelling, shape: Shape) -> list[str]:
+    """What of a model llama.cpp's code of the family cannot do, or its files cannot say."""
+    scaled = any(a.rope is not None and a.rope.scaling is not None for a in shape.attentions.values())
+    return [*(["rope_type is yarn"] if scaled and not spelling.scales_positions else []), *spelling.refusals(shape)]
+
+
 def _spelling_of(source: ExportSource) -> GgufSpelling:
     """How the model's family spells GGUF; refuses what llama.cpp's code of it cannot do."""
     spelling = family_of(source.raw_config, str(source.path)).gguf
-    scaled = any(a.rope is not None and a.rope.scaling is not None for a in source.shape.attentions.values())
-    unsaid = ["rope_type is yarn"] if scaled and not spelling.scales_positions else []
-    for problem in [*unsaid, *spelling.refusals(source.shape)]:
+    for problem in problems_of(spelling, source.shape):
         raise UnsupportedModelError(f"{source.path}: {problem}", hint="docs/models.md has what GGUF files can say")
     return spelling
 
