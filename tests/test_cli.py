@@ -186,6 +186,7 @@ ERRORS = [
     (("run",), 2, "empty"),
     (("quantize", "absent", "-o", "out"), 3, "absent does not exist"),
     (("quantize", "absent", "-o", "out", "--recipe", "int3"), 2, "int3"),
+    (("serve", "absent", "--port", "0"), 3, "absent does not exist"),
     (("inspect", "/"), 3, "config.json"),
     (("verify", "/"), 3, "config.json"),
     (("eval",), 2, "--text"),

@@ -174,5 +174,8 @@ def test_demo_is_the_name_of_the_embedded_model(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EDGE_LFM_MODELS", str(tmp_path / "models"))
     assert settle_model("demo", lambda _: lambda _: None) is None
+    for verb in ("bench", "eval", "inspect", "verify", "fit"):
+        assert parse([verb, "demo"]).model is None, verb
     (tmp_path / "demo").mkdir()
     assert settle_model("demo", lambda _: lambda _: None) == "demo", "a folder of that name goes first"
+    assert str(parse(["inspect", "demo"]).model) == "demo"

@@ -14,6 +14,7 @@ from pathlib import Path
 from edge_lfm.architectures import read_shape
 from edge_lfm.cli.arguments import gigabytes, print_json
 from edge_lfm.cli.fit_recipes import Choice, best_recipe, lines_of, recipes_of, weigh_recipes
+from edge_lfm.demo import packed_demo
 from edge_lfm.devices.estimate import Demand, Fit, Machine, does_not_fit, estimate
 from edge_lfm.devices.profiles import find_device
 from edge_lfm.devices.targets import find_target
@@ -71,6 +72,7 @@ def _without_collector() -> Iterator[None]:
 
 @_without_collector()
 def run(args: argparse.Namespace) -> None:
+    args.model = args.model or str(packed_demo())
     shape, schemes = shape_of(args.model, args.recipe)
     if args.context is not None and not 1 <= args.context <= shape.context:
         raise UsageError(f"a context of {args.context}", hint=f"this model can do 1..{shape.context}")

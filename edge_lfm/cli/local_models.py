@@ -55,9 +55,14 @@ def find_model(text: str) -> str:
     return str(named[0].folder) if named else text
 
 
+def names_demo(found: str) -> bool:
+    """Whether what `find_model` found is the name of the embedded demo model: nothing else has it."""
+    return found == DEMO and not Path(found).exists()
+
+
 def settle_model(text: str | None, progress: Callable[[int], Progress]) -> str | None:
     """As `find_model`; a repository that is not here is pulled and quantized, if who sits at the terminal wants it.
-    `demo`, where nothing else has that name, is the embedded demo model: None, as no name is.
+    The embedded demo model is None, as no name is.
 
     Raises:
         UsageError: nobody wants it, or nobody can be asked.
@@ -66,7 +71,7 @@ def settle_model(text: str | None, progress: Callable[[int], Progress]) -> str |
         return None
     found = find_model(text)
     if Path(found).exists() or not is_repository(found):
-        return None if found == DEMO and not Path(found).exists() else found
+        return None if names_demo(found) else found
     recipe, command = find_recipe(DEFAULT_RECIPE), f"edge-lfm pull {text} --quantize {DEFAULT_RECIPE}"
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UsageError(f"{text} is not on this machine", hint=f"get it: {command}")

@@ -108,7 +108,17 @@ class Hosting:
                 )
             return self.model if self.model is not None and not self._stale else await self._open()
 
-    async def _open(self) -> Model:
+    async def start(self) -> None:
+        """Load the model before the first request. Who starts the server tells what this raises, so it is not logged.
+
+        Raises:
+            EdgeLfmError: it cannot be loaded.
+        """
+        async with self._loading:
+            await self._open(log_failure=False)
+        self._last_used = time.monotonic()
+
+    async def _open(self, log_failure: bool = True) -> Model:
         """Load the model, in place of an older one; with the lock held."""
         if self.model is not None:
             log.error("the files of %s are gone or others; it is loaded again", self.settings.name)
@@ -117,7 +127,7 @@ class Hosting:
         try:
             self.model = await asyncio.to_thread(Model.open, self.settings.load)
         except EdgeLfmError as error:
-            if not self._failed or self._files != before:
+            if log_failure and (not self._failed or self._files != before):
                 log.error("cannot load %s: %s", self.settings.name, error)
             self._failed = True
             raise

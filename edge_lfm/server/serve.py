@@ -104,8 +104,7 @@ async def _run(
             loop.add_reader(child.line, stop.ask_once, child.line)  # its end: the parent is gone
     gc.collect()
     gc.freeze()  # else the collector goes through 50,000 objects of modules again and again, 30 ms in one piece
-    async with hosting.lend():  # a model that cannot be loaded is told before the first request
-        pass
+    await hosting.start()  # a model that cannot be loaded is told before the first request
     listening()
     await server.serve(sockets=[listener])
 

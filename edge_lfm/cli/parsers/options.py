@@ -155,16 +155,19 @@ def _json_object(text: str) -> dict[str, Any]:
     return value
 
 
-def find_model(text: str) -> str:
-    """The folder that a word names (`local_models.find_model`), looked up where there is a word."""
+def find_model(text: str) -> str | None:
+    """The folder that a word names (`local_models.find_model`), looked up where there is a word; None, as no word is,
+    for the embedded demo model."""
     from edge_lfm.cli import local_models
 
     try:
-        return local_models.find_model(text)
+        found = local_models.find_model(text)
+        return None if local_models.names_demo(found) else found
     except EdgeLfmError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def model_path(text: str) -> Path:
+def model_path(text: str) -> Path | None:
     """`find_model` as a path."""
-    return Path(find_model(text))
+    found = find_model(text)
+    return None if found is None else Path(found)
