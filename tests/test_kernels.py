@@ -167,7 +167,7 @@ def quantized(kernels: Kernels, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("scheme", ALL, ids=attrgetter("name"))
-@pytest.mark.parametrize(("rows", "cols"), [(1, 32), (16, 32), (17, 96), (48, 256), (100, 1536)])
+@pytest.mark.parametrize(("rows", "cols"), [(1, 32), (16, 32), (17, 96), (48, 256), (100, 1536), (32, 4096)])
 @pytest.mark.parametrize("tokens", [1, 2, 3, 5, 13, 67])
 def test_multiply(kernels: Kernels, scheme: Scheme, rows: int, cols: int, tokens: int) -> None:
     rng, cols = np.random.default_rng(rows * cols + tokens), whole(scheme, cols)
@@ -209,14 +209,18 @@ def test_multiply_adds_and_biases(kernels: Kernels, scheme: Scheme) -> None:
     assert np.abs(found - expected).max() <= SUM_TOLERANCE * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("cols", [128, 4096])
 @pytest.mark.parametrize("scheme", ALL, ids=attrgetter("name"))
-def test_multiply_depends_neither_on_threads_nor_on_the_batch(kernels: Kernels, scheme: Scheme) -> None:
+def test_multiply_depends_neither_on_threads_nor_on_the_batch(kernels: Kernels, scheme: Scheme, cols: int) -> None:
     rng = np.random.default_rng(8)
-    weights, x = random_weights(rng, scheme, 700, 128), rng.standard_normal((61, 128)).astype(np.float32)
+    weights = random_weights(rng, scheme, 700 if cols == 128 else 32, cols)
+    x = rng.standard_normal((61, cols)).astype(np.float32)
     whole = run_multiply(kernels, weights, scheme, x)
     assert np.array_equal(whole, run_multiply(kernels, weights, scheme, x, threads=3))
     one_by_one = [run_multiply(kernels, weights, scheme, x[t : t + 1])[0] for t in range(len(x))]
     assert np.array_equal(whole, np.stack(one_by_one))
+    for tokens in range(2, 17):  # every size of a register tile
+        assert np.array_equal(whole[:tokens], run_multiply(kernels, weights, scheme, x[:tokens])), tokens
 
 
 @pytest.mark.parametrize("tokens", [1, 19])
