@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_lfm.cli.text_files import read_text
 from edge_lfm.engine.paged import paged_runner, slot_bytes_of
 from edge_lfm.engine.runner import Runner
 from edge_lfm.kernels.load.library import load_kernels
@@ -27,7 +28,7 @@ from edge_lfm.model.demand import demand_of
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.state import State
 from edge_lfm.text.tokenizer import Tokenizer
-from edge_lfm.text.windows import read_text, windows_of
+from edge_lfm.text.windows import windows_of
 
 
 class OneByOne:

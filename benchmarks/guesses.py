@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_lfm.cli.text_files import read_text
 from edge_lfm.engine.feeds import Feed
 from edge_lfm.engine.lookahead import Lookahead
 from edge_lfm.engine.runner import Runner
 from edge_lfm.kernels.load.library import load_kernels
 from edge_lfm.model.packed_model import PackedModel
 from edge_lfm.model.state import State
-from edge_lfm.text.windows import read_text, windows_of
+from edge_lfm.text.windows import windows_of
 
 
 def right(runner: Runner, lookahead: Lookahead, tokens: NDArray[np.int64]) -> dict[int, list[float]]:

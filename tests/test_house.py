@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import grimp
 import pytest
@@ -41,6 +43,24 @@ def test_files_and_functions_are_of_a_readable_size() -> None:
         and node.end_lineno - node.lineno >= MAX_FUNCTION_LINES
     ]
     assert long == []
+
+
+def test_what_benchmarks_and_tools_import_is_there() -> None:
+    """They run for figures only, and so nobody sees that a name has moved."""
+    lost = []
+    for path in sorted(
+        file for folder in ("benchmarks", "tools", "examples") for file in (ROOT / folder).rglob("*.py")
+    ):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "edge_lfm":
+                module = importlib.import_module(node.module or "")
+                names = [alias.name for alias in node.names if not hasattr(module, alias.name)]
+                lost += [(path.name, name) for name in names if not is_module(module, name)]
+    assert lost == []
+
+
+def is_module(package: ModuleType, name: str) -> bool:
+    return hasattr(package, "__path__") and importlib.util.find_spec(f"{package.__name__}.{name}") is not None
 
 
 def test_every_module_says_what_it_is_for() -> None:
