@@ -149,7 +149,7 @@ def test_recipes_keep_their_promises(demo: dict[str, Path]) -> None:
 
 def test_answers_of_the_samples_are_judged_right_and_others_wrong() -> None:
     tasks = read_tasks(TASKS)
-    assert min(Counter(task.task for task in tasks).values()) >= 10
+    assert min(Counter(task.task for task in tasks).values()) >= 8
     right = [task.answer for task in tasks]
     judged = judge(tasks, right)
     assert [v is None for v in judged] == [task.check == "exec" for task in tasks] and None in judged

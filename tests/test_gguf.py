@@ -403,7 +403,7 @@ def test_llama_cpp_reads_the_file_as_we_do(
 ) -> None:
     """F16 weights: the same greedy tokens, and logits within what a float16 KV cache and float16 goldens leave.
 
-    Rows from a near tie of two experts on are left out: it may fall the other way there.
+    Rows from a near tie of two experts on are left out, wherever in the prompt it is: it may fall the other way there.
     """
     compared = 0
     with Model.load(packed_files["f16"]) as model, PackedModel(packed_files["f16"]) as packed:
@@ -413,9 +413,10 @@ def test_llama_cpp_reads_the_file_as_we_do(
             logits = model.logits([*ids, *greedy.tolist()])
             theirs = llama_goldens[f"f16.{name}.logits"]
             ours = logits[len(ids) - len(theirs) : len(ids)]
-            clear = np.logical_and.accumulate(margins.of(ids)[-len(theirs) :] > 1e-4)
+            clear = np.logical_and.accumulate(margins.of(ids) > 2e-5)[-len(theirs) :]
             compared += clear.sum()
-            assert np.abs(ours - theirs)[clear].max() < 0.02, name  # |logit| up to 20: float16 keeps 0.008 of them
+            far = np.abs(ours - theirs)[clear].max(initial=0)
+            assert far < 0.02, name  # |logit| up to 20: float16 keeps 0.008 of them
             assert logits[len(ids) - 1 : -1].argmax(1).tolist() == greedy.tolist(), name
     assert compared > 0.9 * sum(len(llama_goldens[f"f16.{name}.logits"]) for name in demo_goldens)
 

@@ -28,7 +28,7 @@ from edge_lfm.formats.gguf_tokenizer import gguf_metadata
 from edge_lfm.formats.open_checkpoint import open_checkpoint
 
 DATA = Path(__file__).parent.parent / "tests" / "data"
-TOKENS = 40
+TOKENS = 72
 NAMES = {
     "fc.weight": "fc.weight", "hidden_norm.weight": "enc.output_norm.weight", "norm.weight": "output_norm.weight",
     "markov_head.markov_w1.weight": "markov_w1.weight", "markov_head.markov_w2.weight": "markov_w2.weight",
