@@ -47,17 +47,18 @@ class Step:
         return self.record.ctypes.data
 
 
-@pytest.mark.parametrize("tokens", [1, 12, 96])
+@pytest.mark.parametrize("cols", [HIDDEN, 4096])
+@pytest.mark.parametrize("tokens", [1, 5, 12, 96])
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
-def test_multiply(benchmark: Any, scheme: Scheme, tokens: int) -> None:
+def test_multiply(benchmark: Any, scheme: Scheme, tokens: int, cols: int) -> None:
     """Weights from memory for one token (256 MB), from cache for many."""
-    rows = 16 * (256_000_000 // scheme.tile_bytes(HIDDEN) if tokens == 1 else 24)
-    kernels, weights = load_kernels(), np.ones(scheme.matrix_bytes(rows, HIDDEN), np.uint8)
+    rows = 16 * (256_000_000 // scheme.tile_bytes(cols) if tokens == 1 else 24)
+    kernels, weights = load_kernels(), np.ones(scheme.matrix_bytes(rows, cols), np.uint8)
     matrix = np.zeros(1, MATRIX)
-    matrix["scheme"], matrix["address"], matrix["rows"], matrix["cols"] = scheme.id, weights.ctypes.data, rows, HIDDEN
-    f, q = np.ones((tokens, HIDDEN), np.float32), np.ones((tokens, HIDDEN), np.int8)
-    s, out = np.zeros((tokens, HIDDEN // 32, 4), np.float32), np.zeros((tokens, rows), np.float32)
-    step, area = Step(), np.zeros(scratch_bytes(HIDDEN) + 64, np.uint8)
+    matrix["scheme"], matrix["address"], matrix["rows"], matrix["cols"] = scheme.id, weights.ctypes.data, rows, cols
+    f, q = np.ones((tokens, cols), np.float32), np.ones((tokens, cols), np.int8)
+    s, out = np.zeros((tokens, cols // 32, 4), np.float32), np.zeros((tokens, rows), np.float32)
+    step, area = Step(), np.zeros(scratch_bytes(cols) + 64, np.uint8)
     area = area[-area.ctypes.data % 64 :]  # a cache line's start, as in the runner
     product = np.zeros(1, PRODUCT)
     for name, array in (("matrix", matrix), ("f", f), ("q", q), ("s", s), ("out", out)):
@@ -66,7 +67,7 @@ def test_multiply(benchmark: Any, scheme: Scheme, tokens: int) -> None:
     benchmark(lambda: kernels.multiply(step.address, product.ctypes.data, area.ctypes.data))
     seconds = benchmark.stats["median"]
     benchmark.extra_info["GB/s"] = weights.nbytes / seconds / 1e9
-    benchmark.extra_info["GOPS"] = 2 * rows * HIDDEN * tokens / seconds / 1e9
+    benchmark.extra_info["GOPS"] = 2 * rows * cols * tokens / seconds / 1e9
 
 
 @pytest.mark.parametrize("kept", ["float16", "int8"])

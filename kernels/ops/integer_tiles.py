@@ -106,6 +106,8 @@ def shifted_by(block):
 
 def halves_step(integers, blocks, count, column, record):
     """Two blocks of 16 columns of a group, as `block_step` takes one (ADR 40)."""
+    if integers.levels == "signed" or any(offset_of(integers, block) is not None for block in blocks):
+        raise ValueError(f"{integers.scheme.name}: halves are of levels without a sign and without an offset")
     add = add_halves_tile(count, integers.zero_point, looked_up=integers.levels == "looked_up")
     ((first,), (last,)), (first_scale, last_scale) = [b.columns for b in blocks], [b.scale for b in blocks]
     first_shifted, last_shifted = (shifted_by(block) for block in blocks)
