@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from edge_lfm.kernels.build.compiler import _side_by_side
 from edge_lfm.kernels.spec.entry import ENTRIES
 from edge_lfm.kernels.spec.isa import TIERS, runnable_tiers
 
@@ -43,3 +47,18 @@ def test_foreign_tiers_compile(name: str, tmp_path: Path) -> None:
     assert {entry.symbol for entry in ENTRIES} <= defined
     called = set(re.findall(r"^\s+(?:callq?|jmp|bl|b)\s+(\w+)", text, re.MULTILINE))
     assert {name for name in called - defined if not name.startswith(("_ZN", "edge_lfm"))} <= FROM_THE_SYSTEM
+
+
+def test_parts_are_compiled_side_by_side(tmp_path: Path) -> None:
+    """Each in a process of its own; one that ends badly is named, and nothing waits for the others."""
+    parts = [SimpleNamespace(symbol=f"part_{n}") for n in range(5)]
+
+    def write(part: Any) -> None:
+        if part.symbol == "part_3":
+            os._exit(9)
+        (tmp_path / part.symbol).write_text(str(os.getpid()), encoding="utf-8")
+
+    assert len(list(_side_by_side(write, parts[:3]))) == 3
+    assert len({(tmp_path / part.symbol).read_text(encoding="utf-8") for part in parts[:3]} | {str(os.getpid())}) == 4
+    with pytest.raises(SystemExit, match="part_3: exit code 9"):
+        list(_side_by_side(write, parts[3:]))

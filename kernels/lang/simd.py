@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from inspect import Parameter, Signature
 from typing import Any
 
 from llvmlite import ir
@@ -80,18 +81,14 @@ def operation(result: types.Type, params: Sequence[types.Type], build: Build) ->
         return context.get_dummy_value() if value is None else value
 
     made = (result(*params), codegen)
-    # Numba reads the arity from the signature of the function, so each one is spelled out.
-    by_arity: list[Callable[..., Any]] = [
-        lambda typingctx: made,
-        lambda typingctx, a: made,
-        lambda typingctx, a, b: made,
-        lambda typingctx, a, b, c: made,
-        lambda typingctx, a, b, c, d: made,
-        lambda typingctx, a, b, c, d, e: made,
-        lambda typingctx, a, b, c, d, e, f: made,
-        lambda typingctx, a, b, c, d, e, f, g: made,
-    ]
-    return intrinsic(by_arity[len(params)])
+
+    def typed(_typingctx: Any, *_params: Any) -> Any:
+        return made
+
+    # Numba reads the arity from the signature.
+    names = [Parameter(f"a{n}", Parameter.POSITIONAL_OR_KEYWORD) for n in range(1 + len(params))]
+    vars(typed)["__signature__"] = Signature(names)
+    return intrinsic(typed)
 
 
 def pointer(b: ir.IRBuilder, address: Any, ll: ir.Type) -> Any:

@@ -7,7 +7,6 @@ Compile-time only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -39,15 +38,6 @@ class _IrTarget(CPUTarget):
         return cpu_target.typing_context
 
 
-_kernels: list[_Kernel] = []
-_watchers: list[Callable[[float], object]] = []
-
-
-def watch(tell: Callable[[float], object]) -> None:
-    """Have `tell` called with the share of all kernels that have types, whenever it grows."""
-    _watchers.append(tell)
-
-
 class _Kernel(CPUDispatcher):
     """A kernel: callable from other kernels only, each signature a piece of LLVM IR."""
 
@@ -68,14 +58,11 @@ class _Kernel(CPUDispatcher):
         )
         compiler: Any = vars(self)["_compiler"]
         compiler._customize_flags = _stop_at_ir
-        _kernels.append(self)
 
     def add_overload(self, result: Any) -> None:
         key = object()  # stands for the machine code's entry point, which there is none of
         self.targetctx.insert_user_function(key, result.fndesc, [result.library])
         self.overloads[tuple(result.signature.args)] = result._replace(entry_point=key)
-        for tell in _watchers:
-            tell(sum(bool(kernel.overloads) for kernel in _kernels) / len(_kernels))
 
 
 def _stop_at_ir(flags: Any) -> Any:

@@ -69,7 +69,7 @@ def source_hash() -> str:
 def load_kernels(isa: Isa | None = None) -> Kernels:
     """The kernels of `isa` (default: the best tier of this processor): prebuilt, or compiled on first use.
 
-    A compilation takes 15 to 80 s; it shows its progress on standard error.
+    A compilation takes 15 to 80 s of two processors; it shows its progress on standard error.
 
     Raises:
         IsaError: the tier cannot run here; those of `EDGE_LFM_KERNELS` do not fit; they cannot be compiled.

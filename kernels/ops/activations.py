@@ -7,6 +7,7 @@ NaN, so this is where the finiteness of activations is checked, by their bits.
 from numba import float32, int32, int64
 
 from edge_lfm.kernels.lang.lowering import ISA
+from edge_lfm.kernels.lang.parts import entry
 from edge_lfm.kernels.lang.simd import (
     bits_of,
     bits_to_float,
@@ -82,7 +83,7 @@ def round_group(ctx, low, high, q, s):
     set_sum(s + REC.last_sum, scale, last)
 
 
-@kernel
+@entry
 def round_activations(ctx, x, q, s, cols):
     """float32 [cols] -> int8 [cols] and the records of their groups [cols / 32]."""
     for g in range(cols // GROUP):

@@ -15,6 +15,7 @@ transformers 5.24.)
 from numba import float32, int32, int64
 
 from edge_lfm.kernels.lang.lowering import ISA
+from edge_lfm.kernels.lang.parts import entry
 from edge_lfm.kernels.lang.simd import (
     bits_of,
     bits_to_float,
@@ -125,7 +126,7 @@ def norm_heads(x, weight, heads, width, whole, eps):
         rms_norm(x + h * size * 4, weight, x + h * size * 4, size, eps)
 
 
-@kernel
+@entry
 def prepare_heads(ctx, layer, n):
     """Norm and turn q and k of every token in `wide`, float32 [T, (heads + 2 kv) hd]; write k and v to the cache.
 
@@ -303,7 +304,7 @@ def merge_heads(ctx, layer, first_span, spans, scratch):
         finish_heads(ctx, layer, t, g)
 
 
-@kernel
+@entry
 def attend_tokens(ctx, layer, n, scratch):
     """Every token and kv head of the step: queries in `wide` -> mixed [T, heads hd] and its int8 form.
 

@@ -2,6 +2,7 @@
 
 from numba import int64
 
+from edge_lfm.kernels.lang.parts import entry
 from edge_lfm.kernels.lang.simd import f32, i64, kernel, load_f32, splat_f32, store_f32
 from edge_lfm.kernels.lang.sync import claim
 from edge_lfm.kernels.ops.schemes import tile_bytes, unpack_tile_row
@@ -11,7 +12,7 @@ CTX, MAT, RW = offsets(CONTEXT), offsets(MATRIX), offsets(ROW)
 ROW_BYTES = ROW.itemsize
 
 
-@kernel
+@entry
 def unpack_row(matrix, row, out):
     """Row `row` of a matrix record -> float32 [cols]."""
     scheme, cols = i64(matrix + MAT.scheme), i64(matrix + MAT.cols)

@@ -7,6 +7,7 @@ counts comes from `importance`, the mean square of each input, or is 1. The sear
 
 from numba import int32, int64
 
+from edge_lfm.kernels.lang.parts import entry
 from edge_lfm.kernels.lang.simd import (
     bits_of,
     kernel,
@@ -55,7 +56,7 @@ x: float32 [cols, 16], each row divided by its largest weight, which is `row_pea
 """
 
 
-@kernel
+@entry
 def encode_rows(scheme, plain, dtype, x, importance, tiles, cols, out, errors, scratch):
     """`tiles` x 16 rows [cols] of `dtype` -> packed tiles; 0, or an error code of `layout.py`.
 

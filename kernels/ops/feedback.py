@@ -7,6 +7,7 @@ Values of a column are four vectors of rows, float32 [K, 64].
 
 from numba import float32, int64
 
+from edge_lfm.kernels.lang.parts import entry
 from edge_lfm.kernels.lang.simd import (
     f32,
     fma,
@@ -129,7 +130,7 @@ def note_index(task, unit, index, lane):
     store_i32(i64(task + TASK.index) + COLUMN_BYTES * unit + lane, round_i32(index))
 
 
-@kernel
+@entry
 def round_in_turn(task):
     """GPTQ: `w`, its columns in `order`, to `index`; `matrix`: the factor's panels."""
     columns, order, left = i64(task + TASK.columns), i64(task + TASK.order), i64(task + TASK.w)
@@ -202,7 +203,7 @@ def move_pair(task, unit, own, first, last, columns, lane):
     take_off(task, own, m, first, last, columns, moved_other, lane)
 
 
-@kernel
+@entry
 def descend(task):
     """Coordinate descent, `sweeps` times: `w`, the values that stand, and `index`; `matrix`: the moments' panels.
 
@@ -228,7 +229,7 @@ def descend(task):
     return int64(0)
 
 
-@kernel
+@entry
 def correlate_blocks(task):
     """Products of blocks of `w` [K, 64] through the moments: `slope` float32 [B, B, 64], B blocks."""
     columns, block, out = i64(task + TASK.columns), i64(task + TASK.block), i64(task + TASK.slope)

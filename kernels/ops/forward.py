@@ -12,6 +12,7 @@ Where a layer norms what it adds, that is summed in `branch`; the norm that foll
 
 from numba import int64
 
+from edge_lfm.kernels.lang.parts import entry
 from edge_lfm.kernels.lang.simd import i64, kernel, smaller
 from edge_lfm.kernels.lang.sync import barrier, claim_run
 from edge_lfm.kernels.ops.attention import attend_tokens, prepare_heads
@@ -70,7 +71,7 @@ def apply_operator(ctx, layer, n, scratch):
     barrier(ctx)
 
 
-@kernel
+@entry
 def apply_ffn(ctx, layer, scratch):
     """x or branch += the chosen experts of normed, or the dense FFN."""
     if i64(layer + LAY.is_moe) != 0 and i64(ctx + CTX.tokens) > 1:
@@ -140,7 +141,7 @@ def compute_exact(ctx, scratch):
     barrier(ctx)
 
 
-@kernel
+@entry
 def forward(ctx, thread, first, last):
     """Run stages [first, last) of the step as thread `thread` of the team."""
     scratch = i64(ctx + CTX.scratch) + thread * i64(ctx + CTX.scratch_bytes)

@@ -8,6 +8,7 @@ Legend: T tokens, R values of a latent.
 
 from numba import int64
 
+from edge_lfm.kernels.lang.parts import entry
 from edge_lfm.kernels.lang.simd import f32, i64, kernel, larger, smaller
 from edge_lfm.kernels.lang.sync import barrier, claim
 from edge_lfm.kernels.ops.activations import round_activations
@@ -136,7 +137,7 @@ def heads_together(ctx, heads, items):
     return (together + TILE_HEADS - 1) // TILE_HEADS * TILE_HEADS
 
 
-@kernel
+@entry
 def attend_latents(ctx, layer, n, scratch):
     """Every head of every token: `low_queries` [T, heads R] and the turned parts -> taken [heads, T, R]."""
     latent = i64(layer + LAY.latent)

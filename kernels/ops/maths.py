@@ -2,6 +2,7 @@
 
 from numba import float32, int32
 
+from edge_lfm.kernels.lang.parts import entry
 from edge_lfm.kernels.lang.simd import (
     bits_of,
     fma,
@@ -80,14 +81,14 @@ def silu(x):
     return x * sigmoid(x)
 
 
-@kernel
+@entry
 def exp_row(x, out, count):
     """exp of `count` float32 values, a multiple of 16."""
     for i in range(0, count, 16):
         store_f32(out + 4 * i, exp(load_f32(x + 4 * i)))
 
 
-@kernel
+@entry
 def exp_below_row(x, out, count):
     """exp of `count` float32 values of at most 0, a multiple of 16."""
     for i in range(0, count, 16):

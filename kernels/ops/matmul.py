@@ -13,6 +13,7 @@ on the batch.
 from numba import int64
 
 from edge_lfm.kernels.lang.lowering import ISA
+from edge_lfm.kernels.lang.parts import entry, fields_of, part
 from edge_lfm.kernels.lang.register_tiles import add_tiles, load_tile, store_tile
 from edge_lfm.kernels.lang.simd import i64, kernel, load_f32, smaller, store_f32
 from edge_lfm.kernels.lang.sync import claim_run
@@ -68,7 +69,8 @@ def tile_of(row):
         x, out = from_token(x, done, cols), outputs_from(out, done)
         rows(w, x.q if quantized else x.f, x.s, cols, out.at, out.stride, count - done, out.add)
 
-    return multiply
+    name = f"multiply_{row.scheme.name}"
+    return part(name, multiply, [int64, fields_of(Inputs), int64, fields_of(Outputs), int64, fields_of(Packed)])
 
 
 multiply_tile = by_scheme(tile_of)
@@ -117,7 +119,7 @@ def multiply_matrix(ctx, matrix, x, out, tokens, area):
         multiply_rows(matrix, first, smaller(first + run, tiles), x, out, tokens, area)
 
 
-@kernel
+@entry
 def multiply(ctx, product, area):
     """What a PRODUCT record asks for; area: `scratch_bytes` of this thread, less what experts use."""
     x = Inputs(i64(product + PRO.f), i64(product + PRO.q), i64(product + PRO.s))

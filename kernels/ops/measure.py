@@ -5,6 +5,7 @@ from numba import int64
 
 from edge_lfm.kernels.lang.byte_tiles import add_products, release_tiles, set_shapes, sums_of
 from edge_lfm.kernels.lang.lowering import ISA
+from edge_lfm.kernels.lang.parts import entry
 from edge_lfm.kernels.lang.register_tiles import (
     dot_tile,
     fma_tile,
@@ -22,7 +23,7 @@ float_zeros, multiply_add, store = zero_tile(ISA.peak_tile), fma_tile(ISA.peak_t
 zeros, dot, total = zero_int_tile(ISA.peak_tile), dot_tile(ISA.peak_tile, signed=False), sum_tile(ISA.peak_tile)
 
 
-@kernel
+@entry
 def read_bytes(address, count):
     """Read `count` bytes, a multiple of 256, and return a sum of them, so that the reads are not dropped."""
     a, b, c, d = zero_i32(), zero_i32(), zero_i32(), zero_i32()
@@ -67,13 +68,13 @@ def vectors_many(address, rounds):
 many = tiles_many if ISA.has_byte_tiles else vectors_many
 
 
-@kernel
+@entry
 def dot_many(address, rounds):
     """Integer dot products, `rounds` times as many from 4 cache lines: the sum, for ones the number of products."""
     return many(address, rounds)
 
 
-@kernel
+@entry
 def fma_many(address, rounds):
     """`rounds` times ISA.peak_tile x 16 multiply-adds of float32 from 4 cache lines; returns their number.
 

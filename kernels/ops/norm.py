@@ -7,6 +7,7 @@ from math import sqrt
 
 from numba import float32, int64
 
+from edge_lfm.kernels.lang.parts import entry
 from edge_lfm.kernels.lang.simd import f32, fma, i64, kernel, load_f32, splat_f32, store_f32, sum_f32, zero_f32
 from edge_lfm.kernels.lang.sync import claim
 from edge_lfm.kernels.ops.activations import round_activations
@@ -64,7 +65,7 @@ def add_branch(ctx, post_norm, t):
         store_f32(branch + 4 * i, zero_f32())
 
 
-@kernel
+@entry
 def norm_tokens(ctx, weight, post_norm):
     """Every row of the residual stream -> normed, normed_q, normed_s; weight: float32 [H].
 

@@ -7,6 +7,7 @@ Qwen3MoeTopKRouter of transformers 5.24; defined in `spec/routing.py`.)
 
 from numba import float32, int32, int64
 
+from edge_lfm.kernels.lang.parts import entry
 from edge_lfm.kernels.lang.simd import (
     bits_of,
     f32,
@@ -207,7 +208,7 @@ def one_segment(tokens, segments, pair_token, pair_weight):
         set_f32(pair_weight + 4 * t, float32(1.0))
 
 
-@kernel
+@entry
 def route(ctx, layer):
     """The whole step, by one thread: router_logits -> chosen, segments and pairs."""
     tokens, experts, top_k = i64(ctx + CTX.tokens), i64(ctx + CTX.experts), i64(ctx + CTX.top_k)

@@ -9,6 +9,7 @@ state of its own sequence, so that every sequence's tokens come one after the ot
 
 from numba import int64
 
+from edge_lfm.kernels.lang.parts import entry
 from edge_lfm.kernels.lang.simd import fma, i64, kernel, load_f32, smaller, store_f32
 from edge_lfm.kernels.lang.sync import claim
 from edge_lfm.kernels.ops.activations import round_group
@@ -42,7 +43,7 @@ def conv_lanes(bcx, hidden, taps, bias, state, history, width, channel):
     return load_f32(bcx + row + at) * c
 
 
-@kernel
+@entry
 def conv_tokens(ctx, layer, n):
     """All tokens of the step: wide float32 [T, 3H] -> mixed [T, H] and its int8 form; their states move on.
 

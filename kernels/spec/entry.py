@@ -19,7 +19,12 @@ class Entry:
 
     @property
     def symbol(self) -> str:
-        return f"edge_lfm_{self.name}"
+        return symbol_of(self.name)
+
+
+def symbol_of(name: str) -> str:
+    """The C symbol of a kernel."""
+    return f"edge_lfm_{name}"
 
 
 def _entry(name: str, module: str, arguments: str) -> Entry:
