@@ -57,3 +57,20 @@ def test_tiers_and_schemes_are_told_apart_in_their_own_files() -> None:
         if ASKS.search(LOOPS.sub("", line))
     }
     assert lines == set()
+
+
+def test_halves_with_a_sign_are_refused() -> None:
+    """On tiers that start sums, two blocks of 16 columns are added up in a way that levels with a sign do not fit."""
+    code = """
+from types import SimpleNamespace
+from edge_lfm.kernels.ops.integer_tiles import halves_step
+block = SimpleNamespace(columns=(0,), scale=None, shift=None, offset=None)
+halves_step(SimpleNamespace(levels="signed", zero_point=0, scheme=SimpleNamespace(name="odd")), (block, block), 4, 0, 0)
+"""
+    environment = os.environ | {"EDGE_LFM_BUILD_ISA": "avx512vnni", "NUMBA_OPT": "0"}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.stderr.strip().splitlines()[-1] == (
+        "ValueError: odd: halves are of levels without a sign and without an offset"
+    )
