@@ -53,6 +53,9 @@ class RandomWeights:
     def raw(self, name: str) -> Any:
         return self.by_name[name][:1]
 
+    def forget_bytes(self, name: str, first: int, last: int) -> None:
+        pass
+
 
 @dataclass(frozen=True)
 class RandomInputs:

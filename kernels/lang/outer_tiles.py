@@ -32,14 +32,15 @@ def load_kept_tile(vectors: int, in_int8: bool) -> Any:
     return operation(tile, [types.int64, types.int64], build)
 
 
-def outer_tile(rows: int, vectors: int, stride: int) -> Any:
-    """`(acc, v, x)`: every acc[m, j] + v[j] * the float32 at x + m * stride."""
+def outer_tile(rows: int, vectors: int, stride: int, takes_off: bool = False) -> Any:
+    """`(acc, v, x)`: every acc[m, j] + v[j] * the float32 at x + m * stride; `takes_off`: less that."""
     tile, wide = Tile(F32, rows * vectors), Tile(F32, vectors)
 
     def build(b: ir.IRBuilder, a: Sequence[Any]) -> Any:
         out = a[0]
         for m in range(rows):
-            x = splat_of(b, scalar_at(b, b.add(a[2], LL["i64"](m * stride)), "f32"), F32)
+            one = scalar_at(b, b.add(a[2], LL["i64"](m * stride)), "f32")
+            x = splat_of(b, b.fneg(one) if takes_off else one, F32)
             for j in range(vectors):
                 n = m * vectors + j
                 factors = [b.extract_value(a[1], j), x, b.extract_value(a[0], n)]

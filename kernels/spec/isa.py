@@ -56,7 +56,8 @@ class Isa:
     """Query rows, and vectors of keys or values, of a register tile of attention. The products are accumulators of 16
     lanes: 16 of AVX-512's 32 registers, and 8 of 16 elsewhere on x86."""
     inner_tile: tuple[int, int] = (2, 2)
-    """Heads and latents of a register tile of dot products: their partial sums, and the latents, stay in registers."""
+    """Heads and latents of a register tile of dot products: their partial sums, and the latents, stay in registers.
+    Also columns and vectors of rows of the outer products that spread errors of rounding (`ops/feedback.py`)."""
     starts_sums: bool = False
     """Whether sums of products start at what undoes the offset of levels (`ops/integer_tiles.py`), and rows' shifts are
     added to the levels, which the int16 of other tiers have no room for. That is eight additions a group and register
