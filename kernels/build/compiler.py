@@ -135,10 +135,15 @@ def _emitted(module: Any, isa: Isa) -> tuple[bytes, Callable[[], str]]:
     return machine.emit_object(module), lambda: machine.emit_assembly(module)
 
 
-def compile_parts(parts: list[Any], isa: Isa, tell: Callable[[int], object]) -> tuple[bytes, Callable[[], str]]:
+def compile_parts(
+    parts: list[Any],
+    isa: Isa,
+    tell: Callable[[int], object],
+    rewrite: Callable[[list[str]], list[str]] = lambda modules: modules,
+) -> tuple[bytes, Callable[[], str]]:
     """All parts as one object file that exports the entry points, and a function that gives its assembly text.
 
-    tell: called with the percentage that is done.
+    tell: called with the percentage that is done. rewrite: what the optimiser gets for the modules of a part.
 
     Raises:
         SystemExit: a part could not be compiled.
@@ -148,7 +153,7 @@ def compile_parts(parts: list[Any], isa: Isa, tell: Callable[[int], object]) -> 
     with tempfile.TemporaryDirectory(prefix="edge-lfm-") as folder:
 
         def optimize(part: Any) -> None:
-            module = optimized(ir_of_parts([part]), {part.symbol}, isa)
+            module = optimized(rewrite(ir_of_parts([part])), {part.symbol}, isa)
             Path(folder, part.symbol).write_bytes(module.as_bitcode())
 
         ir_of_parts([min(parts, key=lambda part: part.symbol)])  # what every part would do again: Numba's registries
