@@ -62,3 +62,38 @@ def test_parts_are_compiled_side_by_side(tmp_path: Path) -> None:
     assert len({(tmp_path / part.symbol).read_text(encoding="utf-8") for part in parts[:3]} | {str(os.getpid())}) == 4
     with pytest.raises(SystemExit, match="part_3: exit code 9"):
         list(_side_by_side(write, parts[3:]))
+
+
+SMALL_PARTS = """
+import os, sys
+from pathlib import Path
+from edge_lfm.kernels.build import compiler
+from edge_lfm.kernels.spec.isa import find_isa
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
+code, _ = compiler.compile_parts(compiler.all_parts()[-5:], find_isa("dotprod"), lambda _percent: None)
+Path(sys.argv[2]).write_bytes(code)
+"""
+OTHER_ARGUMENTS = """
+from dataclasses import replace
+from edge_lfm.kernels.build import compiler
+compiler.ENTRIES = [replace(entry, arguments=(*entry.arguments, "more")) for entry in compiler.ENTRIES[:1]]
+compiler.all_parts()
+"""
+
+
+def _in_compiler(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"EDGE_LFM_BUILD_ISA": "dotprod", "NUMBA_OPT": "0"}
+    command = [sys.executable, "-P", "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
+
+
+def test_the_bytes_do_not_depend_on_how_many_parts_are_compiled_at_once(tmp_path: Path) -> None:
+    for processors in ("1", "2"):
+        done = _in_compiler(SMALL_PARTS, processors, str(tmp_path / processors))
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+
+
+def test_an_entry_point_with_other_arguments_than_the_table_is_refused() -> None:
+    done = _in_compiler(OTHER_ARGUMENTS)
+    assert done.stderr.strip().splitlines()[-1] == "ValueError: forward takes 4 arguments, not 5"

@@ -6,8 +6,12 @@ differ, but not in the share of their energy that is lost.
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from edge_lfm.errors import UnsupportedModelError
 from edge_lfm.kernels.load.library import Kernels, load_kernels
@@ -217,3 +221,11 @@ def test_packed_definitions_round_trip(name: str) -> None:
     weights = definition(scheme).round_weights(x, scheme)
     back = unpack_tiles(pack_tiles(weights, scheme), scheme, *x.shape)
     assert np.array_equal(back.values(), weights.values())
+
+
+def test_the_benchmark_of_an_expert_runs() -> None:
+    """It stands in for a checkpoint and a calibration, whose methods change."""
+    command = [sys.executable, "-P", "benchmarks/expert_rounding.py", "--shape", "lfm2-8b-a1b", "--tokens", "1024"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("704 experts: ")

@@ -28,19 +28,27 @@ from edge_lfm.kernels.spec.entry import ENTRIES, symbol_of
 from edge_lfm.kernels.spec.isa import TIERS, Isa, find_isa
 
 _LONGEST = ("forward", "encode_rows", "attend_latents", "attend_tokens", "apply_ffn")
-"""Parts of 7 to 12 s each on an AMD Zen 1, begun first, so that no processor is left with one of them at the end."""
+"""Parts whose types alone take 5 to 10 s on an AMD EPYC of family 23. They begin first, so that no processor is left
+with one of them at the end."""
 _MAX_AT_ONCE = 8
-"""Each takes 0.1 to 0.2 GB of memory, and with so many the longest part takes as long as all others together."""
+"""Each takes up to 0.2 GB of memory. More would end no sooner: the longest part takes an eighth of all their time."""
 _BESIDE_PARTS = 1
 """Of the progress, what putting all parts together counts for: as much as one of them."""
 
 
 def all_parts() -> list[Any]:
-    """Every part, those first that take longest."""
+    """Every part, those first that take longest.
+
+    Raises:
+        ValueError: an entry point takes other arguments than the table says, which its callers would not notice.
+    """
     for module in {entry.module: None for entry in ENTRIES}:
         importlib.import_module(f"edge_lfm.kernels.ops.{module}")
     from edge_lfm.kernels.lang.parts import PARTS
 
+    for entry in ENTRIES:
+        if PARTS[entry.symbol].scalars != len(entry.arguments):
+            raise ValueError(f"{entry.name} takes {PARTS[entry.symbol].scalars} arguments, not {len(entry.arguments)}")
     first = [PARTS[symbol_of(name)] for name in _LONGEST]
     return first + [part for part in PARTS.values() if part not in first]
 
