@@ -32,7 +32,7 @@ from edge_lfm.quantize import cost, feedback
 from edge_lfm.quantize.calibration import PRIOR_TOKENS, STATISTICS, Calibration
 from edge_lfm.quantize.collecting import collect
 from edge_lfm.quantize.convert import convert
-from edge_lfm.quantize.feedback import HELD_OUT, MAX_JUDGES, judge_every
+from edge_lfm.quantize.feedback import HELD_OUT, MAX_JUDGES, Tokens, judge_every
 from edge_lfm.quantize.moments import moments_of, moments_shape
 from edge_lfm.quantize.recipe import find_recipe
 from edge_lfm.quantize.rounding import curvatures_of, round_by_output
@@ -225,6 +225,16 @@ def test_few_tokens_judge_and_all_others_round() -> None:
         judges = int((np.arange(count) % judge_every(count) == judge_every(count) - 1).sum())
         assert judges == count // judge_every(count) <= MAX_JUDGES
         assert judges >= min(count // HELD_OUT, MAX_JUDGES // 2)
+
+
+def test_w2_is_rounded_by_tokens_an_equal_distance_apart() -> None:
+    x = np.arange(1000, dtype=np.float16)[:, None]
+    tokens = Tokens(x, x[:, 0].astype(np.float32))
+    assert np.array_equal(tokens.at_most(1000).x, x) and np.array_equal(tokens.at_most(5000).weight, tokens.weight)
+    for count in (1, 3, 300, 999):
+        few = tokens.at_most(count)
+        assert few.count == count and np.array_equal(few.x[:, 0], few.weight)
+        assert set(np.diff(few.x[:, 0]).tolist()) <= {1000 // count, 1000 // count + 1}
 
 
 def test_moments_of_a_wide_matrix_come_in_pieces() -> None:
