@@ -18,7 +18,7 @@ from edge_lfm.kernels.spec.tiles import definition
 from edge_lfm.model.plan import EXPERT_CLASS, TENSOR_CLASSES, PackedTensor, plan_tensors
 from edge_lfm.model.sizes import measure_sizes
 from edge_lfm.quantize.calibration import Calibration
-from edge_lfm.quantize.feedback import LEAST_TOKENS, SECOND_TOKENS, can_feed_back, judge_every
+from edge_lfm.quantize.feedback import LEAST_TOKENS, can_feed_back, judge_every, max_second_tokens
 from edge_lfm.quantize.moments import input_name, moments_shape, piece_columns
 from edge_lfm.quantize.pack import encode
 from edge_lfm.quantize.recipe import find_recipe
@@ -92,7 +92,7 @@ def _expert_products(tensor: PackedTensor, seen: int) -> float:
     of_first = w1[1] * piece_columns(w1[1])
     of_second = 2 * w2[1] * piece_columns(w2[1]) + 4 * prod(w1)
     judging = 2 * (4 * prod(w1) + 2 * prod(w2)) / judge_every(seen)
-    return seen * (of_first + judging) + min(seen, SECOND_TOKENS * w2[1]) * of_second
+    return seen * (of_first + judging) + min(seen, max_second_tokens(w2)) * of_second
 
 
 def _rounding_second(scheme: Scheme, kernels: Kernels) -> float:

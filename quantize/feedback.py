@@ -7,7 +7,7 @@ trusted depends on how many tokens an expert saw: a tenth of them is held out to
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -33,10 +33,11 @@ HELD_OUT, MAX_JUDGES = 10, 512
 tenth of them took a tenth of its time."""
 LEAST_TOKENS = 1.0
 """Tokens per column without which searched weights stay as they are."""
-SECOND_TOKENS = 3
-"""Tokens per column that an expert's w2 is rounded by, at most: what w1 and w3 make of them is multiplied twice, which
-took half of the time of an expert of the 24B. With `compact` and 8 tokens per column of w1, fewer for w2 lost nothing:
-KL divergences of .0195 with 10.7, with 5.3 and with 2.7 (demo model; docs/quality.md)."""
+SECOND_PRODUCTS, SECOND_TOKENS = 14_500_000_000, 3
+"""Multiplications of a pass over the tokens that an expert's w2 is rounded by, at most; but as many tokens per column
+of it in any case. The 24B has 4,608 of 16,384 tokens so: what w1 and w3 make of them, exact and rounded, took a third
+of an expert's time. With 8 tokens per column of w1, three per column of w2 were no worse than eleven for `compact`,
+and 2 % for `tiny` (docs/quality.md)."""
 _TOKENS_AT_A_TIME = 4096
 
 
@@ -151,7 +152,7 @@ class _Expert(_Feedback):
 
     def _second(self, w: F32) -> tuple[F32, tuple[Curvature, ...]]:
         """The weights w2 that make up for the rounding of w1 and w3, and the moments of what these give."""
-        fit = self._seen[0].at_most(SECOND_TOKENS * w.shape[1])
+        fit = self._seen[0].at_most(max_second_tokens(w.shape))
         moments = np.zeros(moments_shape(w.shape[1]), np.float32)
         missing = np.zeros_like(moments)
         for exact, rounded in self._gated(fit):
@@ -211,6 +212,11 @@ class Tokens:
 def judge_every(count: int) -> int:
     """Of `count` tokens, which judge: one of so many."""
     return max(HELD_OUT, -(-count // MAX_JUDGES))
+
+
+def max_second_tokens(shape: Sequence[int]) -> int:
+    """Tokens that a w2 [H, I] is rounded by, at most."""
+    return max(SECOND_TOKENS * shape[1], SECOND_PRODUCTS // (shape[0] * shape[1]))
 
 
 def can_feed_back(scheme: Scheme) -> bool:

@@ -32,7 +32,7 @@ from edge_lfm.quantize import cost, feedback
 from edge_lfm.quantize.calibration import PRIOR_TOKENS, STATISTICS, Calibration
 from edge_lfm.quantize.collecting import collect
 from edge_lfm.quantize.convert import convert
-from edge_lfm.quantize.feedback import HELD_OUT, MAX_JUDGES, Tokens, judge_every
+from edge_lfm.quantize.feedback import HELD_OUT, MAX_JUDGES, Tokens, judge_every, max_second_tokens
 from edge_lfm.quantize.moments import moments_of, moments_shape
 from edge_lfm.quantize.recipe import find_recipe
 from edge_lfm.quantize.rounding import curvatures_of, round_by_output
@@ -235,6 +235,11 @@ def test_w2_is_rounded_by_tokens_an_equal_distance_apart() -> None:
         few = tokens.at_most(count)
         assert few.count == count and np.array_equal(few.x[:, 0], few.weight)
         assert set(np.diff(few.x[:, 0]).tolist()) <= {1000 // count, 1000 // count + 1}
+
+
+def test_a_large_w2_is_rounded_by_fewer_tokens() -> None:
+    assert max_second_tokens((2048, 1536)) == 4609 and max_second_tokens((256, 64)) > 800_000
+    assert max_second_tokens((2880, 2880)) == 8640
 
 
 def test_moments_of_a_wide_matrix_come_in_pieces() -> None:
