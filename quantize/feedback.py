@@ -35,7 +35,7 @@ LEAST_TOKENS = 1.0
 """Tokens per column without which searched weights stay as they are."""
 SECOND_PRODUCTS, SECOND_TOKENS = 14_500_000_000, 3
 """Multiplications of a pass over the tokens that an expert's w2 is rounded by, at most; but as many tokens per column
-of it in any case. The 24B has 4,608 of 16,384 tokens so: what w1 and w3 make of them, exact and rounded, took a third
+of it in any case. The 24B has 4,609 of 16,384 tokens so: what w1 and w3 make of them, exact and rounded, took a third
 of an expert's time. With 8 tokens per column of w1, three per column of w2 were no worse than eleven for `compact`,
 and 2 % for `tiny` (docs/quality.md)."""
 _TOKENS_AT_A_TIME = 4096
