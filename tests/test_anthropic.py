@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -242,7 +243,12 @@ def test_thoughts_of_earlier_turns_are_left_out_where_the_request_says_so(
 
 
 def test_a_stream_that_is_silent_pings_in_anthropics_form(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_lfm.server.sse.PING_S", 0)  # whatever is not there at once was silent for as long
+    async def late(events: AsyncIterator[Any], default: Any) -> Any:
+        await asyncio.sleep(0.02)
+        return await anext(events, default)
+
+    monkeypatch.setattr("edge_lfm.server.sse.PING_S", 0.01)
+    monkeypatch.setattr("edge_lfm.server.sse.anext", late, raising=False)  # the model may answer sooner than that
     told = client.post(MESSAGES, json={**GREEDY, "messages": CAPITAL, "stream": True}).text
     assert 'event: ping\ndata: {"type":"ping"}\n\n' in told and ": ping\n" not in told.replace("event: ping", "")
 
