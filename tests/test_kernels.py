@@ -711,21 +711,26 @@ GATES = {
 
 
 @pytest.mark.parametrize("scheme", [FLOAT32, INT8_G32, MXFP4_G32], ids=attrgetter("name"))
+@pytest.mark.parametrize("rounds", [False, True], ids=["float w2", "same w2"])
 @pytest.mark.parametrize("tokens", [1, 5, 70])
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("form", GATES)
-def test_ffn(kernels: Kernels, scheme: Scheme, tokens: int, biased: bool, form: str) -> None:
-    """Experts of some tokens each, with large biases; w2 by what the kernel itself gave it."""
+def test_ffn(kernels: Kernels, scheme: Scheme, rounds: bool, tokens: int, biased: bool, form: str) -> None:
+    """Experts of some tokens each, with large biases; w2 by what the kernel itself gave it.
+
+    rounds: w2 has the scheme of w1 and w3, and reads int8 unless that is float32.
+    """
+    down = scheme if rounds else FLOAT32
     rng, hidden, width, experts, gate = np.random.default_rng(tokens), 96, 64, 3, GATES[form]
     x = rng.standard_normal((tokens, hidden)).astype(np.float32)
     blocks, parts = [], []
     for _ in range(experts):
         w1, w3 = (random_weights(rng, scheme, width, hidden) for _ in range(2))
-        w2 = random_weights(rng, scheme, hidden, width)
+        w2 = random_weights(rng, down, hidden, width)
         biases = [3 * rng.standard_normal(n).astype(np.float32) for n in (width, width, hidden)]
         if gate.limit is not None:
             biases[0][:3], biases[1][:3] = (1e6, -1e6, 0), (-1e6, 1e6, 1e6)
-        packed = [interleave([pack_tiles(w, scheme) for w in (w1, w3)], scheme, hidden), pack_tiles(w2, scheme)]
+        packed = [interleave([pack_tiles(w, scheme) for w in (w1, w3)], scheme, hidden), pack_tiles(w2, down)]
         blocks.append(np.concatenate([*packed, *([pack_biases(*biases)] if biased else [])]))
         parts.append(([plain(w) for w in (w1, w3, w2)], biases if biased else [np.float32(0)] * 3))
     chosen, weight = rng.integers(0, experts, tokens), rng.uniform(0.1, 2, tokens).astype(np.float32)
@@ -737,7 +742,7 @@ def test_ffn(kernels: Kernels, scheme: Scheme, tokens: int, biased: bool, form: 
     out = np.zeros((tokens, hidden), np.float32)
     layer, addresses = np.zeros(1, LAYER), np.array([block.ctypes.data for block in blocks])
     layer["is_moe"], layer["experts"], layer["expert_width"] = 1, addresses.ctypes.data, width
-    layer["gate_up_scheme"] = layer["down_scheme"] = scheme.id
+    layer["gate_up_scheme"], layer["down_scheme"] = scheme.id, down.id
     layer["ffn_bias"], layer["clamped"] = biased, gate != Gated()
     layer["gate_alpha"], layer["gate_plus"] = gate.alpha, gate.plus
     layer["gate_limit"] = np.inf if gate.limit is None else gate.limit
@@ -749,6 +754,10 @@ def test_ffn(kernels: Kernels, scheme: Scheme, tokens: int, biased: bool, form: 
     scratch = np.zeros(scratch_bytes(hidden), np.uint8)
     kernels.apply_ffn(step.address, layer.ctypes.data, scratch.ctypes.data)
     assert step.sync[ERROR // 8] == 0
+    given, rounding = made[0], np.float32(0)
+    if down is not FLOAT32:
+        scales = np.repeat(made[2][..., 0], 32, axis=1)
+        given, rounding = made[1] * scales, scales / 2
     expected_gated, expected = np.zeros((tokens, width), np.float32), np.zeros((tokens, hidden), np.float32)
     sums = 0.0
     for e, ((w1, w3, w2), (b1, b3, b2)) in enumerate(parts):
@@ -758,9 +767,10 @@ def test_ffn(kernels: Kernels, scheme: Scheme, tokens: int, biased: bool, form: 
         g, u = ref.multiply(w1, x[mine]), ref.multiply(w3, x[mine])
         sums = max(sums, float(np.abs([g, u]).max()))
         expected_gated[at] = ref.gated(g + b1, u + b3, gate.alpha, gate.limit, gate.plus)
-        expected[mine] = weight[mine, None] * (ref.multiply(w2, made[0][at]) + b2)
+        expected[mine] = weight[mine, None] * (ref.multiply(w2, given[at]) + b2)
     # What is clamped is smaller than the sums that it is made of.
-    assert np.abs(made[0] - expected_gated).max() <= SUM_TOLERANCE * max(2 * sums, np.abs(expected_gated).max())
+    allowed = SUM_TOLERANCE * max(2 * sums, np.abs(expected_gated).max())
+    assert (np.abs(given - expected_gated) <= allowed + rounding).all()
     assert np.abs(out - expected).max() <= SUM_TOLERANCE * np.abs(expected).max()
 
 

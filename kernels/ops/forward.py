@@ -75,7 +75,7 @@ def apply_operator(ctx, layer, n, scratch):
 def apply_ffn(ctx, layer, scratch):
     """x or branch += the chosen experts of normed, or the dense FFN."""
     if i64(layer + LAY.is_moe) != 0 and i64(ctx + CTX.tokens) > 1:
-        gather_pairs(ctx)
+        gather_pairs(ctx, layer)
         barrier(ctx)
     gate_up(ctx, layer, scratch)
     barrier(ctx)
@@ -101,7 +101,7 @@ def choose_experts(ctx, layer, thread, scratch):
         route(ctx, layer)
     barrier(ctx)
     if i64(layer + LAY.is_moe) != 0 and i64(ctx + CTX.tokens) > 1:
-        gather_pairs(ctx)
+        gather_pairs(ctx, layer)
         barrier(ctx)
 
 
