@@ -37,6 +37,8 @@ def read_wheel(path: Path) -> Package:
             names = [name for name in wheel.namelist() if not name.endswith("/")]
             (described,) = (name for name in names if name.endswith(".dist-info/METADATA") and name.count("/") == 1)
             metadata = HeaderParser().parsestr(wheel.read(described).decode("utf-8"))
+            if not metadata["Name"] or not metadata["Version"]:
+                raise ValueError(f"{described} has no name or no version")
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise EdgeLfmError(f"{path} is not a wheel: {error}", hint="fetch it again") from None
     texts = tuple(sorted(name for name in names if _is_licence(PurePosixPath(name))))

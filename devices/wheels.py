@@ -98,7 +98,8 @@ def pack_own_wheel(folder: Path) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
         for name, file in names.items():
             wheel.write(file, name)
-        wheel.writestr(f"{info}/METADATA", own.read_text("METADATA") or "")
+        # A checkout that is installed in place may have its metadata in edge_lfm.egg-info.
+        wheel.writestr(f"{info}/METADATA", own.read_text("METADATA") or own.read_text("PKG-INFO") or "")
         if licence := own.read_text("licenses/LICENSE"):
             wheel.writestr(f"{info}/licenses/LICENSE", licence)
         wheel.writestr(

@@ -108,7 +108,9 @@ def test_licences_are_read_from_wheels(tmp_path: Path) -> None:
         "d 1.0: no licence stated\n"
     )
     (tmp_path / "broken.whl").write_bytes(b"PK")
-    for path in (tmp_path / "broken.whl", tmp_path / "absent.whl"):
+    with zipfile.ZipFile(tmp_path / "nameless.whl", "w") as nameless:
+        nameless.writestr("n-1.0.dist-info/METADATA", "Metadata-Version: 2.4\n")
+    for path in (tmp_path / "broken.whl", tmp_path / "absent.whl", tmp_path / "nameless.whl"):
         with pytest.raises(EdgeLfmError, match="is not a wheel"):
             read_wheel(path)
 
