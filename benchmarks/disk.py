@@ -27,6 +27,8 @@ class Blocks:
         self.nbytes, self.in_flight = nbytes // _PAGE * _PAGE, in_flight
         self.file = os.open(path, os.O_RDONLY | (os.O_DIRECT if direct else 0))
         self.places = (os.fstat(self.file).st_size - self.nbytes) // _PAGE
+        if self.places < 1:
+            raise SystemExit(f"{path} is smaller than a block of {nbytes} bytes: name a larger file")
         self.buffers = [mmap.mmap(-1, self.nbytes) for _ in range(in_flight)]
 
     def read(self, n: int, place: int) -> None:
