@@ -710,17 +710,16 @@ GATES = {
 }
 
 
-@pytest.mark.parametrize("scheme", [FLOAT32, INT8_G32, MXFP4_G32], ids=attrgetter("name"))
-@pytest.mark.parametrize("rounds", [False, True], ids=["float w2", "same w2"])
+@pytest.mark.parametrize(
+    ("scheme", "down"),
+    [(FLOAT32, FLOAT32), (INT8_G32, FLOAT32), (MXFP4_G32, FLOAT32), (INT8_G32, INT8_G32), (MXFP4_G32, MXFP4_G32)],
+    ids=attrgetter("name"),
+)
 @pytest.mark.parametrize("tokens", [1, 5, 70])
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("form", GATES)
-def test_ffn(kernels: Kernels, scheme: Scheme, rounds: bool, tokens: int, biased: bool, form: str) -> None:
-    """Experts of some tokens each, with large biases; w2 by what the kernel itself gave it.
-
-    rounds: w2 has the scheme of w1 and w3, and reads int8 unless that is float32.
-    """
-    down = scheme if rounds else FLOAT32
+def test_ffn(kernels: Kernels, scheme: Scheme, down: Scheme, tokens: int, biased: bool, form: str) -> None:
+    """Experts of some tokens each, with large biases; w2, of scheme `down`, by what the kernel itself gave it."""
     rng, hidden, width, experts, gate = np.random.default_rng(tokens), 96, 64, 3, GATES[form]
     x = rng.standard_normal((tokens, hidden)).astype(np.float32)
     blocks, parts = [], []
